@@ -1,0 +1,37 @@
+"""Layers over the operators, and polynomial blocks over any linear operator."""
+
+from polygraph.nn.layout import LAYOUTS, Layout, layout_of
+from polygraph.nn.norm import NORMS, SecondOrderNorm
+from polygraph.nn.polynomial import (
+    ACTIVATIONS,
+    CCP,
+    NCP,
+    FirstOrder,
+    NCPSkip,
+    PolynomialBlock,
+    ProdPoly,
+    Simple,
+    polynomial_step,
+)
+from polygraph.nn.resample import Resample, SelectVertices
+from polygraph.nn.spiral_conv import SpiralConv
+
+__all__ = [
+    "ACTIVATIONS",
+    "CCP",
+    "LAYOUTS",
+    "NCP",
+    "NORMS",
+    "FirstOrder",
+    "Layout",
+    "NCPSkip",
+    "PolynomialBlock",
+    "ProdPoly",
+    "Resample",
+    "SecondOrderNorm",
+    "SelectVertices",
+    "Simple",
+    "SpiralConv",
+    "layout_of",
+    "polynomial_step",
+]

@@ -1,0 +1,116 @@
+"""Normalisation of the second-order terms of a polynomial block."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn, ones
+
+from polygraph.nn._choices import check_choice, check_positive
+from polygraph.nn.layout import LAYOUTS, Layout
+
+NORMS = ("rms", "instance", "batch", "batch_channel", "none")
+
+
+class SecondOrderNorm(nn.Module):
+    """``scale · N(t)`` of a second-order term ``t``, with the learned scale that keeps it stable.
+
+    Products of features grow with the square of their size: bare, they diverge within a few
+    hundred steps. A scale per channel that starts small (0.1) lets training begin near the linear
+    layer and earn its higher order.
+
+    ====================  =====================================================================
+    ``rms`` (default)     ``scale · t / √(1 + mean t²)``. Small terms pass as they are, large ones
+                          are bounded; no state, no difference between training and evaluation.
+    ``instance``          ``scale · (t − mean t) / √(var t + 1e-5)``
+    ``batch``             BatchNorm over every vertex and channel, V·D features (the published
+                          code). Trains, but may explode in evaluation mode. Has no ``scale``.
+    ``batch_channel``     BatchNorm over the D channels. Same caution. Has no ``scale``.
+    ``none``              ``scale · t``: the block stays exactly a polynomial of its order.
+    ====================  =====================================================================
+
+    The statistics of ``rms`` and ``instance`` are those of one sample and one channel, over
+    vertices or pixels; plain vectors, which have neither, are normalised over their channels.
+
+    Args:
+        channels: channels D of ``t``.
+        kind: one of the above.
+        layout: what the dimensions of ``t`` mean.
+        num_vertices: V, for ``batch`` only.
+        dummy_vertex: count one vertex more in ``batch``, as the published code does; it is
+            always zero and no output depends on it.
+        initial_scale: where ``scale`` starts.
+    """
+
+    scale: nn.Parameter | None
+    batch_norm: nn.BatchNorm1d | nn.BatchNorm2d | None
+
+    def __init__(
+        self,
+        channels: int,
+        kind: str = "rms",
+        layout: Layout = LAYOUTS["vertices"],
+        *,
+        num_vertices: int | None = None,
+        dummy_vertex: bool = False,
+        initial_scale: float = 0.1,
+    ) -> None:
+        super().__init__()
+        check_choice("SecondOrderNorm", "kind", kind, NORMS)
+        check_positive("SecondOrderNorm", channels=channels)
+        self.kind = kind
+        self.layout = layout
+        self.padding = int(dummy_vertex)
+        self.initial_scale = initial_scale
+        self.fused = kind in ("rms", "none") and layout.name == "vertices"
+        self.batch_norm = None
+        if kind == "batch":
+            if num_vertices is None or layout.name != "vertices":
+                raise ValueError(
+                    "SecondOrderNorm: kind 'batch' needs num_vertices, on layout 'vertices'; "
+                    f"got num_vertices={num_vertices} on {layout.name!r}"
+                )
+            self.batch_norm = nn.BatchNorm1d((num_vertices + self.padding) * channels)
+        elif kind == "batch_channel":
+            make = nn.BatchNorm2d if layout.name == "images" else nn.BatchNorm1d
+            self.batch_norm = make(channels)
+        self.register_parameter(
+            "scale",
+            nn.Parameter(initial_scale * ones(channels)) if self.batch_norm is None else None,
+        )
+
+    def reset_parameters(self) -> None:
+        """Set the scale, or the BatchNorm, to where it starts."""
+        if self.scale is not None:
+            nn.init.constant_(self.scale, self.initial_scale)
+        if self.batch_norm is not None:
+            self.batch_norm.reset_parameters()
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Normalise ``t``; same shape."""
+        if self.batch_norm is not None:
+            return self._batch(t, self.batch_norm)
+        assert self.scale is not None
+        dims = self.layout.statistic_dims
+        if self.kind == "rms":
+            t = t * (1 + t.square().mean(dims, keepdim=True)).rsqrt()
+        elif self.kind == "instance":
+            t = t - t.mean(dims, keepdim=True)
+            t = t * (t.square().mean(dims, keepdim=True) + 1e-5).rsqrt()
+        return self.layout.per_channel(self.scale) * t
+
+    def _batch(self, t: Tensor, batch_norm: nn.Module) -> Tensor:
+        out: Tensor
+        if self.kind == "batch":
+            batch = t.unsqueeze(0) if t.dim() == 2 else t
+            padded = F.pad(batch, (0, 0, 0, self.padding)) if self.padding else batch
+            out = batch_norm(padded.flatten(1)).view(padded.shape)
+            return out[:, : batch.shape[1]].view(t.shape) if self.padding else out.view(t.shape)
+        if self.layout.name == "images":
+            out = batch_norm(t)
+            return out
+        out = batch_norm(t.reshape(-1, t.shape[-1]))
+        return out.view(t.shape)
+
+    def __repr__(self) -> str:
+        """One line: kind and layout."""
+        return f"SecondOrderNorm({self.kind!r}, {self.layout.name!r})"

@@ -1,0 +1,423 @@
+"""Polynomial blocks (Pi-nets) over any linear operator.
+
+A block is given a factory, ``factory(in_channels, out_channels, bias=...) -> nn.Module``, and
+builds its operators with it. Anything linear will do::
+
+    NCP(nn.Linear, 64, 64, order=3)
+    CCP(partial(nn.Conv2d, kernel_size=3, padding=1), 16, 16, order=2)
+    NCPSkip(partial(SpiralConv, indices=spirals), 16, 16, order=4, activation="elu")
+
+With ``norm="none"`` and ``activation="none"`` the output is exactly a polynomial of degree
+``order`` in the input, which `polygraph.analysis.check_degree` verifies. The default
+normalisation is not polynomial, and is what makes training stable (see `SecondOrderNorm`).
+
+Source: Chrysos et al., Deep Polynomial Neural Networks, T-PAMI 2021, eqs. 4-8 and section 4.4.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from polygraph import ops
+from polygraph.nn._choices import check_choice, check_positive
+from polygraph.nn.layout import Layout, layout_of
+from polygraph.nn.norm import SecondOrderNorm
+
+OperatorFactory = Callable[..., nn.Module]
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda x: x,
+    "elu": F.elu,
+    "relu": F.relu,
+    "leaky_relu": lambda x: F.leaky_relu(x, 0.2),
+}
+
+
+def polynomial_step(
+    norm: SecondOrderNorm,
+    a: Tensor,
+    s: Tensor,
+    *,
+    skip: Tensor | None = None,
+    bias: Tensor | None = None,
+    activation: str = "none",
+) -> Tensor:
+    """``act(a + norm(a * s) + skip + bias)``: one fused pass where norm and layout allow it."""
+    if norm.fused:
+        return ops.poly_step(
+            a, s, norm.scale, bias=bias, skip=skip, norm=norm.kind, activation=activation
+        )
+    out = a + norm(a * s)
+    if skip is not None:
+        out = out + skip
+    if bias is not None:
+        out = out + norm.layout.per_channel(bias)
+    return ACTIVATIONS[activation](out)
+
+
+class PolynomialBlock(nn.Module):
+    """What all blocks share; not used on its own.
+
+    Attributes:
+        order: the degree of the block, normalisation and activation aside.
+        degree: the exact degree of the output in the input, or None where a normalisation or an
+            activation makes it something else than a polynomial.
+        layout: what the dimensions of the operators' output mean.
+    """
+
+    layout: Layout
+
+    def __init__(
+        self, in_channels: int, out_channels: int, order: int, norm: str, activation: str
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        check_positive(name, in_channels=in_channels, out_channels=out_channels, order=order)
+        check_choice(name, "activation", activation, ACTIVATIONS)
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.order = order
+        self.norm = norm
+        self.activation = activation
+
+    @property
+    def degree(self) -> int | None:
+        """The exact degree in the input, or None if the block is no polynomial."""
+        exact = self.activation == "none" and (self.norm == "none" or self.order == 1)
+        return self.order if exact else None
+
+    def _norms(
+        self, channels: int, operators: list[nn.Module], dummy_vertex: bool
+    ) -> nn.ModuleList:
+        """One `SecondOrderNorm` for each product, whose vertices are those of its operator."""
+        return nn.ModuleList(
+            SecondOrderNorm(
+                channels,
+                self.norm,
+                self.layout,
+                num_vertices=getattr(operator, "num_targets", None),
+                dummy_vertex=dummy_vertex,
+            )
+            for operator in operators
+        )
+
+    def reset_parameters(self) -> None:
+        """Initialise every operator, normalisation and bias anew."""
+        for child in self.modules():
+            reset = getattr(child, "reset_parameters", None)
+            if child is not self and callable(reset):
+                reset()
+        for parameter in self.parameters(recurse=False):
+            nn.init.zeros_(parameter)
+
+    def __repr__(self) -> str:
+        """One line: channels, order, operator, normalisation and activation."""
+        operator = type(next(self.children())).__name__
+        return (
+            f"{type(self).__name__}({self.in_channels}, {self.out_channels}, order={self.order}, "
+            f"operator={operator}, norm={self.norm!r}, activation={self.activation!r})"
+        )
+
+
+class FirstOrder(PolynomialBlock):
+    """``act(A x + β)``: the ordinary layer, and the yardstick of the polynomial ones.
+
+    Args:
+        factory: makes the operator.
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        activation: ``"none"``, ``"elu"``, ``"relu"`` or ``"leaky_relu"`` (slope 0.2).
+    """
+
+    def __init__(
+        self,
+        factory: OperatorFactory,
+        in_channels: int,
+        out_channels: int,
+        *,
+        activation: str = "none",
+    ) -> None:
+        super().__init__(in_channels, out_channels, 1, "none", activation)
+        self.operator = factory(in_channels, out_channels, bias=True)
+        self.layout = layout_of(self.operator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the block to an input of the operator's shape."""
+        return ACTIVATIONS[self.activation](self.operator(x))
+
+
+class Simple(PolynomialBlock):
+    """``act(Σ_{n=2..N} N_n((S x)^{*n}) + S x + β)``: one operator, its powers on top.
+
+    Args:
+        factory: makes the operator.
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        order: N, the degree.
+        norm: normalisation of the powers, a kind of `SecondOrderNorm`.
+        activation: ``"none"``, ``"elu"``, ``"relu"`` or ``"leaky_relu"`` (slope 0.2).
+        layout: ``"vectors"``, ``"vertices"`` or ``"images"``; default: see `layout_of`.
+        dummy_vertex: see `SecondOrderNorm`.
+    """
+
+    def __init__(
+        self,
+        factory: OperatorFactory,
+        in_channels: int,
+        out_channels: int,
+        order: int = 2,
+        *,
+        norm: str = "rms",
+        activation: str = "none",
+        layout: str | None = None,
+        dummy_vertex: bool = False,
+    ) -> None:
+        super().__init__(in_channels, out_channels, order, norm, activation)
+        self.operator = factory(in_channels, out_channels, bias=False)
+        self.layout = layout_of(self.operator, layout)
+        self.norms = self._norms(out_channels, [self.operator] * (order - 1), dummy_vertex)
+        self.beta = nn.Parameter(torch.zeros(out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the block to an input of the operator's shape."""
+        linear = self.operator(x)
+        if self.order == 1:
+            return ACTIVATIONS[self.activation](linear + self.layout.per_channel(self.beta))
+        *inner, last = self.norms
+        power, higher = linear, None
+        for norm in inner:
+            higher = polynomial_step(norm, linear, power, skip=higher)
+            power = linear * power
+        if higher is not None:
+            # Each step added the linear term once; the sum holds it once, from the last step.
+            higher = torch.sub(higher, linear, alpha=self.order - 2)
+        return polynomial_step(
+            last, linear, power, skip=higher, bias=self.beta, activation=self.activation
+        )
+
+
+class CCP(PolynomialBlock):
+    """Coupled decomposition: ``x_1 = U_1 z``, ``x_n = N_n((U_n z) * x_{n-1}) + x_{n-1}``.
+
+    The output is ``act(C x_N + β)``. U_1..U_N are one wide operator.
+
+    Args:
+        factory: makes the operators.
+        in_channels: channels of z.
+        out_channels: channels of the output.
+        order: N, the degree.
+        rank: channels of x_n; default ``out_channels``.
+        norm: normalisation of the products, a kind of `SecondOrderNorm`.
+        activation: ``"none"``, ``"elu"``, ``"relu"`` or ``"leaky_relu"`` (slope 0.2).
+        layout: ``"vectors"``, ``"vertices"`` or ``"images"``; default: see `layout_of`.
+        dummy_vertex: see `SecondOrderNorm`.
+    """
+
+    def __init__(
+        self,
+        factory: OperatorFactory,
+        in_channels: int,
+        out_channels: int,
+        order: int = 2,
+        *,
+        rank: int | None = None,
+        norm: str = "rms",
+        activation: str = "none",
+        layout: str | None = None,
+        dummy_vertex: bool = False,
+    ) -> None:
+        super().__init__(in_channels, out_channels, order, norm, activation)
+        self.rank = out_channels if rank is None else rank
+        check_positive("CCP", rank=self.rank)
+        self.wide = factory(in_channels, order * self.rank, bias=False)
+        self.layout = layout_of(self.wide, layout)
+        self.norms = self._norms(self.rank, [self.wide] * (order - 1), dummy_vertex)
+        self.output = factory(self.rank, out_channels, bias=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the block to an input of the operator's shape."""
+        out, *factors = self.wide(x).split(self.rank, self.layout.channel_dim)
+        for norm, factor in zip(self.norms, factors, strict=True):
+            out = polynomial_step(norm, out, factor)
+        return ACTIVATIONS[self.activation](self.output(out))
+
+
+class NCP(PolynomialBlock):
+    """Nested decomposition, in two forms.
+
+    As a layer (``rank=None``; the paper's section 4.4, for meshes): with ``x_1`` the input,
+    ``x_n = N_n((A_n x_1) * (S_n x_{n-1})) + A_n x_1`` for n = 2..N, output ``act(x_N + β)``.
+    No operator has a bias.
+
+    With a rank: ``x_1 = A_1 z``, ``x_n = (A_n z) * (S_n x_{n-1} + b_n)``, where the product with
+    ``S_n x_{n-1}`` is normalised and b_n, learned, starts at one; output ``act(C x_N + β)``.
+    (The paper's ``B_nᵀ b_n`` is a constant vector, here learned as it is; that of ``x_1`` is
+    part of A_1.)
+
+    The operators on the input are one wide operator: one gather and one product for all.
+
+    Args:
+        factory: makes the operators.
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        order: N, the degree.
+        rank: channels of x_n in the second form; None for the layer form.
+        norm: normalisation of the products, a kind of `SecondOrderNorm`.
+        activation: ``"none"``, ``"elu"``, ``"relu"`` or ``"leaky_relu"`` (slope 0.2).
+        layout: ``"vectors"``, ``"vertices"`` or ``"images"``; default: see `layout_of`.
+        dummy_vertex: see `SecondOrderNorm`.
+        final_factory: makes the operators of the last step where the output has fewer positions
+            than the input: on a mesh, a convolution evaluated only on the vertices that the
+            down-sampling keeps. Layer form only.
+        select: picks the positions that ``final_factory`` keeps; for the skip of `NCPSkip`.
+    """
+
+    adds_previous = False
+
+    def __init__(
+        self,
+        factory: OperatorFactory,
+        in_channels: int,
+        out_channels: int,
+        order: int = 2,
+        *,
+        rank: int | None = None,
+        norm: str = "rms",
+        activation: str = "none",
+        layout: str | None = None,
+        dummy_vertex: bool = False,
+        final_factory: OperatorFactory | None = None,
+        select: nn.Module | None = None,
+    ) -> None:
+        super().__init__(in_channels, out_channels, order, norm, activation)
+        name = type(self).__name__
+        if rank is not None:
+            check_positive(name, rank=rank)
+            if final_factory is not None:
+                raise ValueError(f"{name}: final_factory belongs to the layer form, without rank")
+        if self.adds_previous and (final_factory is None) != (select is None):
+            raise ValueError(f"{name}: final_factory and select are given together or not at all")
+        self.rank = rank
+        self.width = width = out_channels if rank is None else rank
+        final = final_factory or factory
+        # Few operators act on the input at the last step alone: all, up to order 2.
+        detached = final_factory is not None and order > 2
+        self.wide = (factory if detached else final)(
+            in_channels, (order - detached) * width, bias=False
+        )
+        self.layout = layout_of(self.wide, layout)
+        nested = order - 1 if rank is not None else max(order - 2, 0)
+        self.nested = nn.ModuleList(
+            (final if n == nested - 1 else factory)(width, width, bias=False)
+            for n in range(nested)
+        )
+        self.final = final(in_channels, width, bias=False) if detached else None
+        self.output = factory(width, out_channels, bias=True) if rank is not None else None
+        self.select = select if self.adds_previous else None
+        products = [self.wide, *self.nested][-(order - 1) :] if order > 1 else []
+        self.norms = self._norms(width, products, dummy_vertex)
+        if rank is None:
+            self.beta = nn.Parameter(torch.zeros(width))
+            self.offsets = None
+        else:
+            self.register_parameter("beta", None)
+            # b_n - 1: the step adds A_n z by itself.
+            self.offsets = nn.Parameter(torch.zeros(order - 1, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the block to an input of the operator's shape."""
+        if self.rank is not None:
+            return self._forward_rank(x)
+        s, *linear = self.wide(x).split(self.width, self.layout.channel_dim)
+        if self.final is not None:
+            linear.append(self.final(x))
+        if self.order == 1:
+            return ACTIVATIONS[self.activation](s + self.layout.per_channel(self.beta))
+        out = x
+        for n, (norm, a) in enumerate(zip(self.norms, linear, strict=True)):
+            last = n == self.order - 2
+            skip = self._skip(out, last) if self.adds_previous else None
+            bias, activation = (self.beta, self.activation) if last else (None, "none")
+            if n:
+                s = self.nested[n - 1](out)
+            out = polynomial_step(norm, a, s, skip=skip, bias=bias, activation=activation)
+        return out
+
+    def _skip(self, previous: Tensor, last: bool) -> Tensor | None:
+        """What a step adds of ``x_{n-1}``: nothing where the channels differ."""
+        if previous.shape[self.layout.channel_dim] != self.width:
+            return None
+        return self.select(previous) if last and self.select is not None else previous
+
+    def _forward_rank(self, x: Tensor) -> Tensor:
+        assert self.output is not None and self.offsets is not None
+        out, *linear = self.wide(x).split(self.width, self.layout.channel_dim)
+        for n, a in enumerate(linear):
+            skip = a * self.layout.per_channel(self.offsets[n])
+            if self.adds_previous:
+                skip = skip + out
+            out = polynomial_step(self.norms[n], a, self.nested[n](out), skip=skip)
+        return ACTIVATIONS[self.activation](self.output(out))
+
+
+class NCPSkip(NCP):
+    """`NCP` whose steps also add ``x_{n-1}`` (where its channels are those of ``x_n``)."""
+
+    adds_previous = True
+
+
+class ProdPoly(nn.Sequential):
+    """Polynomials in succession: their orders multiply.
+
+    Args:
+        *blocks: polynomial blocks, or ProdPolys.
+
+    Attributes:
+        order: the product of the blocks' orders.
+        degree: the product of the blocks' exact degrees; None where one has none.
+
+    Raises:
+        TypeError: if a module is no polynomial block.
+        ValueError: if there is no block, or a block takes other channels than the one before gives.
+    """
+
+    def __init__(self, *blocks: PolynomialBlock | ProdPoly) -> None:
+        for position, block in enumerate(blocks):
+            if not isinstance(block, PolynomialBlock | ProdPoly):
+                raise TypeError(
+                    f"ProdPoly: block {position} must be a polynomial block, "
+                    f"got {type(block).__name__}"
+                )
+        if not blocks:
+            raise ValueError("ProdPoly: needs at least one block, got none")
+        for position, (before, after) in enumerate(pairwise(blocks)):
+            if before.out_channels != after.in_channels:
+                raise ValueError(
+                    f"ProdPoly: block {position + 1} must take the {before.out_channels} channels "
+                    f"of block {position}, takes {after.in_channels}"
+                )
+        super().__init__(*blocks)
+        self.in_channels: int = blocks[0].in_channels
+        self.out_channels: int = blocks[-1].out_channels
+
+    @property
+    def order(self) -> int:
+        """The product of the blocks' orders."""
+        return math.prod(block.order for block in self._blocks())
+
+    @property
+    def degree(self) -> int | None:
+        """The exact degree in the input, or None if a block is no polynomial."""
+        degrees = [block.degree for block in self._blocks()]
+        exact = [degree for degree in degrees if degree is not None]
+        return math.prod(exact) if len(exact) == len(degrees) else None
+
+    def _blocks(self) -> list[PolynomialBlock | ProdPoly]:
+        return cast("list[PolynomialBlock | ProdPoly]", list(self.children()))

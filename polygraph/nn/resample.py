@@ -1,0 +1,85 @@
+"""Mesh resampling layers."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from polygraph import ops
+from polygraph.nn.spiral_conv import check_table
+
+
+class Resample(nn.Module):
+    """Sparse resampling of vertices: ``out_m = Σ_t weight[m, t] x[index[m, t]]``.
+
+    Args:
+        index: int64 ``[M, T]``, the source vertices of each output vertex; ``-1`` adds nothing.
+        weight: floating ``[M, T]``; kept in the default dtype and moved with the module.
+        num_sources: vertices V of the input.
+
+    Raises:
+        ValueError: on a table of the wrong dtype, rank or range, or other weights than indices.
+    """
+
+    index: Tensor
+    weight: Tensor
+    transposed_ptr: Tensor
+    transposed_entry: Tensor
+
+    def __init__(
+        self, index: Tensor | np.ndarray, weight: Tensor | np.ndarray, num_sources: int
+    ) -> None:
+        super().__init__()
+        index, weight = torch.as_tensor(index), torch.as_tensor(weight)
+        check_table("Resample", "index", index, num_sources)
+        if weight.shape != index.shape or not bool(torch.isfinite(weight).all()):
+            raise ValueError(
+                f"Resample: weight must be finite with the shape of index, {list(index.shape)}, "
+                f"got {list(weight.shape)}"
+                + ("" if weight.shape != index.shape else " with values that are not finite")
+            )
+        ptr, entry = ops.transpose_table(index, num_sources)
+        self.num_sources = num_sources
+        self.num_targets = index.shape[0]
+        self.register_buffer("index", index, persistent=False)
+        self.register_buffer("weight", weight.to(torch.get_default_dtype()), persistent=False)
+        self.register_buffer("transposed_ptr", ptr, persistent=False)
+        self.register_buffer("transposed_entry", entry, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Resample ``x [V, C]`` or ``[B, V, C]`` to ``[M, C]`` or ``[B, M, C]``."""
+        table = (self.transposed_ptr, self.transposed_entry)
+        return ops.resample(x, self.index, self.weight, transposed=table)
+
+    def __repr__(self) -> str:
+        """One line: how many vertices become how many."""
+        return f"Resample({self.num_sources} -> {self.num_targets})"
+
+
+class SelectVertices(nn.Module):
+    """Mesh down-sampling that keeps some vertices as they are: ``out = x[..., keep, :]``.
+
+    Args:
+        keep: int64 ``[M]``, the vertices that stay, in [0, num_sources).
+        num_sources: vertices V of the input.
+    """
+
+    keep: Tensor
+
+    def __init__(self, keep: Tensor | np.ndarray, num_sources: int) -> None:
+        super().__init__()
+        keep = torch.as_tensor(keep)
+        check_table("SelectVertices", "keep", keep.unsqueeze(-1), num_sources)
+        if keep.numel() and int(keep.min()) < 0:
+            raise ValueError(f"SelectVertices: keep must not be negative, got {int(keep.min())}")
+        self.num_sources = num_sources
+        self.register_buffer("keep", keep, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Select from ``x [V, C]`` or ``[B, V, C]``; gives ``[M, C]`` or ``[B, M, C]``."""
+        return x.index_select(-2, self.keep)
+
+    def __repr__(self) -> str:
+        """One line: how many vertices become how many."""
+        return f"SelectVertices({self.num_sources} -> {self.keep.shape[0]})"

@@ -1,0 +1,104 @@
+"""Spiral convolution layer."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from polygraph import ops
+from polygraph.nn._choices import check_positive
+
+
+class SpiralConv(nn.Module):
+    """Spiral convolution: ``out_m = W · concat_s x[indices[m, s]] + b`` (Neural3DMM, SpiralNet++).
+
+    Args:
+        in_channels: channels C of the input.
+        out_channels: channels D of the output.
+        indices: int64 ``[M, S]``, the spiral of each output vertex; entries in
+            ``[-1, num_sources)``, where ``-1`` reads zeros. A tensor or a NumPy array.
+        bias: whether a learned ``[D]`` is added.
+        num_sources: vertices V of the input; default M. With M < V the convolution is evaluated
+            on some vertices only: ``SpiralConv(..., indices[keep], num_sources=len(indices))``.
+        transposed: ``ops.transpose_table(indices, num_sources)`` where layers share a mesh;
+            default: computed here, once.
+
+    Attributes:
+        weight: ``[D, S*C]``, slot after slot; initialised like that of ``nn.Linear``.
+        bias: ``[D]`` or None.
+
+    Raises:
+        ValueError: on a table of the wrong dtype, rank or range, or without slots.
+    """
+
+    layout = "vertices"
+    indices: Tensor
+    transposed_ptr: Tensor
+    transposed_entry: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        indices: Tensor | np.ndarray,
+        bias: bool = True,
+        *,
+        num_sources: int | None = None,
+        transposed: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        check_positive("SpiralConv", in_channels=in_channels, out_channels=out_channels)
+        indices = torch.as_tensor(indices)
+        num_sources = indices.shape[0] if num_sources is None and indices.dim() else num_sources
+        check_table("SpiralConv", "indices", indices, num_sources or 0)
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.num_sources = num_sources or 0
+        self.num_targets, self.spiral_length = indices.shape
+        ptr, entry = transposed or ops.transpose_table(indices, self.num_sources)
+        # The mesh is part of the code, not of what was learned: none of this is saved.
+        self.register_buffer("indices", indices, persistent=False)
+        self.register_buffer("transposed_ptr", ptr, persistent=False)
+        self.register_buffer("transposed_entry", entry, persistent=False)
+        self.weight = nn.Parameter(torch.empty(out_channels, self.spiral_length * in_channels))
+        self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw weight and bias from U(-1/√fan_in, 1/√fan_in), fan_in = S·C, as nn.Linear does."""
+        bound = 1 / math.sqrt(self.weight.shape[1])
+        nn.init.uniform_(self.weight, -bound, bound)
+        if self.bias is not None:
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve ``x [V, C]`` or ``[B, V, C]`` into ``[M, D]`` or ``[B, M, D]``."""
+        table = (self.transposed_ptr, self.transposed_entry)
+        return ops.spiral_conv(x, self.indices, self.weight, self.bias, transposed=table)
+
+    def __repr__(self) -> str:
+        """One line: the channels, the table's shape, and the bias where there is none."""
+        bias = "" if self.bias is not None else ", bias=False"
+        table = f"[{self.num_targets}, {self.spiral_length}]"
+        return f"SpiralConv({self.in_channels}, {self.out_channels}, indices={table}{bias})"
+
+
+def check_table(owner: str, argument: str, table: Tensor, num_sources: int) -> None:
+    """Raise a ValueError unless ``table`` is int64 ``[M, S]`` with entries in [-1, num_sources)."""
+    if table.dtype != torch.int64:
+        raise ValueError(f"{owner}: {argument} must be int64, got {table.dtype}")
+    if table.dim() != 2 or table.shape[1] == 0:
+        shape = list(table.shape)
+        raise ValueError(
+            f"{owner}: {argument} must have shape [M, S] with at least one slot, got {shape}"
+        )
+    if num_sources < 1:
+        raise ValueError(f"{owner}: num_sources must be a positive integer, got {num_sources}")
+    if table.numel() and (table.min() < -1 or table.max() >= num_sources):
+        low, high = int(table.min()), int(table.max())
+        raise ValueError(
+            f"{owner}: {argument} must lie in [-1, {num_sources}), got values in [{low}, {high}]"
+        )
