@@ -1,0 +1,141 @@
+"""The figures of a comparison: error heat maps side by side, and curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polygraph.report.render import View, draw_mesh, error_colormap, pyplot
+
+Floats = NDArray[np.float64]
+
+_COLORS = ("#4c6a92", "#d1603d", "#3d8f6e", "#8c5a9e", "#b08a2e", "#b2456e", "#5a5a5a", "#2f9fb0")
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One reconstruction in a heat map.
+
+    Attributes:
+        title: name of the model.
+        vertices: [V, 3] as predicted.
+        errors: [V] in mm.
+    """
+
+    title: str
+    vertices: Floats
+    errors: Floats
+
+
+def heatmap_figure(
+    path: str | Path,
+    rows: Sequence[tuple[str, Floats, Sequence[Panel]]],
+    faces: NDArray[np.int64],
+    views: Sequence[View],
+    *,
+    title: str = "",
+    percentile: float = 98.0,
+) -> Path:
+    """Write a figure: one row per mesh, the input first, then every model with its error as colour.
+
+    Args:
+        path: file to write (its suffix decides the format).
+        rows: ``(label, input vertices [V, 3], panels)``; all rows have equally many panels.
+        faces: int64 [F, 3].
+        views: one per row.
+        title: above everything.
+        percentile: the colour bar ends at this percentile of all errors shown; larger ones take the last colour.
+
+    Returns:
+        The path.
+    """
+    plt = pyplot()
+    if not rows or not rows[0][2]:
+        raise ValueError("heatmap_figure: rows must hold at least one mesh with one panel")
+    columns = 1 + len(rows[0][2])
+    shown = np.concatenate([panel.errors for _, _, panels in rows for panel in panels])
+    shown = shown[np.isfinite(shown)]
+    vmax = max(float(np.percentile(shown, percentile)) if len(shown) else 1.0, 1e-9)
+    aspect = max(view.half_width / view.half_height for view in views)
+    height = float(np.clip(3.4 / max(aspect, 0.5), 1.6, 3.4)) + 0.4
+    width = float(np.clip((height - 0.4) * aspect, 1.5, 3.4))
+    figure, grid = plt.subplots(
+        len(rows),
+        columns,
+        figsize=(width * columns + 0.9, height * len(rows) + 0.5),
+        squeeze=False,
+        layout="constrained",
+    )
+    for line, (label, vertices, panels), view in zip(grid, rows, views, strict=True):
+        draw_mesh(line[0], vertices, faces, view)
+        line[0].set_title(label, fontsize=10)
+        for axes, panel in zip(line[1:], panels, strict=True):
+            draw_mesh(axes, panel.vertices, faces, view, values=panel.errors, vmax=vmax)
+            axes.set_title(f"{panel.title}\n{panel.errors.mean():.1f} mm", fontsize=10)
+    _color_bar(plt, figure, grid, vmax)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return _save(plt, figure, path)
+
+
+def _color_bar(plt: Any, figure: Any, grid: Any, vmax: float) -> None:
+    norm = plt.Normalize(0, vmax)
+    mappable = plt.cm.ScalarMappable(norm=norm, cmap=error_colormap())
+    bar = figure.colorbar(
+        mappable, ax=list(grid.ravel()), extend="max", shrink=0.75, pad=0.01, aspect=30
+    )
+    bar.set_label("vertex error in mm", fontsize=9)
+    bar.ax.tick_params(labelsize=8)
+    bar.outline.set_visible(False)
+
+
+def curve_figure(
+    path: str | Path,
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    ylabel: str,
+    title: str = "",
+    lines: Mapping[str, float] | None = None,
+) -> Path:
+    """Write curves over training steps with a logarithmic vertical axis.
+
+    Args:
+        path: file to write.
+        curves: name -> (steps, values); values that are not finite or not positive are gaps.
+        ylabel: what the values are.
+        title: above the picture.
+        lines: name -> constant, drawn dashed (a baseline that is not trained).
+    """
+    plt = pyplot()
+    figure, axes = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
+    for number, (name, (steps, values)) in enumerate(curves.items()):
+        y = np.asarray(values, dtype=np.float64)
+        y = np.where(np.isfinite(y) & (y > 0), y, np.nan)
+        color = _COLORS[number % len(_COLORS)]
+        axes.plot(np.asarray(steps), y, label=name, color=color, linewidth=1.6)
+    for name, value in (lines or {}).items():
+        axes.axhline(value, label=name, color="#222222", linestyle="--", linewidth=1.1)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(plt.matplotlib.ticker.FormatStrFormatter("%g"))
+    axes.yaxis.set_minor_formatter(plt.matplotlib.ticker.LogFormatter(minor_thresholds=(2, 0.5)))
+    axes.set_xlabel("training step")
+    axes.set_ylabel(ylabel)
+    axes.set_title(title, fontsize=11)
+    axes.grid(True, which="both", color="#e4e4e4", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    if curves or lines:
+        axes.legend(frameon=False, fontsize=9)
+    return _save(plt, figure, path)
+
+
+def _save(plt: Any, figure: Any, path: str | Path) -> Path:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150, facecolor="white")
+    plt.close(figure)
+    return path

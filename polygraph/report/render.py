@@ -1,0 +1,222 @@
+"""A small mesh renderer on matplotlib: sorted, shaded triangles; no GPU, no window, no further dependency.
+
+Orthographic view; triangles are painted from back to front, which is right up to intersecting neighbours, invisible at
+the size of a figure. Colour comes from a value per vertex through a colour map, shading from interpolated normals.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Up = Literal["auto", "x", "y", "z"]
+
+_LIGHTS = (((-0.45, 0.65, 0.75), 0.62), ((0.8, 0.1, 0.5), 0.18))  # direction in view space, strength
+_AMBIENT = 0.34
+_SMOOTH_FACES = 6_000  # coarser meshes are subdivided for drawing, so that colours and shading look smooth
+
+
+def pyplot() -> Any:
+    """matplotlib.pyplot on a backend that needs no display.
+
+    Raises:
+        ImportError: matplotlib is missing; the message names the extra.
+    """
+    try:
+        matplotlib = importlib.import_module("matplotlib")
+    except ImportError as error:
+        raise ImportError("pictures need matplotlib: pip install 'polygraph[report]'") from error
+    matplotlib.use("Agg", force=False)
+    return importlib.import_module("matplotlib.pyplot")
+
+
+@dataclass(frozen=True)
+class View:
+    """Where a mesh is seen from.
+
+    Attributes:
+        rotation: float64 [3, 3]; rows are the directions that point right, up and to the viewer.
+        center: float64 [3], put into the middle of the picture.
+        half_width: half of the width of what is shown, in mesh units.
+        half_height: half of its height.
+    """
+
+    rotation: Floats
+    center: Floats
+    half_width: float
+    half_height: float
+
+
+def make_view(
+    vertices: Floats, *, up: Up = "auto", azimuth: float = 25.0, elevation: float = 12.0
+) -> View:
+    """A view that shows a shape from its broad side, turned a little for depth.
+
+    Args:
+        vertices: [V, 3] or [N, V, 3]; everything given fits into the picture.
+        up: axis that points up. ``auto``: the direction of largest extent looks along the picture's longer side if it is
+            a coordinate axis (a standing figure), else the y axis is up.
+        azimuth: degrees to turn about the up axis, away from the broad side.
+        elevation: degrees to look down from.
+    """
+    points = np.asarray(vertices, dtype=np.float64)
+    single = points.reshape(-1, points.shape[-2], 3)[0]
+    points = points.reshape(-1, 3)
+    top = _up_axis(single) if up == "auto" else np.eye(3)["xyz".index(up)]
+    flat = single - single.mean(axis=0)
+    flat = flat - np.outer(flat @ top, top)
+    right = np.linalg.eigh(flat.T @ flat)[1][:, -1]  # broadest direction across the up axis
+    right = right - (right @ top) * top
+    right /= max(float(np.linalg.norm(right)), 1e-12)
+    if right[int(np.argmax(np.abs(right)))] < 0:  # eigenvectors have no sign: fix one
+        right = -right
+    toward = np.cross(right, top)
+    a, e = np.deg2rad(azimuth), np.deg2rad(elevation)
+    right, toward = np.cos(a) * right - np.sin(a) * toward, np.sin(a) * right + np.cos(a) * toward
+    top, toward = np.cos(e) * top - np.sin(e) * toward, np.sin(e) * top + np.cos(e) * toward
+    rotation = np.stack([right, top, toward])
+    seen = points @ rotation.T
+    low, high = seen.min(axis=0), seen.max(axis=0)
+    size = np.maximum(high - low, 1e-12)
+    margin = 0.03 * float(size[:2].max())
+    half_width, half_height = float(size[0] / 2 + margin), float(size[1] / 2 + margin)
+    return View(rotation, rotation.T @ ((low + high) / 2), half_width, half_height)
+
+
+def _up_axis(vertices: Floats) -> Floats:
+    """The longest coordinate axis when it clearly stands out and is not x (a standing figure), else y."""
+    extent = np.ptp(vertices, axis=0)
+    longest = int(np.argmax(extent))
+    others = np.delete(extent, longest)
+    axis = longest if longest != 0 and extent[longest] > 1.2 * others.max() else 1
+    return np.asarray(np.eye(3)[axis])
+
+
+def draw_mesh(
+    axes: Any,
+    vertices: Floats,
+    faces: Ints,
+    view: View,
+    *,
+    values: Floats | None = None,
+    vmax: float = 1.0,
+    cmap: Any = None,
+    color: tuple[float, float, float] = (0.72, 0.77, 0.84),
+) -> None:
+    """Paint a mesh into matplotlib axes.
+
+    Args:
+        axes: matplotlib axes; their decoration is removed.
+        vertices: [V, 3]. Vertices that are not finite make their triangles disappear.
+        faces: int64 [F, 3]; a closed mesh is culled by orientation (outside is found out), an open one is seen from both sides.
+        view: from :func:`make_view`; use one view for all panels of a figure.
+        values: [V] mapped through the colour map from 0 to ``vmax``; None paints in ``color``.
+        vmax: value of the last colour.
+        cmap: name or object of a matplotlib colour map; default :func:`error_colormap`.
+        color: RGB without values.
+    """
+    collections = importlib.import_module("matplotlib.collections")
+    points, triangles = np.asarray(vertices, dtype=np.float64), np.asarray(faces, dtype=np.int64)
+    triangles = triangles[np.isfinite(points).all(axis=1)[triangles].all(axis=1)]
+    points = np.where(np.isfinite(points), points, 0.0)
+    closed, flip = _orientation(points, triangles)
+    normals = _normals(points, triangles) * flip
+    attributes = np.zeros(len(points)) if values is None else np.asarray(values, dtype=np.float64)
+    attributes = np.where(np.isfinite(attributes), attributes, np.finfo(np.float64).max / 4)
+    packed = np.column_stack([(points - view.center) @ view.rotation.T, normals @ view.rotation.T])
+    packed = np.column_stack([packed, np.minimum(attributes, 4 * vmax)])
+    while 0 < len(triangles) < _SMOOTH_FACES:
+        packed, triangles = _subdivide(packed, triangles)
+    corners = packed[triangles]
+    area = _cross2(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]) * flip
+    if closed:
+        corners = corners[area > 0]
+        facing = np.ones(len(corners))
+    else:
+        facing = np.where(area < 0, -1.0, 1.0)
+    order = np.argsort(corners[:, :, 2].mean(axis=1), kind="stable")
+    corners, facing = corners[order], facing[order]
+    base = np.broadcast_to(np.asarray(color), (len(corners), 3))
+    if values is not None:
+        mapped = _colormap(cmap)(np.clip(corners[:, :, 6].mean(axis=1) / max(vmax, 1e-30), 0, 1))
+        base = np.asarray(mapped)[:, :3]
+    painted = _shade(corners[:, :, 3:6].mean(axis=1) * facing[:, None], base)
+    axes.add_collection(
+        collections.PolyCollection(
+            corners[:, :, :2], facecolors=painted, edgecolors=painted, linewidths=0.25
+        )
+    )
+    axes.set_xlim(-view.half_width, view.half_width)
+    axes.set_ylim(-view.half_height, view.half_height)
+    axes.set_aspect("equal")
+    axes.set_axis_off()
+
+
+def error_colormap() -> Any:
+    """Pale blue-grey (no error) over yellow and red to dark violet: light enough at both ends to keep the shading visible."""
+    colors = importlib.import_module("matplotlib.colors")
+    stops = ["#dfe6ee", "#f7e39c", "#f6a95a", "#e4573d", "#a31d5d", "#4b0f5c"]
+    return colors.LinearSegmentedColormap.from_list("vertex_error", stops)
+
+
+def _colormap(cmap: Any) -> Any:
+    if cmap is None:
+        return error_colormap()
+    return importlib.import_module("matplotlib").colormaps[cmap] if isinstance(cmap, str) else cmap
+
+
+def _cross2(a: Floats, b: Floats) -> Floats:
+    return np.asarray(a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0])
+
+
+def _normals(points: Floats, faces: Ints) -> Floats:
+    """Area-weighted unit normals per vertex; zero where a vertex has no face."""
+    a, b, c = (points[faces[:, i]] for i in range(3))
+    cross = np.cross(b - a, c - a)
+    normals = np.zeros_like(points)
+    for i in range(3):
+        np.add.at(normals, faces[:, i], cross)
+    length = np.linalg.norm(normals, axis=1, keepdims=True)
+    return np.asarray(normals / np.maximum(length, 1e-30))
+
+
+def _orientation(points: Floats, faces: Ints) -> tuple[bool, float]:
+    """Whether the mesh is closed, and -1 when its faces point inwards (negative volume), else 1."""
+    edges = np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), axis=1)
+    counts = np.unique(edges, axis=0, return_counts=True)[1]
+    closed = len(faces) > 0 and bool((counts == 2).all())
+    a, b, c = (points[faces[:, i]] - points.mean(axis=0) for i in range(3))
+    volume = float(np.einsum("ij,ij->", a, np.cross(b, c)))
+    return closed, -1.0 if closed and volume < 0 else 1.0
+
+
+def _subdivide(values: Floats, faces: Ints) -> tuple[Floats, Ints]:
+    """Split every triangle into four at the middles of its edges; everything is interpolated linearly."""
+    edges = np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), axis=1)
+    unique, inverse = np.unique(edges, axis=0, return_inverse=True)
+    middle = values[unique].mean(axis=1)
+    ab, bc, ca = (inverse.reshape(3, -1)[i] + len(values) for i in range(3))
+    a, b, c = faces.T
+    quarters = [(a, ab, ca), (ab, b, bc), (ca, bc, c), (ab, bc, ca)]
+    return (
+        np.concatenate([values, middle]),
+        np.concatenate([np.stack(corner, axis=1) for corner in quarters]),
+    )
+
+
+def _shade(normals: Floats, base: Floats) -> Floats:
+    """Two diffuse lights, ambient light and a faint highlight; normals in view space."""
+    normals = normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-30)
+    light = np.full(len(normals), _AMBIENT)
+    for direction, strength in _LIGHTS:
+        unit = np.asarray(direction) / np.linalg.norm(direction)
+        light += strength * np.clip(normals @ unit, 0, None)
+    half = np.asarray(_LIGHTS[0][0]) / np.linalg.norm(_LIGHTS[0][0]) + np.array([0.0, 0.0, 1.0])
+    glint = np.clip(normals @ (half / np.linalg.norm(half)), 0, None) ** 40
+    return np.asarray(np.clip(base * light[:, None] + 0.10 * glint[:, None], 0, 1))

@@ -1,0 +1,68 @@
+"""A tiny task (a network with dropout, BatchNorm and global-RNG noise) and a program that trains it, to be killed."""
+
+import sys
+
+import numpy as np
+import torch
+from torch import nn
+
+from polygraph.train.config import TrainConfig, sample_indices
+from polygraph.train.distributed import make_fabric, process_group
+from polygraph.train.loop import Task, Trainer
+
+SAMPLES = 40
+
+
+class ToyTask(Task):
+    score = "val_loss"
+    num_samples = SAMPLES
+
+    def __init__(self, fabric, config, poison=None):
+        torch.manual_seed(config.seed)
+        net = nn.Sequential(
+            nn.Linear(6, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, 1)
+        )
+        optimizer = torch.optim.Adam(net.parameters(), weight_decay=1e-4)
+        self.modules, self.optimizers = {"net": net}, {"net": optimizer}
+        self.fabric, self.config, self.poison = fabric, config, poison or {}
+        self.net, self.optimizer = fabric.setup(net, optimizer)
+        generator = torch.Generator().manual_seed(7)
+        self.x = torch.randn(SAMPLES, 6, generator=generator)
+        self.y = self.x.square().sum(dim=1, keepdim=True)
+        self.seen = []
+
+    def training_step(self, step):
+        indices = sample_indices(self.config.seed, SAMPLES, self.config.batch_size, step)
+        self.seen.append(indices)
+        noise = 0.01 * torch.randn(len(indices), 1) + 0.01 * float(np.random.rand())  # noqa: NPY002
+        loss = (self.net(self.x[indices]) - self.y[indices] - noise).square().mean()
+        if step in self.poison:
+            loss = self.poison[step](loss)
+        self.optimizer.zero_grad()
+        self.fabric.backward(loss)
+        self.optimizer.step()
+        return {"loss": loss}
+
+    def validate(self):
+        self.net.eval()
+        with torch.no_grad():
+            loss = float((self.net(self.x) - self.y).square().mean())
+        self.net.train()
+        return {"val_loss": loss}
+
+
+def train(folder, *, resume=False, poison=None, **settings):
+    """Train the toy task; returns (trainer, task)."""
+    settings = {"steps": 60, "batch_size": 8, "eval_every": 6, "checkpoint_every": 4, **settings}
+    config = TrainConfig(accelerator="cpu", log_every=5, **settings)
+    fabric = make_fabric(config)
+    with process_group(fabric):
+        task = ToyTask(fabric, config, poison)
+        trainer = Trainer(task, config, fabric, folder, identity={"model": {"width": 32}})
+        trainer.run(resume=resume)
+    return trainer, task
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    train(sys.argv[1], resume=True, steps=int(sys.argv[2]))
