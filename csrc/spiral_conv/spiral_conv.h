@@ -1,0 +1,72 @@
+// Spiral convolution and its two partial derivatives.
+//
+//   spiral_conv          out[b, m, d] = sum_{s, c} weight[d, s*C + c] x[b, index[m, s], c] (+ bias[d])
+//   ..._backward_x       gx[b, u, c]  = sum_{(m, s): index[m, s] = u} sum_d weight[d, s*C + c] grad[b, m, d]
+//   ..._backward_weight  gw[d, s*C+c] = sum_{b, m} grad[b, m, d] x[b, index[m, s], c]
+//
+// x [B, V, C], index [M, S] int64 with entries in [-1, V) (-1 reads zeros), weight [D, S*C], bias [D],
+// grad and out [B, M, D]. The three are the partial derivatives of one trilinear form <grad, conv(x, weight)>, so
+// every derivative of any of them is again one of them. backward_x gathers through the transposed table
+// (t_ptr [V+1], t_entry [M*S]: flat positions m*S + s, grouped by source u), so that no sum is ever contended and
+// results repeat bit for bit whatever the number of threads.
+#pragma once
+
+#include "common/table.h"
+
+namespace polygraph {
+
+struct SpiralSizes {
+  int64_t B, V, C;  // samples, source vertices, channels in
+  int64_t M, S, D;  // target vertices, spiral length, channels out
+};
+
+inline SpiralSizes check_spiral_conv(
+    const char* op, const Tensor& x, const Tensor& index, const Tensor& weight, const std::optional<Tensor>& bias) {
+  check_floating(op, "x", x);
+  check_shape(op, "x", x, "[B, V, C]", {-1, -1, -1});
+  check_table(op, index, "[M, S]", x);
+  const int64_t C = x.size(2);
+  const int64_t S = index.size(1);
+  check_dtype(op, "weight", weight, x.scalar_type());
+  check_shape(op, "weight", weight, "[D, S*C]", {-1, S * C});
+  check_device(op, "weight", weight, x);
+  const int64_t D = weight.size(0);
+  if (bias.has_value()) {
+    check_dtype(op, "bias", *bias, x.scalar_type());
+    check_shape(op, "bias", *bias, "[D]", {D});
+    check_device(op, "bias", *bias, x);
+  }
+  return {x.size(0), x.size(1), C, index.size(0), S, D};
+}
+
+inline SpiralSizes check_spiral_conv_backward_x(
+    const Tensor& grad, const Tensor& index, const Tensor& weight, const Tensor& t_ptr, const Tensor& t_entry) {
+  const char* op = "spiral_conv_backward_x";
+  check_floating(op, "grad", grad);
+  check_shape(op, "grad", grad, "[B, M, D]", {-1, -1, -1});
+  check_table(op, index, "[M, S]", grad);
+  const int64_t M = grad.size(1);
+  const int64_t D = grad.size(2);
+  const int64_t S = index.size(1);
+  check_shape(op, "index", index, "[M, S]", {M, S});
+  check_dtype(op, "weight", weight, grad.scalar_type());
+  check_device(op, "weight", weight, grad);
+  check_shape(op, "weight", weight, "[D, S*C]", {D, -1});
+  STD_TORCH_CHECK(
+      weight.size(1) % S == 0, op, ": weight must have a multiple of S = ", S, " columns, got ", weight.size(1));
+  check_transposed_shape(op, index, t_ptr, t_entry, grad);
+  return {grad.size(0), t_ptr.size(0) - 1, weight.size(1) / S, M, S, D};
+}
+
+inline SpiralSizes check_spiral_conv_backward_weight(const Tensor& grad, const Tensor& x, const Tensor& index) {
+  const char* op = "spiral_conv_backward_weight";
+  check_floating(op, "x", x);
+  check_shape(op, "x", x, "[B, V, C]", {-1, -1, -1});
+  check_table(op, index, "[M, S]", x);
+  check_dtype(op, "grad", grad, x.scalar_type());
+  check_shape(op, "grad", grad, "[B, M, D]", {x.size(0), index.size(0), -1});
+  check_device(op, "grad", grad, x);
+  return {x.size(0), x.size(1), x.size(2), index.size(0), index.size(1), grad.size(2)};
+}
+
+}  // namespace polygraph

@@ -1,0 +1,258 @@
+// CPU spiral convolution: float32 and float64; half types are widened to float32 first.
+#include <algorithm>
+#include <vector>
+
+#include "common/simd.h"
+#include "spiral_conv/spiral_conv.h"
+
+namespace polygraph {
+namespace {
+
+template <class T>
+struct SpiralForward {
+  SpiralSizes n;
+  const T* x;            // [B, V, C]
+  const int64_t* index;  // [M, S]
+  const T* packed;       // weight in panels, see pack_panels: [S*C, D padded]
+  const T* bias;         // [D padded]
+  const T* zeros;        // [C]
+  T* out;                // [B, M, D]
+};
+
+template <class T>
+struct SpiralBackwardX {
+  SpiralSizes n;
+  const T* grad;           // [B, M, D]
+  const T* packed;         // weight in panels: [S*D, C padded]
+  const int64_t* t_ptr;    // [V+1]
+  const int64_t* t_entry;  // [M*S]
+  T* out;                  // [B, V, C]
+};
+
+template <class T>
+struct SpiralBackwardWeight {
+  SpiralSizes n;
+  const T* grad;         // [B, M, D]
+  const T* x;            // [B, V, C]
+  const int64_t* index;  // [M, S]
+  bool gather_wide;      // the vectors run along C (true) or along D
+  int64_t sum_stride;    // that side's width in whole vectors
+};
+
+constexpr int64_t kBlockRows = 256;  // rows whose gradients stay in L1 while the tiles of the weight pass over them
+constexpr int64_t kVecPad = 64;      // bytes of the widest vector
+
+#define POLYGRAPH_KERNEL_FILE "spiral_conv/spiral_conv_kernel.inc"
+#include "common/each_isa.inc"
+
+int64_t padded(int64_t count, int64_t multiple) {
+  return (count + multiple - 1) / multiple * multiple;
+}
+
+template <class T>
+int64_t lanes() {
+  return vector_bytes() / static_cast<int64_t>(sizeof(T));
+}
+
+int tile_rows() {
+#if POLYGRAPH_HAS_X86
+  switch (instruction_set()) {
+    case InstructionSet::avx512:
+      return avx512::kTileRows;
+    case InstructionSet::avx2:
+      return avx2::kTileRows;
+    default:
+      break;
+  }
+#endif
+  return plain::kTileRows;
+}
+
+template <class T>
+void forward_cpu(
+    const SpiralSizes& n, const Tensor& x, const Tensor& index, const Tensor& weight, const std::optional<Tensor>& bias,
+    Tensor& out) {
+  const int64_t depth = n.S * n.C;
+  const int64_t width = padded(n.D, kVecPad / sizeof(T));
+  std::vector<T> zeros(n.C, T(0));
+  std::vector<T> start(width, T(0));
+  if (bias.has_value()) {
+    const T* from = static_cast<const T*>(bias->const_data_ptr());
+    std::copy(from, from + n.D, start.begin());
+  }
+  std::vector<T> packed(depth * width);
+  POLYGRAPH_SIMD_CALL(
+      pack_panels<T>(packed.data(), static_cast<const T*>(weight.const_data_ptr()), depth, n.D, 1, depth));
+  const SpiralForward<T> p{
+      n,
+      static_cast<const T*>(x.const_data_ptr()),
+      static_cast<const int64_t*>(index.const_data_ptr()),
+      packed.data(),
+      start.data(),
+      zeros.data(),
+      static_cast<T*>(out.mutable_data_ptr())};
+  const int64_t block = 16 * tile_rows();  // targets per task: their weights are in L1 by then
+  const int64_t blocks = (n.M + block - 1) / block;
+  parallel_tasks(n.B * blocks, block * depth * padded(n.D, lanes<T>()) / lanes<T>(), [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t b = task / blocks;
+      const int64_t m = (task - b * blocks) * block;
+      POLYGRAPH_SIMD_CALL(forward<T>(p, b, m, std::min(n.M, m + block)));
+    }
+  });
+}
+
+template <class T>
+void backward_x_cpu(
+    const SpiralSizes& n, const Tensor& grad, const Tensor& weight, const Tensor& t_ptr, const Tensor& t_entry,
+    Tensor& out) {
+  const int64_t slot = n.S * n.C;
+  const int64_t width = padded(n.C, kVecPad / sizeof(T));
+  // [S*D, C padded]: row s*D + d holds weight[d, s*C : (s+1)*C].
+  std::vector<T> slots(n.S * n.D * n.C);
+  const T* from = static_cast<const T*>(weight.const_data_ptr());
+  for (int64_t s = 0; s < n.S; ++s) {
+    for (int64_t d = 0; d < n.D; ++d) {
+      std::copy_n(from + d * slot + s * n.C, n.C, slots.data() + (s * n.D + d) * n.C);
+    }
+  }
+  std::vector<T> packed(n.S * n.D * width);
+  POLYGRAPH_SIMD_CALL(pack_panels<T>(packed.data(), slots.data(), n.S * n.D, n.C, n.C, 1));
+  const SpiralBackwardX<T> p{
+      n,
+      static_cast<const T*>(grad.const_data_ptr()),
+      packed.data(),
+      static_cast<const int64_t*>(t_ptr.const_data_ptr()),
+      static_cast<const int64_t*>(t_entry.const_data_ptr()),
+      static_cast<T*>(out.mutable_data_ptr())};
+  const int64_t groups = (n.B + tile_rows() - 1) / tile_rows();
+  constexpr int64_t block = 64;  // sources per task
+  const int64_t blocks = (n.V + block - 1) / block;
+  const int64_t work = block * n.B / groups * n.S * n.D * padded(n.C, lanes<T>()) / lanes<T>();
+  parallel_tasks(groups * blocks, work, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t group = task / blocks;
+      const int64_t u = (task - group * blocks) * block;
+      const int64_t b = n.B * group / groups;
+      const int64_t count = n.B * (group + 1) / groups - b;
+      POLYGRAPH_SIMD_CALL(backward_x<T>(p, b, count, u, std::min(n.V, u + block)));
+    }
+  });
+}
+
+// The rows are cut into shares that depend on the sizes alone, and the shares are summed in order: the result is the
+// same for any number of threads.
+template <class T>
+void backward_weight_cpu(const SpiralSizes& n, const Tensor& grad, const Tensor& x, const Tensor& index, Tensor& out) {
+  const int64_t c_padded = padded(n.C, lanes<T>());
+  const int64_t d_padded = padded(n.D, lanes<T>());
+  const bool gather_wide = c_padded == n.C && c_padded * n.D < d_padded * n.C;
+  const int64_t narrow = gather_wide ? n.D : n.C;
+  const int64_t stride = gather_wide ? c_padded : d_padded;
+  const SpiralBackwardWeight<T> p{
+      n,
+      static_cast<const T*>(grad.const_data_ptr()),
+      static_cast<const T*>(x.const_data_ptr()),
+      static_cast<const int64_t*>(index.const_data_ptr()),
+      gather_wide,
+      stride};
+  const int64_t rows = n.B * n.M;
+  const int64_t size = n.S * narrow * stride;
+  constexpr int64_t max_bytes = int64_t(32) << 20;
+  const int64_t affordable = std::max<int64_t>(1, max_bytes / (size * static_cast<int64_t>(sizeof(T))));
+  const int64_t shares = std::clamp<int64_t>(rows / (4 * kBlockRows), 1, std::min<int64_t>(affordable, 32));
+  std::vector<T> sums(shares * size, T(0));
+  parallel_tasks(shares, rows / shares * size / lanes<T>(), [&](int64_t begin, int64_t end) {
+    std::vector<T> scratch(kBlockRows * d_padded);
+    for (int64_t share = begin; share < end; ++share) {
+      const int64_t first = rows * share / shares;
+      const int64_t last = rows * (share + 1) / shares;
+      POLYGRAPH_SIMD_CALL(backward_weight<T>(p, first, last, sums.data() + share * size, scratch.data()));
+    }
+  });
+  for (int64_t share = 1; share < shares; ++share) {
+    for (int64_t i = 0; i < size; ++i) {
+      sums[i] += sums[share * size + i];
+    }
+  }
+  T* to = static_cast<T*>(out.mutable_data_ptr());
+  for (int64_t d = 0; d < n.D; ++d) {
+    for (int64_t s = 0; s < n.S; ++s) {
+      for (int64_t c = 0; c < n.C; ++c) {
+        const int64_t at = gather_wide ? (s * narrow + d) * stride + c : (s * narrow + c) * stride + d;
+        *to++ = sums[at];
+      }
+    }
+  }
+}
+
+}  // namespace
+
+Tensor spiral_conv_cpu(
+    const Tensor& x, const Tensor& index, const Tensor& weight, const std::optional<Tensor>& bias,
+    const std::optional<Tensor>& /*t_ptr*/, const std::optional<Tensor>& /*t_entry*/) {
+  const SpiralSizes n = check_spiral_conv("spiral_conv", x, index, weight, bias);
+  const Tensor table = dense(index);
+  check_entries("spiral_conv", table, n.V);
+  const Tensor features = widened(dense(x));
+  const Tensor matrix = widened(dense(weight));
+  std::optional<Tensor> offset;
+  if (bias.has_value()) {
+    offset = widened(dense(*bias));
+  }
+  Tensor out = torch::stable::new_empty(features, {n.B, n.M, n.D});
+  if (out.numel() > 0) {
+    if (features.scalar_type() == ScalarType::Double) {
+      forward_cpu<double>(n, features, table, matrix, offset, out);
+    } else {
+      forward_cpu<float>(n, features, table, matrix, offset, out);
+    }
+  }
+  return narrowed(out, x.scalar_type());
+}
+
+Tensor spiral_conv_backward_x_cpu(
+    const Tensor& grad, const Tensor& index, const Tensor& weight, const Tensor& t_ptr, const Tensor& t_entry) {
+  const SpiralSizes n = check_spiral_conv_backward_x(grad, index, weight, t_ptr, t_entry);
+  const Tensor ptr = dense(t_ptr);
+  const Tensor entry = dense(t_entry);
+  check_transposed("spiral_conv_backward_x", ptr, entry);
+  const Tensor upstream = widened(dense(grad));
+  const Tensor matrix = widened(dense(weight));
+  Tensor out = torch::stable::new_empty(upstream, {n.B, n.V, n.C});
+  if (out.numel() > 0) {
+    if (upstream.scalar_type() == ScalarType::Double) {
+      backward_x_cpu<double>(n, upstream, matrix, ptr, entry, out);
+    } else {
+      backward_x_cpu<float>(n, upstream, matrix, ptr, entry, out);
+    }
+  }
+  return narrowed(out, grad.scalar_type());
+}
+
+Tensor spiral_conv_backward_weight_cpu(
+    const Tensor& grad, const Tensor& x, const Tensor& index, const std::optional<Tensor>& /*t_ptr*/,
+    const std::optional<Tensor>& /*t_entry*/) {
+  const SpiralSizes n = check_spiral_conv_backward_weight(grad, x, index);
+  const Tensor table = dense(index);
+  check_entries("spiral_conv_backward_weight", table, n.V);
+  const Tensor upstream = widened(dense(grad));
+  const Tensor features = widened(dense(x));
+  Tensor out = torch::stable::new_zeros(features, {n.D, n.S * n.C});
+  if (out.numel() > 0 && upstream.numel() > 0) {
+    if (features.scalar_type() == ScalarType::Double) {
+      backward_weight_cpu<double>(n, upstream, features, table, out);
+    } else {
+      backward_weight_cpu<float>(n, upstream, features, table, out);
+    }
+  }
+  return narrowed(out, x.scalar_type());
+}
+
+}  // namespace polygraph
+
+STABLE_TORCH_LIBRARY_IMPL(polygraph, CPU, m) {
+  m.impl("spiral_conv", TORCH_BOX(&polygraph::spiral_conv_cpu));
+  m.impl("spiral_conv_backward_x", TORCH_BOX(&polygraph::spiral_conv_backward_x_cpu));
+  m.impl("spiral_conv_backward_weight", TORCH_BOX(&polygraph::spiral_conv_backward_weight_cpu));
+}

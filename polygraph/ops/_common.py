@@ -1,0 +1,28 @@
+"""What the public operators share."""
+
+from __future__ import annotations
+
+from typing import overload
+
+import torch
+from torch import Tensor
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """The dtype that autocast asks for on the device of ``x``, or None where it is off.
+
+    float64 is left as it is, as PyTorch's own matrix products leave it.
+    """
+    device_type = x.device.type
+    if x.dtype == torch.float64 or not torch.is_autocast_enabled(device_type):
+        return None
+    return torch.get_autocast_dtype(device_type)
+
+
+@overload
+def cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor: ...
+@overload
+def cast(tensor: None, dtype: torch.dtype | None) -> None: ...
+def cast(tensor: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
+    """``tensor`` in ``dtype``; as it is when either is None."""
+    return tensor if tensor is None or dtype is None else tensor.to(dtype)

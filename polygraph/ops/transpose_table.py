@@ -1,0 +1,40 @@
+"""The transposed neighbour table, through which gradients flow back to the sources."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def transpose_table(index: Tensor, num_sources: int) -> tuple[Tensor, Tensor]:
+    """List, source by source, the places of a neighbour table that name it.
+
+    A gradient that flows to the sources gathers through this list instead of scattering through
+    the table, so no sum is contended and results repeat bit for bit. It depends on the table
+    alone: make it once per mesh.
+
+    Args:
+        index: int64 ``[M, S]``, entries in ``[-1, num_sources)``; ``-1`` is no neighbour.
+        num_sources: number of source vertices V.
+
+    Returns:
+        ``ptr`` int64 ``[V + 1]`` and ``entry`` int64 ``[M * S]``: the flat positions
+        ``m * S + s`` with ``index[m, s] == u``, ascending, are ``entry[ptr[u]:ptr[u + 1]]``. What
+        follows ``ptr[V]`` are the places that hold ``-1``. Shapes do not depend on values, so
+        it traces and captures.
+
+    Raises:
+        ValueError: ``index`` is not a 2-D int64 tensor, or ``num_sources`` is negative.
+    """
+    if index.dim() != 2 or index.dtype != torch.int64:
+        raise ValueError(
+            "transpose_table: index must be an int64 tensor of shape [M, S], got "
+            f"{index.dtype} {list(index.shape)}"
+        )
+    if num_sources < 0:
+        raise ValueError(f"transpose_table: num_sources must not be negative, got {num_sources}")
+    flat = index.flatten()
+    keys = torch.where(flat < 0, num_sources, flat)
+    ordered, entry = torch.sort(keys, stable=True)
+    bounds = torch.arange(num_sources + 1, device=index.device)
+    return torch.searchsorted(ordered, bounds), entry

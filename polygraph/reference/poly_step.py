@@ -1,0 +1,35 @@
+"""One step of a polynomial recursion in plain PyTorch."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def poly_step(
+    a: Tensor,
+    s: Tensor,
+    scale: Tensor | None = None,
+    *,
+    bias: Tensor | None = None,
+    skip: Tensor | None = None,
+    norm: str = "rms",
+    eps: float = 1.0,
+    activation: str = "none",
+) -> Tensor:
+    """``act(a + scale · N(a * s) + skip + bias)``; arguments as in `polygraph.ops.poly_step`."""
+    term = a * s
+    if norm == "rms":
+        term = term * (eps + term.square().mean(-2, keepdim=True)).rsqrt()
+    out = a + (term if scale is None else scale * term)
+    if skip is not None:
+        out = out + skip
+    if bias is not None:
+        out = out + bias
+    if activation == "elu":
+        return F.elu(out)
+    if activation == "relu":
+        return F.relu(out)
+    if activation == "leaky_relu":
+        return F.leaky_relu(out, 0.2)
+    return out
