@@ -2,9 +2,9 @@
 
 from polygraph.analysis.degree import (
     DegreeReport,
-    check_degree,
     chebyshev_coefficients,
+    check_degree,
     polynomial_degree,
 )
 
-__all__ = ["DegreeReport", "check_degree", "chebyshev_coefficients", "polynomial_degree"]
+__all__ = ["DegreeReport", "chebyshev_coefficients", "check_degree", "polynomial_degree"]

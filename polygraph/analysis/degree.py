@@ -10,10 +10,10 @@ of the values with weights ±1, as well conditioned as the values. That the diff
 vanish on n+3 nodes is to say that the coefficients n+1 and n+2 do (two, because one could vanish
 for reasons of symmetry).
 
-How long a line: the coefficient of ``tⁿ`` must show against the lower ones, which takes a radius r at
-which the highest terms dominate; then it is 2¹⁻ⁿ of the largest value. Small networks with small
-weights need a large r, so r runs over powers of four. With float64 degrees up to about 28 can be
-told with the default tolerance.
+How long a line: the coefficient of ``tⁿ`` must show against the lower ones, which takes a radius r
+at which the highest terms dominate; then it is 2¹⁻ⁿ of the largest value. Networks with small
+weights need a large r, so r runs over powers of four. With float64 and the default tolerance,
+degrees up to about 28 can be told.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def chebyshev_coefficients(values: Tensor) -> Tensor:
     transform = torch.cos(math.pi / m * torch.outer(j, j)) * (2 / m)
     transform[:, [0, m]] /= 2
     transform[[0, m]] /= 2
-    return torch.tensordot(transform.to(values.device), values, dims=1)
+    return (transform.to(values.device) @ values.flatten(1)).view(values.shape)
 
 
 def check_degree(

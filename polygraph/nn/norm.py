@@ -21,7 +21,7 @@ class SecondOrderNorm(nn.Module):
     ====================  =====================================================================
     ``rms`` (default)     ``scale · t / √(1 + mean t²)``. Small terms pass as they are, large ones
                           are bounded; no state, no difference between training and evaluation.
-    ``instance``          ``scale · (t − mean t) / √(var t + 1e-5)``
+    ``instance``          ``scale · (t - mean t) / √(var t + 1e-5)``
     ``batch``             BatchNorm over every vertex and channel, V·D features (the published
                           code). Trains, but may explode in evaluation mode. Has no ``scale``.
     ``batch_channel``     BatchNorm over the D channels. Same caution. Has no ``scale``.

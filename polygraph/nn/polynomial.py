@@ -17,7 +17,7 @@ Source: Chrysos et al., Deep Polynomial Neural Networks, T-PAMI 2021, eqs. 4-8 a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import cast
 
@@ -95,9 +95,9 @@ class PolynomialBlock(nn.Module):
 
     def _norms(
         self, channels: int, operators: list[nn.Module], dummy_vertex: bool
-    ) -> nn.ModuleList:
-        """One `SecondOrderNorm` for each product, whose vertices are those of its operator."""
-        return nn.ModuleList(
+    ) -> Sequence[SecondOrderNorm]:
+        """A ModuleList: a norm for each product, whose vertices are those of its operator."""
+        norms = nn.ModuleList(
             SecondOrderNorm(
                 channels,
                 self.norm,
@@ -107,6 +107,7 @@ class PolynomialBlock(nn.Module):
             )
             for operator in operators
         )
+        return cast("Sequence[SecondOrderNorm]", norms)
 
     def reset_parameters(self) -> None:
         """Initialise every operator, normalisation and bias anew."""
@@ -315,8 +316,7 @@ class NCP(PolynomialBlock):
         self.layout = layout_of(self.wide, layout)
         nested = order - 1 if rank is not None else max(order - 2, 0)
         self.nested = nn.ModuleList(
-            (final if n == nested - 1 else factory)(width, width, bias=False)
-            for n in range(nested)
+            (final if n == nested - 1 else factory)(width, width, bias=False) for n in range(nested)
         )
         self.final = final(in_channels, width, bias=False) if detached else None
         self.output = factory(width, out_channels, bias=True) if rank is not None else None
@@ -357,7 +357,8 @@ class NCP(PolynomialBlock):
         return self.select(previous) if last and self.select is not None else previous
 
     def _forward_rank(self, x: Tensor) -> Tensor:
-        assert self.output is not None and self.offsets is not None
+        assert self.output is not None
+        assert self.offsets is not None
         out, *linear = self.wide(x).split(self.width, self.layout.channel_dim)
         for n, a in enumerate(linear):
             skip = a * self.layout.per_channel(self.offsets[n])

@@ -1,0 +1,22 @@
+"""Models: one file each, with its config, its module and the paper it is from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from polygraph.models.mesh_autoencoder import MeshAutoencoder, MeshAutoencoderConfig
+from polygraph.models.pca import PCA
+
+if TYPE_CHECKING:
+    from polygraph.models.presets import PRESETS, get_preset
+
+__all__ = ["PCA", "PRESETS", "MeshAutoencoder", "MeshAutoencoderConfig", "get_preset"]
+
+
+def __getattr__(name: str) -> Any:
+    # Presets say how spirals are made, for which polygraph.mesh needs the extra [mesh].
+    if name in ("PRESETS", "get_preset"):
+        from polygraph.models import presets
+
+        return getattr(presets, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

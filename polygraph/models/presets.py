@@ -1,0 +1,58 @@
+"""Mesh autoencoders by name: the published ones, and the ones they are compared with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from polygraph.mesh.spiral import SpiralConfig
+from polygraph.models.mesh_autoencoder import MeshAutoencoderConfig
+from polygraph.nn._choices import check_choice
+
+Preset = tuple[MeshAutoencoderConfig, SpiralConfig]
+
+ONE_RING = SpiralConfig(convention="neural3dmm", hops=(1,), dilation=(1,))
+
+
+def _presets() -> dict[str, Preset]:
+    blocks: dict[str, dict[str, Any]] = {"first-order": {"block": "first_order", "order": 1}}
+    for block in ("simple", "full", "skip"):
+        for order in (2, 3, 4):
+            blocks[f"{block}-{order}"] = {"block": block, "order": order}
+    presets: dict[str, Preset] = {}
+    for name, settings in blocks.items():
+        presets[name] = MeshAutoencoderConfig(**settings), ONE_RING
+        presets[f"{name}-noact"] = MeshAutoencoderConfig(activation="none", **settings), ONE_RING
+    presets["neural3dmm"] = (
+        MeshAutoencoderConfig(
+            encoder_channels=(16, 32, 64, 128),
+            decoder_channels=(128, 64, 32, 32, 16, 3),
+            **blocks["first-order"],
+        ),
+        SpiralConfig(convention="neural3dmm", hops=(2, 2, 1), dilation=(2, 2, 1)),
+    )
+    presets["spiralnet++"] = (
+        MeshAutoencoderConfig(
+            encoder_channels=(32, 32, 32, 64),
+            decoder_channels=(64, 64, 32, 32, 32, 3),
+            **blocks["first-order"],
+        ),
+        SpiralConfig(convention="spiralnet++", length=9),
+    )
+    return presets
+
+
+PRESETS = _presets()
+
+
+def get_preset(name: str) -> Preset:
+    """The config and the spirals of the preset called ``name``.
+
+    ``first-order``, ``simple-N``, ``full-N`` and ``skip-N`` for N = 2..4, each also with
+    ``-noact`` (no activations), are Neural3DMM with one-ring spirals and 16,16,16,32 channels, as
+    in the polynomial paper's comparison; ``neural3dmm`` and ``spiralnet++`` are as published.
+
+    Raises:
+        ValueError: on an unknown name; names the nearest.
+    """
+    check_choice("get_preset", "name", name, PRESETS)
+    return PRESETS[name]
