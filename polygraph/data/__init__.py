@@ -1,0 +1,20 @@
+"""Data sets of registered meshes, their named splits, and the cache of converted arrays."""
+
+from polygraph.data.coma import open_coma
+from polygraph.data.config import MeshDataConfig, open_dataset
+from polygraph.data.dfaust import open_dfaust
+from polygraph.data.registered import MeshDataset, open_registered
+from polygraph.data.splits import Split, make_split
+from polygraph.data.synthetic import make_creature
+
+__all__ = [
+    "MeshDataConfig",
+    "MeshDataset",
+    "Split",
+    "make_creature",
+    "make_split",
+    "open_coma",
+    "open_dataset",
+    "open_dfaust",
+    "open_registered",
+]

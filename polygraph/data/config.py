@@ -1,0 +1,74 @@
+"""One configuration and one function for every data set that a command can name."""
+
+from dataclasses import dataclass
+
+from polygraph.data.coma import open_coma
+from polygraph.data.dfaust import open_dfaust
+from polygraph.data.registered import MeshDataset, open_registered
+from polygraph.data.splits import unknown_name
+from polygraph.data.synthetic import make_creature
+
+_OPENERS = {"registered": open_registered, "coma": open_coma, "dfaust": open_dfaust}
+KINDS = ("synthetic", *_OPENERS)
+
+
+@dataclass(frozen=True)
+class MeshDataConfig:
+    """Which meshes, and which of them for training.
+
+    Attributes:
+        kind: "synthetic" (built in), "registered" (a folder of registered meshes), "coma" or
+            "dfaust".
+        path: where the data set lies; not for "synthetic".
+        split: name of a split of the data set.
+        to_mm: millimetres per unit of the data; None for metres.
+        cache_dir: where converted data sets go; None for the user's cache folder.
+        full_check: verify the SHA-256 of the cached arrays, and not only their sizes.
+        num_frames: number of meshes of the synthetic set.
+        seed: seed of the synthetic set.
+    """
+
+    kind: str = "synthetic"
+    path: str | None = None
+    split: str = "interpolation"
+    to_mm: float | None = None
+    cache_dir: str | None = None
+    full_check: bool = False
+    num_frames: int = 1600
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what no data set can be opened from."""
+        if self.kind not in KINDS:
+            raise ValueError(f"data: {unknown_name('kind', self.kind, KINDS)}")
+        if self.kind == "synthetic":
+            if self.path is not None:
+                raise ValueError(
+                    f"data: path must not be set for kind 'synthetic', got {self.path!r}"
+                )
+            if self.to_mm is not None:
+                raise ValueError(
+                    f"data: to_mm must not be set for kind 'synthetic' (metres), got {self.to_mm}"
+                )
+        elif self.path is None:
+            raise ValueError(f"data: path must be set for kind {self.kind!r}, got none")
+
+
+def open_dataset(config: MeshDataConfig) -> MeshDataset:
+    """Open the data set and make sure that it has the split asked for.
+
+    Raises:
+        FileNotFoundError: the path does not exist.
+        MeshError: a mesh or a file of the data set is bad.
+        ValueError: the split is unknown or the data set too small to train on.
+    """
+    if config.kind == "synthetic":
+        dataset = make_creature(config.num_frames, config.seed)
+    else:
+        assert config.path is not None
+        to_mm = 1000.0 if config.to_mm is None else config.to_mm
+        dataset = _OPENERS[config.kind](
+            config.path, cache_dir=config.cache_dir, to_mm=to_mm, full_check=config.full_check
+        )
+    dataset.split(config.split)
+    return dataset
