@@ -24,6 +24,7 @@ struct SpiralBackwardX {
   SpiralSizes n;
   const T* grad;           // [B, M, D]
   const T* packed;         // weight in panels: [S*D, C padded]
+  const T* narrow;         // or, for C <= 3 and whole vectors of D: [S, C, D]; else null
   const int64_t* t_ptr;    // [V+1]
   const int64_t* t_entry;  // [M*S]
   T* out;                  // [B, V, C]
@@ -108,24 +109,31 @@ void backward_x_cpu(
     Tensor& out) {
   const int64_t slot = n.S * n.C;
   const int64_t width = padded(n.C, kVecPad / sizeof(T));
-  // [S*D, C padded]: row s*D + d holds weight[d, s*C : (s+1)*C].
-  std::vector<T> slots(n.S * n.D * n.C);
+  const bool few_channels = n.C <= 3 && n.D % lanes<T>() == 0;
   const T* from = static_cast<const T*>(weight.const_data_ptr());
+  std::vector<T> slots(n.S * n.D * n.C);  // [S, C, D] for few channels, else [S, D, C]
   for (int64_t s = 0; s < n.S; ++s) {
     for (int64_t d = 0; d < n.D; ++d) {
-      std::copy_n(from + d * slot + s * n.C, n.C, slots.data() + (s * n.D + d) * n.C);
+      for (int64_t c = 0; c < n.C; ++c) {
+        slots[s * n.D * n.C + (few_channels ? c * n.D + d : d * n.C + c)] = from[d * slot + s * n.C + c];
+      }
     }
   }
-  std::vector<T> packed(n.S * n.D * width);
-  POLYGRAPH_SIMD_CALL(pack_panels<T>(packed.data(), slots.data(), n.S * n.D, n.C, n.C, 1));
+  std::vector<T> packed;
+  if (!few_channels) {
+    packed.resize(n.S * n.D * width);
+    POLYGRAPH_SIMD_CALL(pack_panels<T>(packed.data(), slots.data(), n.S * n.D, n.C, n.C, 1));
+  }
   const SpiralBackwardX<T> p{
       n,
       static_cast<const T*>(grad.const_data_ptr()),
       packed.data(),
+      few_channels ? slots.data() : nullptr,
       static_cast<const int64_t*>(t_ptr.const_data_ptr()),
       static_cast<const int64_t*>(t_entry.const_data_ptr()),
       static_cast<T*>(out.mutable_data_ptr())};
-  const int64_t groups = (n.B + tile_rows() - 1) / tile_rows();
+  const int64_t group_rows = few_channels ? 4 : tile_rows();
+  const int64_t groups = (n.B + group_rows - 1) / group_rows;
   constexpr int64_t block = 64;  // sources per task
   const int64_t blocks = (n.V + block - 1) / block;
   const int64_t work = block * n.B / groups * n.S * n.D * padded(n.C, lanes<T>()) / lanes<T>();

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from polygraph import _load
 from polygraph.ops._common import autocast_dtype, cast
-from polygraph.ops.transpose_table import transpose_table
+from polygraph.ops.transpose_table import table_or_transpose
 
 _load.load_libraries()
 _ops = torch.ops.polygraph
@@ -86,10 +86,6 @@ def _(
 # derivative of each is made of the other two, so derivatives of any order stay in the family.
 
 
-def _table(index: Tensor, sources: int, ptr: Tensor | None, entry: Tensor | None) -> Any:
-    return (ptr, entry) if ptr is not None else transpose_table(index, sources)
-
-
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, index, weight, _, ptr, entry = inputs
     ctx.save_for_backward(x, index, weight, ptr, entry)
@@ -100,7 +96,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     needs_x, _, needs_weight, needs_bias, *_ = ctx.needs_input_grad
     grad_x = grad_weight = grad_bias = None
     if needs_x:
-        table = _table(index, x.shape[1], ptr, entry)
+        table = table_or_transpose(index, x.shape[1], ptr, entry)
         grad_x = _ops.spiral_conv_backward_x(grad, index, weight, *table)
     if needs_weight:
         grad_weight = _ops.spiral_conv_backward_weight(grad, x, index, ptr, entry)
@@ -109,7 +105,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return grad_x, None, grad_weight, grad_bias, None, None
 
 
-def _save_backward_x(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _save_all(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
@@ -124,10 +120,6 @@ def _backward_x_backward(ctx: Any, grad_x: Tensor) -> tuple[Tensor | None, ...]:
     return to_grad, None, to_weight, None, None
 
 
-def _save_backward_weight(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
-
-
 def _backward_weight_backward(ctx: Any, grad_weight: Tensor) -> tuple[Tensor | None, ...]:
     grad, x, index, ptr, entry = ctx.saved_tensors
     needs_grad, needs_x, *_ = ctx.needs_input_grad
@@ -135,17 +127,14 @@ def _backward_weight_backward(ctx: Any, grad_weight: Tensor) -> tuple[Tensor | N
     if needs_grad:
         to_grad = _ops.spiral_conv(x, index, grad_weight, None, ptr, entry)
     if needs_x:
-        table = _table(index, x.shape[1], ptr, entry)
+        table = table_or_transpose(index, x.shape[1], ptr, entry)
         to_x = _ops.spiral_conv_backward_x(grad, index, grad_weight, *table)
     return to_grad, to_x, None, None, None
 
 
-torch.library.register_autograd("polygraph::spiral_conv", _backward, setup_context=_save)
-torch.library.register_autograd(
-    "polygraph::spiral_conv_backward_x", _backward_x_backward, setup_context=_save_backward_x
-)
-torch.library.register_autograd(
-    "polygraph::spiral_conv_backward_weight",
-    _backward_weight_backward,
-    setup_context=_save_backward_weight,
-)
+for _name, _formula, _setup in (
+    ("spiral_conv", _backward, _save),
+    ("spiral_conv_backward_x", _backward_x_backward, _save_all),
+    ("spiral_conv_backward_weight", _backward_weight_backward, _save_all),
+):
+    torch.library.register_autograd(f"polygraph::{_name}", _formula, setup_context=_setup)

@@ -38,3 +38,12 @@ def transpose_table(index: Tensor, num_sources: int) -> tuple[Tensor, Tensor]:
     ordered, entry = torch.sort(keys, stable=True)
     bounds = torch.arange(num_sources + 1, device=index.device)
     return torch.searchsorted(ordered, bounds), entry
+
+
+def table_or_transpose(
+    index: Tensor, num_sources: int, ptr: Tensor | None, entry: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The transposed table as given, or made now."""
+    if ptr is None or entry is None:
+        return transpose_table(index, num_sources)
+    return ptr, entry

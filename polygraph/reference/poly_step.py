@@ -8,7 +8,7 @@ from torch import Tensor
 
 def poly_step(
     a: Tensor,
-    s: Tensor,
+    s: Tensor | None = None,
     scale: Tensor | None = None,
     *,
     bias: Tensor | None = None,
@@ -18,6 +18,8 @@ def poly_step(
     activation: str = "none",
 ) -> Tensor:
     """``act(a + scale · N(a * s) + skip + bias)``; arguments as in `polygraph.ops.poly_step`."""
+    if s is None:
+        a, s = a.chunk(2, dim=-1)
     term = a * s
     if norm == "rms":
         term = term * (eps + term.square().mean(-2, keepdim=True)).rsqrt()

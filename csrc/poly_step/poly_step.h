@@ -1,0 +1,80 @@
+// One step of a polynomial recursion, fused: everything of it that is not a linear operator.
+//
+//   t = a * s;  z = a + scale * N(t) + skip + bias;  out = act(z)
+//   N(t) = t                                        (norm 0, "none")
+//   N(t) = t / sqrt(eps + mean_v t^2)               (norm 1, "rms"; the mean runs over the V rows of a sample)
+//   act: 0 none, 1 elu, 2 relu, 3 leaky_relu (0.2)
+//
+// a, s, skip [B, V, D]; scale, bias [D]. Without s, a is [B, V, 2D] and holds the two side by side, as one linear
+// operator with stacked weights leaves them. poly_step returns out [B, V, D] and rnorm [B, D] = 1/sqrt(eps + mean t^2)
+// (ones for norm 0), float32 for half inputs, which the backward needs.
+//
+// poly_step_backward returns (grad_a, grad_s, grad_scale, grad_bias, grad_skip): grad_a has the shape of a (both halves
+// when packed), grad_s [B, V, D] or [0] when packed, grad_scale and grad_bias [D], grad_skip [B, V, D] or [0] when
+// not wanted. With dz = grad * act'(z), read off out, and P = sum_v dz t (per sample and channel):
+//   dt = scale r dz - scale r^3 t P / V   (norm 1)      dt = scale dz   (norm 0)
+//   grad_a = dz + dt s;  grad_s = dt a;  grad_scale = sum_b r P;  grad_bias = sum dz;  grad_skip = dz
+// All sums run in an order fixed by the sizes: results repeat bit for bit.
+#pragma once
+
+#include "common/check.h"
+
+namespace polygraph {
+
+constexpr int64_t kNormNone = 0;
+constexpr int64_t kNormRms = 1;
+constexpr int64_t kActivationNone = 0;
+constexpr int64_t kActivationElu = 1;
+constexpr int64_t kActivationRelu = 2;
+constexpr int64_t kActivationLeakyRelu = 3;
+constexpr double kLeakySlope = 0.2;
+
+struct PolySizes {
+  int64_t B, V, D;
+};
+
+inline PolySizes check_poly_step(
+    const char* op, const Tensor& a, const std::optional<Tensor>& s, const std::optional<Tensor>& scale,
+    const std::optional<Tensor>& bias, const std::optional<Tensor>& skip, int64_t norm, int64_t activation) {
+  check_floating(op, "a", a);
+  check_shape(op, "a", a, s.has_value() ? "[B, V, D]" : "[B, V, 2*D]", {-1, -1, -1});
+  STD_TORCH_CHECK(
+      s.has_value() || a.size(2) % 2 == 0, op, ": a must have an even number of channels when s is None, got ",
+      a.size(2));
+  const PolySizes n{a.size(0), a.size(1), s.has_value() ? a.size(2) : a.size(2) / 2};
+  const std::initializer_list<int64_t> rows{n.B, n.V, n.D};
+  const auto check = [&](const char* name, const std::optional<Tensor>& tensor, const char* meaning,
+                         std::initializer_list<int64_t> shape) {
+    if (tensor.has_value()) {
+      check_dtype(op, name, *tensor, a.scalar_type());
+      check_shape(op, name, *tensor, meaning, shape);
+      check_device(op, name, *tensor, a);
+    }
+  };
+  check("s", s, "[B, V, D]", rows);
+  check("skip", skip, "[B, V, D]", rows);
+  check("scale", scale, "[D]", {n.D});
+  check("bias", bias, "[D]", {n.D});
+  STD_TORCH_CHECK(norm == kNormNone || norm == kNormRms, op, ": norm must be 0 or 1, got ", norm);
+  STD_TORCH_CHECK(activation >= 0 && activation <= 3, op, ": activation must be 0, 1, 2 or 3, got ", activation);
+  return n;
+}
+
+inline PolySizes check_poly_step_backward(
+    const Tensor& grad, const Tensor& a, const std::optional<Tensor>& s, const std::optional<Tensor>& scale,
+    const Tensor& out, const Tensor& rnorm, int64_t norm, int64_t activation) {
+  const char* op = "poly_step_backward";
+  const PolySizes n = check_poly_step(op, a, s, scale, std::nullopt, std::nullopt, norm, activation);
+  check_dtype(op, "grad", grad, a.scalar_type());
+  check_shape(op, "grad", grad, "[B, V, D]", {n.B, n.V, n.D});
+  check_device(op, "grad", grad, a);
+  check_dtype(op, "out", out, a.scalar_type());
+  check_shape(op, "out", out, "[B, V, D]", {n.B, n.V, n.D});
+  check_device(op, "out", out, a);
+  check_dtype(op, "rnorm", rnorm, is_half(a.scalar_type()) ? ScalarType::Float : a.scalar_type());
+  check_shape(op, "rnorm", rnorm, "[B, D]", {n.B, n.D});
+  check_device(op, "rnorm", rnorm, a);
+  return n;
+}
+
+}  // namespace polygraph

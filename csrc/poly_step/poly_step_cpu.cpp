@@ -1,0 +1,258 @@
+// CPU polynomial step: float32 and float64; half types are widened to float32 first.
+#include <algorithm>
+#include <cmath>
+#include <tuple>
+#include <vector>
+
+#include "common/parallel.h"
+#include "common/simd.h"
+#include "poly_step/poly_step.h"
+
+namespace polygraph {
+namespace {
+
+// Rows of D channels that may be slices of a wider tensor: the last dimension is dense, the others have strides.
+template <class T>
+struct Rows {
+  const T* data = nullptr;
+  int64_t sample_stride = 0;
+  int64_t row_stride = 0;
+
+  const T* row(int64_t b, int64_t v) const {
+    return data + b * sample_stride + v * row_stride;
+  }
+};
+
+template <class T>
+struct PolyForward {
+  PolySizes n;
+  int64_t activation;
+  Rows<T> a, s, skip;  // [B, V, D]; skip.data may be null
+  const T* bias;       // [D] or null
+  const T* factor;     // [B, D]: scale * rnorm
+  T* out;              // [B, V, D]
+};
+
+template <class T>
+struct PolyBackward {
+  PolySizes n;
+  int64_t activation;
+  Rows<T> a, s;           // [B, V, D]
+  const T* grad;          // [B, V, D]
+  const T* out;           // [B, V, D]
+  const T* direct;        // [B, D]
+  const T* through;       // [B, D]
+  T* grad_a;              // rows of D, grad_stride apart
+  T* grad_s;              // likewise
+  int64_t grad_stride;
+  T* grad_skip;  // [B, V, D] or null
+};
+
+#define POLYGRAPH_KERNEL_FILE "poly_step/poly_step_kernel.inc"
+#include "common/each_isa.inc"
+
+constexpr int64_t kBlockRows = 256;  // rows per task, and per partial sum
+
+// Calls fn(b, begin, end, block) on blocks of rows of every sample.
+template <class F>
+void for_blocks(const PolySizes& n, const F& fn) {
+  const int64_t blocks = (n.V + kBlockRows - 1) / kBlockRows;
+  parallel_tasks(n.B * blocks, kBlockRows * n.D, [&](int64_t first, int64_t last) {
+    for (int64_t task = first; task < last; ++task) {
+      const int64_t b = task / blocks;
+      const int64_t begin = (task - b * blocks) * kBlockRows;
+      fn(b, begin, std::min(n.V, begin + kBlockRows), task);
+    }
+  });
+}
+
+// Adds the blocks' partial sums [B, blocks, width] in order: [B, width].
+template <class T>
+std::vector<T> add_blocks(const std::vector<T>& partial, int64_t samples, int64_t width) {
+  std::vector<T> total(samples * width, T(0));
+  const int64_t blocks = static_cast<int64_t>(partial.size()) / std::max<int64_t>(1, samples * width);
+  for (int64_t b = 0; b < samples; ++b) {
+    for (int64_t block = 0; block < blocks; ++block) {
+      const T* from = partial.data() + (b * blocks + block) * width;
+      for (int64_t d = 0; d < width; ++d) {
+        total[b * width + d] += from[d];
+      }
+    }
+  }
+  return total;
+}
+
+int64_t num_blocks(const PolySizes& n) {
+  return n.B * ((n.V + kBlockRows - 1) / kBlockRows);
+}
+
+// The tensor with its last dimension dense, in a dtype the kernels know.
+Tensor prepared(const Tensor& tensor) {
+  const Tensor wide = widened(tensor);
+  return wide.size(2) == 1 || wide.stride(2) == 1 ? wide : torch::stable::contiguous(wide);
+}
+
+template <class T>
+Rows<T> rows_of(const Tensor& tensor, int64_t offset = 0) {
+  return {static_cast<const T*>(tensor.const_data_ptr()) + offset, tensor.stride(0), tensor.stride(1)};
+}
+
+template <class T>
+const T* data_or_null(const std::optional<Tensor>& tensor) {
+  return tensor.has_value() ? static_cast<const T*>(tensor->const_data_ptr()) : nullptr;
+}
+
+std::optional<Tensor> prepared_vector(const std::optional<Tensor>& tensor) {
+  return tensor.has_value() ? std::optional<Tensor>(widened(dense(*tensor))) : std::nullopt;
+}
+
+struct PolyInputs {
+  Tensor a;
+  std::optional<Tensor> s, scale, bias, skip;
+};
+
+template <class T>
+void forward_cpu(
+    const PolySizes& n, const PolyInputs& in, int64_t norm, double eps, int64_t activation, Tensor& out,
+    Tensor& rnorm) {
+  const T* scale = data_or_null<T>(in.scale);
+  T* r = static_cast<T*>(rnorm.mutable_data_ptr());
+  std::vector<T> factor(n.B * n.D);
+  PolyForward<T> p{
+      n,
+      activation,
+      rows_of<T>(in.a),
+      in.s.has_value() ? rows_of<T>(*in.s) : rows_of<T>(in.a, n.D),
+      in.skip.has_value() ? rows_of<T>(*in.skip) : Rows<T>{},
+      data_or_null<T>(in.bias),
+      factor.data(),
+      static_cast<T*>(out.mutable_data_ptr())};
+  std::fill_n(r, n.B * n.D, T(1));
+  if (norm == kNormRms) {
+    std::vector<T> partial(num_blocks(n) * n.D);
+    for_blocks(n, [&](int64_t b, int64_t begin, int64_t end, int64_t block) {
+      POLYGRAPH_SIMD_CALL(square_sums<T>(p, b, begin, end, partial.data() + block * n.D));
+    });
+    const std::vector<T> total = add_blocks(partial, n.B, n.D);
+    for (int64_t i = 0; i < n.B * n.D; ++i) {
+      r[i] = T(1) / std::sqrt(static_cast<T>(eps) + total[i] / static_cast<T>(n.V));
+    }
+  }
+  for (int64_t i = 0; i < n.B * n.D; ++i) {
+    factor[i] = scale == nullptr ? r[i] : scale[i % n.D] * r[i];
+  }
+  for_blocks(n, [&](int64_t b, int64_t begin, int64_t end, int64_t /*block*/) {
+    POLYGRAPH_SIMD_CALL(forward<T>(p, b, begin, end));
+  });
+}
+
+struct PolyGradients {
+  Tensor a, s, scale, bias, skip;
+};
+
+template <class T>
+void backward_cpu(
+    const PolySizes& n, const PolyInputs& in, const Tensor& grad, const Tensor& out, const Tensor& rnorm, int64_t norm,
+    int64_t activation, PolyGradients& to) {
+  const bool packed = !in.s.has_value();
+  const T* scale = data_or_null<T>(in.scale);
+  const T* r = static_cast<const T*>(rnorm.const_data_ptr());
+  std::vector<T> direct(n.B * n.D);
+  std::vector<T> through(n.B * n.D, T(0));
+  T* grad_a = static_cast<T*>(to.a.mutable_data_ptr());
+  const PolyBackward<T> p{
+      n,
+      activation,
+      rows_of<T>(in.a),
+      packed ? rows_of<T>(in.a, n.D) : rows_of<T>(*in.s),
+      static_cast<const T*>(grad.const_data_ptr()),
+      static_cast<const T*>(out.const_data_ptr()),
+      direct.data(),
+      through.data(),
+      grad_a,
+      packed ? grad_a + n.D : static_cast<T*>(to.s.mutable_data_ptr()),
+      packed ? 2 * n.D : n.D,
+      to.skip.numel() > 0 ? static_cast<T*>(to.skip.mutable_data_ptr()) : nullptr};
+  std::vector<T> partial(num_blocks(n) * 2 * n.D);
+  for_blocks(n, [&](int64_t b, int64_t begin, int64_t end, int64_t block) {
+    POLYGRAPH_SIMD_CALL(gradient_sums<T>(p, b, begin, end, partial.data() + block * 2 * n.D));
+  });
+  const std::vector<T> total = add_blocks(partial, n.B, 2 * n.D);
+  T* grad_scale = static_cast<T*>(to.scale.mutable_data_ptr());
+  T* grad_bias = static_cast<T*>(to.bias.mutable_data_ptr());
+  std::fill_n(grad_scale, n.D, T(0));
+  std::fill_n(grad_bias, n.D, T(0));
+  for (int64_t b = 0; b < n.B; ++b) {
+    for (int64_t d = 0; d < n.D; ++d) {
+      const int64_t i = b * n.D + d;
+      const T with_term = total[2 * b * n.D + d];
+      const T alpha = scale == nullptr ? T(1) : scale[d];
+      grad_scale[d] += r[i] * with_term;
+      grad_bias[d] += total[(2 * b + 1) * n.D + d];
+      direct[i] = alpha * r[i];
+      if (norm == kNormRms) {
+        through[i] = alpha * r[i] * r[i] * r[i] * with_term / static_cast<T>(n.V);
+      }
+    }
+  }
+  for_blocks(n, [&](int64_t b, int64_t begin, int64_t end, int64_t /*block*/) {
+    POLYGRAPH_SIMD_CALL(backward<T>(p, b, begin, end));
+  });
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor> poly_step_cpu(
+    const Tensor& a, const std::optional<Tensor>& s, const std::optional<Tensor>& scale,
+    const std::optional<Tensor>& bias, const std::optional<Tensor>& skip, int64_t norm, double eps,
+    int64_t activation) {
+  const PolySizes n = check_poly_step("poly_step", a, s, scale, bias, skip, norm, activation);
+  PolyInputs in{prepared(a), std::nullopt, prepared_vector(scale), prepared_vector(bias), std::nullopt};
+  if (s.has_value()) {
+    in.s = prepared(*s);
+  }
+  if (skip.has_value()) {
+    in.skip = prepared(*skip);
+  }
+  Tensor out = torch::stable::new_empty(in.a, {n.B, n.V, n.D});
+  Tensor rnorm = torch::stable::new_empty(in.a, {n.B, n.D});
+  if (in.a.scalar_type() == ScalarType::Double) {
+    forward_cpu<double>(n, in, norm, eps, activation, out, rnorm);
+  } else {
+    forward_cpu<float>(n, in, norm, eps, activation, out, rnorm);
+  }
+  return {narrowed(out, a.scalar_type()), rnorm};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> poly_step_backward_cpu(
+    const Tensor& grad, const Tensor& a, const std::optional<Tensor>& s, const std::optional<Tensor>& scale,
+    const Tensor& out, const Tensor& rnorm, int64_t norm, double /*eps*/, int64_t activation, bool need_skip) {
+  const PolySizes n = check_poly_step_backward(grad, a, s, scale, out, rnorm, norm, activation);
+  PolyInputs in{prepared(a), std::nullopt, prepared_vector(scale), std::nullopt, std::nullopt};
+  if (s.has_value()) {
+    in.s = prepared(*s);
+  }
+  const Tensor upstream = widened(dense(grad));
+  PolyGradients to{
+      torch::stable::new_empty(upstream, {n.B, n.V, s.has_value() ? n.D : 2 * n.D}),
+      s.has_value() ? torch::stable::new_empty(upstream, {n.B, n.V, n.D}) : torch::stable::new_empty(upstream, {0}),
+      torch::stable::new_empty(upstream, {n.D}),
+      torch::stable::new_empty(upstream, {n.D}),
+      need_skip ? torch::stable::new_empty(upstream, {n.B, n.V, n.D}) : torch::stable::new_empty(upstream, {0})};
+  if (upstream.scalar_type() == ScalarType::Double) {
+    backward_cpu<double>(n, in, upstream, dense(out), dense(rnorm), norm, activation, to);
+  } else {
+    backward_cpu<float>(n, in, upstream, widened(dense(out)), dense(rnorm), norm, activation, to);
+  }
+  const ScalarType type = a.scalar_type();
+  return {
+      narrowed(to.a, type), narrowed(to.s, type), narrowed(to.scale, type), narrowed(to.bias, type),
+      narrowed(to.skip, type)};
+}
+
+}  // namespace polygraph
+
+STABLE_TORCH_LIBRARY_IMPL(polygraph, CPU, m) {
+  m.impl("poly_step", TORCH_BOX(&polygraph::poly_step_cpu));
+  m.impl("poly_step_backward", TORCH_BOX(&polygraph::poly_step_backward_cpu));
+}

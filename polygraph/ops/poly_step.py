@@ -1,0 +1,219 @@
+"""One step of a polynomial recursion: everything of it that is not a linear operator, fused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from polygraph import _load
+from polygraph.ops._common import autocast_dtype, cast
+
+_load.load_libraries()
+_ops = torch.ops.polygraph
+
+NORMS = {"none": 0, "rms": 1}
+ACTIVATIONS = {"none": 0, "elu": 1, "relu": 2, "leaky_relu": 3}
+LEAKY_SLOPE = 0.2
+
+
+def poly_step(
+    a: Tensor,
+    s: Tensor | None = None,
+    scale: Tensor | None = None,
+    *,
+    bias: Tensor | None = None,
+    skip: Tensor | None = None,
+    norm: str = "rms",
+    eps: float = 1.0,
+    activation: str = "none",
+) -> Tensor:
+    """One step of NCP: ``act(a + scale · N(a * s) + skip + bias)``, ``*`` the Hadamard product.
+
+    With ``a = A_n x_1`` and ``s = S_n x_{n-1}`` this is ``x_n = N((A_n x_1) * (S_n x_{n-1})) +
+    A_n x_1`` (Chrysos et al., "Deep Polynomial Neural Networks", T-PAMI 2021, section 4.4), with
+    NCP-Skip's ``x_{n-1}`` as ``skip``. ``N`` keeps the second-order term from outgrowing the
+    first: ``rms`` divides it by ``sqrt(eps + mean_v t²)``, the mean taken over the vertices of a
+    sample, channel by channel; it keeps no running statistics, so evaluation is training.
+
+    Args:
+        a: first-order term ``[B, V, D]`` or ``[V, D]``; float32, float64, float16 or bfloat16 (half
+            types compute in float32), any strides. With ``s=None`` it is ``[..., V, 2D]`` and
+            holds ``a`` and ``s`` side by side, as one operator with stacked weights leaves them
+            (saves the gradient's concatenation).
+        s: the other factor, shape of ``a``.
+        scale: factor of the second-order term per channel ``[D]``; None is 1.
+        bias: ``[D]`` or None.
+        skip: added before the activation, ``[B, V, D]`` (or ``[V, D]``) or None.
+        norm: ``"rms"`` or ``"none"`` (then the result is a polynomial).
+        eps: the constant under the root of ``rms``.
+        activation: ``"none"``, ``"elu"``, ``"relu"`` or ``"leaky_relu"`` (slope 0.2).
+
+    Returns:
+        ``[B, V, D]`` (or ``[V, D]``). Deterministic, also for any number of threads;
+        differentiable any number of times.
+
+    Raises:
+        ValueError: unknown ``norm`` or ``activation``, or ``eps`` not positive.
+        RuntimeError: a shape, dtype or device is wrong (the message names it).
+    """
+    if norm not in NORMS:
+        raise ValueError(f"poly_step: norm must be one of {', '.join(NORMS)}, got {norm!r}")
+    if activation not in ACTIVATIONS:
+        raise ValueError(
+            f"poly_step: activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}"
+        )
+    if not eps > 0:
+        raise ValueError(f"poly_step: eps must be positive, got {eps}")
+    dtype = autocast_dtype(a)
+    a, s, scale = cast(a, dtype), cast(s, dtype), cast(scale, dtype)
+    bias, skip = cast(bias, dtype), cast(skip, dtype)
+    flat = a.dim() == 2
+    if flat:
+        a = a[None]
+        s = None if s is None else s[None]
+        skip = None if skip is None else skip[None]
+    out, _ = _ops.poly_step(a, s, scale, bias, skip, NORMS[norm], eps, ACTIVATIONS[activation])
+    return out[0] if flat else out
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+@torch.library.register_fake("polygraph::poly_step")
+def _(
+    a: Tensor,
+    s: Tensor | None,
+    scale: Tensor | None,
+    bias: Tensor | None,
+    skip: Tensor | None,
+    norm: int,
+    eps: float,
+    activation: int,
+) -> tuple[Tensor, Tensor]:
+    samples, rows, channels = a.shape
+    channels = channels // 2 if s is None else channels
+    rnorm = a.new_empty(samples, channels, dtype=_wide(a.dtype))
+    return a.new_empty(samples, rows, channels), rnorm
+
+
+@torch.library.register_fake("polygraph::poly_step_backward")
+def _(
+    grad: Tensor,
+    a: Tensor,
+    s: Tensor | None,
+    scale: Tensor | None,
+    out: Tensor,
+    rnorm: Tensor,
+    norm: int,
+    eps: float,
+    activation: int,
+    need_skip: bool,
+) -> tuple[Tensor, ...]:
+    channels = grad.shape[2]
+    return (
+        grad.new_empty(a.shape),
+        grad.new_empty(0 if s is None else grad.shape),
+        grad.new_empty(channels),
+        grad.new_empty(channels),
+        grad.new_empty(grad.shape if need_skip else 0),
+    )
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    a, s, scale, _, _, norm, eps, activation = inputs
+    out, rnorm = output
+    ctx.mark_non_differentiable(rnorm)
+    ctx.save_for_backward(a, s, scale, out, rnorm)
+    ctx.settings = (norm, eps, activation)
+
+
+def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    a, s, scale, out, rnorm = ctx.saved_tensors
+    needs = ctx.needs_input_grad
+    grads = _ops.poly_step_backward(grad, a, s, scale, out, rnorm, *ctx.settings, needs[4])
+    wanted = [g if need else None for g, need in zip(grads, needs[:5], strict=True)]
+    return *wanted, None, None, None
+
+
+def _slope(out: Tensor, activation: int) -> Tensor:
+    """act'(z) as a function of the output."""
+    ones = torch.ones_like(out)
+    if activation == ACTIVATIONS["elu"]:
+        return torch.where(out > 0, ones, out + 1)
+    if activation == ACTIVATIONS["relu"]:
+        return torch.where(out > 0, ones, torch.zeros_like(out))
+    if activation == ACTIVATIONS["leaky_relu"]:
+        return torch.where(out > 0, ones, torch.full_like(out, LEAKY_SLOPE))
+    return ones
+
+
+def _backward_formula(
+    grad: Tensor,
+    a: Tensor,
+    s: Tensor | None,
+    scale: Tensor | None,
+    out: Tensor,
+    norm: int,
+    eps: float,
+    activation: int,
+    need_skip: bool,
+) -> tuple[Tensor, ...]:
+    """poly_step_backward in differentiable PyTorch: what its own derivative is taken of."""
+    first, second = a.chunk(2, dim=-1) if s is None else (a, s)
+    term = first * second
+    dz = grad * _slope(out, activation)
+    if norm == NORMS["rms"]:
+        rnorm = (eps + term.square().mean(-2, keepdim=True)).rsqrt()
+        through = rnorm**3 * term * (dz * term).mean(-2, keepdim=True)
+        direct = rnorm * dz - through
+        with_term = (rnorm * dz * term).sum((0, 1))
+    else:
+        direct = dz
+        with_term = (dz * term).sum((0, 1))
+    to_term = direct if scale is None else scale * direct
+    grad_first, grad_second = dz + to_term * second, to_term * first
+    empty = grad.new_empty(0)
+    if s is None:
+        grad_first, grad_second = torch.cat([grad_first, grad_second], dim=-1), empty
+    return grad_first, grad_second, with_term, dz.sum((0, 1)), dz if need_skip else empty
+
+
+def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    grad, a, s, scale, out, _, *settings = inputs
+    ctx.save_for_backward(grad, a, s, scale, out)
+    ctx.settings = settings
+
+
+def _backward_backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+    # `rnorm` is a function of a and s: its share of the derivative is in theirs.
+    create_graph = torch.is_grad_enabled()
+    saved = ctx.saved_tensors
+    with torch.enable_grad():
+        # Views of the saved tensors: derivatives with respect to them alone, still linked to the
+        # graph they come from.
+        local = [None if t is None else t.view_as(t) for t in saved]
+        if not any(t is not None and t.requires_grad for t in local):
+            return (None,) * 10
+        results = _backward_formula(*local, *ctx.settings)
+        pairs = [(r, u) for r, u in zip(results, upstream, strict=True) if r.requires_grad]
+        wanted = [t for t in local if t is not None and t.requires_grad]
+        grads = iter(
+            torch.autograd.grad(
+                [r for r, _ in pairs],
+                wanted,
+                [u for _, u in pairs],
+                create_graph=create_graph,
+                allow_unused=True,
+            )
+        )
+    found = [next(grads) if t is not None and t.requires_grad else None for t in local]
+    return *found, None, None, None, None, None
+
+
+torch.library.register_autograd("polygraph::poly_step", _backward, setup_context=_save)
+torch.library.register_autograd(
+    "polygraph::poly_step_backward", _backward_backward, setup_context=_save_backward
+)
