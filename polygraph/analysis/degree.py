@@ -71,7 +71,7 @@ def chebyshev_coefficients(values: Tensor) -> Tensor:
     transform = torch.cos(math.pi / m * torch.outer(j, j)) * (2 / m)
     transform[:, [0, m]] /= 2
     transform[[0, m]] /= 2
-    return (transform.to(values.device) @ values.flatten(1)).view(values.shape)
+    return (transform.to(values.device) @ values.reshape(m + 1, -1)).view(values.shape)
 
 
 def check_degree(
@@ -159,7 +159,7 @@ def _spectra(
                     f"check_degree: fn must return float64 [{m + 1}, ...], got {values.dtype} "
                     f"{list(values.shape)}"
                 )
-            values = values.flatten(1)
+            values = values.reshape(m + 1, -1)
             size = values.abs().max()
             if torch.isfinite(size) and size > 0:
                 rows.append((chebyshev_coefficients(values / size)).abs().amax(1).cpu())

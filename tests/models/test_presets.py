@@ -1,0 +1,53 @@
+"""Presets by name."""
+
+import pytest
+
+from polygraph.models import PRESETS, MeshAutoencoder, get_preset
+
+NAMES = ["first-order", *(f"{b}-{n}" for b in ("simple", "full", "skip") for n in (2, 3, 4))]
+
+
+def test_names():
+    noact = [f"{name}-noact" for name in NAMES]
+    assert sorted(PRESETS) == sorted([*NAMES, *noact, "neural3dmm", "spiralnet++"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_comparison_presets_differ_in_the_block_alone(name):
+    config, spirals = get_preset(name)
+    assert config.encoder_channels == (16, 16, 16, 32)
+    assert config.decoder_channels == (32, 32, 16, 16, 3)
+    assert (config.latent_channels, config.activation, config.norm) == (16, "elu", "rms")
+    block, _, order = name.partition("-")
+    assert (config.block, config.order) == (
+        ("first_order", 1) if name == "first-order" else (block, int(order))
+    )
+    assert (spirals.convention, spirals.hops, spirals.dilation) == ("neural3dmm", (1,), (1,))
+    without, same_spirals = get_preset(f"{name}-noact")
+    assert without.activation == "none"
+    assert without.block == config.block
+    assert same_spirals == spirals
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_every_preset_builds(name, coma_sized):
+    model = MeshAutoencoder(get_preset(name)[0], coma_sized)
+    assert model.num_vertices == 5023
+
+
+def test_published_presets():
+    config, spirals = get_preset("neural3dmm")
+    assert config.encoder_channels == (16, 32, 64, 128)
+    assert config.decoder_channels == (128, 64, 32, 32, 16, 3)
+    assert (spirals.hops, spirals.dilation) == ((2, 2, 1), (2, 2, 1))
+    config, spirals = get_preset("spiralnet++")
+    assert config.encoder_channels == (32, 32, 32, 64)
+    assert config.decoder_channels == (64, 64, 32, 32, 32, 3)
+    assert (spirals.convention, spirals.length) == ("spiralnet++", 9)
+
+
+def test_unknown_preset_names_the_nearest():
+    with pytest.raises(ValueError, match="got 'ful-2'; did you mean 'full-2'"):
+        get_preset("ful-2")
+    with pytest.raises(ValueError, match=r"got 'zzz'$"):
+        get_preset("zzz")
