@@ -1,8 +1,9 @@
 """Builds the two extension libraries; everything else is in pyproject.toml.
 
-POLYGRAPH_CUDA=auto|0|1: build the CUDA library where nvcc is (auto, the default), never, or always.
-POLYGRAPH_SANITIZE=1: build with the address and undefined-behaviour sanitizers.
-POLYGRAPH_WERROR=1: warnings are errors.
+POLYGRAPH_CUDA=auto|0|1       build the CUDA library where nvcc is (auto, the default), never, or always
+POLYGRAPH_CUDA_ARCHS=80;90    compute capabilities to build for; PTX of the last serves newer devices
+POLYGRAPH_SANITIZE=1          build with the address and undefined-behaviour sanitizers
+POLYGRAPH_WERROR=1            warnings are errors
 """
 
 from __future__ import annotations
@@ -10,77 +11,126 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from glob import glob
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
 
 try:
     import torch
-    from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension, CUDAExtension
+    from torch.utils.cpp_extension import BuildExtension, CppExtension
 except ImportError as error:
     raise SystemExit(
-        "polygraph builds against torch, which is not installed: `pip install torch` first, then "
-        "`pip install --no-build-isolation .`"
+        "polygraph builds against torch, which is not installed here: `pip install torch` first, "
+        "then `pip install --no-build-isolation .`"
     ) from error
 
 # The oldest torch whose stable ABI the libraries use: one build runs on every later one.
-STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020a000000000000", "-DPy_LIMITED_API=0x030a0000"]
-CUDA_ARCHITECTURES = ("75", "80", "86", "90", "100", "120")
+STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020a000000000000"]
+INCLUDE = str(Path(__file__).parent.resolve() / "csrc")
+HEADERS = sorted(glob("csrc/*/*.h") + glob("csrc/*/*.inc") + glob("csrc/*/*.cuh"))
 
 
-def flag(name: str, choices: tuple[str, ...], default: str) -> str:
-    """Reads an environment variable that has few values."""
+def switch(name: str, choices: tuple[str, ...], default: str) -> str:
+    """Read an environment variable that has few values."""
     value = os.environ.get(name, default)
     if value not in choices:
         raise SystemExit(f"{name} must be one of {', '.join(choices)}, got {value!r}")
     return value
 
 
-def cxx_flags() -> list[str]:
-    """Flags of the host compiler."""
-    flags = ["-O3", "-std=c++20", "-fvisibility=hidden", "-Wall", "-Wextra", *STABLE_ABI]
+WERROR = switch("POLYGRAPH_WERROR", ("0", "1"), "0") == "1"
+SANITIZE = switch("POLYGRAPH_SANITIZE", ("0", "1"), "0") == "1"
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"] if SANITIZE else []
+
+
+def cpu_extension() -> Extension:
+    """`polygraph._C`: schemas, checks and CPU kernels."""
+    flags = ["-O1", "-g", "-fno-omit-frame-pointer"] if SANITIZE else ["-O3"]
+    flags += ["-std=c++20", "-fvisibility=hidden", "-Wall", "-Wextra", *STABLE_ABI, *SANITIZERS]
     if platform.machine() == "x86_64":
         flags += ["-Wno-psabi"]  # vectors never cross a function that is not inlined
-    if flag("POLYGRAPH_WERROR", ("0", "1"), "0") == "1":
+    if WERROR:
         flags += ["-Werror"]
-    if flag("POLYGRAPH_SANITIZE", ("0", "1"), "0") == "1":
-        flags += ["-O1", "-g", "-fsanitize=address,undefined", "-fno-omit-frame-pointer"]
-        flags += ["-fno-sanitize-recover=undefined"]
-    return flags
-
-
-def link_flags() -> list[str]:
-    """Flags of the linker: libtorch alone, by name, so that any later torch can stand in."""
-    if flag("POLYGRAPH_SANITIZE", ("0", "1"), "0") == "1":
-        return ["-fsanitize=address,undefined"]
-    return []
-
-
-def nvcc() -> str | None:
-    """The CUDA compiler, if there is one."""
-    if CUDA_HOME is not None and (Path(CUDA_HOME) / "bin" / "nvcc").exists():
-        return str(Path(CUDA_HOME) / "bin" / "nvcc")
-    return shutil.which("nvcc")
-
-
-def cpu_extension() -> CppExtension:
-    """`polygraph._C`: schemas, checks and CPU kernels."""
     return CppExtension(
         "polygraph._C",
         sorted(glob("csrc/*/*.cpp")),
-        include_dirs=[str(Path("csrc").resolve())],
-        extra_compile_args=cxx_flags(),
-        extra_link_args=link_flags(),
+        include_dirs=[INCLUDE],
+        extra_compile_args=flags,
+        extra_link_args=["-Wl,--no-as-needed", *SANITIZERS],
         py_limited_api=True,
-        depends=sorted(glob("csrc/*/*.h") + glob("csrc/*/*.inc")),
+        depends=HEADERS,
     )
 
 
-def setup_extensions() -> tuple[list, dict]:
-    """The extensions to build and the command that builds them."""
-    return [cpu_extension()], {"build_ext": BuildExtension}
+def nvcc() -> str | None:
+    """The CUDA compiler, if the CUDA library is wanted and can be built."""
+    wanted = switch("POLYGRAPH_CUDA", ("auto", "0", "1"), "auto")
+    if wanted == "0":
+        return None
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    candidates = [Path(home) / "bin" / "nvcc"] if home else []
+    candidates += [Path(found) for found in [shutil.which("nvcc")] if found]
+    candidates += [Path("/usr/local/cuda/bin/nvcc")]
+    for candidate in candidates:
+        if candidate.exists():
+            return str(candidate)
+    if wanted == "1":
+        raise SystemExit(
+            "POLYGRAPH_CUDA=1, but nvcc was found neither in $CUDA_HOME/bin nor on the PATH"
+        )
+    return None
 
 
-extensions, commands = setup_extensions()
-setup(ext_modules=extensions, cmdclass=commands)
+def architecture_flags() -> list[str]:
+    """nvcc's code generation flags."""
+    archs = os.environ.get("POLYGRAPH_CUDA_ARCHS", "75;80;90").replace(".", "").split(";")
+    flags = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
+    return [*flags, f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}"]
+
+
+class BuildLibraries(BuildExtension):
+    """Builds `_C` as torch does, and `_C_cuda` with nvcc alone.
+
+    torch's own CUDA build links libraries that a CPU build of torch lacks; the stable ABI needs
+    libtorch by name only, so the CUDA library builds wherever nvcc is.
+    """
+
+    def build_extension(self, ext: Extension) -> None:
+        """Build one library."""
+        if not ext.name.endswith("_cuda"):
+            super().build_extension(ext)
+            return
+        compiler = nvcc()
+        target = Path(self.get_ext_fullpath(ext.name))
+        objects = Path(self.build_temp) / "cuda"
+        objects.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        root = Path(torch.__file__).parent
+        warnings = "-fPIC,-fvisibility=hidden,-Wall,-Wextra" + (",-Werror" if WERROR else "")
+        flags = ["-std=c++20", "-O3", "-Xcompiler", warnings, "-DUSE_CUDA", *STABLE_ABI]
+        flags += [f"-I{INCLUDE}", "-isystem", str(root / "include"), *architecture_flags()]
+
+        def compile_one(source: str) -> str:
+            output = objects / f"{Path(source).stem}.o"
+            newest = max(Path(f).stat().st_mtime for f in (source, __file__, *HEADERS))
+            if not output.exists() or output.stat().st_mtime < newest or self.force:
+                subprocess.run([compiler, *flags, "-c", source, "-o", str(output)], check=True)
+            return str(output)
+
+        with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))) as pool:
+            outputs = list(pool.map(compile_one, ext.sources))
+        link = ["-shared", "-cudart", "static", f"-L{root / 'lib'}", "-Xlinker", "--no-as-needed"]
+        subprocess.run(
+            [compiler, *link, "-ltorch", "-lc10", *outputs, "-o", str(target)], check=True
+        )
+
+
+extensions = [cpu_extension()]
+if nvcc() is not None:
+    extensions.append(
+        Extension("polygraph._C_cuda", sorted(glob("csrc/*/*.cu")), py_limited_api=True)
+    )
+setup(ext_modules=extensions, cmdclass={"build_ext": BuildLibraries})
