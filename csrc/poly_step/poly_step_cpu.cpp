@@ -25,6 +25,7 @@ struct Rows {
 
 template <class T>
 struct PolyForward {
+  using Scalar = T;
   PolySizes n;
   int64_t activation;
   Rows<T> a, s, skip;  // [B, V, D]; skip.data may be null
@@ -35,6 +36,7 @@ struct PolyForward {
 
 template <class T>
 struct PolyBackward {
+  using Scalar = T;
   PolySizes n;
   int64_t activation;
   Rows<T> a, s;           // [B, V, D]
