@@ -35,20 +35,6 @@ from polygraph.data.splits import IndexArray, Split, leave_out, make_split, read
 from polygraph.data.store import Conversion, Entry, Frames, open_converted
 from polygraph.mesh.io import MeshError
 
-EXPRESSIONS = (
-    "bareteeth",
-    "cheeks_in",
-    "eyebrow",
-    "high_smile",
-    "lips_back",
-    "lips_up",
-    "mouth_down",
-    "mouth_extreme",
-    "mouth_middle",
-    "mouth_open",
-    "mouth_side",
-    "mouth_up",
-)
 _FILE = re.compile(r"(?P<expression>.+)\.(?P<number>\d+)\.ply")
 
 

@@ -282,8 +282,8 @@ def _weights(points: FloatArray, quads: IntArray, parts: list[str], rounds: int 
         for shift in (1, 2, 3):
             np.add.at(total, quads, weights[np.roll(quads, -shift, 1)])
         weights = 0.5 * weights + 0.5 * total / (3 * degree)
-    total_weight: FloatArray = weights.sum(1, keepdims=True)
-    return weights / total_weight
+    shares: FloatArray = weights / weights.sum(1, keepdims=True)
+    return shares
 
 
 def vertex_normals(vertices: FloatArray, faces: IntArray) -> FloatArray:

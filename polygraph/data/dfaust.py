@@ -64,10 +64,11 @@ class _Source:
     def _read_contents(self, path: Path) -> None:
         try:
             with _import_h5py().File(path, "r") as file:
-                if "faces" not in file:
+                tables = {name: item for name, item in file.items() if hasattr(item, "shape")}
+                if "faces" not in tables:
                     raise MeshError(f"{path}: must have a data set 'faces', got {sorted(file)[:5]}")
-                faces = np.asarray(file["faces"][()])
-                shapes = {name: file[name].shape for name in file if _SEQUENCE.fullmatch(name)}
+                faces = np.asarray(tables["faces"][()])
+                shapes = {name: t.shape for name, t in tables.items() if _SEQUENCE.fullmatch(name)}
         except OSError as error:
             raise MeshError(f"{path}: not a whole hdf5 file: {error}") from error
         for name, shape in sorted(shapes.items()):
@@ -78,8 +79,10 @@ class _Source:
                 )
             self.num_vertices = wanted[0]
             self.sequences.append((name, path, int(shape[2])))
+        if not shapes:
+            return
         # Faces are checked on a stand-in: the meshes themselves are validated while they stream.
-        stand_in = np.arange(max(self.num_vertices, 2) * 3, dtype=np.float64).reshape(-1, 3)
+        stand_in = np.arange(self.num_vertices * 3, dtype=np.float64).reshape(-1, 3)
         checked = validate_mesh(stand_in, faces.astype(np.int64), f"{path}: faces").faces
         if self.faces is not None and not np.array_equal(self.faces, checked):
             raise MeshError(f"{path}: faces differ from those of {self.files[0]}")

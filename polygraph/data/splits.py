@@ -230,5 +230,5 @@ def unknown_name(what: str, got: str, known: Iterable[str]) -> str:
     """Message for a name that does not exist: the nearest one that does, then all of them."""
     names = list(known)
     near = difflib.get_close_matches(got, names, n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"unknown {what} {got!r}{hint} Known: {', '.join(names) if names else 'none'}"
+    hint = f"; did you mean {near[0]!r}? Known" if near else "; known"
+    return f"unknown {what} {got!r}{hint}: {', '.join(names) or 'none'}"

@@ -246,11 +246,11 @@ class Entry:
                 fault = "is older than its source, which has changed"
             else:
                 fault = self._fault_of_files(manifest["files"], full_check)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             if not self.folder.exists():
                 return None
             fault = f"has no {MANIFEST}"
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             fault = f"has an unreadable {MANIFEST} ({type(error).__name__}: {error})"
         if fault is None:
             return dict(manifest)

@@ -29,9 +29,8 @@ def make_creature(num_frames: int = 1600, seed: int = 0) -> MeshDataset:
     has its own speed, stride, breath and glances, drawn from the seed. The same arguments give the
     same meshes.
 
-    Splits: ``interpolation`` tests on every tenth frame of every clip; ``extrapolation`` tests on
-        the motions gallop and
-    stretch, which training never sees.
+    Two splits: ``interpolation`` tests on every tenth frame of every clip; ``extrapolation`` tests
+    on the motions gallop and stretch, which training never sees.
 
     Args:
         num_frames: number of meshes, at least 1; 40 or more for the extrapolation split to be

@@ -1,0 +1,65 @@
+"""One configuration for every data set, also through the command line's parser."""
+
+import numpy as np
+import pytest
+
+from polygraph.data import MeshDataConfig, open_dataset
+
+
+def test_synthetic_is_the_default():
+    config = MeshDataConfig()
+    assert (config.kind, config.split) == ("synthetic", "interpolation")
+    dataset = open_dataset(MeshDataConfig(num_frames=20, seed=2))
+    assert dataset.vertices.shape == (20, 1922, 3)
+    assert dataset.name == "creature-20-2"
+
+
+def test_registered(array_folder, tmp_path, moving):
+    config = MeshDataConfig(
+        kind="registered", path=str(array_folder), to_mm=10.0, cache_dir=str(tmp_path / "cache")
+    )
+    dataset = open_dataset(config)
+    assert np.array_equal(dataset.vertices, moving[0])
+    assert dataset.to_mm == 10.0
+    assert (tmp_path / "cache").is_dir()
+
+
+@pytest.mark.parametrize("kind", ["registered", "coma", "dfaust"])
+def test_missing_path(kind, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no such file or folder: .*nowhere"):
+        open_dataset(MeshDataConfig(kind=kind, path=str(tmp_path / "nowhere")))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"kind": "registred", "path": "x"}, "unknown kind 'registred'; did you mean 'registered'"),
+        ({"kind": "coma"}, "path must be set for kind 'coma', got none"),
+        ({"path": "x"}, "path must not be set for kind 'synthetic', got 'x'"),
+        ({"to_mm": 1.0}, "to_mm must not be set for kind 'synthetic'"),
+    ],
+)
+def test_bad_config(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        MeshDataConfig(**arguments)
+
+
+def test_unknown_split_is_found_when_opening():
+    with pytest.raises(ValueError, match=r"unknown split 'interp.*did you mean 'interpolation'"):
+        open_dataset(MeshDataConfig(num_frames=20, split="interpol"))
+
+
+def test_one_mesh_is_found_when_opening():
+    with pytest.raises(ValueError, match="training is impossible with 1 mesh"):
+        open_dataset(MeshDataConfig(num_frames=1))
+
+
+def test_command_line_parser():
+    jsonargparse = pytest.importorskip("jsonargparse")
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--data", type=MeshDataConfig, default=MeshDataConfig())
+    arguments = ["--data.kind=coma", "--data.path=faces", "--data.to_mm=1", "--data.split=x"]
+    parsed = parser.instantiate(parser.parse_args(arguments)).data
+    assert parsed == MeshDataConfig(kind="coma", path="faces", to_mm=1.0, split="x")
+    with pytest.raises(jsonargparse.ArgumentError):
+        parser.parse_args(["--data.num_frames=many"])

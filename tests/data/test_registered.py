@@ -1,0 +1,362 @@
+"""Folders of registered meshes: both forms, statistics, and every way of being wrong."""
+
+import json
+import os
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from polygraph.data import open_registered, registered
+from polygraph.mesh.io import Mesh, MeshError, write_mesh
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def file_folder(tmp_path, moving):
+    """A folder in form (b): two clips of six files; natural order is not that of text."""
+    folder = tmp_path / "files"
+    for i, mesh in enumerate(moving[0]):
+        path = folder / f"clip{i // 6}" / f"f{i % 6 + 7}.ply"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_mesh(path, Mesh(mesh.astype(np.float64), moving[1]))
+    return folder
+
+
+def test_arrays_are_mapped_where_they_stand(array_folder, cache, moving):
+    dataset = open_registered(array_folder, cache_dir=cache)
+    assert isinstance(dataset.vertices, np.memmap)
+    assert Path(dataset.vertices.filename) == array_folder / "vertices.npy"
+    assert np.array_equal(dataset.vertices, moving[0])
+    assert dataset.faces.dtype == np.int64
+    assert np.array_equal(dataset.faces, moving[1])
+    assert (len(dataset), dataset.num_vertices, dataset.to_mm) == (12, 6, 1000.0)
+    assert np.array_equal(dataset.template, moving[0][0].astype(np.float64))
+    (entry,) = (p for p in cache.iterdir() if p.is_dir())
+    assert [p.name for p in entry.iterdir()] == ["manifest.json"]  # no copy
+
+
+def test_arrays_are_validated_once(array_folder, cache, monkeypatch):
+    first = open_registered(array_folder, cache_dir=cache)
+
+    def never(*args):
+        raise AssertionError("validated again")
+
+    monkeypatch.setattr(registered, "_array_sha256", never)
+    assert open_registered(array_folder, cache_dir=cache).content_hash == first.content_hash
+    with pytest.raises(AssertionError, match="validated again"):
+        open_registered(array_folder, cache_dir=cache, full_check=True)
+
+
+def test_changed_arrays_are_validated_again(array_folder, cache, moving):
+    first = open_registered(array_folder, cache_dir=cache)
+    moving[0][7, 2, 1] = np.nan
+    np.save(array_folder / "vertices.npy", moving[0])
+    with (
+        pytest.warns(UserWarning, match="its source, which has changed"),
+        pytest.raises(MeshError, match="mesh 7: vertex 2 is not a finite float32"),
+    ):
+        open_registered(array_folder, cache_dir=cache)
+    moving[0][7, 2, 1] = 0
+    np.save(array_folder / "vertices.npy", moving[0])
+    with pytest.warns(UserWarning, match="its source, which has changed"):
+        second = open_registered(array_folder, cache_dir=cache)
+    assert second.content_hash != first.content_hash
+
+
+def test_full_check_finds_a_change_that_keeps_size_and_time(array_folder, cache):
+    first = open_registered(array_folder, cache_dir=cache)
+    path = array_folder / "vertices.npy"
+    before = path.stat()
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert open_registered(array_folder, cache_dir=cache).content_hash == first.content_hash
+    with pytest.warns(UserWarning, match="content has changed, though not its size and time"):
+        second = open_registered(array_folder, cache_dir=cache, full_check=True)
+    assert second.content_hash != first.content_hash
+
+
+def test_unwritable_cache_does_not_matter_for_arrays_in_place(array_folder, tmp_path, moving):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.warns(UserWarning, match="cannot be remembered"):
+        dataset = open_registered(array_folder, cache_dir=tmp_path / "file" / "cache")
+    assert np.array_equal(dataset.vertices, moving[0])
+
+
+@pytest.mark.parametrize("form", ["float64", "float16", "big-endian", "fortran"])
+def test_other_float_types_are_converted(array_folder, cache, moving, form, monkeypatch):
+    wanted = open_registered(array_folder, cache_dir=cache).content_hash
+    array = {
+        "float64": moving[0].astype(np.float64),
+        "float16": moving[0].astype(np.float16),
+        "big-endian": moving[0].astype(">f4"),
+        "fortran": np.asfortranarray(moving[0]),
+    }[form]
+    np.save(array_folder / "vertices.npy", array)
+    monkeypatch.setattr(registered, "_CHUNK_BYTES", 6 * 3 * 8 * 5)  # several chunks, the last short
+    dataset = open_registered(array_folder, cache_dir=cache)
+    assert dataset.vertices.dtype == np.dtype("<f4")
+    assert np.array_equal(dataset.vertices, array.astype(np.float32))
+    # The identity is that of the numbers, not of the form in which they lie.
+    assert (dataset.content_hash == wanted) == (form != "float16")
+
+
+def test_conversion_streams(tmp_path, cache, octahedron, monkeypatch):
+    monkeypatch.setattr(registered, "_CHUNK_BYTES", 100_000)
+    shape = (2000, 600, 3)
+    path = tmp_path / "big"
+    path.mkdir()
+    source = np.lib.format.open_memmap(path / "vertices.npy", "w+", np.float64, shape)
+    source[:] = np.arange(2000)[:, None, None]
+    del source
+    np.save(path / "faces.npy", octahedron[1])
+    tracemalloc.start()
+    dataset = open_registered(path, cache_dir=cache)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_500_000  # a few chunks of 100 kB and the split's lists; the whole is 29 MB
+    assert dataset.vertices[1999, 599, 2] == 1999
+
+
+def test_mesh_files(file_folder, cache, moving):
+    dataset = open_registered(file_folder, cache_dir=cache, to_mm=1.0)
+    assert np.array_equal(dataset.vertices, moving[0])  # natural order: f7 .. f12
+    assert dataset.to_mm == 1.0
+    assert dataset.frames[1] == {"clip": "clip0", "frame": 1, "file": "clip0/f8.ply"}
+    assert dataset.frames[6]["frame"] == 0
+    again = open_registered(file_folder, cache_dir=cache)
+    assert again.content_hash == dataset.content_hash
+    assert again.frames == dataset.frames
+
+
+def test_mesh_files_and_arrays_have_the_same_identity(file_folder, array_folder, cache):
+    one = open_registered(file_folder, cache_dir=cache)
+    two = open_registered(array_folder, cache_dir=cache)
+    assert one.content_hash == two.content_hash
+
+
+@pytest.mark.parametrize("suffix", [".obj", ".off"])
+def test_other_formats(tmp_path, cache, moving, suffix):
+    for i, mesh in enumerate(moving[0][:3]):
+        write_mesh(tmp_path / f"m{i}{suffix}", Mesh(mesh.astype(np.float64), moving[1]))
+    assert np.array_equal(open_registered(tmp_path, cache_dir=cache).vertices, moving[0][:3])
+
+
+def test_mixed_topology_names_the_file(file_folder, cache, octahedron):
+    odd = file_folder / "clip1" / "f9.ply"
+    write_mesh(odd, Mesh(octahedron[0], octahedron[1][:-1]))
+    with pytest.raises(MeshError, match=r"f9\.ply: 7 faces, want 8 as in .*f7\.ply"):
+        open_registered(file_folder, cache_dir=cache)
+
+
+def test_nan_in_a_mesh_file_names_the_file(file_folder, cache):
+    text = "ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float y\n"
+    text += "property float z\nelement face 1\nproperty list uchar int vertex_indices\nend_header\n"
+    (file_folder / "clip0" / "f7.ply").write_text(text + "0 0 0\n1 0 nan\n0 1 0\n3 0 1 2\n")
+    with pytest.raises(MeshError, match=r"f7\.ply: 1 of 3 vertices are not finite"):
+        open_registered(file_folder, cache_dir=cache)
+
+
+def test_corrupt_mesh_file_names_the_file(file_folder, cache):
+    path = file_folder / "clip1" / "f12.ply"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(MeshError, match=r"f12\.ply"):
+        open_registered(file_folder, cache_dir=cache)
+
+
+def test_frames_and_splits_files(array_folder, cache):
+    frames = [{"clip": f"c{i // 4}", "n": i} for i in range(12)]
+    (array_folder / "frames.json").write_text(json.dumps(frames))
+    lists = {"mine": {"train": list(range(8)), "test": [8, 9, 10, 11]}}
+    (array_folder / "splits.json").write_text(json.dumps(lists))
+    dataset = open_registered(array_folder, cache_dir=cache)
+    assert dataset.frames == frames
+    assert list(dataset.splits) == ["mine"]
+    assert dataset.split("mine").test.tolist() == [8, 9, 10, 11]
+    with pytest.raises(ValueError, match="unknown split 'mien'; did you mean 'mine'"):
+        dataset.split("mien")
+
+
+def test_default_split(array_folder, cache):
+    split = open_registered(array_folder, cache_dir=cache).split("interpolation")
+    assert split.test.tolist() == [5]
+    assert len(split.train) + len(split.val) == 11
+
+
+def _arrays(vertices=None, faces=None):
+    def change(folder, moving):
+        np.save(folder / "vertices.npy", moving[0] if vertices is None else vertices(moving[0]))
+        np.save(folder / "faces.npy", moving[1] if faces is None else faces(moving[1]))
+
+    return change
+
+
+def _nan(v):
+    v[0, 3, 2] = np.nan
+    return v
+
+
+def _huge(v):
+    v = v.astype(np.float64)
+    v[11, 5, 0] = 1e300
+    return v
+
+
+def _text(name, text):
+    return lambda folder, moving: (folder / name).write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("damage", "error", "message"),
+    [
+        (
+            _arrays(lambda v: v[:, :, :2]),
+            MeshError,
+            r"must have shape \[N, V, 3\], got \[12, 6, 2\]",
+        ),
+        (_arrays(lambda v: v[0]), MeshError, r"must have shape \[N, V, 3\], got \[6, 3\]"),
+        (_arrays(lambda v: v[:0]), MeshError, r"vertices.npy: no meshes: shape \[0, 6, 3\]"),
+        (
+            _arrays(lambda v: v.astype(int)),
+            MeshError,
+            "must hold floating-point numbers, got int64",
+        ),
+        (_arrays(lambda v: v.astype(complex)), MeshError, "floating-point numbers, got complex128"),
+        (
+            _arrays(_nan),
+            MeshError,
+            r"vertices.npy: mesh 0: vertex 3 is not a finite float32: .*nan",
+        ),
+        (_arrays(_huge), MeshError, "mesh 11: vertex 5 is not a finite float32"),
+        (_arrays(faces=lambda f: f + 1), MeshError, r"faces.npy: face .* outside \[0, 6\)"),
+        (_arrays(faces=lambda f: f - 1), MeshError, r"faces.npy: face .* outside \[0, 6\)"),
+        (_arrays(faces=lambda f: f[:, :2]), MeshError, r"faces must have shape \[F, 3\]"),
+        (_arrays(faces=lambda f: f[:0]), MeshError, "no faces"),
+        (_arrays(faces=lambda f: f * 1.0), MeshError, "faces must be integers, got float64"),
+        (_text("vertices.npy", "no array"), MeshError, "vertices.npy: not a whole .npy file"),
+        (_text("vertices.npy", ""), MeshError, "vertices.npy: not a whole .npy file"),
+        (_text("frames.json", "[{}]"), ValueError, "one entry per mesh, 12, got 1"),
+        (_text("frames.json", "{}"), ValueError, "frames.json: must be a list of objects"),
+        (_text("frames.json", "[1"), ValueError, "frames.json: not a JSON file"),
+        (_text("splits.json", '{"a": {"train": [99], "test": [1]}}'), ValueError, "got 99"),
+        (lambda f, m: (f / "faces.npy").unlink(), FileNotFoundError, "no such file: .*faces.npy"),
+    ],
+)
+def test_bad_folder(array_folder, cache, moving, damage, error, message):
+    damage(array_folder, moving)
+    with pytest.raises(error, match=message):
+        open_registered(array_folder, cache_dir=cache)
+
+
+def test_truncated_array(array_folder, cache):
+    path = array_folder / "vertices.npy"
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(MeshError, match=r"vertices.npy: not a whole .npy file"):
+        open_registered(array_folder, cache_dir=cache)
+
+
+def test_pickles_are_never_loaded(array_folder, cache):
+    np.save(array_folder / "vertices.npy", np.array([{}], object), allow_pickle=True)
+    with pytest.raises(MeshError, match=r"not a whole .npy file"):
+        open_registered(array_folder, cache_dir=cache)
+
+
+def test_nothing_there(tmp_path, cache):
+    with pytest.raises(FileNotFoundError, match=r"no such file or folder: .*missing"):
+        open_registered(tmp_path / "missing", cache_dir=cache)
+    with pytest.raises(MeshError, match=r"no meshes: want vertices.npy and faces.npy, or .ply"):
+        open_registered(tmp_path, cache_dir=cache)
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="want a folder, got the file"):
+        open_registered(tmp_path / "file", cache_dir=cache)
+
+
+@pytest.mark.parametrize("to_mm", [0.0, -1.0, float("nan"), float("inf")])
+def test_bad_scale(array_folder, cache, to_mm):
+    with pytest.raises(ValueError, match="to_mm must be a positive number"):
+        open_registered(array_folder, cache_dir=cache, to_mm=to_mm)
+
+
+def test_one_mesh_opens_but_does_not_train(array_folder, cache, moving):
+    np.save(array_folder / "vertices.npy", moving[0][:1])
+    dataset = open_registered(array_folder, cache_dir=cache)
+    assert len(dataset) == 1
+    with pytest.raises(ValueError, match="training is impossible with 1 mesh: a split needs"):
+        dataset.split("interpolation")
+
+
+def test_mean_std_streams_and_agrees_with_numpy(array_folder, cache, moving, monkeypatch):
+    monkeypatch.setattr(registered, "_CHUNK_BYTES", 6 * 3 * 8 * 3)
+    moving[0][:] += 100.0  # far from the origin: naive sums of squares lose digits here
+    np.save(array_folder / "vertices.npy", moving[0])
+    dataset = open_registered(array_folder, cache_dir=cache)
+    rows = np.array([0, 3, 4, 7, 8, 9, 11])
+    mean, std = dataset.mean_std(rows)
+    exact = moving[0][rows].astype(np.float64)
+    assert mean.dtype == std.dtype == np.float32
+    # Both are float64 results rounded to float32 once: one unit in the last place.
+    np.testing.assert_allclose(mean, exact.mean(0), rtol=1.2e-7)
+    np.testing.assert_allclose(std, exact.std(0), rtol=1.2e-7)
+
+
+def test_mean_std_has_a_floor(array_folder, cache, moving):
+    moving[0][:, 2] = moving[0][0, 2]
+    np.save(array_folder / "vertices.npy", moving[0])
+    dataset = open_registered(array_folder, cache_dir=cache)
+    _, std = dataset.mean_std(np.arange(12))
+    deviation = moving[0].astype(np.float64).std(0)
+    np.testing.assert_allclose(std[2], 0.01 * np.sqrt((deviation**2).mean()), rtol=1e-6)
+    np.testing.assert_allclose(np.delete(std, 2, 0), np.delete(deviation, 2, 0), rtol=1.2e-7)
+    assert (dataset.mean_std([4])[1] == 1).all()
+
+
+def test_gather_copies_and_checks(array_folder, cache, moving):
+    dataset = open_registered(array_folder, cache_dir=cache)
+    batch = dataset.gather([3, 1, 3])
+    assert type(batch) is np.ndarray
+    assert np.array_equal(batch, moving[0][[3, 1, 3]])
+    batch[:] = 0  # writable, and no way back into the file
+    assert np.array_equal(dataset.vertices, moving[0])
+    with pytest.raises(ValueError, match=r"indices must lie in \[0, 12\), got 3 .. 12"):
+        dataset.gather([3, 12])
+    with pytest.raises(ValueError, match=r"got -1 \.\. -1"):
+        dataset.gather([-1])
+    with pytest.raises(ValueError, match="integers of rank 1, got float64"):
+        dataset.gather([0.5])
+    with pytest.raises(ValueError, match="at least one mesh, got none"):
+        dataset.mean_std(np.empty(0, int))
+
+
+@pytest.mark.parametrize("animal", ["fox"])
+def test_real_animal(data_root, tmp_path, cache, animal):
+    script = data_root / "animals" / "make.py"
+    if not script.exists():
+        pytest.skip("no animals in the real data")
+    out = tmp_path / animal
+    subprocess.run([sys.executable, script, animal, out], check=True, capture_output=True)
+    dataset = open_registered(out, cache_dir=cache)
+    assert 600 <= len(dataset) <= 900
+    assert set(dataset.splits) == {"interpolation", "extrapolation"}
+    lists = json.loads((out / "splits.json").read_text())
+    for name, split in dataset.splits.items():
+        assert split.test.tolist() == sorted(lists[name]["test"])
+        assert sorted([*split.train, *split.val]) == sorted(lists[name]["train"])
+    card = (REPOSITORY / "datasets" / "animals.md").read_text()
+    assert all(split.sha256 in card for split in dataset.splits.values())
+    clip = np.array([frame["clip"] for frame in dataset.frames])
+    extra = dataset.split("extrapolation")
+    parts = [set(clip[part]) for part in (extra.train, extra.val, extra.test)]
+    assert not parts[0] & parts[1]
+    assert not parts[0] & parts[2]
+    assert not parts[1] & parts[2]
