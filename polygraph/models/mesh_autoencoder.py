@@ -30,8 +30,8 @@ from polygraph.nn import (
     SpiralConv,
 )
 from polygraph.nn._choices import check_choice, check_positive
+from polygraph.nn.block import ACTIVATIONS, OperatorFactory
 from polygraph.nn.norm import NORMS
-from polygraph.nn.polynomial import ACTIVATIONS, OperatorFactory
 
 COORDINATES = 3
 BLOCKS = ("first_order", "simple", "full", "skip")

@@ -1,18 +1,9 @@
 """Layers over the operators, and polynomial blocks over any linear operator."""
 
+from polygraph.nn.block import ACTIVATIONS, PolynomialBlock, polynomial_step
 from polygraph.nn.layout import LAYOUTS, Layout, layout_of
 from polygraph.nn.norm import NORMS, SecondOrderNorm
-from polygraph.nn.polynomial import (
-    ACTIVATIONS,
-    CCP,
-    NCP,
-    FirstOrder,
-    NCPSkip,
-    PolynomialBlock,
-    ProdPoly,
-    Simple,
-    polynomial_step,
-)
+from polygraph.nn.polynomial import CCP, NCP, FirstOrder, NCPSkip, ProdPoly, Simple
 from polygraph.nn.resample import Resample, SelectVertices
 from polygraph.nn.spiral_conv import SpiralConv
 

@@ -17,114 +17,15 @@ Source: Chrysos et al., Deep Polynomial Neural Networks, T-PAMI 2021, eqs. 4-8 a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polygraph import ops
-from polygraph.nn._choices import check_choice, check_positive
-from polygraph.nn.layout import Layout, layout_of
-from polygraph.nn.norm import SecondOrderNorm
-
-OperatorFactory = Callable[..., nn.Module]
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "none": lambda x: x,
-    "elu": F.elu,
-    "relu": F.relu,
-    "leaky_relu": lambda x: F.leaky_relu(x, 0.2),
-}
-
-
-def polynomial_step(
-    norm: SecondOrderNorm,
-    a: Tensor,
-    s: Tensor,
-    *,
-    skip: Tensor | None = None,
-    bias: Tensor | None = None,
-    activation: str = "none",
-) -> Tensor:
-    """``act(a + norm(a * s) + skip + bias)``: one fused pass where norm and layout allow it."""
-    if norm.fused:
-        return ops.poly_step(
-            a, s, norm.scale, bias=bias, skip=skip, norm=norm.kind, activation=activation
-        )
-    out = a + norm(a * s)
-    if skip is not None:
-        out = out + skip
-    if bias is not None:
-        out = out + norm.layout.per_channel(bias)
-    return ACTIVATIONS[activation](out)
-
-
-class PolynomialBlock(nn.Module):
-    """What all blocks share; not used on its own.
-
-    Attributes:
-        order: the degree of the block, normalisation and activation aside.
-        degree: the exact degree of the output in the input, or None where a normalisation or an
-            activation makes it something else than a polynomial.
-        layout: what the dimensions of the operators' output mean.
-    """
-
-    layout: Layout
-
-    def __init__(
-        self, in_channels: int, out_channels: int, order: int, norm: str, activation: str
-    ) -> None:
-        super().__init__()
-        name = type(self).__name__
-        check_positive(name, in_channels=in_channels, out_channels=out_channels, order=order)
-        check_choice(name, "activation", activation, ACTIVATIONS)
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.order = order
-        self.norm = norm
-        self.activation = activation
-
-    @property
-    def degree(self) -> int | None:
-        """The exact degree in the input, or None if the block is no polynomial."""
-        exact = self.activation == "none" and (self.norm == "none" or self.order == 1)
-        return self.order if exact else None
-
-    def _norms(
-        self, channels: int, operators: list[nn.Module], dummy_vertex: bool
-    ) -> Sequence[SecondOrderNorm]:
-        """A ModuleList: a norm for each product, whose vertices are those of its operator."""
-        norms = nn.ModuleList(
-            SecondOrderNorm(
-                channels,
-                self.norm,
-                self.layout,
-                num_vertices=getattr(operator, "num_targets", None),
-                dummy_vertex=dummy_vertex,
-            )
-            for operator in operators
-        )
-        return cast("Sequence[SecondOrderNorm]", norms)
-
-    def reset_parameters(self) -> None:
-        """Initialise every operator, normalisation and bias anew."""
-        for child in self.modules():
-            reset = getattr(child, "reset_parameters", None)
-            if child is not self and callable(reset):
-                reset()
-        for parameter in self.parameters(recurse=False):
-            nn.init.zeros_(parameter)
-
-    def __repr__(self) -> str:
-        """One line: channels, order, operator, normalisation and activation."""
-        operator = type(next(self.children())).__name__
-        return (
-            f"{type(self).__name__}({self.in_channels}, {self.out_channels}, order={self.order}, "
-            f"operator={operator}, norm={self.norm!r}, activation={self.activation!r})"
-        )
+from polygraph.nn._choices import check_positive
+from polygraph.nn.block import ACTIVATIONS, OperatorFactory, PolynomialBlock, polynomial_step
+from polygraph.nn.layout import layout_of
 
 
 class FirstOrder(PolynomialBlock):
@@ -335,12 +236,13 @@ class NCP(PolynomialBlock):
         """Apply the block to an input of the operator's shape."""
         if self.rank is not None:
             return self._forward_rank(x)
-        s, *linear = self.wide(x).split(self.width, self.layout.channel_dim)
+        wide = self.wide(x)
+        if self.order == 1:
+            return ACTIVATIONS[self.activation](wide + self.layout.per_channel(self.beta))
+        linear = [wide] if self.order == 2 else self._parts(wide)
         if self.final is not None:
             linear.append(self.final(x))
-        if self.order == 1:
-            return ACTIVATIONS[self.activation](s + self.layout.per_channel(self.beta))
-        out = x
+        out, s = x, None
         for n, (norm, a) in enumerate(zip(self.norms, linear, strict=True)):
             last = n == self.order - 2
             skip = self._skip(out, last) if self.adds_previous else None
@@ -349,6 +251,12 @@ class NCP(PolynomialBlock):
                 s = self.nested[n - 1](out)
             out = polynomial_step(norm, a, s, skip=skip, bias=bias, activation=activation)
         return out
+
+    def _parts(self, wide: Tensor) -> list[Tensor]:
+        """``(A_2 x, S_2 x)`` in one, then ``A_3 x`` and so on."""
+        dim = self.layout.channel_dim
+        sizes = [2 * self.width] + [self.width] * (wide.shape[dim] // self.width - 2)
+        return list(wide.split_with_sizes(sizes, dim))
 
     def _skip(self, previous: Tensor, last: bool) -> Tensor | None:
         """What a step adds of ``x_{n-1}``: nothing where the channels differ."""

@@ -60,7 +60,7 @@ def rows(operator, part, width):
 def test_ncp_layer_form(kind, out_channels):
     block = randomize(kind(SPIRAL, 4, out_channels, order=4, activation="elu"))
     x = sample((10, 4))
-    s2, a2, a3, a4 = (rows(block.wide, part, out_channels) for part in range(4))
+    a2, s2, a3, a4 = (rows(block.wide, part, out_channels) for part in range(4))
     s3, s4 = block.nested
 
     def norm(n, t):
