@@ -78,7 +78,8 @@ def decimate(vertices: Any, faces: Any, target: int) -> Decimation:
     """
     mesh = validate_mesh(vertices, faces)
     count = len(mesh.vertices)
-    if isinstance(target, bool) or int(target) != target or not 1 <= target <= count:
+    whole = isinstance(target, (int, np.integer)) and not isinstance(target, bool)
+    if not whole or not 1 <= target <= count:
         raise ValueError(
             f"decimate: target must be a whole number from 1 to V = {count}, got {target!r}"
         )

@@ -244,26 +244,26 @@ def _next_ring(ring: list[int], one_rings: list[list[int]], seen: set[int]) -> l
     fresh = set(seen)
     previous = ring[-1]
     for w in ring:
-        if w != _GAP:
-            around = one_rings[w]
-            if previous in around:  # also a gap before w continues at a gap around w
-                at = around.index(previous) + 1
-            elif _GAP in around:
-                at = around.index(_GAP) + 1
-            else:  # no neighbour of its predecessor: begin where seen vertices end
-                at = next(
-                    (k for k, u in enumerate(around) if u not in seen and around[k - 1] in seen), 0
-                )
-            for u in around[at:] + around[:at]:
-                if u not in fresh:
-                    fresh.add(u)
-                    out.append(u)
-                elif u == _GAP and out and out[-1] != _GAP:
-                    out.append(_GAP)
-        elif out and out[-1] != _GAP:
-            out.append(_GAP)
+        for u in (_GAP,) if w == _GAP else _outward(one_rings[w], previous, seen):
+            if u not in fresh:
+                fresh.add(u)
+                out.append(u)
+            elif u == _GAP and out and out[-1] != _GAP:
+                out.append(_GAP)
         previous = w
     return _strip(out)
+
+
+def _outward(around: list[int], previous: int, seen: set[int]) -> list[int]:
+    """The ring of one vertex, turned to begin where it leaves the rings within."""
+    if previous not in around and _GAP in around:
+        previous = _GAP
+    if previous in around:  # a gap before the vertex continues at a gap of its own
+        at = around.index(previous)
+        return around[at + 1 :] + around[:at]
+    # No neighbour of its predecessor: begin where seen vertices end.
+    at = next((k for k, u in enumerate(around) if u not in seen and around[k - 1] in seen), 0)
+    return around[at:] + around[:at]
 
 
 def _strip(ring: list[int]) -> list[int]:

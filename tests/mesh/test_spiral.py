@@ -1,0 +1,297 @@
+"""Spiral tables: which vertices, in which order, how many."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mesh_shapes import (
+    border,
+    fan,
+    grid,
+    hops_from,
+    isolated,
+    neighbors,
+    sphere,
+    torus,
+    two_parts,
+)
+
+from polygraph.mesh import MeshError, SpiralConfig, spiral_table
+
+CONVENTIONS = ("neural3dmm", "spiralnet++")
+
+
+def jittered(shape, seed=0):
+    """Without ties between path lengths."""
+    v, f = shape
+    return v + 0.03 * np.random.default_rng(seed).standard_normal(v.shape), f
+
+
+def entries(row):
+    return row[row >= 0].tolist()
+
+
+def check_rings(table, adjacent, complete_hops=None, length=None):
+    """Centre first, every vertex once, ring by ring, no vertex of a ring left out."""
+    for v, row in enumerate(table):
+        spiral = entries(row)
+        assert spiral[0] == v
+        assert len(set(spiral)) == len(spiral)
+        hops = hops_from(v, adjacent)
+        distance = [hops[w] for w in spiral]
+        assert distance == sorted(distance)
+        full = distance[-1] if complete_hops is not None else distance[-1] - 1
+        within = complete_hops if complete_hops is not None else full
+        assert {w for w, d in hops.items() if d <= within} <= set(spiral)
+        if complete_hops is not None:
+            assert distance[-1] <= complete_hops
+        else:
+            assert len(spiral) == min(length, len(hops))
+
+
+@pytest.mark.parametrize("hops", [1, 2, 4])
+def test_rings_are_complete(any_mesh, hops):
+    v, f = any_mesh
+    table = spiral_table(v, f, hops=hops, length=2 * len(v))
+    assert table.dtype == np.int64
+    check_rings(table, neighbors(f, len(v)), complete_hops=hops)
+
+
+@pytest.mark.parametrize("length", [1, 6, 9, 40])
+def test_fixed_length_is_filled(any_mesh, length):
+    v, f = any_mesh
+    table = spiral_table(v, f, convention="spiralnet++", length=length)
+    assert table.shape == (len(v), length)
+    check_rings(table, neighbors(f, len(v)), length=length)
+    padded = table < 0  # only at the end
+    assert (padded[:, 1:] | ~padded[:, :-1]).all()
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_repeats(any_mesh, convention):
+    first = spiral_table(*any_mesh, convention=convention)
+    second = spiral_table(*(a.copy() for a in any_mesh), convention=convention)
+    np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_isolated_vertex_is_alone(convention):
+    v, f = isolated()
+    table = spiral_table(v, f, convention=convention)
+    for loose in np.setdiff1d(np.arange(len(v)), f):
+        assert entries(table[loose]) == [loose]
+        assert (table[loose, 1:] == -1).all()
+
+
+def test_interior_of_a_grid_by_hand():
+    v, f = grid(7, 7)
+    table = spiral_table(v, f, hops=2, length=25, reference=27)  # the reference is east of all
+    # Row-major 7 x 7; each vertex has its neighbours E, NE, N, W, SW, S. Around 24, the middle:
+    assert table[24, :7].tolist() == [24, 25, 32, 31, 23, 16, 17]
+    # The 2-ring begins at the vertex beyond the first and the last of the 1-ring.
+    assert table[24, 7:19].tolist() == [18, 26, 33, 40, 39, 38, 30, 22, 15, 8, 9, 10]
+    assert (table[24, 19:] == -1).all()
+
+
+def test_borders_leave_gaps():
+    v, f = grid(4, 4)
+    table = spiral_table(v, f, hops=2, length=14, reference=14)
+    # 4: on the west border, neighbours S 0, E 5, NE 9, N 8; the straight way to 14 leads over 9.
+    # The ring runs 9, 8, then the gap in the west, then 0, 5. Its own neighbours follow likewise.
+    assert table[4, :6].tolist() == [4, 9, 8, -1, 0, 5]
+    assert table[4, 6:].tolist() == [10, 14, 13, 12, -1, 1, 6, -1]
+    flat = spiral_table(v, f, convention="spiralnet++", length=11)
+    assert -1 not in flat[4]
+    # Without a reference, a ring on the border begins at its clockwise end.
+    assert flat[4, :5].tolist() == [4, 0, 5, 9, 8]
+
+
+def test_counter_clockwise_around_the_normal():
+    v, f = jittered(sphere(2))
+    for row in spiral_table(v, f, length=10):
+        ring = np.array(entries(row)[1:])
+        normal = v[row[0]] / np.linalg.norm(v[row[0]])
+        x = v[ring[0]] - v[row[0]]
+        x -= normal * (x @ normal)
+        y = np.cross(normal, x)
+        offset = v[ring] - v[row[0]]
+        angle = np.arctan2(offset @ y, offset @ x) % (2 * np.pi)
+        assert angle[0] < 1e-9 or angle[0] > 2 * np.pi - 1e-9
+        assert (np.diff(angle[1:]) > 0).all()
+
+
+@pytest.mark.parametrize("shape", [sphere(3), torus(20, 16)])
+def test_second_ring_of_a_closed_mesh_is_a_closed_walk(shape):
+    v, f = jittered(shape)
+    adjacent = neighbors(f, len(v))
+    table = spiral_table(v, f, hops=2, length=40)
+    for row in table:
+        spiral = entries(row)
+        ring = [w for w in spiral if w not in adjacent[row[0]] and w != row[0]]
+        assert all(b in adjacent[a] for a, b in zip(ring, ring[1:] + ring[:1], strict=True))
+        degree = len(adjacent[row[0]])
+        assert {spiral[1], spiral[degree]} <= adjacent[ring[0]]
+
+
+@pytest.mark.parametrize("shape", [sphere, grid, two_parts])
+def test_starts_on_the_shortest_path(shape):
+    v, f = jittered(shape())
+    reference = 17
+    table = spiral_table(v, f, reference=reference)
+    adjacent = neighbors(f, len(v))
+    reached = hops_from(reference, adjacent)
+    distance = {reference: 0.0}
+    while len(distance) < len(reached):  # Dijkstra, the slow way
+        near = {
+            w: min(distance[u] + np.linalg.norm(v[u] - v[w]) for u in adjacent[w] if u in distance)
+            for u in distance
+            for w in adjacent[u]
+            if w not in distance
+        }
+        nearest = min(near, key=near.get)
+        distance[nearest] = near[nearest]
+    for w in reached:
+        start = table[w, 1]
+        length = np.linalg.norm(v[start] - v[w])
+        if w == reference:
+            assert length == min(np.linalg.norm(v[u] - v[w]) for u in adjacent[w])
+        else:
+            assert distance[start] + length == pytest.approx(distance[w], rel=1e-12)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([sphere, grid, torus]), st.integers(1, 2))
+def test_names_of_vertices_do_not_matter(seed, shape, hops):
+    v, f = jittered(shape(), seed % 1000)
+    rng = np.random.default_rng(seed)
+    name = rng.permutation(len(v))
+    table = spiral_table(v, f, hops=hops, reference=5)
+    moved = np.empty_like(v)
+    moved[name] = v
+    faces = np.roll(rng.permutation(name[f]), rng.integers(3), axis=1)
+    renamed = spiral_table(moved, faces, hops=hops, reference=int(name[5]))
+    np.testing.assert_array_equal(renamed[name], np.append(name, -1)[table])
+
+
+def test_default_reference_is_a_tip():
+    v, f = jittered(sphere(2))
+    v[33] *= 3
+    np.testing.assert_array_equal(spiral_table(v, f), spiral_table(v, f, reference=33))
+
+
+def test_length_rule():
+    v, f = grid(6, 7)
+    degree = np.array([len(n) for n in neighbors(f, len(v))])
+    full = spiral_table(v, f, length=20)
+    used = 20 - np.argmax((full >= 0)[:, ::-1], axis=1)
+    # Gaps count: one where the path enters a border ring in its middle, none at its end.
+    assert set((used - 1 - degree).tolist()) == {0, 1}
+    table = spiral_table(v, f)
+    assert table.shape[1] == int(used.mean() + 2 * used.std())
+    np.testing.assert_array_equal(table, full[:, : table.shape[1]])
+
+
+def test_length_rule_cuts_long_spirals():
+    n = 30  # a wheel: one hub, the others of valence 3 on its rim
+    angle = 2 * np.pi * np.arange(n) / n
+    v = np.concatenate([np.zeros((1, 3)), np.stack([np.cos(angle), np.sin(angle), 0 * angle], 1)])
+    f = np.stack([np.zeros(n, int), 1 + np.arange(n), 1 + (np.arange(n) + 1) % n], 1)
+    table = spiral_table(v, f)
+    assert table.shape[1] < 31
+    assert table[0, 0] == 0
+    assert (table[0] >= 0).all()
+
+
+@pytest.mark.parametrize("dilation", [2, 3])
+def test_dilation(dilation):
+    v, f = jittered(sphere(3))
+    plain = spiral_table(v, f, hops=2, length=40)
+    rule = spiral_table(v, f, hops=2, dilation=dilation)
+    used = (plain >= 0).sum(1)
+    kept = 1 + -(-(used - 1) // dilation)
+    assert rule.shape[1] == int(kept.mean() + 2 * kept.std())
+    want = np.concatenate([plain[:, :1], plain[:, 1::dilation]], axis=1)
+    np.testing.assert_array_equal(rule, want[:, : rule.shape[1]])
+
+    long = spiral_table(v, f, convention="spiralnet++", length=9 * dilation)
+    np.testing.assert_array_equal(
+        spiral_table(v, f, convention="spiralnet++", length=9, dilation=dilation),
+        long[:, ::dilation],
+    )
+
+
+def test_three_triangles_on_an_edge():
+    v, f = fan()
+    table = spiral_table(v, f, length=8)
+    assert sorted(entries(table[0])) == [0, 1, 2, 3, 4]
+    assert entries(table[2])[0] == 2
+    assert set(entries(table[2])) == {0, 1, 2}
+    assert set(entries(spiral_table(v, f, hops=2, length=8)[2])) == {0, 1, 2, 3, 4}
+
+
+def test_coincident_vertices():
+    v, f = grid(4, 4)
+    v[5] = v[6]  # an edge of length zero is still an edge
+    table = spiral_table(v, f, reference=15, length=12)
+    check_rings(table, neighbors(f, 16), complete_hops=1)
+
+
+def test_coma_lengths(coma_template):
+    v, f = coma_template
+    # Published for the finest level: 9 with one ring, 15 with two rings and dilation 2.
+    for reference in (None, 3567):  # the published reference is the tip of the nose
+        assert spiral_table(v, f, reference=reference).shape == (5023, 9)
+        assert spiral_table(v, f, hops=2, dilation=2, reference=reference).shape == (5023, 15)
+    for row in spiral_table(v, f, length=40)[sorted(border(f))]:
+        assert (row == -1).any()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"convention": "neural3dm"}, "convention must be 'neural3dmm' or 'spiralnet\\+\\+'"),
+        ({"hops": 0}, "hops must be a whole number >= 1, got 0"),
+        ({"hops": 1.5}, "hops must be a whole number >= 1, got 1.5"),
+        ({"hops": True}, "hops must be a whole number >= 1, got True"),
+        ({"dilation": 0}, "dilation must be a whole number >= 1, got 0"),
+        ({"length": 0}, "length must be a whole number >= 1, got 0"),
+        ({"reference": -1}, "reference must be a whole number >= 0, got -1"),
+        ({"reference": 162}, r"reference must be a vertex in \[0, 162\), got 162"),
+        ({"convention": "spiralnet++", "hops": 2}, "hops has no meaning with 'spiralnet"),
+        ({"convention": "spiralnet++", "reference": 2}, "reference has no meaning with 'spiral"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        spiral_table(*sphere(2), **options)
+
+
+@pytest.mark.parametrize("hops", [(), 2, "12", None])
+def test_bad_levels(hops):
+    with pytest.raises(ValueError, match="hops must be a sequence with one number per level"):
+        SpiralConfig(hops=hops)
+
+
+def test_bad_mesh():
+    v, f = sphere(1)
+    with pytest.raises(MeshError, match="not finite"):
+        spiral_table(np.where(v > 0.9, np.nan, v), f)
+
+
+def test_config_per_level():
+    config = SpiralConfig(hops=[2, 2, 1], dilation=(2, 1))
+    assert config.hops == (2, 2, 1)
+    assert [config.at_level(n) for n in range(5)] == [(2, 2), (2, 1), (1, 1), (1, 1), (1, 1)]
+    assert config == SpiralConfig(hops=(2, 2, 1), dilation=(2, 1))
+
+
+def test_config_from_the_command_line():
+    jsonargparse = pytest.importorskip("jsonargparse")
+    parser = jsonargparse.ArgumentParser()
+    parser.add_class_arguments(SpiralConfig, "spiral")
+    args = ["--spiral.hops=[2,2,1]", "--spiral.dilation=[2,2,1]", "--spiral.length=12"]
+    instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes
+    config = instantiate(parser.parse_args(args)).spiral
+    assert config == SpiralConfig(hops=(2, 2, 1), dilation=(2, 2, 1), length=12)
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--spiral.convention=unknown"])

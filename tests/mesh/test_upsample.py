@@ -1,0 +1,166 @@
+"""Up-sampling: the closest face, exactly, and weights that interpolate."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mesh_shapes import fan, isolated, sphere, two_parts
+from trimesh.triangles import closest_point
+
+from polygraph.mesh import MeshError, barycentric, decimate, least_squares
+from polygraph.mesh.upsample import closest_faces
+
+# Distances of order one from a few dozen float64 operations.
+ROUNDING = 1e-13
+
+
+def brute_force(points, corners):
+    """Distance from every point to its closest triangle, by someone else's code on all pairs."""
+    p = np.repeat(points, len(corners), axis=0)
+    q = closest_point(np.tile(corners, (len(points), 1, 1)), p)
+    return np.linalg.norm(p - q, axis=1).reshape(len(points), -1)
+
+
+def check_closest(points, vertices, faces):
+    face, weight = closest_faces(points, vertices, faces)
+    assert (weight >= 0).all()
+    np.testing.assert_allclose(weight.sum(1), 1, rtol=0, atol=1e-15)
+    reached = np.einsum("pt,ptc->pc", weight, vertices[faces[face]])
+    distance = brute_force(points, vertices[faces])
+    scale = np.abs(points).max() + np.abs(vertices).max()
+    np.testing.assert_allclose(
+        np.linalg.norm(points - reached, axis=1), distance.min(1), rtol=0, atol=ROUNDING * scale
+    )
+    rows = np.arange(len(points))
+    np.testing.assert_allclose(distance[rows, face], distance.min(1), rtol=0, atol=ROUNDING * scale)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(0, 3), st.floats(0, 1000))
+def test_closest_face_of_a_soup(seed, spread, offset):
+    """Triangles whose sizes differ by orders of magnitude, near and far points, away from 0."""
+    rng = np.random.default_rng(seed)
+    size = 10.0 ** rng.uniform(-spread, 0, (40, 1, 1))
+    corners = rng.standard_normal((40, 1, 3)) + size * rng.standard_normal((40, 3, 3)) + offset
+    faces = np.arange(120).reshape(40, 3)
+    points = rng.standard_normal((60, 3)) * 10.0 ** rng.uniform(-2, 1, (60, 1)) + offset
+    on_surface = np.einsum("pt,ptc->pc", rng.dirichlet([1, 1, 1], 40), corners)
+    check_closest(np.concatenate([points, on_surface]), corners.reshape(-1, 3), faces)
+
+
+def test_closest_face_of_a_decimated_mesh():
+    v, f = sphere(3)
+    v = v * (1 + 0.3 * np.sin(4 * v[:, :1]))
+    coarse = decimate(v, f, 100)
+    check_closest(v, v[coarse.keep], coarse.faces)
+
+
+def test_many_candidates_come_in_pieces(monkeypatch):
+    monkeypatch.setitem(closest_faces.__globals__, "_PAIRS_AT_ONCE", 50)
+    monkeypatch.setitem(closest_faces.__globals__, "_POINTS_AT_ONCE", 17)
+    v, f = sphere(2)
+    check_closest(np.random.default_rng(0).standard_normal((100, 3)) * 0.1, v, f)
+
+
+def test_flat_triangles():
+    vertices = np.array([[0, 0, 0], [1, 0, 0], [3, 0, 0], [0, 5, 0], [0, 5, 0.0]])
+    faces = np.array([[0, 1, 2], [2, 0, 1], [3, 4, 3]])  # on a line, again, and in a point
+    points = np.array([[2, 1, 0], [-1, 0, 1], [9, 0, 0], [0.2, 4, 0]])
+    face, weight = closest_faces(points, vertices, faces)
+    reached = np.einsum("pt,ptc->pc", weight, vertices[faces[face]])
+    np.testing.assert_allclose(reached, [[2, 0, 0], [0, 0, 0], [3, 0, 0], [0, 5, 0]], atol=1e-15)
+    assert face.tolist() == [0, 0, 0, 2]
+
+
+@pytest.mark.parametrize("weights", [barycentric, least_squares])
+@pytest.mark.parametrize("shape", [sphere, two_parts, isolated])
+def test_kept_vertices_map_to_themselves(weights, shape):
+    v, f = shape()
+    v = v + 0.1  # generic for least squares, whose weights depend on the origin
+    coarse = decimate(v, f, 60)
+    index, weight = weights(v, v[coarse.keep], coarse.faces)
+    assert index.shape == weight.shape == (len(v), 3)
+    assert index.dtype == np.int64
+    assert weight.dtype == np.float64
+    rows = np.arange(60)
+    own = np.where(index[coarse.keep] == rows[:, None], weight[coarse.keep], 0)
+    assert (own.max(1) == 1).all()
+    assert (np.abs(weight[coarse.keep]).sum(1) == 1).all()
+
+
+def test_rows_are_convex_combinations(any_mesh):
+    v, f = any_mesh
+    fine = v + 0.2 * np.random.default_rng(0).standard_normal(v.shape)
+    index, weight = barycentric(fine, v, f)
+    assert (weight >= 0).all()
+    np.testing.assert_allclose(weight.sum(1), 1, rtol=0, atol=1e-15)
+    assert index.min() >= 0
+    assert index.max() < len(v)
+
+
+def test_isolated_coarse_vertex_takes_part():
+    v, f = isolated()
+    index, weight = barycentric(np.array([[7.0, 0.1, 0]]), v, f)
+    assert index[0, weight[0] == 1].tolist() == [len(v) - 1]
+
+
+def test_known_weights():
+    v, f = fan()
+    fine = np.array([[0.5, 0.0, 0.5], [0, 0, 0.25], [9, 0, 0.5]])
+    index, weight = barycentric(fine, v, f)
+    dense = np.zeros((3, 5))
+    np.add.at(dense, (np.arange(3)[:, None], index), weight)
+    want = [[0.25, 0.25, 0.5, 0, 0], [0.75, 0.25, 0, 0, 0], [0, 0, 1, 0, 0]]
+    np.testing.assert_allclose(dense, want, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("scale", [2.0**-500, 2.0**500])
+def test_unit_of_length_does_not_matter(scale):
+    v, f = sphere(2)
+    coarse = decimate(v, f, 50)
+    index, weight = barycentric(v, v[coarse.keep], coarse.faces)
+    scaled = barycentric(v * scale, v[coarse.keep] * scale, coarse.faces)
+    np.testing.assert_array_equal(scaled[0], index)
+    np.testing.assert_array_equal(scaled[1], weight)
+
+
+def test_least_squares_is_the_published_rule():
+    v, f = sphere(2)
+    v = v + 0.3
+    coarse = decimate(v, f, 50)
+    points = v[coarse.keep]
+    index, weight = least_squares(v, points, coarse.faces)
+    near_index, near = barycentric(v, points, coarse.faces)
+    np.testing.assert_array_equal(index, near_index)
+    kinds = set()
+    for p, i, w, b in zip(v, index, weight, near, strict=True):
+        used = np.flatnonzero(b)
+        kinds.add(len(used))
+        want = np.zeros(3)
+        want[used] = np.linalg.lstsq(points[i[used]].T, p, rcond=None)[0] if len(used) > 1 else 1
+        # lstsq and the pseudo-inverse round differently; the condition numbers here are < 1e3.
+        np.testing.assert_allclose(w, want, rtol=0, atol=1e-11)
+    assert kinds == {1, 2, 3}
+    inside = (near > 0).all(1)
+    np.testing.assert_allclose(
+        np.einsum("pt,ptc->pc", weight, points[index])[inside], v[inside], rtol=0, atol=1e-11
+    )
+    assert np.abs(weight.sum(1) - 1).max() > 1e-3  # why barycentric is the default
+
+
+def test_no_points():
+    index, weight = barycentric(np.zeros((0, 3)), *sphere(1))
+    assert index.shape == weight.shape == (0, 3)
+
+
+@pytest.mark.parametrize("weights", [barycentric, least_squares])
+def test_bad_input(weights):
+    v, f = sphere(1)
+    with pytest.raises(
+        MeshError, match=r"fine: want real numbers of shape \[V, 3\], got float64 \[4, 2\]"
+    ):
+        weights(np.zeros((4, 2)), v, f)
+    with pytest.raises(MeshError, match="fine: the positions are not finite"):
+        weights(np.full((1, 3), np.nan), v, f)
+    with pytest.raises(MeshError, match="coarse mesh: face 0"):
+        weights(v, v, f + 100)
