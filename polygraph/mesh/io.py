@@ -306,7 +306,8 @@ def _merge_coincident(vertices: Any, faces: Any, name: str) -> tuple[Any, Any]:
 
 
 def _encode_ply(mesh: Mesh) -> bytes:
-    single = mesh.vertices.astype(np.float32)
+    with np.errstate(over="ignore"):
+        single = mesh.vertices.astype(np.float32)
     exact = bool((single == mesh.vertices).all())
     kind = "float" if exact else "double"
     header = (

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from mesh_shapes import (
     SHAPES,
     annulus,
-    bow_tie,
     book,
     border,
+    bow_tie,
     edge_counts,
     grid,
     isolated,
@@ -187,8 +187,12 @@ def test_any_ragged_sheet(seed, target, holes):
     before = topology(f, len(v))
     try:
         result = decimate(v, f, target)
-    except MeshError as error:
-        assert "would change the topology" in str(error)
+    except MeshError as refused:
+        message = str(refused)
+    else:
+        message = ""
+    if message:
+        assert "would change the topology" in message
         return
     assert len(result.keep) == target
     lost = np.setdiff1d(np.arange(len(v)), np.append(f, result.keep)).size

@@ -2,6 +2,7 @@
 
 import errno
 import itertools
+import math
 import multiprocessing
 import pickle
 import warnings
@@ -35,7 +36,8 @@ def small():
 def test_levels_fit_together(shape, upsampling):
     v, f = shape()
     h = build_hierarchy(v + 0.1, f, factors=(3, 2), upsampling=upsampling)
-    assert h.sizes == [len(v), -(-len(v) // 3), -(-(-(-len(v) // 3)) // 2)]
+    third = math.ceil(len(v) / 3)
+    assert h.sizes == [len(v), third, math.ceil(third / 2)]
     values = np.random.default_rng(0).standard_normal((h.sizes[0], 5))
     for level, keep in enumerate(h.keep):
         np.testing.assert_array_equal(h.vertices[level + 1], h.vertices[level][keep])
@@ -135,14 +137,15 @@ def test_damaged_files(small, tmp_path):
     rng = np.random.default_rng(0)
     for at in rng.integers(0, len(good), 100).tolist():
         path.write_bytes(good[:at] + bytes([good[at] ^ (1 << at % 8)]) + good[at + 1 :])
+        loaded, message = None, ""
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # zip headers with odd flags may warn
                 loaded = MeshHierarchy.load(path)
-        except MeshError as error:
-            assert "h.npz" in str(error)
-        else:
-            assert same(loaded, small)  # the bit was one that no reader looks at
+        except MeshError as refused:
+            message = str(refused)
+        # Either refused, or the bit was one that no reader looks at.
+        assert "h.npz" in message if loaded is None else same(loaded, small)
     path.unlink()
     with pytest.raises(MeshError, match=r"h\.npz: no such file"):
         MeshHierarchy.load(path)
