@@ -1,0 +1,261 @@
+// What the CUDA sources share: device scope and launches, vector loads, dispatch, and sums in a fixed order.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+
+#include "common/check.h"
+
+namespace polygraph {
+
+// ---- device code ----
+
+// Half types accumulate in float.
+template <class T>
+using Acc = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+// kCount neighbours in memory, loaded or stored at once: the address must be a multiple of their size.
+template <class T, int kCount>
+struct alignas(sizeof(T) * kCount) Pack {
+  T lane[kCount];
+};
+
+template <class T>
+constexpr int kPackWidth = 16 / static_cast<int>(sizeof(T));  // elements of the widest load
+
+template <class T, int kCount>
+__device__ __forceinline__ Pack<T, kCount> load_pack(const T* from) {
+  return *reinterpret_cast<const Pack<T, kCount>*>(from);
+}
+
+template <class T, int kCount>
+__device__ __forceinline__ void store_pack(T* to, const Pack<T, kCount>& pack) {
+  *reinterpret_cast<Pack<T, kCount>*>(to) = pack;
+}
+
+// a / b for a >= 0, b > 0: 64-bit division is a subroutine on the GPU, so it is left to operands that need it.
+__device__ __forceinline__ int64_t quotient(int64_t a, int64_t b) {
+  if (((a | b) >> 32) == 0) {
+    return static_cast<uint32_t>(a) / static_cast<uint32_t>(b);
+  }
+  return a / b;
+}
+
+// Position of this thread among all of the launch's x dimension, and their number.
+__device__ __forceinline__ int64_t first_item() {
+  return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+}
+
+__device__ __forceinline__ int64_t item_stride() {
+  return static_cast<int64_t>(gridDim.x) * blockDim.x;
+}
+
+// A table entry in [-1, count): anything else stops the kernel with a device-side assertion, as torch's index_select
+// does, in every build. `op` is a string literal.
+#define POLYGRAPH_CHECK_ENTRY(op, name, entry, count) \
+  CUDA_KERNEL_ASSERT_MSG(                             \
+      static_cast<uint64_t>((entry) + 1) <= static_cast<uint64_t>(count), op ": " name " is out of range")
+
+// Likewise the list [first, last) of one source in a transposed table of `count` entries, and one entry of it.
+#define POLYGRAPH_CHECK_LIST(op, first, last, count) \
+  CUDA_KERNEL_ASSERT_MSG(                            \
+      (first) >= 0 && (first) <= (last) && (last) <= (count), op ": t_ptr must rise from 0 to at most M*S")
+
+#define POLYGRAPH_CHECK_POSITION(op, position, count) \
+  CUDA_KERNEL_ASSERT_MSG(                             \
+      static_cast<uint64_t>(position) < static_cast<uint64_t>(count), op ": t_entry must lie in [0, M*S)")
+
+// Every kernel's shared memory is the dynamic one, sized at the launch.
+extern __shared__ __align__(16) unsigned char polygraph_shared_memory[];
+
+// ---- host code ----
+
+// Makes the tensor's device current while it lives, for torch and for this library's own runtime (cudart is linked
+// statically: the two keep separate books), and knows torch's current stream there.
+class DeviceScope {
+ public:
+  explicit DeviceScope(const Tensor& like) {
+    const int32_t device = like.get_device_index();
+    TORCH_ERROR_CODE_CHECK(aoti_torch_create_device_guard(device, &guard_));
+    void* stream = nullptr;
+    if (aoti_torch_get_current_cuda_stream(device, &stream) != 0 || cudaGetDevice(&previous_) != cudaSuccess ||
+        (previous_ != device && cudaSetDevice(device) != cudaSuccess)) {
+      const cudaError_t error = cudaGetLastError();
+      aoti_torch_delete_device_guard(guard_);
+      STD_TORCH_CHECK(false, "polygraph: device ", device, " cannot be used: ", cudaGetErrorString(error));
+    }
+    moved_ = previous_ != device;
+    stream_ = static_cast<cudaStream_t>(stream);
+  }
+
+  ~DeviceScope() {
+    if (moved_) {
+      static_cast<void>(cudaSetDevice(previous_));
+    }
+    aoti_torch_delete_device_guard(guard_);
+  }
+
+  DeviceScope(const DeviceScope&) = delete;
+  DeviceScope& operator=(const DeviceScope&) = delete;
+
+  cudaStream_t stream() const {
+    return stream_;
+  }
+
+ private:
+  DeviceGuardHandle guard_ = nullptr;
+  cudaStream_t stream_ = nullptr;
+  int previous_ = 0;
+  bool moved_ = false;
+};
+
+struct LaunchShape {
+  int64_t blocks_x, blocks_y;
+  int threads;
+  int64_t shared_bytes;
+};
+
+constexpr int64_t kMaxBlocksX = std::numeric_limits<int32_t>::max();
+constexpr int64_t kMaxBlocksY = 65535;
+constexpr int64_t kMaxSharedBytes = 48 << 10;  // what every device grants without being asked
+
+inline int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+// Blocks for kernels that stride over the rest of their items by themselves.
+inline int64_t strided_blocks(int64_t items, int threads) {
+  return std::min(ceil_div(items, threads), kMaxBlocksX);
+}
+
+inline int64_t strided_samples(int64_t samples) {
+  return std::min(samples, kMaxBlocksY);
+}
+
+// Starts `kernel` on the current stream and reports a launch that failed. Called by launch_* only.
+template <class Params>
+void start_kernel(const LaunchShape& shape, const DeviceScope& scope, void (*kernel)(Params), const Params& params) {
+  STD_TORCH_CHECK(
+      shape.blocks_x > 0 && shape.blocks_x <= kMaxBlocksX && shape.blocks_y > 0 && shape.blocks_y <= kMaxBlocksY,
+      "polygraph: a launch of ", shape.blocks_x, " x ", shape.blocks_y, " blocks is too large");
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(shape.blocks_x), static_cast<unsigned>(shape.blocks_y));
+  config.blockDim = dim3(static_cast<unsigned>(shape.threads));
+  config.dynamicSmemBytes = static_cast<size_t>(shape.shared_bytes);
+  config.stream = scope.stream();
+  STD_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, params));
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+// Calls fn(T()) with the C++ type of a floating dtype that check_floating has let through.
+template <class F>
+void dispatch_floating(ScalarType type, const F& fn) {
+  switch (type) {
+    case ScalarType::Double:
+      return fn(double());
+    case ScalarType::Half:
+      return fn(torch::headeronly::Half());
+    case ScalarType::BFloat16:
+      return fn(torch::headeronly::BFloat16());
+    default:
+      return fn(float());
+  }
+}
+
+template <class T>
+const T* const_data(const Tensor& tensor) {
+  return static_cast<const T*>(tensor.const_data_ptr());
+}
+
+template <class T>
+const T* const_data(const std::optional<Tensor>& tensor) {
+  return tensor.has_value() ? const_data<T>(*tensor) : nullptr;
+}
+
+template <class T>
+T* mutable_data(const Tensor& tensor) {
+  return static_cast<T*>(tensor.mutable_data_ptr());
+}
+
+inline bool is_aligned(const void* pointer, int64_t bytes) {
+  return reinterpret_cast<uintptr_t>(pointer) % static_cast<uintptr_t>(bytes) == 0;
+}
+
+inline std::optional<Tensor> dense(const std::optional<Tensor>& tensor) {
+  std::optional<Tensor> result;
+  if (tensor.has_value()) {
+    result = dense(*tensor);
+  }
+  return result;
+}
+
+// Uninitialised Acc<T> [count] beside a tensor of T.
+inline Tensor new_accumulators(const Tensor& like, int64_t count) {
+  const ScalarType type = like.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  return torch::stable::new_empty(like, {count}, type);
+}
+
+// ---- sums over shares, in order ----
+//
+// No kernel of this library adds floats atomically: each block writes its partial sum, and these are added in an order
+// that depends on the sizes alone.
+
+constexpr int kSumLanes = 32;
+constexpr int kSumRows = 8;
+
+template <class T>
+struct SumSharesParams {
+  const Acc<T>* partial;  // [shares, size]
+  T* out;                 // [size]
+  int64_t shares, size;
+};
+
+namespace {  // each source has its own copy: kernels are registered source by source
+
+// out[j] = sum over shares of partial[share, j]. A block has kSumLanes neighbours j (coalesced reads) times kSumRows
+// threads, of which the r-th adds shares r, r + kSumRows, ...; the rows are added in order through shared memory. Safe:
+// each out[j] has one writer, and the block is done with shared memory before its next round starts.
+template <class T>
+__global__ void __launch_bounds__(kSumLanes* kSumRows) sum_shares_kernel(SumSharesParams<T> p) {
+  Acc<T>* sums = reinterpret_cast<Acc<T>*>(polygraph_shared_memory);  // [kSumRows, kSumLanes]
+  const int lane = static_cast<int>(threadIdx.x) % kSumLanes;
+  const int row = static_cast<int>(threadIdx.x) / kSumLanes;
+  for (int64_t j0 = static_cast<int64_t>(blockIdx.x) * kSumLanes; j0 < p.size;
+       j0 += static_cast<int64_t>(gridDim.x) * kSumLanes) {
+    const int64_t j = j0 + lane;
+    Acc<T> sum = 0;
+    if (j < p.size) {
+#pragma unroll 4
+      for (int64_t share = row; share < p.shares; share += kSumRows) {
+        sum += p.partial[share * p.size + j];
+      }
+    }
+    sums[row * kSumLanes + lane] = sum;
+    __syncthreads();
+    if (row == 0 && j < p.size) {
+      for (int r = 1; r < kSumRows; ++r) {
+        sum += sums[r * kSumLanes + lane];
+      }
+      p.out[j] = static_cast<T>(sum);
+    }
+    __syncthreads();
+  }
+}
+
+}  // namespace
+
+template <class T>
+void launch_sum_shares(const SumSharesParams<T>& p, const DeviceScope& scope) {
+  if (p.size == 0) {
+    return;
+  }
+  const LaunchShape shape{
+      strided_blocks(p.size, kSumLanes), 1, kSumLanes * kSumRows, kSumLanes * kSumRows * int64_t(sizeof(Acc<T>))};
+  start_kernel(shape, scope, sum_shares_kernel<T>, p);
+}
+
+}  // namespace polygraph

@@ -1,0 +1,78 @@
+// Matrix products whose operands are staged in shared memory by a kernel that gathers them: what a block and a thread
+// hold of the result, and the inner loop.
+#pragma once
+
+#include "common/cuda_utils.cuh"
+
+namespace polygraph {
+
+// A block of kThreads threads owns kRows x kCols results and walks the summed dimension in stages of kDepth. A stage
+// holds left [kDepth, kRowStride] and right [kDepth, kColStride], each line padded by 16 bytes or more so that
+// transposing stores spread over the banks. A thread owns kThreadRows x kThreadCols results, in groups of kRowGroup and
+// kColGroup neighbours that one 16-byte load brings; the groups lie a whole tile's span apart, so that neighbouring
+// threads read neighbouring groups and no bank is asked twice. Two stages alternate: one is filled while the other is
+// multiplied, with a single barrier in between.
+template <class T, int kRows_, int kCols_, int kThreadRows_, int kThreadCols_>
+struct Tile {
+  using Value = Acc<T>;
+  static constexpr int kRows = kRows_;
+  static constexpr int kCols = kCols_;
+  static constexpr int kThreadRows = kThreadRows_;
+  static constexpr int kThreadCols = kThreadCols_;
+  static constexpr int kRowLanes = kRows / kThreadRows;
+  static constexpr int kColLanes = kCols / kThreadCols;
+  static constexpr int kThreads = kRowLanes * kColLanes;
+  static constexpr int kDepth = sizeof(Value) == 8 ? 8 : 16;
+  static constexpr int kGroup = 16 / static_cast<int>(sizeof(Value));
+  static constexpr int kRowGroup = kThreadRows < kGroup ? kThreadRows : kGroup;
+  static constexpr int kColGroup = kThreadCols < kGroup ? kThreadCols : kGroup;
+  static constexpr int kRowStride = kRows + 4;
+  static constexpr int kColStride = kCols + 4;
+  static constexpr int kStage = kDepth * (kRowStride + kColStride);
+  static constexpr int64_t kSharedBytes = 2 * kStage * int64_t(sizeof(Value));
+  static_assert(kThreadRows % kRowGroup == 0 && kThreadCols % kColGroup == 0);
+
+  // Where in the tile the i-th row (column) of the thread at `lane` along that side lies.
+  static __device__ __forceinline__ int row(int lane, int i) {
+    return i / kRowGroup * (kRowLanes * kRowGroup) + lane * kRowGroup + i % kRowGroup;
+  }
+  static __device__ __forceinline__ int col(int lane, int i) {
+    return i / kColGroup * (kColLanes * kColGroup) + lane * kColGroup + i % kColGroup;
+  }
+
+  // acc[i][j] += sum_k left[k, row i] * right[k, col j], k ascending.
+  static __device__ __forceinline__ void multiply(
+      Value (&acc)[kThreadRows][kThreadCols], const Value* stage, int row_lane, int col_lane) {
+    const Value* right_side = stage + kDepth * kRowStride;
+#pragma unroll
+    for (int k = 0; k < kDepth; ++k) {
+      Value left[kThreadRows];
+      Value right[kThreadCols];
+#pragma unroll
+      for (int i = 0; i < kThreadRows; i += kRowGroup) {
+        const auto group = load_pack<Value, kRowGroup>(stage + k * kRowStride + row(row_lane, i));
+#pragma unroll
+        for (int g = 0; g < kRowGroup; ++g) {
+          left[i + g] = group.lane[g];
+        }
+      }
+#pragma unroll
+      for (int j = 0; j < kThreadCols; j += kColGroup) {
+        const auto group = load_pack<Value, kColGroup>(right_side + k * kColStride + col(col_lane, j));
+#pragma unroll
+        for (int g = 0; g < kColGroup; ++g) {
+          right[j + g] = group.lane[g];
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < kThreadRows; ++i) {
+#pragma unroll
+        for (int j = 0; j < kThreadCols; ++j) {
+          acc[i][j] += left[i] * right[j];
+        }
+      }
+    }
+  }
+};
+
+}  // namespace polygraph

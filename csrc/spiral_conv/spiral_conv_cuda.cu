@@ -1,0 +1,194 @@
+// CUDA spiral convolution: float32, float64, and half types that accumulate in float32.
+#include "spiral_conv/spiral_conv_kernels.cuh"
+
+namespace polygraph {
+namespace {
+
+constexpr int64_t kFewBlocks = 128;       // fewer blocks than this leave a large GPU idle: smaller tiles then
+constexpr int64_t kWantedBlocks = 512;    // blocks that backward_weight cuts its rows for
+constexpr int64_t kMinShareRows = 128;    // rows of a share, at least
+constexpr int64_t kMaxPartialBytes = int64_t(64) << 20;
+constexpr int64_t kManyThreads = 1 << 17;  // threads that fill a large GPU
+
+template <class T, class Shape, int kVec>
+void launch_spiral_conv_tiles(SpiralForwardParams<T> p, const DeviceScope& scope) {
+  p.column_tiles = ceil_div(p.n.D, Shape::kCols);
+  const int64_t tiles = ceil_div(p.n.B * p.n.M, Shape::kRows) * p.column_tiles;
+  constexpr int64_t shared_bytes = Shape::kSharedBytes + Shape::kRows * int64_t(sizeof(SpiralRow));
+  static_assert(shared_bytes <= kMaxSharedBytes);
+  start_kernel({tiles, 1, Shape::kThreads, shared_bytes}, scope, spiral_conv_kernel<T, Shape, kVec>, p);
+}
+
+// The tile by the width of the output; every tile sums in the same order, so the choice does not show in the result.
+template <class T, int kVec>
+void launch_spiral_conv_width(const SpiralForwardParams<T>& p, const DeviceScope& scope) {
+  const int64_t rows = p.n.B * p.n.M;
+  const int64_t width = p.n.D <= 16 ? 16 : p.n.D % 64 == 0 || p.n.D % 64 > 32 ? 64 : 32;
+  if (p.n.D <= 4) {
+    launch_spiral_conv_tiles<T, Tile<T, 256, 4, 4, 2>, kVec>(p, scope);
+  } else if (ceil_div(rows, 128) * ceil_div(p.n.D, width) < kFewBlocks) {
+    launch_spiral_conv_tiles<T, Tile<T, 32, 16, 2, 2>, kVec>(p, scope);
+  } else if (width == 16) {
+    launch_spiral_conv_tiles<T, Tile<T, 128, 16, 4, 4>, kVec>(p, scope);
+  } else if (width == 32) {
+    launch_spiral_conv_tiles<T, Tile<T, 128, 32, 8, 4>, kVec>(p, scope);
+  } else {
+    launch_spiral_conv_tiles<T, Tile<T, 128, 64, 8, 8>, kVec>(p, scope);
+  }
+}
+
+template <class T>
+void launch_spiral_conv(const SpiralForwardParams<T>& p, const DeviceScope& scope) {
+  if (p.n.B * p.n.M * p.n.D == 0) {
+    return;
+  }
+  if (p.n.C % kPackWidth<T> == 0 && is_aligned(p.x, 16) && is_aligned(p.weight, 16)) {
+    launch_spiral_conv_width<T, kPackWidth<T>>(p, scope);
+  } else {
+    launch_spiral_conv_width<T, 1>(p, scope);
+  }
+}
+
+template <class T, int kVec, int kDepthVec>
+void launch_spiral_conv_backward_x_samples(const SpiralBackwardXParams<T>& p, const DeviceScope& scope) {
+  const int64_t items = p.n.V * ceil_div(p.n.C, kVec);
+  const auto start = [&](auto samples) {
+    constexpr int kSamples = decltype(samples)::value;
+    const LaunchShape shape{
+        strided_blocks(items, kBackwardXThreads), strided_samples(ceil_div(p.n.B, kSamples)), kBackwardXThreads, 0};
+    start_kernel(shape, scope, spiral_conv_backward_x_kernel<T, kVec, kDepthVec, kSamples>, p);
+  };
+  if (p.n.B >= 8 && items * ceil_div(p.n.B, 8) >= kManyThreads) {
+    start(std::integral_constant<int, 8>());
+  } else if (p.n.B >= 3) {
+    start(std::integral_constant<int, 4>());
+  } else {
+    start(std::integral_constant<int, 1>());
+  }
+}
+
+template <class T>
+void launch_spiral_conv_backward_x(const SpiralBackwardXParams<T>& p, const DeviceScope& scope) {
+  if (p.n.B * p.n.V * p.n.C == 0) {
+    return;
+  }
+  constexpr int kVec = kNarrowPack<T>;
+  constexpr int64_t bytes = kVec * sizeof(T);
+  if (p.n.C % kVec != 0 || !is_aligned(p.weight, bytes)) {
+    launch_spiral_conv_backward_x_samples<T, 1, 1>(p, scope);
+  } else if (p.n.D % kVec != 0 || !is_aligned(p.grad, bytes)) {
+    launch_spiral_conv_backward_x_samples<T, kVec, 1>(p, scope);
+  } else {
+    launch_spiral_conv_backward_x_samples<T, kVec, kVec>(p, scope);
+  }
+}
+
+template <class T, class Shape>
+void launch_spiral_conv_backward_weight_tiles(
+    SpiralBackwardWeightParams<T> p, const Tensor& like, T* out, const DeviceScope& scope) {
+  const int64_t rows = p.n.B * p.n.M;
+  const int64_t size = p.n.D * p.n.S * p.n.C;
+  const int64_t affordable = kMaxPartialBytes / (size * int64_t(sizeof(Acc<T>)));
+  p.row_tiles = ceil_div(p.n.S * p.n.C, Shape::kRows);
+  const int64_t tiles = p.row_tiles * ceil_div(p.n.D, Shape::kCols);
+  const int64_t wanted = std::min({ceil_div(kWantedBlocks, tiles), ceil_div(rows, kMinShareRows), affordable});
+  p.share_rows = ceil_div(ceil_div(rows, std::max<int64_t>(1, wanted)), Shape::kDepth) * Shape::kDepth;
+  p.shares = ceil_div(rows, p.share_rows);
+  const Tensor partial = new_accumulators(like, p.shares * size);
+  p.partial = mutable_data<Acc<T>>(partial);
+  const LaunchShape shape{tiles * p.shares, 1, Shape::kThreads, Shape::kSharedBytes};
+  static_assert(Shape::kSharedBytes <= kMaxSharedBytes);
+  if (p.n.C % kPackWidth<T> == 0 && is_aligned(p.x, 16)) {
+    start_kernel(shape, scope, spiral_conv_backward_weight_kernel<T, Shape, kPackWidth<T>>, p);
+  } else {
+    start_kernel(shape, scope, spiral_conv_backward_weight_kernel<T, Shape, 1>, p);
+  }
+  launch_sum_shares<T>({p.partial, out, p.shares, size}, scope);
+}
+
+template <class T>
+void launch_spiral_conv_backward_weight(
+    const SpiralBackwardWeightParams<T>& p, const Tensor& like, T* out, const DeviceScope& scope) {
+  if (p.n.B * p.n.M * p.n.S * p.n.C * p.n.D == 0) {
+    return;
+  }
+  if (p.n.D <= 4) {
+    launch_spiral_conv_backward_weight_tiles<T, Tile<T, 128, 4, 4, 1>>(p, like, out, scope);
+  } else if (p.n.D <= 16) {
+    launch_spiral_conv_backward_weight_tiles<T, Tile<T, 64, 16, 4, 2>>(p, like, out, scope);
+  } else if (p.n.D <= 32) {
+    launch_spiral_conv_backward_weight_tiles<T, Tile<T, 64, 32, 4, 4>>(p, like, out, scope);
+  } else {
+    launch_spiral_conv_backward_weight_tiles<T, Tile<T, 64, 64, 8, 4>>(p, like, out, scope);
+  }
+}
+
+}  // namespace
+
+Tensor spiral_conv_cuda(
+    const Tensor& x, const Tensor& index, const Tensor& weight, const std::optional<Tensor>& bias,
+    const std::optional<Tensor>& /*t_ptr*/, const std::optional<Tensor>& /*t_entry*/) {
+  const SpiralSizes n = check_spiral_conv("spiral_conv", x, index, weight, bias);
+  const DeviceScope scope(x);
+  const Tensor features = dense(x);
+  const Tensor table = dense(index);
+  const Tensor matrix = dense(weight);
+  const std::optional<Tensor> offset = dense(bias);
+  const Tensor out = torch::stable::new_empty(x, {n.B, n.M, n.D});
+  dispatch_floating(x.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    launch_spiral_conv<T>(
+        {n, const_data<T>(features), const_data<int64_t>(table), const_data<T>(matrix), const_data<T>(offset),
+         mutable_data<T>(out), 0},
+        scope);
+  });
+  return out;
+}
+
+Tensor spiral_conv_backward_x_cuda(
+    const Tensor& grad, const Tensor& index, const Tensor& weight, const Tensor& t_ptr, const Tensor& t_entry) {
+  const SpiralSizes n = check_spiral_conv_backward_x(grad, index, weight, t_ptr, t_entry);
+  const DeviceScope scope(grad);
+  const Tensor upstream = dense(grad);
+  const Tensor matrix = dense(weight);
+  const Tensor ptr = dense(t_ptr);
+  const Tensor entry = dense(t_entry);
+  const Tensor out = torch::stable::new_empty(grad, {n.B, n.V, n.C});
+  dispatch_floating(grad.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    launch_spiral_conv_backward_x<T>(
+        {n, const_data<T>(upstream), const_data<T>(matrix), const_data<int64_t>(ptr), const_data<int64_t>(entry),
+         mutable_data<T>(out)},
+        scope);
+  });
+  return out;
+}
+
+Tensor spiral_conv_backward_weight_cuda(
+    const Tensor& grad, const Tensor& x, const Tensor& index, const std::optional<Tensor>& /*t_ptr*/,
+    const std::optional<Tensor>& /*t_entry*/) {
+  const SpiralSizes n = check_spiral_conv_backward_weight(grad, x, index);
+  const DeviceScope scope(grad);
+  if (n.B * n.M == 0) {
+    return torch::stable::new_zeros(x, {n.D, n.S * n.C});
+  }
+  const Tensor upstream = dense(grad);
+  const Tensor features = dense(x);
+  const Tensor table = dense(index);
+  const Tensor out = torch::stable::new_empty(x, {n.D, n.S * n.C});
+  dispatch_floating(x.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    launch_spiral_conv_backward_weight<T>(
+        {n, const_data<T>(upstream), const_data<T>(features), const_data<int64_t>(table), nullptr, 0, 0, 0}, x,
+        mutable_data<T>(out), scope);
+  });
+  return out;
+}
+
+}  // namespace polygraph
+
+STABLE_TORCH_LIBRARY_IMPL(polygraph, CUDA, m) {
+  m.impl("spiral_conv", TORCH_BOX(&polygraph::spiral_conv_cuda));
+  m.impl("spiral_conv_backward_x", TORCH_BOX(&polygraph::spiral_conv_backward_x_cuda));
+  m.impl("spiral_conv_backward_weight", TORCH_BOX(&polygraph::spiral_conv_backward_weight_cuda));
+}

@@ -1,0 +1,433 @@
+// CUDA kernels of the spiral convolution; spiral_conv_cuda.cu launches them.
+//
+// Forward and backward_weight are matrix products whose left operand is gathered while it is staged in shared memory
+// (see common/tile_product.cuh); nothing of size [B, M, S*C] exists. backward_x gathers gradients through the
+// transposed table. Each result is one thread's sum in an order that neither the tile nor the grid changes.
+#pragma once
+
+#include "common/tile_product.cuh"
+#include "spiral_conv/spiral_conv.h"
+
+namespace polygraph {
+
+template <class T>
+struct SpiralForwardParams {
+  SpiralSizes n;
+  const T* x;            // [B, V, C]
+  const int64_t* index;  // [M, S]
+  const T* weight;       // [D, S*C]
+  const T* bias;         // [D] or null
+  T* out;                // [B, M, D]
+  int64_t column_tiles;  // tiles along D
+};
+
+template <class T>
+struct SpiralBackwardXParams {
+  SpiralSizes n;
+  const T* grad;           // [B, M, D]
+  const T* weight;         // [D, S*C]
+  const int64_t* t_ptr;    // [V+1]
+  const int64_t* t_entry;  // [M*S]
+  T* out;                  // [B, V, C]
+};
+
+template <class T>
+struct SpiralBackwardWeightParams {
+  SpiralSizes n;
+  const T* grad;         // [B, M, D]
+  const T* x;            // [B, V, C]
+  const int64_t* index;  // [M, S]
+  Acc<T>* partial;       // [shares, D, S*C]
+  int64_t row_tiles;     // tiles along S*C
+  int64_t shares;        // parts that the rows (b, m) are cut into
+  int64_t share_rows;    // rows of a part, the last one may have fewer
+};
+
+// ---- forward ----
+
+// Where row (b, m) of a tile reads: sample b starts at source row x, its neighbours are listed from index on.
+struct SpiralRow {
+  int64_t x;      // b * V
+  int64_t index;  // m * S
+};
+
+// One thread's part of a stage on its way from global memory (fetch) to shared memory (store), with the product of the
+// stage before in between to hide the way. Along the summed dimension k = s*C + c the threads lie kVec apart, so that a
+// row's kDepth neighbours arrive in whole sectors; k is the same for all rows of a thread.
+template <class T, class Shape, int kVec>
+struct SpiralStage {
+  static constexpr int kLanes = Shape::kDepth / kVec;
+  static constexpr int kPassRows = Shape::kThreads / kLanes;
+  static constexpr int kRowPasses = (Shape::kRows + kPassRows - 1) / kPassRows;
+  static constexpr int kColPasses = (Shape::kCols + kPassRows - 1) / kPassRows;
+
+  Pack<T, kVec> left[kRowPasses];
+  Pack<T, kVec> right[kColPasses];
+  int first;        // this thread's first row and column of the tile
+  int64_t s, c, k;  // the next column to fetch
+
+  __device__ __forceinline__ explicit SpiralStage(int64_t C) {
+    const int lane = static_cast<int>(threadIdx.x) % kLanes * kVec;
+    first = static_cast<int>(threadIdx.x) / kLanes;
+    k = lane;
+    s = C > 0 ? quotient(k, C) : 0;
+    c = k - s * C;
+  }
+
+  __device__ __forceinline__ void fetch(const SpiralForwardParams<T>& p, const SpiralRow* rows, int64_t d0) {
+    const int64_t depth = p.n.S * p.n.C;
+    const bool inside = k < depth;
+    int64_t source[kRowPasses];
+    bool good = true;
+#pragma unroll
+    for (int pass = 0; pass < kRowPasses; ++pass) {
+      const int row = min(first + pass * kPassRows, Shape::kRows - 1);
+      source[pass] = inside ? p.index[rows[row].index + s] : -1;
+      good = good && static_cast<uint64_t>(source[pass] + 1) <= static_cast<uint64_t>(p.n.V);
+    }
+    CUDA_KERNEL_ASSERT_MSG(good, "spiral_conv: index is out of range");
+#pragma unroll
+    for (int pass = 0; pass < kRowPasses; ++pass) {
+      const int row = min(first + pass * kPassRows, Shape::kRows - 1);
+      left[pass] = Pack<T, kVec>{};
+      if (source[pass] >= 0) {
+        left[pass] = load_pack<T, kVec>(p.x + (rows[row].x + source[pass]) * p.n.C + c);
+      }
+    }
+#pragma unroll
+    for (int pass = 0; pass < kColPasses; ++pass) {
+      const int col = first + pass * kPassRows;
+      right[pass] = Pack<T, kVec>{};
+      if (inside && col < Shape::kCols && d0 + col < p.n.D) {
+        right[pass] = load_pack<T, kVec>(p.weight + (d0 + col) * depth + k);
+      }
+    }
+    if (inside) {
+      k += Shape::kDepth;
+      const int64_t slots = quotient(Shape::kDepth, p.n.C);
+      s += slots;
+      c += Shape::kDepth - slots * p.n.C;
+      if (c >= p.n.C) {
+        c -= p.n.C;
+        ++s;
+      }
+    }
+  }
+
+  // left [kDepth, kRowStride] and right [kDepth, kColStride] of the stage.
+  __device__ __forceinline__ void store(typename Shape::Value* stage) const {
+    const int lane = static_cast<int>(threadIdx.x) % kLanes * kVec;
+    typename Shape::Value* right_side = stage + Shape::kDepth * Shape::kRowStride;
+#pragma unroll
+    for (int pass = 0; pass < kRowPasses; ++pass) {
+      const int row = first + pass * kPassRows;
+      if (Shape::kRows % kPassRows == 0 || row < Shape::kRows) {
+#pragma unroll
+        for (int v = 0; v < kVec; ++v) {
+          stage[(lane + v) * Shape::kRowStride + row] = static_cast<typename Shape::Value>(left[pass].lane[v]);
+        }
+      }
+    }
+#pragma unroll
+    for (int pass = 0; pass < kColPasses; ++pass) {
+      const int col = first + pass * kPassRows;
+      if (Shape::kCols % kPassRows == 0 || col < Shape::kCols) {
+#pragma unroll
+        for (int v = 0; v < kVec; ++v) {
+          right_side[(lane + v) * Shape::kColStride + col] = static_cast<typename Shape::Value>(right[pass].lane[v]);
+        }
+      }
+    }
+  }
+};
+
+template <class T, class Shape>
+__device__ __forceinline__ void store_spiral_tile(
+    const SpiralForwardParams<T>& p, const typename Shape::Value (&acc)[Shape::kThreadRows][Shape::kThreadCols],
+    int64_t row0, int64_t d0, int row_lane, int col_lane) {
+  constexpr int kGroup = Shape::kColGroup;
+  const int64_t rows = p.n.B * p.n.M;
+#pragma unroll
+  for (int i = 0; i < Shape::kThreadRows; ++i) {
+    const int64_t row = row0 + Shape::row(row_lane, i);
+#pragma unroll
+    for (int j = 0; j < Shape::kThreadCols; j += kGroup) {
+      const int64_t d = d0 + Shape::col(col_lane, j);
+      if (row >= rows || d >= p.n.D) {
+        continue;
+      }
+      T* to = p.out + row * p.n.D + d;
+      Pack<T, kGroup> pack;
+#pragma unroll
+      for (int g = 0; g < kGroup; ++g) {
+        const bool shifted = p.bias != nullptr && d + g < p.n.D;
+        pack.lane[g] =
+            static_cast<T>(shifted ? acc[i][j + g] + static_cast<typename Shape::Value>(p.bias[d + g]) : acc[i][j + g]);
+      }
+      if (p.n.D % kGroup == 0) {
+        store_pack<T, kGroup>(to, pack);
+      } else {
+#pragma unroll
+        for (int g = 0; g < kGroup; ++g) {
+          if (d + g < p.n.D) {
+            to[g] = pack.lane[g];
+          }
+        }
+      }
+    }
+  }
+}
+
+// A block computes Shape::kRows rows (b, m), flattened, times Shape::kCols columns d of out. It reads x rows through the
+// table, kVec channels a load (C a multiple of kVec, x and weight aligned to it), and the matching columns of weight.
+// Rows past the end repeat the last one and are not stored. Safe: a stage is written only after the barrier behind the
+// last product that read it, and every out element has one writer.
+template <class T, class Shape, int kVec>
+__global__ void __launch_bounds__(Shape::kThreads) spiral_conv_kernel(SpiralForwardParams<T> p) {
+  using Value = typename Shape::Value;
+  Value* stages = reinterpret_cast<Value*>(polygraph_shared_memory);
+  SpiralRow* rows = reinterpret_cast<SpiralRow*>(stages + 2 * Shape::kStage);
+  const int64_t row_tile = quotient(blockIdx.x, p.column_tiles);
+  const int64_t d0 = (blockIdx.x - row_tile * p.column_tiles) * Shape::kCols;
+  const int64_t row0 = row_tile * Shape::kRows;
+  for (int r = threadIdx.x; r < Shape::kRows; r += Shape::kThreads) {
+    const int64_t last = p.n.B * p.n.M - 1;
+    const int64_t row = row0 + r < last ? row0 + r : last;
+    const int64_t b = quotient(row, p.n.M);
+    rows[r] = {b * p.n.V, (row - b * p.n.M) * p.n.S};
+  }
+  __syncthreads();
+  const int col_lane = static_cast<int>(threadIdx.x) % Shape::kColLanes;
+  const int row_lane = static_cast<int>(threadIdx.x) / Shape::kColLanes;
+  Value acc[Shape::kThreadRows][Shape::kThreadCols] = {};
+  SpiralStage<T, Shape, kVec> next(p.n.C);
+  next.fetch(p, rows, d0);
+  next.store(stages);
+  __syncthreads();
+  int current = 0;
+  const int64_t depth = p.n.S * p.n.C;
+  for (int64_t k0 = Shape::kDepth; k0 < depth; k0 += Shape::kDepth) {
+    next.fetch(p, rows, d0);
+    Shape::multiply(acc, stages + current * Shape::kStage, row_lane, col_lane);
+    current ^= 1;
+    next.store(stages + current * Shape::kStage);
+    __syncthreads();
+  }
+  Shape::multiply(acc, stages + current * Shape::kStage, row_lane, col_lane);
+  store_spiral_tile<T, Shape>(p, acc, row0, d0, row_lane, col_lane);
+}
+
+// ---- backward_x ----
+
+constexpr int kBackwardXThreads = 128;
+
+template <class T>
+constexpr int kNarrowPack = kPackWidth<T> < 4 ? kPackWidth<T> : 4;
+
+// A thread computes kVec channels of one source u in kSamples samples: samples share the list of (target, slot) pairs
+// and the weights, which neighbouring threads read side by side (they lie along C); the gradients of a target are the
+// same address for all threads of a source. Loads are kVec and kDepthVec elements wide (C and D multiples, aligned).
+// Samples past the end repeat the last one and are not stored. Safe: no shared memory, one writer per element. Tried on
+// paper and left: a product per slot over all sources is denser but multiplies zeros where a target table keeps only
+// some vertices.
+template <class T, int kVec, int kDepthVec, int kSamples>
+__global__ void __launch_bounds__(kBackwardXThreads) spiral_conv_backward_x_kernel(SpiralBackwardXParams<T> p) {
+  using Value = Acc<T>;
+  const SpiralSizes n = p.n;
+  const int64_t groups = (n.C + kVec - 1) / kVec;
+  const int64_t width = n.S * n.C;
+  for (int64_t item = first_item(); item < n.V * groups; item += item_stride()) {
+    const int64_t u = quotient(item, groups);
+    const int64_t c0 = (item - u * groups) * kVec;
+    const int64_t first = p.t_ptr[u];
+    const int64_t last = p.t_ptr[u + 1];
+    POLYGRAPH_CHECK_LIST("spiral_conv_backward_x", first, last, n.M * n.S);
+    for (int64_t b0 = int64_t(blockIdx.y) * kSamples; b0 < n.B; b0 += int64_t(gridDim.y) * kSamples) {
+      const T* sample[kSamples];
+#pragma unroll
+      for (int i = 0; i < kSamples; ++i) {
+        sample[i] = p.grad + (b0 + i < n.B ? b0 + i : n.B - 1) * n.M * n.D;
+      }
+      Value acc[kSamples][kVec] = {};
+      for (int64_t e = first; e < last; ++e) {
+        const int64_t position = p.t_entry[e];
+        POLYGRAPH_CHECK_POSITION("spiral_conv_backward_x", position, n.M * n.S);
+        const int64_t m = quotient(position, n.S);
+        const T* weight = p.weight + (position - m * n.S) * n.C + c0;
+        for (int64_t d = 0; d < n.D; d += kDepthVec) {
+          Pack<T, kDepthVec> grad[kSamples];
+#pragma unroll
+          for (int i = 0; i < kSamples; ++i) {
+            grad[i] = load_pack<T, kDepthVec>(sample[i] + m * n.D + d);
+          }
+#pragma unroll
+          for (int j = 0; j < kDepthVec; ++j) {
+            const auto factor = load_pack<T, kVec>(weight + (d + j) * width);
+#pragma unroll
+            for (int i = 0; i < kSamples; ++i) {
+#pragma unroll
+              for (int v = 0; v < kVec; ++v) {
+                acc[i][v] += static_cast<Value>(grad[i].lane[j]) * static_cast<Value>(factor.lane[v]);
+              }
+            }
+          }
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < kSamples; ++i) {
+        if (b0 + i < n.B) {
+          Pack<T, kVec> pack;
+#pragma unroll
+          for (int v = 0; v < kVec; ++v) {
+            pack.lane[v] = static_cast<T>(acc[i][v]);
+          }
+          store_pack<T, kVec>(p.out + ((b0 + i) * n.V + u) * n.C + c0, pack);
+        }
+      }
+    }
+  }
+}
+
+// ---- backward_weight ----
+
+// As SpiralStage, but the summed dimension is the rows (b, m), and both sides lie in shared memory as in global memory:
+// left is kDepth gathered rows of columns s*C + c, right as many rows of grad. A thread's column never changes; its
+// place (b, m) walks on row by row, without a division.
+template <class T, class Shape, int kVec>
+struct SpiralRowStage {
+  using Value = typename Shape::Value;
+  static constexpr int kLanes = Shape::kRows / kVec;
+  static constexpr int kPassRows = Shape::kThreads / kLanes;
+  static constexpr int kPasses = Shape::kDepth / kPassRows;
+  static constexpr int kGradPassRows = Shape::kThreads / Shape::kCols;
+  static constexpr int kGradPasses = (Shape::kDepth + kGradPassRows - 1) / kGradPassRows;
+  static_assert(kPasses * kPassRows == Shape::kDepth && kLanes * kPassRows == Shape::kThreads);
+
+  Pack<T, kVec> left[kPasses];
+  T right[kGradPasses];
+  bool inside;     // this thread's column exists
+  int64_t s, c;    // its slot and channel
+  int64_t row;     // the next row to gather, = b * M + m
+  int64_t b, m;
+  int64_t grad_row;  // the next row of grad to read
+
+  __device__ __forceinline__ SpiralRowStage(const SpiralBackwardWeightParams<T>& p, int64_t row0, int64_t column0) {
+    const int64_t column = column0 + static_cast<int>(threadIdx.x) % kLanes * kVec;
+    inside = column < p.n.S * p.n.C;
+    s = quotient(column, p.n.C);
+    c = column - s * p.n.C;
+    row = row0 + static_cast<int>(threadIdx.x) / kLanes;
+    b = quotient(row, p.n.M);
+    m = row - b * p.n.M;
+    grad_row = row0 + static_cast<int>(threadIdx.x) / Shape::kCols;
+  }
+
+  __device__ __forceinline__ void fetch(const SpiralBackwardWeightParams<T>& p, int64_t end, int64_t d0) {
+    int64_t from[kPasses];
+    bool good = true;
+#pragma unroll
+    for (int pass = 0; pass < kPasses; ++pass) {
+      const int64_t source = inside && row < end ? p.index[m * p.n.S + s] : -1;
+      good = good && static_cast<uint64_t>(source + 1) <= static_cast<uint64_t>(p.n.V);
+      from[pass] = source < 0 ? -1 : (b * p.n.V + source) * p.n.C + c;
+      row += kPassRows;
+      m += kPassRows;
+      while (m >= p.n.M) {
+        m -= p.n.M;
+        ++b;
+      }
+    }
+    CUDA_KERNEL_ASSERT_MSG(good, "spiral_conv_backward_weight: index is out of range");
+#pragma unroll
+    for (int pass = 0; pass < kPasses; ++pass) {
+      left[pass] = Pack<T, kVec>{};
+      if (from[pass] >= 0) {
+        left[pass] = load_pack<T, kVec>(p.x + from[pass]);
+      }
+    }
+    const int64_t d = d0 + static_cast<int>(threadIdx.x) % Shape::kCols;
+#pragma unroll
+    for (int pass = 0; pass < kGradPasses; ++pass) {
+      const int64_t at = grad_row + pass * kGradPassRows;
+      right[pass] = d < p.n.D && at < end ? p.grad[at * p.n.D + d] : T(0);
+    }
+    grad_row += Shape::kDepth;
+  }
+
+  __device__ __forceinline__ void store(Value* stage) const {
+    constexpr int kGroup = kVec < Shape::kGroup ? kVec : Shape::kGroup;
+    const int line = static_cast<int>(threadIdx.x) / kLanes;
+    const int column = static_cast<int>(threadIdx.x) % kLanes * kVec;
+#pragma unroll
+    for (int pass = 0; pass < kPasses; ++pass) {
+      Value* to = stage + (line + pass * kPassRows) * Shape::kRowStride + column;
+#pragma unroll
+      for (int v = 0; v < kVec; v += kGroup) {
+        Pack<Value, kGroup> pack;
+#pragma unroll
+        for (int g = 0; g < kGroup; ++g) {
+          pack.lane[g] = static_cast<Value>(left[pass].lane[v + g]);
+        }
+        store_pack<Value, kGroup>(to + v, pack);
+      }
+    }
+    Value* right_side = stage + Shape::kDepth * Shape::kRowStride + static_cast<int>(threadIdx.x) % Shape::kCols;
+#pragma unroll
+    for (int pass = 0; pass < kGradPasses; ++pass) {
+      const int grad_line = static_cast<int>(threadIdx.x) / Shape::kCols + pass * kGradPassRows;
+      if (grad_line < Shape::kDepth) {
+        right_side[grad_line * Shape::kColStride] = static_cast<Value>(right[pass]);
+      }
+    }
+  }
+};
+
+// A block computes Shape::kRows columns s*C + c times Shape::kCols columns d of gw, summed over one share of the rows
+// (b, m), into its own place of partial; sum_shares_kernel adds the shares. Blocks of one share are neighbours, so that
+// its rows of x and grad come from L2 after the first. Safe: as spiral_conv_kernel.
+template <class T, class Shape, int kVec>
+__global__ void __launch_bounds__(Shape::kThreads)
+    spiral_conv_backward_weight_kernel(SpiralBackwardWeightParams<T> p) {
+  using Value = typename Shape::Value;
+  Value* stages = reinterpret_cast<Value*>(polygraph_shared_memory);
+  const int64_t width = p.n.S * p.n.C;
+  const int64_t tiles = p.row_tiles * ((p.n.D + Shape::kCols - 1) / Shape::kCols);
+  const int64_t share = quotient(blockIdx.x, tiles);
+  const int64_t tile = blockIdx.x - share * tiles;
+  const int64_t col_tile = quotient(tile, p.row_tiles);
+  const int64_t column0 = (tile - col_tile * p.row_tiles) * Shape::kRows;
+  const int64_t d0 = col_tile * Shape::kCols;
+  const int64_t begin = share * p.share_rows;
+  const int64_t rows = p.n.B * p.n.M;
+  const int64_t end = begin + p.share_rows < rows ? begin + p.share_rows : rows;
+  const int row_lane = static_cast<int>(threadIdx.x) % Shape::kRowLanes;
+  const int col_lane = static_cast<int>(threadIdx.x) / Shape::kRowLanes;
+  Value acc[Shape::kThreadRows][Shape::kThreadCols] = {};
+  SpiralRowStage<T, Shape, kVec> next(p, begin, column0);
+  next.fetch(p, end, d0);
+  next.store(stages);
+  __syncthreads();
+  int current = 0;
+  for (int64_t row = begin + Shape::kDepth; row < end; row += Shape::kDepth) {
+    next.fetch(p, end, d0);
+    Shape::multiply(acc, stages + current * Shape::kStage, row_lane, col_lane);
+    current ^= 1;
+    next.store(stages + current * Shape::kStage);
+    __syncthreads();
+  }
+  Shape::multiply(acc, stages + current * Shape::kStage, row_lane, col_lane);
+  Value* partial = p.partial + share * p.n.D * width;
+#pragma unroll
+  for (int j = 0; j < Shape::kThreadCols; ++j) {
+    const int64_t d = d0 + Shape::col(col_lane, j);
+#pragma unroll
+    for (int i = 0; i < Shape::kThreadRows; ++i) {
+      const int64_t column = column0 + Shape::row(row_lane, i);
+      if (d < p.n.D && column < width) {
+        partial[d * width + column] = acc[i][j];
+      }
+    }
+  }
+}
+
+}  // namespace polygraph
