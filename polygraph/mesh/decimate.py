@@ -32,7 +32,9 @@ _POINT_WEIGHT = 1e-3
 # Weight of the planes that stand on a border, relative to the planes of the triangles.
 _BORDER_WEIGHT = 1.0
 
-Quadric = tuple[float, float, float, float, float, float, float, float, float, float]
+# The upper triangle of A, then b, then c (see _evaluate): ten numbers.
+Quadric = tuple[float, ...]
+_REMOVED = (-1, -1, -1)
 # (error, from, to, sum of both versions); stale once either end has changed.
 Candidate = tuple[float, int, int, int]
 
@@ -106,9 +108,9 @@ def decimate(vertices: Any, faces: Any, target: int) -> Decimation:
             " use a larger target"
         )
     keep = np.flatnonzero(np.array(collapser.alive)).astype(np.int64)
-    rest = np.array([corners for corners in collapser.corners if corners], dtype=np.int64).reshape(
-        -1, 3
-    )
+    rest = np.array(
+        [face for face in collapser.corners if face != _REMOVED], dtype=np.int64
+    ).reshape(-1, 3)
     return Decimation(keep, np.searchsorted(keep, rest).astype(np.int64), tuple(relaxed))
 
 
@@ -127,7 +129,7 @@ class _Collapser:
         half = float((high / 2 - low / 2).max()) or 1.0
         points = (vertices / 2 - (low / 4 + high / 4)) / half
         self.points: list[tuple[float, float, float]] = list(zip(*points.T.tolist(), strict=True))
-        self.corners: list[tuple[int, int, int] | None] = list(zip(*faces.T.tolist(), strict=True))
+        self.corners: list[tuple[int, int, int]] = list(zip(*faces.T.tolist(), strict=True))
         self.faces_of: list[list[int]] = _incident_faces(len(vertices), faces)
         self.quadrics: list[Quadric] = list(zip(*_quadrics(points, faces).T.tolist(), strict=True))
         self.alive = [True] * len(vertices)
@@ -170,20 +172,15 @@ class _Collapser:
         """The neighbours of v, each with the number of faces that hold the edge to it."""
         count: dict[int, int] = {}
         for face in self.faces_of[v]:
-            for w in self.corners[face]:  # type: ignore[union-attr]  # an incident face is never a removed one
+            for w in self.corners[face]:
                 count[w] = count.get(w, 0) + 1
         count.pop(v, None)
         return count
 
     def _candidates(self, v: int, neighbors: Iterable[int], *, both: bool) -> Iterable[Candidate]:
         """The collapses of v into its neighbours and, with ``both``, of its neighbours into v."""
-        points, quadrics, own, version, locked = (
-            self.points,
-            self.quadrics,
-            self.own_error,
-            self.version,
-            self.locked,
-        )
+        points, quadrics, own = self.points, self.quadrics, self.own_error
+        version, locked = self.version, self.locked
         point, quadric, stamp = points[v], quadrics[v], version[v]
         out: list[Candidate] = []
         for w in neighbors:
@@ -201,36 +198,29 @@ class _Collapser:
             return False
         around_v = self._neighbors(v)
         common = around_u.keys() & around_v.keys()
-        if (
-            len(common) != on_edge
-        ):  # a neighbour in common without a face between: a tunnel would be pinched
+        if len(common) != on_edge:  # a neighbour in common but no face between: a pinched tunnel
             return False
-        singular = [w for w, n in around_u.items() if n != 2]
-        if singular:
-            if on_edge == 2:  # u would leave its curve
-                return False
-            if any(
-                w in around_v and around_v[w] != 2 for w in singular
-            ):  # a curve of three edges would fold up
-                return False
+        if any(around_v.get(w, 2) != 2 for w in singular):  # a curve of three edges would fold up
+            return False
         for face in self.faces_of[u]:
-            corners = self.corners[face]
-            if v in corners:  # type: ignore[operator]
+            a, b, c = self.corners[face]
+            if v in (a, b, c):
                 continue
-            rest = [w for w in corners if w != u]  # type: ignore[union-attr]
-            if rest[0] in common and rest[1] in common and self._has_face(v, rest[0], rest[1]):
-                return False  # two faces would fall onto each other, as in a tetrahedron
+            p, q = (b, c) if a == u else (a, c) if b == u else (a, b)
+            # Two faces would fall onto each other, as in a tetrahedron.
+            if p in common and q in common and self._has_face(v, p, q):
+                return False
         return True
 
     def _has_face(self, a: int, b: int, c: int) -> bool:
-        return any(b in self.corners[f] and c in self.corners[f] for f in self.faces_of[a])  # type: ignore[operator]
+        return any(b in self.corners[f] and c in self.corners[f] for f in self.faces_of[a])
 
     def _keeps_normals(self, u: int, v: int) -> bool:
         points = self.points
         ux, uy, uz = points[u]
         vx, vy, vz = points[v]
         for face in self.faces_of[u]:
-            a, b, c = self.corners[face]  # type: ignore[misc]
+            a, b, c = self.corners[face]
             if a == v or b == v or c == v:
                 continue
             if a == u:
@@ -252,19 +242,19 @@ class _Collapser:
     def _collapse(self, u: int, v: int) -> None:
         faces_of, corners = self.faces_of, self.corners
         for face in faces_of[u]:
-            a, b, c = corners[face]  # type: ignore[misc]
+            a, b, c = corners[face]
             if a == v or b == v or c == v:
                 for w in (a, b, c):
                     if w != u:
                         faces_of[w].remove(face)
-                corners[face] = None
+                corners[face] = _REMOVED
             else:
                 corners[face] = (v if a == u else a, v if b == u else b, v if c == u else c)
                 faces_of[v].append(face)
         faces_of[u] = []
         q, r = self.quadrics[u], self.quadrics[v]
-        self.quadrics[v] = merged = tuple(a + b for a, b in zip(q, r, strict=True))  # type: ignore[assignment]
-        self.own_error[v] = _evaluate(merged, self.points[v])  # type: ignore[arg-type]
+        self.quadrics[v] = merged = tuple(a + b for a, b in zip(q, r, strict=True))
+        self.own_error[v] = _evaluate(merged, self.points[v])
         self.version[v] += 1
         self.alive[u] = False
         self.waiting.pop(u, None)
@@ -283,7 +273,7 @@ class _Collapser:
             return False
         link: dict[int, list[int]] = {w: [] for w in neighbors}
         for face in self.faces_of[v]:
-            a, b = (w for w in self.corners[face] if w != v)  # type: ignore[union-attr]
+            a, b = (w for w in self.corners[face] if w != v)
             link[a].append(b)
             link[b].append(a)
         start = next(iter(link))

@@ -287,8 +287,7 @@ def _starts(mesh: Mesh, reference: int) -> IntArray:
     )
     source, target = edges.T
     points = mesh.vertices / np.abs(mesh.vertices).max()
-    # csgraph takes a stored zero for a missing edge.
-    length = np.maximum(_length(points[target] - points[source]), np.finfo(np.float64).tiny)
+    length = _length(points[target] - points[source])
     graph = csr_array((length, (source, target)), shape=(count, count))
 
     _, component = connected_components(graph, directed=False)

@@ -80,6 +80,14 @@ def test_spiralnet_lengths():
     assert (h.spirals[0] >= 0).all()
 
 
+def test_twins_map_to_themselves():
+    v, f = sphere(2)
+    both = build_hierarchy(np.concatenate([v, v]), np.concatenate([f, f + 162]), factors=(4,))
+    for own, kept in enumerate(both.keep[0]):
+        weight, index = both.up_weight[0][kept], both.up_index[0][kept]
+        assert index[weight == 1].tolist() == [own]
+
+
 def test_no_coarser_levels():
     h = build_hierarchy(*sphere(1), factors=())
     assert h.sizes == [42]

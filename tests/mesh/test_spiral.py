@@ -179,8 +179,10 @@ def test_default_reference_is_a_tip():
     np.testing.assert_array_equal(spiral_table(v, f), spiral_table(v, f, reference=33))
 
 
-def test_length_rule():
-    v, f = grid(6, 7)
+# On 2 x 3 the standard deviation of a sample would give 7 instead of 6.
+@pytest.mark.parametrize("shape", [(6, 7), (2, 3)])
+def test_length_rule(shape):
+    v, f = grid(*shape)
     degree = np.array([len(n) for n in neighbors(f, len(v))])
     full = spiral_table(v, f, length=20)
     used = 20 - np.argmax((full >= 0)[:, ::-1], axis=1)
@@ -234,6 +236,10 @@ def test_coincident_vertices():
     v[5] = v[6]  # an edge of length zero is still an edge
     table = spiral_table(v, f, reference=15, length=12)
     check_rings(table, neighbors(f, 16), complete_hops=1)
+    v, f = jittered(grid(4, 4))
+    v[0] = v[15]  # the reference is the one asked for, not the other at its place
+    assert spiral_table(v, f, reference=15)[14, 1] == 15
+    assert spiral_table(v, f, reference=0)[1, 1] == 0
 
 
 def test_coma_lengths(coma_template):
