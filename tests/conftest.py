@@ -1,0 +1,41 @@
+"""What all tests share: markers, the GPU that some need, where real data lies."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def pytest_configure(config):
+    """Declare the markers, so that --strict-markers knows them."""
+    config.addinivalue_line("markers", "gpu: needs a CUDA device (skipped without one)")
+    config.addinivalue_line("markers", "large: needs tens of gigabytes of memory")
+
+
+def pytest_runtest_setup(item):
+    """Skip what needs a GPU where there is none; fail if POLYGRAPH_REQUIRE_CUDA=1 wants one."""
+    if item.get_closest_marker("gpu") is None or torch.cuda.is_available():
+        return
+    if os.environ.get("POLYGRAPH_REQUIRE_CUDA") == "1":
+        pytest.fail("POLYGRAPH_REQUIRE_CUDA=1, but torch finds no CUDA device", pytrace=False)
+    pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture
+def data_root():
+    """Folder of real data: ``$POLYGRAPH_DATA``, default ``../shared/data`` beside the repository."""
+    root = Path(os.environ.get("POLYGRAPH_DATA", REPOSITORY / "../shared/data"))
+    if not root.is_dir():
+        pytest.skip("no real data here: set POLYGRAPH_DATA")
+    return root
+
+
+@pytest.fixture
+def set_threads():
+    """``torch.set_num_threads``, undone after the test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)

@@ -1,0 +1,353 @@
+"""What every operator must pass. The test file of an operator subclasses `OperatorContract`.
+
+Each test is written once, here, and runs over the cases that the subclass gives. A case is a
+function without arguments that makes the keyword arguments of one call, in float64 on the CPU.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from calls import (
+    LAYOUTS,
+    convert,
+    floats,
+    leaves,
+    relaid,
+    run,
+    run_reference,
+    run_twice,
+    tensors,
+    upstream_like,
+)
+from tolerances import KERNEL, SECOND_DERIVATIVE, assert_close, relative_error
+
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+WORKER = Path(__file__).with_name("isa_worker.py")
+
+
+def require_same(actual, expected):
+    """Fail unless two results of `run` agree in every bit."""
+    for name, value in expected.items():
+        assert torch.equal(actual[name], value), f"{name} differs"
+
+
+class OperatorContract:
+    """Base class; the attributes below are the operator's own part."""
+
+    stem: str  #: all its compiled operators begin with this
+    op: staticmethod  #: the public function
+    reference: staticmethod  #: its definition
+    batched: tuple = ()  #: arguments that have the batch dimension in front
+    cases: dict  #: name -> case; together they set every scalar to something not its default
+    small: tuple = ()  #: names of cases small enough for finite differences
+    empty: dict = {}  #: name -> case with nothing in some dimension
+    threaded: str  #: name of a case large enough to be shared among threads
+    broken: dict = {}  #: name -> (function from a good call to a bad one, exception, message)
+    raw: dict = {}  #: name of a compiled operator -> function that lists argument tuples for it
+    raw_broken: dict = {}  #: name -> (operator, function from good arguments to bad, message)
+
+    @classmethod
+    def parameters(cls):
+        """Parameter of a test -> the values it takes for this operator."""
+        return {
+            "case": cls.cases,
+            "small_case": cls.small,
+            "empty_case": cls.empty,
+            "fault": cls.broken,
+            "raw_name": cls.raw,
+            "raw_fault": cls.raw_broken,
+        }
+
+    @classmethod
+    def pytest_generate_tests(cls, metafunc):
+        """Run each test over the operator's cases, dtypes and faults."""
+        for name, values in cls.parameters().items():
+            if name in metafunc.fixturenames:
+                metafunc.parametrize(name, list(values))
+        if "dtype" in metafunc.fixturenames:
+            metafunc.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
+
+    # ---- values ----
+
+    def check(self, inputs, device="cpu"):
+        """The result and all first derivatives of one call agree with the definition."""
+        dtype = next(iter(floats(inputs).values())).dtype
+        expected = run_reference(self.reference, inputs)
+        actual = run(self.op, convert(inputs, device=device))
+        for name, value in expected.items():
+            assert actual[name].dtype == dtype, f"{name} is {actual[name].dtype}"
+            assert actual[name].device.type == device
+            assert_close(actual[name], value, KERNEL[dtype], name)
+
+    def test_values_and_derivatives(self, case, dtype):
+        """Every dtype, every case: within rounding of the definition."""
+        self.check(convert(self.cases[case](), dtype=dtype))
+
+    def test_cases_cover_the_signature(self):
+        """No argument is left at None or at its default value in all of the cases."""
+        made = [make() for make in self.cases.values()]
+        defaults = self.op.__kwdefaults__ or {}
+        arguments = self.op.__code__.co_varnames[
+            : self.op.__code__.co_argcount + self.op.__code__.co_kwonlyargcount
+        ]
+        for name in arguments:
+            values = [call.get(name, defaults.get(name)) for call in made]
+            default = defaults.get(name)
+            assert any(isinstance(v, torch.Tensor | tuple) or v != default for v in values), name
+
+    @pytest.mark.parametrize("wide", [torch.float32, torch.float64], ids=["float32", "float64"])
+    def test_second_derivatives(self, case, wide):
+        """Second derivatives of every case agree with those of the definition."""
+        inputs = convert(self.cases[case](), dtype=wide)
+        expected = run_twice(self.reference, convert(inputs, dtype=torch.float64))
+        actual = run_twice(self.op, inputs)
+        for name, value in expected.items():
+            assert_close(actual[name], value, SECOND_DERIVATIVE[wide], name)
+
+    def test_without_batch(self, dtype):
+        """A single sample needs no batch dimension."""
+        inputs = convert(self.cases[self.small[0]](), dtype=dtype)
+        one = {n: v[0] if n in self.batched and v is not None else v for n, v in inputs.items()}
+        self.check(one)
+        batch = {n: v[:1] if n in self.batched and v is not None else v for n, v in inputs.items()}
+        assert torch.equal(self.op(**one), self.op(**batch)[0])
+
+    def test_empty(self, empty_case, dtype):
+        """Nothing in, nothing (or zeros) out; never a crash, never garbage."""
+        inputs = convert(self.empty[empty_case](), dtype=dtype)
+        self.check(inputs)
+
+    # ---- derivatives ----
+
+    def call_of_floats(self, inputs):
+        """The call as a function of its floating tensors alone, and those."""
+        inputs = leaves(inputs)
+        names = list(floats(inputs))
+        return lambda *values: self.op(**(inputs | dict(zip(names, values, strict=True)))), tuple(
+            floats(inputs).values()
+        )
+
+    def test_gradcheck(self, small_case):
+        """First derivatives agree with finite differences."""
+        assert torch.autograd.gradcheck(*self.call_of_floats(self.cases[small_case]()))
+
+    def test_gradgradcheck(self, small_case):
+        """Second derivatives agree with finite differences."""
+        assert torch.autograd.gradgradcheck(*self.call_of_floats(self.cases[small_case]()))
+
+    def test_one_derivative_at_a_time(self, small_case):
+        """A derivative is the same whether or not the others are wanted as well."""
+        inputs = convert(self.cases[small_case](), dtype=torch.float32)
+        together = run(self.op, inputs)
+        for name, value in floats(inputs).items():
+            leaf = value.clone().requires_grad_()
+            out = self.op(**(inputs | {name: leaf}))
+            (alone,) = torch.autograd.grad(out, leaf, upstream_like(out))
+            assert torch.equal(alone, together[f"grad of {name}"]), name
+
+    # ---- the compiled operators ----
+
+    def test_every_compiled_operator_is_listed(self):
+        """``raw`` and with it opcheck leave none of the operator's family out."""
+        prefix = f"polygraph::{self.stem}"
+        names = {n.split("::")[1] for n in torch._C._dispatch_get_all_op_names() if prefix in n}
+        assert names == set(self.raw)
+
+    def test_opcheck(self, raw_name):
+        """Schema, fake, autograd registration, and tracing with dynamic shapes."""
+        op = getattr(torch.ops.polygraph, raw_name).default
+        for arguments in self.raw[raw_name]():
+            torch.library.opcheck(op, arguments)
+
+    # ---- memory ----
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_strides(self, layout, dtype):
+        """The layout of the arguments in memory does not change a bit of the result."""
+        inputs = convert(self.cases[self.small[0]](), dtype=dtype)
+        require_same(run(self.op, relaid(inputs, layout)), run(self.op, inputs))
+
+    def test_expanded(self, dtype):
+        """Arguments and gradients that are broadcast views."""
+        inputs = convert(self.cases[self.small[0]](), dtype=dtype)
+        wide = {
+            n: t[:1].expand_as(t) if n in self.batched and t is not None else t
+            for n, t in inputs.items()
+        }
+        copied = {n: t.clone() if isinstance(t, torch.Tensor) else t for n, t in wide.items()}
+        one = torch.ones((), dtype=dtype)
+        upstream = one.expand(self.op(**copied).shape)
+        require_same(run(self.op, wide, upstream), run(self.op, copied, upstream.contiguous()))
+
+    def test_arguments_are_left_alone(self, case):
+        """No argument is written to."""
+        inputs = self.cases[case]()
+        before = {name: t.clone() for name, t in tensors(inputs).items()}
+        run(self.op, inputs)
+        require_same(tensors(inputs), before)
+
+    # ---- faults ----
+
+    def test_fault(self, fault):
+        """Every argument broken in turn: refused before any work, by a message that names it."""
+        change, exception, message = self.broken[fault]
+        good = convert(self.cases[self.small[0]](), dtype=torch.float32)
+        self.op(**good)
+        with pytest.raises(exception, match=message):
+            run(self.op, change(good))
+
+    def test_raw_fault(self, raw_fault):
+        """The same for the compiled operators, which a caller may reach directly."""
+        name, change, message = self.raw_broken[raw_fault]
+        op = getattr(torch.ops.polygraph, name)
+        good = list(self.raw[name]()[0])
+        op(*good)
+        with pytest.raises(RuntimeError, match=message):
+            op(*change(good))
+
+    # ---- repeatability ----
+
+    def test_repeats_bit_for_bit(self, dtype, set_threads):
+        """Twice the same, on one thread and on two, and when only deterministic work is allowed."""
+        inputs = convert(self.cases[self.threaded](), dtype=dtype)
+        set_threads(1)
+        expected = run(self.op, inputs)
+        require_same(run(self.op, inputs), expected)
+        set_threads(2)
+        require_same(run(self.op, inputs), expected)
+        torch.use_deterministic_algorithms(True)
+        try:
+            require_same(run(self.op, inputs), expected)
+        finally:
+            torch.use_deterministic_algorithms(False)
+
+    @pytest.mark.parametrize("isa", ["plain", "avx2"])
+    def test_other_instruction_sets(self, isa, tmp_path):
+        """A process held to a lesser instruction set computes the same within rounding."""
+        wanted = ["plain", "avx2"].index(isa)
+        if torch.ops.polygraph.instruction_set() < wanted:
+            pytest.skip(f"this processor has no {isa}")
+        out = tmp_path / "results.pt"
+        test_file = sys.modules[type(self).__module__].__file__
+        tests = Path(__file__).parents[1]
+        path = os.pathsep.join([str(tests.parent), str(tests), str(tests / "ops")])
+        environment = os.environ | {"POLYGRAPH_ISA": isa, "PYTHONPATH": path}
+        command = [sys.executable, str(WORKER), test_file, type(self).__name__, str(out)]
+        subprocess.run(command, env=environment, check=True)
+        found = torch.load(out, weights_only=True)
+        assert found.pop("instruction set") == wanted
+        assert len(found) == 2 * len(self.cases)
+        for key, actual in found.items():
+            case, dtype_name = key.rsplit("/", 1)
+            dtype = getattr(torch, dtype_name)
+            expected = run_reference(self.reference, convert(self.cases[case](), dtype=dtype))
+            for name, value in expected.items():
+                assert_close(actual[name], value, KERNEL[dtype], f"{key}: {name}")
+
+    # ---- PyTorch's own machinery ----
+
+    @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+    def test_compiles_without_graph_break(self, backend):
+        """torch.compile(fullgraph=True), forward and backward, between other operations."""
+        inputs = convert(self.cases[self.small[0]](), dtype=torch.float32)
+        names = list(floats(inputs))
+
+        def around(**inputs):
+            return (self.op(**(inputs | {names[0]: 2 * inputs[names[0]]})) + 1).sin()
+
+        torch.compiler.reset()
+        actual = run(torch.compile(around, fullgraph=True, backend=backend), inputs)
+        for name, value in run(around, inputs).items():
+            # Inductor's own sine may round otherwise: one more float32 step at each end.
+            assert_close(actual[name], value, KERNEL[torch.float32], name)
+
+    def test_autocast(self):
+        """Under autocast the operator runs in its dtype; gradients come back in float32."""
+        inputs = convert(self.cases[self.small[0]](), dtype=torch.float32)
+        expected = run(self.op, convert(inputs, dtype=torch.bfloat16))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            actual = run(self.op, inputs)
+            double = self.op(**convert(inputs, dtype=torch.float64))
+        assert actual["out"].dtype == torch.bfloat16
+        assert torch.equal(actual["out"], expected["out"])
+        for name in floats(inputs):
+            assert actual[f"grad of {name}"].dtype == torch.float32
+            assert torch.equal(actual[f"grad of {name}"], expected[f"grad of {name}"].float())
+        assert double.dtype == torch.float64
+
+    # ---- on a GPU ----
+
+    @pytest.mark.gpu
+    def test_gpu_values(self, case, dtype):
+        """On a GPU as on the CPU: within rounding of the definition."""
+        self.check(convert(self.cases[case](), dtype=dtype), device="cuda")
+
+    @pytest.mark.gpu
+    def test_gpu_empty(self, empty_case):
+        """Empty work launches no kernel."""
+        self.check(convert(self.empty[empty_case](), dtype=torch.float32), device="cuda")
+
+    @pytest.mark.gpu
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_gpu_strides(self, layout):
+        """Memory layouts on a GPU."""
+        inputs = convert(self.cases[self.small[0]](), dtype=torch.float32, device="cuda")
+        require_same(run(self.op, relaid(inputs, layout)), run(self.op, inputs))
+
+    @pytest.mark.gpu
+    def test_gpu_repeats_bit_for_bit(self, dtype):
+        """No float atomics: twice the same, and allowed under deterministic algorithms."""
+        inputs = convert(self.cases[self.threaded](), dtype=dtype, device="cuda")
+        expected = run(self.op, inputs)
+        require_same(run(self.op, inputs), expected)
+        torch.use_deterministic_algorithms(True)
+        try:
+            require_same(run(self.op, inputs), expected)
+        finally:
+            torch.use_deterministic_algorithms(False)
+
+    @pytest.mark.gpu
+    def test_gpu_side_stream(self):
+        """Kernels run on the current stream: the side stream's own, late, inputs are seen."""
+        inputs = convert(self.cases[self.threaded](), dtype=torch.float32, device="cuda")
+        expected = run(self.op, inputs)
+        empty = {n: torch.zeros_like(t) if n in floats(inputs) else t for n, t in inputs.items()}
+        stream = torch.cuda.Stream()
+        torch.cuda.synchronize()
+        with torch.cuda.stream(stream):
+            torch.cuda._sleep(100_000_000)
+            for name, tensor in floats(inputs).items():
+                empty[name].copy_(tensor)
+            actual = run(self.op, empty)
+        stream.synchronize()
+        require_same(actual, expected)
+
+    @pytest.mark.gpu
+    @pytest.mark.large
+    def test_gpu_more_than_2_31_elements(self):
+        """The last of many samples, past 2^31 elements, is what it is alone."""
+        inputs = convert(self.cases[self.threaded](), dtype=torch.float16, device="cuda")
+        first = inputs[self.batched[0]]
+        copies = 2**31 // first[0].numel() + 1
+        if torch.cuda.mem_get_info()[0] < 40 * 2**30:
+            pytest.skip("needs 40 GiB of free GPU memory")
+        many = inputs.copy()
+        for name in self.batched:
+            if inputs.get(name) is not None:
+                many[name] = inputs[name][:1].repeat(copies, 1, 1)
+                many[name][-1] = inputs[name][-1]
+        last = {n: v[-1:] if n in self.batched and v is not None else v for n, v in many.items()}
+        leaf = many[self.batched[0]].requires_grad_()
+        out = self.op(**many)
+        assert out.numel() > 2**31 or leaf.numel() > 2**31
+        out[-1].float().square().sum().backward()
+        single = last[self.batched[0]].detach().requires_grad_()
+        small = self.op(**(last | {self.batched[0]: single}))
+        small.float().square().sum().backward()
+        tolerance = KERNEL[torch.float16]
+        assert relative_error(out[-1:], small) <= tolerance
+        assert relative_error(leaf.grad[-1:], single.grad) <= tolerance

@@ -1,0 +1,324 @@
+"""The fused polynomial step against the contract, and what is its own."""
+
+import math
+from functools import partial
+from itertools import product
+
+import pytest
+import torch
+from contract import OperatorContract
+from faults import at, put
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from polygraph import ops, reference
+from tables import NOT_FINITE, normal
+from tolerances import KERNEL, assert_close
+
+ACTIVATIONS = ("none", "elu", "relu", "leaky_relu")
+
+
+def call(B, V, D, *, scale=True, bias=True, skip=True, packed=False, **settings):
+    """One call's arguments."""
+    seed = hash((B, V, D)) % 1000
+    a, s = normal(B, V, D, seed=seed), normal(B, V, D, seed=seed + 1)
+    inputs = {"a": torch.cat([a, s], -1)} if packed else {"a": a, "s": s}
+    return inputs | {
+        "scale": normal(D, seed=seed + 2) if scale else None,
+        "bias": normal(D, seed=seed + 3) if bias else None,
+        "skip": normal(B, V, D, seed=seed + 4) if skip else None,
+        **settings,
+    }
+
+
+CASES = (
+    {
+        "plain": partial(call, 2, 5, 3, eps=0.37, activation="elu"),
+        "defaults": partial(call, 2, 5, 3, scale=False, bias=False, skip=False),
+        "one tensor of two halves": partial(call, 2, 5, 3, packed=True, eps=0.37, activation="elu"),
+        "two halves, polynomial": partial(call, 2, 4, 5, packed=True, norm="none", skip=False),
+        "small eps": partial(call, 2, 5, 3, eps=1e-3, activation="leaky_relu"),
+        "large eps": partial(call, 2, 5, 3, eps=50.0, activation="relu"),
+        "one vertex": partial(call, 3, 1, 4, eps=0.5, activation="elu"),
+        "many rows": partial(call, 5, 1100, 19, eps=0.5, activation="elu"),
+        "many rows of two halves": partial(call, 3, 600, 16, packed=True, activation="elu"),
+        "no scale": partial(call, 2, 7, 9, scale=False),
+        "no bias": partial(call, 2, 7, 9, bias=False),
+        "no skip": partial(call, 2, 7, 9, skip=False),
+    }
+    | {
+        f"norm {norm}, {activation}": partial(
+            call, 3, 9, 17, norm=norm, activation=activation, eps=0.7
+        )
+        for norm, activation in product(("rms", "none"), ACTIVATIONS)
+    }
+    | {f"{D} channels": partial(call, 2, 10, D, activation="elu") for D in (1, 2, 7, 8, 16, 33)}
+)
+
+EMPTY = {
+    "no samples": partial(call, 0, 5, 3),
+    "no vertices, polynomial": partial(call, 2, 0, 3, norm="none"),
+    "no vertices": partial(call, 2, 0, 3),
+    "no channels": partial(call, 2, 5, 0),
+    "no channels in two halves": partial(call, 2, 5, 0, packed=True),
+}
+
+BACKWARD = "poly_step_backward"
+
+
+def raw_forward():
+    """Arguments of the compiled operator, with everything given and with the least."""
+    i = {n: t.float().requires_grad_() for n, t in call(2, 5, 3).items()}
+    yield i["a"], i["s"], i["scale"], i["bias"], i["skip"], 1, 0.37, 1
+    yield i["a"], i["s"], None, None, None, 0, 1.0, 0
+    yield torch.cat([i["a"], i["s"]], -1).detach().requires_grad_(), *[None] * 4, 1, 0.37, 3
+
+
+def raw_backward():
+    """Arguments of the derivative that match those."""
+    for arguments in raw_forward():
+        a, s, scale, _, _, norm, eps, activation = arguments
+        out, rnorm = torch.ops.polygraph.poly_step(*arguments)
+        grad = normal(2, 5, 3, seed=9).float().requires_grad_()
+        out = out.detach().requires_grad_()
+        yield grad, a, s, scale, out, rnorm.detach(), norm, eps, activation, s is not None
+
+
+def rows(name):
+    """Faults of one tensor ``[B, V, D]`` that must match ``a``: (name, change, message)."""
+    wanted = name + r" must have shape \[B, V, D\] = \[2, 5, 3\], got "
+    yield f"{name} of rank 2", lambda t: t[0], wanted + r"\[5, 3\]"
+    yield f"{name} with a sample too few", lambda t: t[1:], wanted + r"\[1, 5, 3\]"
+    yield f"{name} with a vertex too few", lambda t: t[:, 1:], wanted + r"\[2, 4, 3\]"
+    yield f"{name} with a channel too few", lambda t: t[..., 1:], wanted + r"\[2, 5, 2\]"
+    yield f"{name} of another dtype", lambda t: t.double(), f"{name} must be float32, got float64"
+    yield f"{name} on another device", lambda t: t.to("meta"), f"{name} must be on the device of"
+
+
+def channels(name):
+    """Faults of one tensor ``[D]``: (name, change, message)."""
+    wanted = name + r" must have shape \[D\] = \[3\], got "
+    yield f"{name} too short", lambda t: t[1:], wanted + r"\[2\]"
+    yield f"{name} of rank 2", lambda t: t[None], wanted + r"\[1, 3\]"
+    yield f"{name} of another dtype", lambda t: t.half(), f"{name} must be float32, got float16"
+    yield f"{name} on another device", lambda t: t.to("meta"), f"{name} must be on the device of"
+
+
+BROKEN = {
+    fault: (put(name, change), RuntimeError, message)
+    for name, kind in (("s", rows), ("skip", rows), ("scale", channels), ("bias", channels))
+    for fault, change, message in kind(name)
+} | {
+    "a of rank 1": (
+        lambda i: i | {"a": i["a"][0, 0], "s": i["s"][0, 0], "skip": None},
+        RuntimeError,
+        r"a must have shape \[B, V, D\]",
+    ),
+    "a of rank 4": (put("a", lambda a: a[None]), RuntimeError, r"a must have shape \[B, V, D\]"),
+    "a of integers": (
+        put("a", lambda a: a.long()),
+        RuntimeError,
+        "a must be float32, float64, float16 or bfloat16, got int64",
+    ),
+    "an odd number of channels in two halves": (
+        put("s", lambda s: None),
+        RuntimeError,
+        "a must have an even number of channels when s is None, got 3",
+    ),
+    "unknown norm": (
+        put("norm", lambda n: "batch"),
+        ValueError,
+        "norm must be one of none, rms, got 'batch'",
+    ),
+    "unknown activation": (
+        put("activation", lambda n: "gelu"),
+        ValueError,
+        "activation must be one of none, elu, relu, leaky_relu, got 'gelu'",
+    ),
+    "eps 0": (put("eps", lambda e: 0.0), ValueError, "eps must be positive, got 0.0"),
+    "eps negative": (put("eps", lambda e: -1.0), ValueError, "eps must be positive, got -1.0"),
+    "eps NaN": (put("eps", lambda e: math.nan), ValueError, "eps must be positive, got nan"),
+}
+
+RAW_BROKEN = (
+    {
+        f"backward: {fault}": (BACKWARD, at(place, change), message)
+        for place, name in ((0, "grad"), (4, "out"))
+        for fault, change, message in list(rows(name))[:-1]
+    }
+    | {
+        f"backward: {fault}": (BACKWARD, at(3, change), message)
+        for fault, change, message in list(channels("scale"))[:-1]
+    }
+    | {
+        "backward: rnorm of rank 1": (
+            BACKWARD,
+            at(5, lambda r: r[0]),
+            r"rnorm must have shape \[B, D\] = \[2, 3\], got \[3\]",
+        ),
+        "backward: rnorm of another dtype": (
+            BACKWARD,
+            at(5, lambda r: r.double()),
+            "rnorm must be float32, got float64",
+        ),
+        "backward: norm 2": (BACKWARD, at(6, lambda n: 2), "norm must be 0 or 1, got 2"),
+        "backward: activation 4": (
+            BACKWARD,
+            at(8, lambda n: 4),
+            "activation must be 0, 1, 2 or 3, got 4",
+        ),
+        "norm 2": ("poly_step", at(5, lambda n: 2), "norm must be 0 or 1, got 2"),
+        "norm -1": ("poly_step", at(5, lambda n: -1), "norm must be 0 or 1, got -1"),
+        "activation 4": ("poly_step", at(7, lambda n: 4), "activation must be 0, 1, 2 or 3, got 4"),
+        "activation -1": ("poly_step", at(7, lambda n: -1), "activation must be 0, 1, 2 or 3"),
+    }
+)
+
+
+class TestPolyStep(OperatorContract):
+    stem = "poly_step"
+    op = staticmethod(ops.poly_step)
+    reference = staticmethod(reference.poly_step)
+    batched = ("a", "s", "skip")
+    cases = CASES
+    small = (
+        "plain",
+        "defaults",
+        "one tensor of two halves",
+        "two halves, polynomial",
+        "small eps",
+        "large eps",
+        "one vertex",
+    )
+    empty = EMPTY
+    threaded = "many rows"
+    broken = BROKEN
+    raw = {"poly_step": lambda: list(raw_forward()), BACKWARD: lambda: list(raw_backward())}
+    raw_broken = RAW_BROKEN
+
+
+@given(
+    V=st.integers(1, 9),
+    D=st.integers(1, 19),
+    exponents=st.lists(st.integers(-19, 8), min_size=1, max_size=4),
+    norm=st.sampled_from(["rms", "none"]),
+    activation=st.sampled_from(ACTIVATIONS),
+)
+@settings(max_examples=150, deadline=None)
+def test_tiny_and_huge_numbers(V, D, exponents, norm, activation):
+    """Factors from 1e-19 to 1e8, whose squared products still fit float32, channel by channel."""
+    powers = torch.tensor([10.0 ** exponents[d % len(exponents)] for d in range(D)])
+    a, s = normal(2, V, D).float() * powers, normal(2, V, D, seed=1).float() * powers
+    settings = {"norm": norm, "activation": activation, "eps": 0.3}
+    out = ops.poly_step(a, s, **settings)
+    expected = reference.poly_step(a.double(), s.double(), **settings)
+    for d in range(D):
+        assert_close(out[..., d], expected[..., d], KERNEL[torch.float32], f"channel {d}")
+
+
+@given(
+    place=st.tuples(st.integers(0, 1), st.integers(0, 6), st.integers(0, 18)),
+    value=st.sampled_from((*NOT_FINITE, 1e19, 1e30)),
+    into=st.sampled_from(["a", "s", "skip"]),
+    norm=st.sampled_from(["rms", "none"]),
+    activation=st.sampled_from(ACTIVATIONS),
+)
+@settings(max_examples=150, deadline=None)
+def test_a_bad_number_stays_in_its_channel(place, value, into, norm, activation):
+    """What is not finite, or overflows, changes one channel of one sample, and nothing else."""
+    b, v, d = place
+    good = {n: t.float() for n, t in call(2, 7, 19).items()}
+    bad = good | {into: good[into].clone()}
+    bad[into][b, v, d] = value
+    settings = {"norm": norm, "activation": activation}
+    clean, out = ops.poly_step(**good, **settings), ops.poly_step(**bad, **settings)
+    changed = clean != out
+    changed[b, :, d] = False
+    assert not changed.any()
+    if norm == "none":
+        changed = clean[b, :, d] != out[b, :, d]
+        changed[v] = False
+        assert not changed.any()
+    expected = reference.poly_step(**bad, **settings)
+    assert torch.equal(out.isnan(), expected.isnan())
+
+
+@pytest.mark.parametrize("value", NOT_FINITE)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_not_finite_numbers_pass_through_activations(activation, value):
+    """NaN stays NaN, and infinities go where the activation sends them; vectors and remainder."""
+    a = torch.full((1, 2, 19), value)
+    out = ops.poly_step(a, torch.zeros_like(a), norm="none", bias=torch.zeros(19))
+    assert out.isnan().all()  # inf * 0
+    out = ops.poly_step(torch.zeros_like(a), a, norm="none", skip=a, activation=activation)
+    assert out.isnan().all()
+    zeros = torch.zeros_like(a)
+    out = ops.poly_step(zeros, zeros, skip=a, activation=activation)
+    assert torch.equal(
+        out.nan_to_num(7),
+        reference.poly_step(zeros, zeros, skip=a, activation=activation).nan_to_num(7),
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_elu_near_zero_and_far_below(dtype):
+    """e^x - 1 keeps its digits near zero and reaches -1, in whole vectors and in the remainder."""
+    z = -torch.logspace(-30, 3, 331).to(dtype)
+    z = torch.cat([z, -z, torch.zeros(1, dtype=dtype)])
+    expected = torch.nn.functional.elu(z.double())
+    for columns in (1, 8, 17, len(z)):
+        a = z[: len(z) // columns * columns].view(1, -1, columns)
+        out = ops.poly_step(a, torch.zeros_like(a), activation="elu").flatten().double()
+        error = (out - expected[: len(out)]).abs() / expected[: len(out)].abs().clamp_min(1e-300)
+        # The vector polynomial is good to 2 units in the last place, and the result rounds once more.
+        assert error.max() <= 4 * torch.finfo(dtype).eps
+
+
+def test_by_hand():
+    """The formula on two vertices and one channel."""
+    a, s = torch.tensor([[3.0], [1.0]]), torch.tensor([[1.0], [-1.0]])
+    one = torch.ones(1)
+    root = math.sqrt(4.0 + (9.0 + 1.0) / 2)  # eps 4, t = 3, -1
+    expected = torch.tensor([[3 + 0.5 * 3 / root + 2 + 1], [1 - 0.5 / root - 4 + 1]])
+    skip = torch.tensor([[2.0], [-4.0]])
+    for function in (ops.poly_step, reference.poly_step):
+        out = function(a, s, 0.5 * one, bias=one, skip=skip, eps=4.0)
+        torch.testing.assert_close(out, expected)
+        out = function(a, s, 0.5 * one, bias=one, skip=skip, eps=4.0, activation="leaky_relu")
+        torch.testing.assert_close(out, torch.where(expected > 0, expected, 0.2 * expected))
+
+
+def test_samples_are_normalised_apart():
+    """A sample's result does not depend on the rest of its batch, in any bit."""
+    i = {n: t.float() for n, t in call(4, 300, 9).items()}
+    whole = ops.poly_step(**i, activation="elu")
+    i |= {name: i[name][2:3] for name in ("a", "s", "skip")}
+    assert torch.equal(ops.poly_step(**i, activation="elu"), whole[2:3])
+
+
+def test_channel_slices_of_one_tensor_are_not_copied():
+    """Slices of one wide operator's result give the bits of separate tensors, and its gradient."""
+    wide = normal(2, 40, 48).float()
+    leaf = wide.clone().requires_grad_()
+    a, s, skip = leaf.split(16, dim=-1)
+    out = ops.poly_step(a, s, skip=skip)
+    out.sum().backward()
+    apart = [t.clone().requires_grad_() for t in wide.split(16, dim=-1)]
+    expected = ops.poly_step(apart[0], apart[1], skip=apart[2])
+    expected.sum().backward()
+    assert torch.equal(out, expected)
+    assert torch.equal(leaf.grad, torch.cat([t.grad for t in apart], -1))
+
+
+def test_two_halves_are_the_two_factors():
+    """``s=None`` reads a and s from one tensor, to the same bits."""
+    i = {n: t.float() for n, t in call(2, 40, 24).items()}
+    packed = i | {"a": torch.cat([i["a"], i.pop("s")], -1)}
+    apart = i | {"s": packed["a"][..., 24:]}
+    assert torch.equal(ops.poly_step(**packed), ops.poly_step(**apart))
+
+
+def test_at_rest_the_second_order_term_is_exactly_off():
+    """With scale 0 what remains is first order: a + bias."""
+    i = call(2, 7, 5, skip=False)
+    out = ops.poly_step(**(i | {"scale": torch.zeros(5, dtype=torch.float64)}))
+    assert torch.equal(out, i["a"] + i["bias"])
