@@ -1,5 +1,6 @@
 // CUDA spiral convolution: float32, float64, and half types that accumulate in float32.
-#include "spiral_conv/spiral_conv_kernels.cuh"
+#include "spiral_conv/spiral_conv_backward.cuh"
+#include "spiral_conv/spiral_conv_forward.cuh"
 
 namespace polygraph {
 namespace {

@@ -1,0 +1,337 @@
+// CUDA kernels of the polynomial step; poly_step_cuda.cu launches them.
+//
+// Bound by memory: rows that a linear operator has just written are read twice, once for the sums over the rows of a
+// sample and once to write. A sum is made of shares of kShareRows rows, one block each, added in order afterwards: the
+// order depends on V alone.
+#pragma once
+
+#include "common/cuda_utils.cuh"
+#include "poly_step/poly_step.h"
+
+namespace polygraph {
+
+constexpr int kThreads = 256;
+constexpr int64_t kShareRows = 256;
+
+__host__ __device__ __forceinline__ int64_t num_shares(int64_t V) {
+  return (V + kShareRows - 1) / kShareRows;
+}
+
+// Rows of D channels that may be slices of a wider tensor.
+template <class T>
+struct PolyRows {
+  const T* data;  // null: absent
+  int64_t sample_stride, row_stride;
+
+  __device__ __forceinline__ const T* row(int64_t b, int64_t v) const {
+    return data + b * sample_stride + v * row_stride;
+  }
+};
+
+template <class T>
+struct PolyTerms {
+  PolyRows<T> a, s;  // [B, V, D]
+};
+
+template <class T>
+struct PolyNormParams {
+  PolySizes n;
+  PolyTerms<T> terms;
+  Acc<T>* partial;  // [B, shares, D]; null for norm 0
+  int64_t norm;
+  Acc<T> eps;
+  Acc<T>* rnorm;  // [B, D]
+};
+
+template <class T>
+struct PolyForwardParams {
+  PolySizes n;
+  PolyTerms<T> terms;
+  PolyRows<T> skip;     // [B, V, D] or absent
+  const T* scale;       // [D] or null
+  const T* bias;        // [D] or null
+  const Acc<T>* rnorm;  // [B, D]
+  int activation;
+  T* out;  // [B, V, D]
+};
+
+template <class T>
+struct PolyBackwardParams {
+  PolySizes n;
+  PolyTerms<T> terms;
+  const T* grad;        // [B, V, D]
+  const T* out;         // [B, V, D]
+  const T* scale;       // [D] or null
+  const Acc<T>* rnorm;  // [B, D]
+  int64_t norm;
+  int activation;
+  bool packs;          // D and all rows allow 16-byte loads
+  Acc<T>* partial;     // [B, shares, 2, D]: sums of dz t and of dz over a share
+  Acc<T>* direct;      // [B, D]: scale r
+  Acc<T>* through;     // [B, D]: scale r^3 P / V
+  Acc<T>* scale_sums;  // [B, D]: r P
+  Acc<T>* bias_sums;   // [B, D]
+  T* grad_a;           // rows of D, grad_stride apart
+  T* grad_s;           // likewise
+  int64_t grad_stride;
+  T* grad_skip;  // [B, V, D] or null
+};
+
+__device__ __forceinline__ float exp_minus_one(float z) {
+  return expm1f(z);
+}
+
+__device__ __forceinline__ double exp_minus_one(double z) {
+  return expm1(z);
+}
+
+template <class A>
+__device__ __forceinline__ A activate(A z, int activation) {
+  switch (activation) {
+    case kActivationElu:
+      return z > A(0) ? z : exp_minus_one(z);  // NaN is not > 0 and stays NaN
+    case kActivationRelu:
+      return z < A(0) ? A(0) : z;
+    case kActivationLeakyRelu:
+      return z < A(0) ? z * A(kLeakySlope) : z;
+    default:
+      return z;
+  }
+}
+
+// act'(z), read off the output.
+template <class A>
+__device__ __forceinline__ A slope(A out, int activation) {
+  switch (activation) {
+    case kActivationElu:
+      return out > A(0) ? A(1) : out + A(1);
+    case kActivationRelu:
+      return out > A(0) ? A(1) : A(0);
+    case kActivationLeakyRelu:
+      return out > A(0) ? A(1) : A(kLeakySlope);
+    default:
+      return A(1);
+  }
+}
+
+// Sums kSums values per channel over the rows of share blockIdx.x of sample b: add(v, d, sum) adds row v's part for the
+// channels [d, d + kVec); write(d, total) receives the result on one thread. Neighbouring threads lie along D, as many
+// as D has groups of kVec, rounded up to a power of two (32 at most); the rest of the block takes further rows, which
+// are folded by halves. Safe: all threads pass every barrier, and shared memory [kSums, kVec, kThreads] is left alone
+// until the folding threads are done with it.
+template <class A, int kSums, int kVec, class Add, class Write>
+__device__ __forceinline__ void reduce_share(const PolySizes& n, const Add& add, const Write& write) {
+  A* shared = reinterpret_cast<A*>(polygraph_shared_memory);
+  const int64_t groups = n.D / kVec;
+  int lanes = 1;
+  while (lanes < 32 && lanes < groups) {
+    lanes *= 2;
+  }
+  const int thread = static_cast<int>(threadIdx.x);
+  const int lane = thread % lanes;
+  const int line = thread / lanes;
+  const int lines = kThreads / lanes;
+  const int64_t begin = static_cast<int64_t>(blockIdx.x) * kShareRows;
+  const int64_t end = begin + kShareRows < n.V ? begin + kShareRows : n.V;
+  for (int64_t g0 = 0; g0 < groups; g0 += lanes) {
+    const int64_t d = (g0 + lane) * kVec;
+    A sum[kSums][kVec] = {};
+    for (int64_t v = begin + line; d < n.D && v < end; v += lines) {
+      add(v, d, sum);
+    }
+#pragma unroll
+    for (int i = 0; i < kSums * kVec; ++i) {
+      shared[i * kThreads + thread] = sum[i / kVec][i % kVec];
+    }
+    __syncthreads();
+    for (int half = lines / 2; half > 0; half /= 2) {
+      if (line < half) {
+#pragma unroll
+        for (int i = 0; i < kSums * kVec; ++i) {
+          shared[i * kThreads + thread] += shared[i * kThreads + thread + half * lanes];
+        }
+      }
+      __syncthreads();
+    }
+    if (line == 0 && d < n.D) {
+#pragma unroll
+      for (int i = 0; i < kSums * kVec; ++i) {
+        sum[i / kVec][i % kVec] = shared[i * kThreads + thread];
+      }
+      write(d, sum);
+    }
+    __syncthreads();
+  }
+}
+
+// partial[b, share, d] = sum of t^2 over the share's rows: a block per share, looping over samples (see reduce_share).
+template <class T, int kVec>
+__global__ void __launch_bounds__(kThreads, 4) poly_step_squares_kernel(PolyNormParams<T> p) {
+  using A = Acc<T>;
+  for (int64_t b = blockIdx.y; b < p.n.B; b += gridDim.y) {
+    const auto add = [&](int64_t v, int64_t d, A(&sum)[1][kVec]) {
+      const auto a = load_pack<T, kVec>(p.terms.a.row(b, v) + d);
+      const auto s = load_pack<T, kVec>(p.terms.s.row(b, v) + d);
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) {
+        const A t = static_cast<A>(a.lane[i]) * static_cast<A>(s.lane[i]);
+        sum[0][i] += t * t;
+      }
+    };
+    const auto write = [&](int64_t d, const A(&sum)[1][kVec]) {
+      A* to = p.partial + (b * num_shares(p.n.V) + blockIdx.x) * p.n.D + d;
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) {
+        to[i] = sum[0][i];
+      }
+    };
+    reduce_share<A, 1, kVec>(p.n, add, write);
+  }
+}
+
+// rnorm[b, d]: a thread per channel adds its shares in order; neighbouring threads read side by side.
+template <class T>
+__global__ void __launch_bounds__(kThreads, 4) poly_step_rnorm_kernel(PolyNormParams<T> p) {
+  using A = Acc<T>;
+  const int64_t shares = num_shares(p.n.V);
+  for (int64_t item = first_item(); item < p.n.B * p.n.D; item += item_stride()) {
+    A r = 1;
+    if (p.norm == kNormRms) {
+      const int64_t b = quotient(item, p.n.D);
+      const A* from = p.partial + b * shares * p.n.D + (item - b * p.n.D);
+      A total = 0;
+#pragma unroll 4
+      for (int64_t share = 0; share < shares; ++share) {
+        total += from[share * p.n.D];
+      }
+      r = A(1) / sqrt(p.eps + (p.n.V > 0 ? total / static_cast<A>(p.n.V) : A(0)));
+    }
+    p.rnorm[item] = r;
+  }
+}
+
+// A thread computes kVec channels of one row v, sample after sample; neighbouring threads lie along D, then along v.
+// Loads and stores are kVec wide (D and all strides multiples, aligned). Safe: one writer per element.
+template <class T, int kVec>
+__global__ void __launch_bounds__(kThreads, 4) poly_step_kernel(PolyForwardParams<T> p) {
+  using A = Acc<T>;
+  const int64_t groups = p.n.D / kVec;
+  for (int64_t item = first_item(); item < p.n.V * groups; item += item_stride()) {
+    const int64_t v = quotient(item, groups);
+    const int64_t d = (item - v * groups) * kVec;
+    for (int64_t b = blockIdx.y; b < p.n.B; b += gridDim.y) {
+      const auto a = load_pack<T, kVec>(p.terms.a.row(b, v) + d);
+      const auto s = load_pack<T, kVec>(p.terms.s.row(b, v) + d);
+      Pack<T, kVec> skip{};
+      if (p.skip.data != nullptr) {
+        skip = load_pack<T, kVec>(p.skip.row(b, v) + d);
+      }
+      Pack<T, kVec> result;
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) {
+        const A first = static_cast<A>(a.lane[i]);
+        const A scale = p.scale == nullptr ? A(1) : static_cast<A>(p.scale[d + i]);
+        const A factor = scale * p.rnorm[b * p.n.D + d + i];
+        A z = first + factor * (first * static_cast<A>(s.lane[i]));
+        z += p.bias == nullptr ? A(0) : static_cast<A>(p.bias[d + i]);
+        z += static_cast<A>(skip.lane[i]);
+        result.lane[i] = static_cast<T>(activate(z, p.activation));
+      }
+      store_pack<T, kVec>(p.out + (b * p.n.V + v) * p.n.D + d, result);
+    }
+  }
+}
+
+// partial[b, share, :, d] = sums of dz t and of dz over the share's rows (see reduce_share).
+template <class T, int kVec>
+__global__ void __launch_bounds__(kThreads, 4) poly_step_backward_sums_kernel(PolyBackwardParams<T> p) {
+  using A = Acc<T>;
+  for (int64_t b = blockIdx.y; b < p.n.B; b += gridDim.y) {
+    const auto add = [&](int64_t v, int64_t d, A(&sum)[2][kVec]) {
+      const int64_t at = (b * p.n.V + v) * p.n.D + d;
+      const auto a = load_pack<T, kVec>(p.terms.a.row(b, v) + d);
+      const auto s = load_pack<T, kVec>(p.terms.s.row(b, v) + d);
+      const auto grad = load_pack<T, kVec>(p.grad + at);
+      const auto out = load_pack<T, kVec>(p.out + at);
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) {
+        const A dz = static_cast<A>(grad.lane[i]) * slope(static_cast<A>(out.lane[i]), p.activation);
+        sum[0][i] += dz * (static_cast<A>(a.lane[i]) * static_cast<A>(s.lane[i]));
+        sum[1][i] += dz;
+      }
+    };
+    const auto write = [&](int64_t d, const A(&sum)[2][kVec]) {
+      A* to = p.partial + (b * num_shares(p.n.V) + blockIdx.x) * 2 * p.n.D + d;
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) {
+        to[i] = sum[0][i];
+        to[p.n.D + i] = sum[1][i];
+      }
+    };
+    reduce_share<A, 2, kVec>(p.n, add, write);
+  }
+}
+
+// direct, through and the samples' parts of grad_scale and grad_bias: a thread per (b, d) adds its shares in order.
+template <class T>
+__global__ void __launch_bounds__(kThreads, 4) poly_step_backward_factors_kernel(PolyBackwardParams<T> p) {
+  using A = Acc<T>;
+  const int64_t shares = num_shares(p.n.V);
+  for (int64_t item = first_item(); item < p.n.B * p.n.D; item += item_stride()) {
+    const int64_t b = quotient(item, p.n.D);
+    const int64_t d = item - b * p.n.D;
+    const A* from = p.partial + b * shares * 2 * p.n.D + d;
+    A with_term = 0;
+    A alone = 0;
+#pragma unroll 4
+    for (int64_t share = 0; share < shares; ++share) {
+      with_term += from[share * 2 * p.n.D];
+      alone += from[share * 2 * p.n.D + p.n.D];
+    }
+    const A r = p.rnorm[item];
+    const A direct = (p.scale == nullptr ? A(1) : static_cast<A>(p.scale[d])) * r;
+    p.direct[item] = direct;
+    p.through[item] = p.norm == kNormRms && p.n.V > 0 ? direct * r * r * with_term / static_cast<A>(p.n.V) : A(0);
+    p.scale_sums[item] = r * with_term;
+    p.bias_sums[item] = alone;
+  }
+}
+
+// dt = direct dz - through t; grad_a = dz + dt s; grad_s = dt a; grad_skip = dz. Threads and loads as poly_step_kernel.
+template <class T, int kVec>
+__global__ void __launch_bounds__(kThreads, 4) poly_step_backward_kernel(PolyBackwardParams<T> p) {
+  using A = Acc<T>;
+  const int64_t groups = p.n.D / kVec;
+  for (int64_t item = first_item(); item < p.n.V * groups; item += item_stride()) {
+    const int64_t v = quotient(item, groups);
+    const int64_t d = (item - v * groups) * kVec;
+    for (int64_t b = blockIdx.y; b < p.n.B; b += gridDim.y) {
+      const int64_t row = b * p.n.V + v;
+      const auto a = load_pack<T, kVec>(p.terms.a.row(b, v) + d);
+      const auto s = load_pack<T, kVec>(p.terms.s.row(b, v) + d);
+      const auto grad = load_pack<T, kVec>(p.grad + row * p.n.D + d);
+      const auto out = load_pack<T, kVec>(p.out + row * p.n.D + d);
+      Pack<T, kVec> grad_a;
+      Pack<T, kVec> grad_s;
+      Pack<T, kVec> grad_skip;
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) {
+        const A dz = static_cast<A>(grad.lane[i]) * slope(static_cast<A>(out.lane[i]), p.activation);
+        const A left = static_cast<A>(a.lane[i]);
+        const A right = static_cast<A>(s.lane[i]);
+        const int64_t channel = b * p.n.D + d + i;
+        const A dt = p.direct[channel] * dz - p.through[channel] * (left * right);
+        grad_a.lane[i] = static_cast<T>(dz + dt * right);
+        grad_s.lane[i] = static_cast<T>(dt * left);
+        grad_skip.lane[i] = static_cast<T>(dz);
+      }
+      store_pack<T, kVec>(p.grad_a + row * p.grad_stride + d, grad_a);
+      store_pack<T, kVec>(p.grad_s + row * p.grad_stride + d, grad_s);
+      if (p.grad_skip != nullptr) {
+        store_pack<T, kVec>(p.grad_skip + row * p.n.D + d, grad_skip);
+      }
+    }
+  }
+}
+
+}  // namespace polygraph
