@@ -26,7 +26,7 @@ def pytest_runtest_setup(item):
 
 @pytest.fixture
 def data_root():
-    """Folder of real data: ``$POLYGRAPH_DATA``, default ``../shared/data`` beside the repository."""
+    """Folder of real data: ``$POLYGRAPH_DATA``, or ``../shared/data`` beside the repository."""
     root = Path(os.environ.get("POLYGRAPH_DATA", REPOSITORY / "../shared/data"))
     if not root.is_dir():
         pytest.skip("no real data here: set POLYGRAPH_DATA")

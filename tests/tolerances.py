@@ -9,9 +9,9 @@ import torch
 # Error of one entry, as a share of the largest entry of the tensor: the entries are sums of terms
 # of both signs, so an entry near zero carries the absolute error of its terms.
 #
-#   float64  2^-53 a step; the longest sums of these tests have 2,700 terms, whose errors add up like
-#            a random walk (50 steps) and at worst in line: between 6e-15 and 3e-13.
-#   float32  2^-24 a step: between 3e-6 and, at worst, 1.6e-4; the random walk is what happens.
+#   float64  2^-53 a step; the longest sums of these tests have 5,500 terms, whose errors add up
+#            like a random walk (75 steps) and at worst in line: between 8e-15 and 6e-13.
+#   float32  2^-24 a step: between 4e-6 and, at worst, 3e-4; the random walk is what happens.
 #   float16  accumulated in float32 and rounded once, 2^-11 = 4.9e-4 of the entry itself. A gradient
 #   bfloat16 (2^-8 = 3.9e-3) is rounded once more where the forward result it reads was rounded.
 KERNEL = {

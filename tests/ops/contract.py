@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -42,13 +43,21 @@ class OperatorContract:
     op: staticmethod  #: the public function
     reference: staticmethod  #: its definition
     batched: tuple = ()  #: arguments that have the batch dimension in front
-    cases: dict  #: name -> case; together they set every scalar to something not its default
+    cases: ClassVar[
+        dict
+    ]  #: name -> case; together they set every scalar to something not its default
     small: tuple = ()  #: names of cases small enough for finite differences
-    empty: dict = {}  #: name -> case with nothing in some dimension
+    empty: ClassVar[dict] = {}  #: name -> case with nothing in some dimension
     threaded: str  #: name of a case large enough to be shared among threads
-    broken: dict = {}  #: name -> (function from a good call to a bad one, exception, message)
-    raw: dict = {}  #: name of a compiled operator -> function that lists argument tuples for it
-    raw_broken: dict = {}  #: name -> (operator, function from good arguments to bad, message)
+    broken: ClassVar[
+        dict
+    ] = {}  #: name -> (function from a good call to a bad one, exception, message)
+    raw: ClassVar[
+        dict
+    ] = {}  #: name of a compiled operator -> function that lists argument tuples for it
+    raw_broken: ClassVar[
+        dict
+    ] = {}  #: name -> (operator, function from good arguments to bad, message)
 
     @classmethod
     def parameters(cls):

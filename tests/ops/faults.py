@@ -3,7 +3,7 @@
 
 def put(name, change):
     """The call with one argument replaced by a function of it."""
-    return lambda inputs: inputs | {name: change(inputs[name])}
+    return lambda inputs: inputs | {name: change(inputs.get(name))}
 
 
 def put_entry(value):

@@ -2,6 +2,7 @@
 
 import torch
 from hypothesis import strategies as st
+
 from polygraph.ops import transpose_table
 
 

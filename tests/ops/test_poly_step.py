@@ -10,9 +10,10 @@ from contract import OperatorContract
 from faults import at, put
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from polygraph import ops, reference
 from tables import NOT_FINITE, normal
 from tolerances import KERNEL, assert_close
+
+from polygraph import ops, reference
 
 ACTIVATIONS = ("none", "elu", "relu", "leaky_relu")
 
@@ -174,7 +175,12 @@ RAW_BROKEN = (
 )
 
 
+RAW = {"poly_step": lambda: list(raw_forward()), BACKWARD: lambda: list(raw_backward())}
+
+
 class TestPolyStep(OperatorContract):
+    """The contract."""
+
     stem = "poly_step"
     op = staticmethod(ops.poly_step)
     reference = staticmethod(reference.poly_step)
@@ -192,7 +198,7 @@ class TestPolyStep(OperatorContract):
     empty = EMPTY
     threaded = "many rows"
     broken = BROKEN
-    raw = {"poly_step": lambda: list(raw_forward()), BACKWARD: lambda: list(raw_backward())}
+    raw = RAW
     raw_broken = RAW_BROKEN
 
 
@@ -269,7 +275,7 @@ def test_elu_near_zero_and_far_below(dtype):
         a = z[: len(z) // columns * columns].view(1, -1, columns)
         out = ops.poly_step(a, torch.zeros_like(a), activation="elu").flatten().double()
         error = (out - expected[: len(out)]).abs() / expected[: len(out)].abs().clamp_min(1e-300)
-        # The vector polynomial is good to 2 units in the last place, and the result rounds once more.
+        # The polynomial is good to 2 units in the last place, and the result rounds once more.
         assert error.max() <= 4 * torch.finfo(dtype).eps
 
 

@@ -8,9 +8,10 @@ from contract import OperatorContract
 from faults import at, put, table_faults, transposed_faults
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from polygraph import ops, reference
 from tables import hostile_features, hostile_tables, normal, table, with_table
 from tolerances import SUM_FLOAT32, TINY_FLOAT32
+
+from polygraph import ops, reference
 
 
 def call(B, V, C, M, T, *, transposed=True, missing=0.2, index=None):
@@ -130,7 +131,12 @@ RAW_BROKEN = transposed_faults(X, 3, 4, 27) | {
 }
 
 
+RAW = {name: partial(raw_arguments, name) for name in ("resample", X, W)}
+
+
 class TestResample(OperatorContract):
+    """The contract."""
+
     stem = "resample"
     op = staticmethod(ops.resample)
     reference = staticmethod(reference.resample)
@@ -140,7 +146,7 @@ class TestResample(OperatorContract):
     empty = EMPTY
     threaded = "many rows"
     broken = BROKEN
-    raw = {name: partial(raw_arguments, name) for name in ("resample", X, W)}
+    raw = RAW
     raw_broken = RAW_BROKEN
 
 
@@ -158,7 +164,7 @@ def by_loops(x, index, weight):
 @given(data=st.data(), drawn=hostile_tables(), C=st.integers(1, 19))
 @settings(max_examples=150, deadline=None)
 def test_hostile_tables_and_numbers(data, drawn, C):
-    """Duplicates, padding, tiny and huge numbers; NaN and inf reach the rows that read them only."""
+    """Duplicates, padding, tiny and huge numbers; NaN and inf reach only rows that read them."""
     index, sources = drawn
     x = data.draw(hostile_features(2, sources, C))
     weight = normal(*index.shape, seed=5).float()

@@ -9,9 +9,10 @@ from contract import OperatorContract
 from faults import at, put, table_faults, transposed_faults
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from polygraph import ops, reference
 from tables import hostile_features, hostile_tables, normal, table, with_table
 from tolerances import SUM_FLOAT32, TINY_FLOAT32
+
+from polygraph import ops, reference
 
 raw = torch.ops.polygraph
 
@@ -68,7 +69,7 @@ EMPTY = {
 
 
 def raw_forward():
-    """Arguments of the compiled operator: with and without the optional ones, one sample strided."""
+    """Arguments of the compiled operator: with the optional ones, and strided without them."""
     i = call(2, 11, 3, 7, 4, 5)
     x, weight, bias = (i[n].float().requires_grad_() for n in ("x", "weight", "bias"))
     yield x, i["index"], weight, bias, *i["transposed"]
@@ -181,7 +182,16 @@ RAW_BROKEN = transposed_faults(X, 3, 4, 28) | {
 }
 
 
+RAW = {
+    "spiral_conv": lambda: list(raw_forward()),
+    X: lambda: list(raw_backward_x()),
+    W: lambda: list(raw_backward_weight()),
+}
+
+
 class TestSpiralConv(OperatorContract):
+    """The contract."""
+
     stem = "spiral_conv"
     op = staticmethod(ops.spiral_conv)
     reference = staticmethod(reference.spiral_conv)
@@ -191,11 +201,7 @@ class TestSpiralConv(OperatorContract):
     empty = EMPTY
     threaded = "many rows"
     broken = BROKEN
-    raw = {
-        "spiral_conv": lambda: list(raw_forward()),
-        X: lambda: list(raw_backward_x()),
-        W: lambda: list(raw_backward_weight()),
-    }
+    raw = RAW
     raw_broken = RAW_BROKEN
 
 
@@ -217,7 +223,7 @@ def by_loops(x, index, weight, bias):
 @given(data=st.data(), drawn=hostile_tables(), C=st.integers(1, 9), D=st.integers(1, 9))
 @settings(max_examples=150, deadline=None)
 def test_hostile_tables_and_numbers(data, drawn, C, D):
-    """Duplicates, padding, tiny and huge numbers; NaN and inf reach the rows that read them only."""
+    """Duplicates, padding, tiny and huge numbers; NaN and inf reach only rows that read them."""
     index, sources = drawn
     x = data.draw(hostile_features(2, sources, C))
     weight = normal(D, index.shape[1] * C, seed=5).float().clamp(-9, 9)

@@ -3,8 +3,9 @@
 import pytest
 import torch
 from hypothesis import given
-from polygraph import ops, reference
 from tables import hostile_tables, table
+
+from polygraph import ops, reference
 
 
 @given(drawn=hostile_tables())
