@@ -23,7 +23,8 @@ class PCA:
 
     Attributes:
         mean: float64 ``[V, 3]``.
-        components: float64 ``[latent_channels, V*3]``, orthonormal rows, of falling variance.
+        components: float64 ``[latent_channels, V*3]``, orthonormal rows, of falling variance;
+            the largest entry of each is positive.
             Where the meshes have no variance left, rows are zero.
         variance: float64 ``[latent_channels]``, along each component.
     """
@@ -68,6 +69,8 @@ class PCA:
         make = _gram_components if data.samples <= data.features else _covariance_components
         count = min(latent_channels, data.samples - 1, data.features)
         components, squared = make(data, count)
+        largest = components[np.arange(len(components)), np.abs(components).argmax(1)]
+        components = components * np.where(largest < 0, -1.0, 1.0)[:, None]
         missing = latent_channels - len(squared)
         return cls(
             data.mean.reshape(-1, 3),
@@ -158,8 +161,8 @@ def _gram_components(data: _Rows, count: int) -> tuple[Array, Array]:
     for part, block in data.columns():
         components[:, part] = left.T @ block
     # Squaring has cost the small components digits of their right angles: QR restores them.
-    basis, upper = np.linalg.qr((components / np.sqrt(squared)[:, None]).T)
-    return (basis * np.sign(np.diag(upper))).T, squared
+    basis, _ = np.linalg.qr((components / np.sqrt(squared)[:, None]).T)
+    return basis.T, squared
 
 
 def _covariance_components(data: _Rows, count: int) -> tuple[Array, Array]:
@@ -172,10 +175,7 @@ def _covariance_components(data: _Rows, count: int) -> tuple[Array, Array]:
 
 
 def _largest_eigenpairs(matrix: Array, count: int) -> tuple[Array, Array]:
-    """The largest eigenvalues, falling, and eigenvectors in columns; those at rounding left out.
-
-    The sign of a vector is that of its largest entry.
-    """
+    """The largest eigenvalues, falling, and eigenvectors in columns; those at rounding left out."""
     size = len(matrix)
     if size <= DENSE_LIMIT or 3 * count > size:
         values, vectors = np.linalg.eigh(matrix)
@@ -188,9 +188,7 @@ def _largest_eigenpairs(matrix: Array, count: int) -> tuple[Array, Array]:
     largest = np.argsort(values)[::-1][:count]
     values, vectors = values[largest], vectors[:, largest]
     real = values > values[0] * size * np.finfo(np.float64).eps
-    values, vectors = values[real], vectors[:, real]
-    top = vectors[np.abs(vectors).argmax(0), np.arange(vectors.shape[1])]
-    return values, vectors * np.where(top < 0, -1.0, 1.0)
+    return values[real], vectors[:, real]
 
 
 def _apply(fn: Callable[[Array], Array], x: Tensor | Array) -> Tensor | Array:

@@ -33,6 +33,7 @@ def test_is_the_singular_value_decomposition(number, vertices, block_bytes):
     # the same up to sign: each row meets its own with cosine ±1
     np.testing.assert_allclose(np.abs(pca.components @ right.T), np.eye(6), atol=1e-9)
     np.testing.assert_allclose(pca.components @ pca.components.T, np.eye(6), atol=1e-12)
+    assert (pca.components.max(1) == np.abs(pca.components).max(1)).all()
 
 
 @pytest.mark.parametrize(("number", "vertices"), [(60, 30), (200, 20)])
