@@ -44,7 +44,7 @@ class PCA:
     ) -> PCA:
         """Fit to meshes, which may be mapped from a file larger than memory.
 
-        The data are read three times in blocks of columns. What is kept is the smaller one of the
+        The data are read in blocks, two or three times over. What is kept is the smaller one of the
         Gram matrix ``[N, N]`` and the covariance ``[3V, 3V]``, in float64. Deterministic.
 
         Args:
