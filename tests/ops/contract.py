@@ -320,6 +320,14 @@ class OperatorContract:
             torch.use_deterministic_algorithms(False)
 
     @pytest.mark.gpu
+    def test_gpu_mixed_devices(self):
+        """One argument left behind on the CPU is an error, whichever it is."""
+        inputs = convert(self.cases[self.small[0]](), dtype=torch.float32, device="cuda")
+        for name, tensor in tensors(inputs).items():
+            with pytest.raises(RuntimeError, match="must be on the device of"):
+                self.op(**(inputs | {name: tensor.cpu()}))
+
+    @pytest.mark.gpu
     def test_gpu_side_stream(self):
         """Kernels run on the current stream: the side stream's own, late, inputs are seen."""
         inputs = convert(self.cases[self.threaded](), dtype=torch.float32, device="cuda")
