@@ -1,0 +1,73 @@
+# Everything is set up in .venv, once; PYTHON is the interpreter that makes it.
+#
+#   make demo      set up, train on the built-in animal, write a table and pictures
+#   make test      set up, run the tests (ARGS="-k spiral" picks some)
+#   make test-all  also the tests that take long, or tens of gigabytes
+#   make lint      linters, formatters, types, and a build in which warnings are errors
+#   make cuda      compile the CUDA library, warnings are errors (needs nvcc, but no GPU)
+#   make bench     run the benchmarks (FILES=benchmarks/bench_spiral_conv.py picks one)
+#   make sanitize  run the operators' tests under the address and undefined-behaviour sanitizers
+#   make clean     remove what was built, but not .venv's packages
+PYTHON ?= python3
+ARGS ?=
+FILES ?= $(wildcard benchmarks/bench_*.py)
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet -c constraints.txt
+STAMP := $(VENV)/.polygraph
+LIBRARY := polygraph/_C.abi3.so
+CSRC := $(wildcard csrc/*/*)
+CHECKED_BUILD := POLYGRAPH_WERROR=1 $(BIN)/python setup.py --quiet build_ext \
+	--build-lib build/checked/lib --build-temp build/checked/temp
+# A torch without CUDA cannot load the CUDA library, so nvcc is left alone then, unless the caller
+# says otherwise.
+CUDA = $${POLYGRAPH_CUDA:-$$($(BIN)/python -c "import torch; print('auto' if torch.version.cuda else 0)")}
+
+.PHONY: demo test test-all lint cuda bench sanitize setup clean
+.DELETE_ON_ERROR:
+
+demo: setup
+	$(BIN)/polygraph demo $(ARGS)
+
+test: setup
+	$(BIN)/pytest -m "not slow and not large" $(ARGS)
+
+test-all: setup
+	$(BIN)/pytest $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(CSRC) scripts/*.cpp
+	POLYGRAPH_CUDA=0 $(CHECKED_BUILD)
+
+cuda: setup
+	POLYGRAPH_CUDA=1 $(CHECKED_BUILD)
+
+bench: setup
+	set -e; for file in $(FILES); do $(BIN)/python $$file $(ARGS); done
+
+sanitize: setup
+	PYTHON=$(BIN)/python bash scripts/sanitize.sh $(ARGS)
+
+setup: $(LIBRARY)
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# torch first: the library is built against it, without isolation. This builds the library too.
+$(STAMP): constraints.txt pyproject.toml setup.py scripts/build_backend.py | $(BIN)/python
+	$(PIP) torch setuptools ninja
+	POLYGRAPH_CUDA=$(CUDA) $(PIP) --no-build-isolation --editable '.[mesh,train,report,bench,dev]'
+	touch $@
+
+# Only when a source is newer than the library that the line above built.
+$(LIBRARY): $(CSRC) | $(STAMP)
+	POLYGRAPH_CUDA=$(CUDA) $(BIN)/python setup.py --quiet build_ext --inplace
+	touch $@
+
+clean:
+	rm -rf build polygraph.egg-info $(STAMP) polygraph/_C*.so
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
