@@ -166,7 +166,7 @@ __device__ __forceinline__ void reduce_share(const PolySizes& n, const Add& add,
 
 // partial[b, share, d] = sum of t^2 over the share's rows: a block per share, looping over samples (see reduce_share).
 template <class T, int kVec>
-__global__ void __launch_bounds__(kThreads, 4) poly_step_squares_kernel(PolyNormParams<T> p) {
+__global__ void __launch_bounds__(kThreads, 3) poly_step_squares_kernel(PolyNormParams<T> p) {
   using A = Acc<T>;
   for (int64_t b = blockIdx.y; b < p.n.B; b += gridDim.y) {
     const auto add = [&](int64_t v, int64_t d, A(&sum)[1][kVec]) {
@@ -191,7 +191,7 @@ __global__ void __launch_bounds__(kThreads, 4) poly_step_squares_kernel(PolyNorm
 
 // rnorm[b, d]: a thread per channel adds its shares in order; neighbouring threads read side by side.
 template <class T>
-__global__ void __launch_bounds__(kThreads, 4) poly_step_rnorm_kernel(PolyNormParams<T> p) {
+__global__ void __launch_bounds__(kThreads, 3) poly_step_rnorm_kernel(PolyNormParams<T> p) {
   using A = Acc<T>;
   const int64_t shares = num_shares(p.n.V);
   for (int64_t item = first_item(); item < p.n.B * p.n.D; item += item_stride()) {
@@ -213,7 +213,7 @@ __global__ void __launch_bounds__(kThreads, 4) poly_step_rnorm_kernel(PolyNormPa
 // A thread computes kVec channels of one row v, sample after sample; neighbouring threads lie along D, then along v.
 // Loads and stores are kVec wide (D and all strides multiples, aligned). Safe: one writer per element.
 template <class T, int kVec>
-__global__ void __launch_bounds__(kThreads, 4) poly_step_kernel(PolyForwardParams<T> p) {
+__global__ void __launch_bounds__(kThreads, 3) poly_step_kernel(PolyForwardParams<T> p) {
   using A = Acc<T>;
   const int64_t groups = p.n.D / kVec;
   for (int64_t item = first_item(); item < p.n.V * groups; item += item_stride()) {
@@ -244,7 +244,7 @@ __global__ void __launch_bounds__(kThreads, 4) poly_step_kernel(PolyForwardParam
 
 // partial[b, share, :, d] = sums of dz t and of dz over the share's rows (see reduce_share).
 template <class T, int kVec>
-__global__ void __launch_bounds__(kThreads, 4) poly_step_backward_sums_kernel(PolyBackwardParams<T> p) {
+__global__ void __launch_bounds__(kThreads, 3) poly_step_backward_sums_kernel(PolyBackwardParams<T> p) {
   using A = Acc<T>;
   for (int64_t b = blockIdx.y; b < p.n.B; b += gridDim.y) {
     const auto add = [&](int64_t v, int64_t d, A(&sum)[2][kVec]) {
@@ -274,7 +274,7 @@ __global__ void __launch_bounds__(kThreads, 4) poly_step_backward_sums_kernel(Po
 
 // direct, through and the samples' parts of grad_scale and grad_bias: a thread per (b, d) adds its shares in order.
 template <class T>
-__global__ void __launch_bounds__(kThreads, 4) poly_step_backward_factors_kernel(PolyBackwardParams<T> p) {
+__global__ void __launch_bounds__(kThreads, 3) poly_step_backward_factors_kernel(PolyBackwardParams<T> p) {
   using A = Acc<T>;
   const int64_t shares = num_shares(p.n.V);
   for (int64_t item = first_item(); item < p.n.B * p.n.D; item += item_stride()) {
@@ -299,7 +299,7 @@ __global__ void __launch_bounds__(kThreads, 4) poly_step_backward_factors_kernel
 
 // dt = direct dz - through t; grad_a = dz + dt s; grad_s = dt a; grad_skip = dz. Threads and loads as poly_step_kernel.
 template <class T, int kVec>
-__global__ void __launch_bounds__(kThreads, 4) poly_step_backward_kernel(PolyBackwardParams<T> p) {
+__global__ void __launch_bounds__(kThreads, 3) poly_step_backward_kernel(PolyBackwardParams<T> p) {
   using A = Acc<T>;
   const int64_t groups = p.n.D / kVec;
   for (int64_t item = first_item(); item < p.n.V * groups; item += item_stride()) {

@@ -43,7 +43,7 @@ __device__ __forceinline__ void add_scaled(Acc<T> (&sum)[kVec], Acc<T> factor, c
 // read and written in whole sectors, kVec channels a load (C a multiple of kVec, all rows aligned to it). Bound by
 // memory. Safe: no shared memory, one writer per element.
 template <class T, int kVec>
-__global__ void __launch_bounds__(kThreads, 4) resample_kernel(ResampleParams<T> p) {
+__global__ void __launch_bounds__(kThreads, 3) resample_kernel(ResampleParams<T> p) {
   const ResampleSizes n = p.n;
   const int64_t groups = n.C / kVec;
   for (int64_t item = first_item(); item < n.M * groups; item += item_stride()) {
@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(kThreads, 4) resample_kernel(ResampleParams<T>
 // As resample_kernel with the roles swapped: a thread computes kVec channels of one source u, whose targets stand in
 // the transposed table in ascending order.
 template <class T, int kVec>
-__global__ void __launch_bounds__(kThreads, 4) resample_backward_x_kernel(ResampleParams<T> p) {
+__global__ void __launch_bounds__(kThreads, 3) resample_backward_x_kernel(ResampleParams<T> p) {
   const ResampleSizes n = p.n;
   const int64_t groups = n.C / kVec;
   for (int64_t item = first_item(); item < n.V * groups; item += item_stride()) {
@@ -95,7 +95,7 @@ constexpr int kDotRows = kThreads / kDotLanes;
 // all samples, flattened, and the lanes are folded by halves in shared memory. Safe: a row of the block shares nothing
 // with the others, and all threads pass every barrier, also those without work.
 template <class T, int kVec>
-__global__ void __launch_bounds__(kThreads, 4) resample_backward_weight_kernel(ResampleParams<T> p) {
+__global__ void __launch_bounds__(kThreads, 3) resample_backward_weight_kernel(ResampleParams<T> p) {
   const ResampleSizes n = p.n;
   Acc<T>* sums = reinterpret_cast<Acc<T>*>(polygraph_shared_memory);  // [kDotRows, kDotLanes]
   const int lane = static_cast<int>(threadIdx.x) % kDotLanes;

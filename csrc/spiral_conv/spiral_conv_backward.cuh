@@ -45,7 +45,8 @@ constexpr int kNarrowPack = kPackWidth<T> < 4 ? kPackWidth<T> : 4;
 // paper and left: a product per slot over all sources is denser but multiplies zeros where a target table keeps only
 // some vertices.
 template <class T, int kVec, int kDepthVec, int kSamples>
-__global__ void __launch_bounds__(kBackwardXThreads) spiral_conv_backward_x_kernel(SpiralBackwardXParams<T> p) {
+__global__ void __launch_bounds__(kBackwardXThreads, kSamples == 8 ? 3 : 4)
+    spiral_conv_backward_x_kernel(SpiralBackwardXParams<T> p) {
   using Value = Acc<T>;
   const SpiralSizes n = p.n;
   const int64_t groups = (n.C + kVec - 1) / kVec;

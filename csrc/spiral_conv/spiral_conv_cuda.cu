@@ -24,7 +24,9 @@ void launch_spiral_conv_tiles(SpiralForwardParams<T> p, const DeviceScope& scope
 template <class T, int kVec>
 void launch_spiral_conv_width(const SpiralForwardParams<T>& p, const DeviceScope& scope) {
   const int64_t rows = p.n.B * p.n.M;
-  const int64_t width = p.n.D <= 16 ? 16 : p.n.D % 64 == 0 || p.n.D % 64 > 32 ? 64 : 32;
+  // Eight by eight results a thread spill for double, and beside the places of elements gathered one by one.
+  constexpr int kWidest = std::is_same_v<T, double> || kVec == 1 ? 32 : 64;
+  const int64_t width = p.n.D <= 16 ? 16 : p.n.D % 64 == 0 || p.n.D % 64 > 32 ? kWidest : 32;
   if (p.n.D <= 4) {
     launch_spiral_conv_tiles<T, Tile<T, 256, 4, 4, 2>, kVec>(p, scope);
   } else if (ceil_div(rows, 128) * ceil_div(p.n.D, width) < kFewBlocks) {
@@ -34,7 +36,7 @@ void launch_spiral_conv_width(const SpiralForwardParams<T>& p, const DeviceScope
   } else if (width == 32) {
     launch_spiral_conv_tiles<T, Tile<T, 128, 32, 8, 4>, kVec>(p, scope);
   } else {
-    launch_spiral_conv_tiles<T, Tile<T, 128, 64, 8, 8>, kVec>(p, scope);
+    launch_spiral_conv_tiles<T, Tile<T, 128, kWidest, 8, kWidest / 8>, kVec>(p, scope);
   }
 }
 
@@ -120,7 +122,8 @@ void launch_spiral_conv_backward_weight(
   } else if (p.n.D <= 32) {
     launch_spiral_conv_backward_weight_tiles<T, Tile<T, 64, 32, 4, 4>>(p, like, out, scope);
   } else {
-    launch_spiral_conv_backward_weight_tiles<T, Tile<T, 64, 64, 8, 4>>(p, like, out, scope);
+    constexpr int kWidest = std::is_same_v<T, double> ? 32 : 64;
+    launch_spiral_conv_backward_weight_tiles<T, Tile<T, 64, kWidest, kWidest / 8, 4>>(p, like, out, scope);
   }
 }
 
