@@ -47,8 +47,7 @@ bool takes_packs(const PolySizes& n, const PolyTerms<T>& terms) {
 // A block per share of kShareRows rows; see reduce_shares.
 template <class T, int kVec>
 LaunchShape share_shape(const PolySizes& n, int sums) {
-  return {
-      num_shares(n.V), strided_samples(n.B), kThreads, int64_t(sums) * kVec * kThreads * int64_t(sizeof(Acc<T>))};
+  return {num_shares(n.V), strided_samples(n.B), kThreads, int64_t(sums) * kVec * kThreads * int64_t(sizeof(Acc<T>))};
 }
 
 template <int kVec>
@@ -187,11 +186,10 @@ std::tuple<Tensor, Tensor> poly_step_cuda(
   const PolySizes n = check_poly_step("poly_step", a, s, scale, bias, skip, norm, activation);
   const PolyInputs in{last_dense(a), last_dense(s), dense(scale), dense(bias), last_dense(skip)};
   const Tensor out = torch::stable::new_empty(a, {n.B, n.V, n.D});
-  const Tensor rnorm = torch::stable::new_empty(
-      a, {n.B, n.D}, is_half(a.scalar_type()) ? ScalarType::Float : a.scalar_type());
-  dispatch_floating(a.scalar_type(), [&](auto zero) {
-    forward_cuda<decltype(zero)>(n, in, norm, eps, activation, out, rnorm);
-  });
+  const Tensor rnorm =
+      torch::stable::new_empty(a, {n.B, n.D}, is_half(a.scalar_type()) ? ScalarType::Float : a.scalar_type());
+  dispatch_floating(
+      a.scalar_type(), [&](auto zero) { forward_cuda<decltype(zero)>(n, in, norm, eps, activation, out, rnorm); });
   return {out, rnorm};
 }
 
@@ -203,8 +201,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> poly_step_backward_cuda(
   const PolyGradients to{
       torch::stable::new_empty(a, {n.B, n.V, s.has_value() ? n.D : 2 * n.D}),
       s.has_value() ? torch::stable::new_empty(a, {n.B, n.V, n.D}) : torch::stable::new_empty(a, {0}),
-      torch::stable::new_empty(a, {n.D}),
-      torch::stable::new_empty(a, {n.D}),
+      torch::stable::new_empty(a, {n.D}), torch::stable::new_empty(a, {n.D}),
       need_skip ? torch::stable::new_empty(a, {n.B, n.V, n.D}) : torch::stable::new_empty(a, {0})};
   const Tensor upstream = dense(grad);
   const Tensor result = dense(out);

@@ -91,9 +91,9 @@ __global__ void __launch_bounds__(kThreads, 3) resample_backward_x_kernel(Resamp
 constexpr int kDotLanes = 32;
 constexpr int kDotRows = kThreads / kDotLanes;
 
-// kDotLanes threads compute one weight gradient (m, t): lane l adds the groups of kVec channels l, l + kDotLanes, ... of
-// all samples, flattened, and the lanes are folded by halves in shared memory. Safe: a row of the block shares nothing
-// with the others, and all threads pass every barrier, also those without work.
+// kDotLanes threads compute one weight gradient (m, t): lane l adds the groups of kVec channels l, l + kDotLanes, ...
+// of all samples, flattened, and the lanes are folded by halves in shared memory. Safe: a row of the block shares
+// nothing with the others, and all threads pass every barrier, also those without work.
 template <class T, int kVec>
 __global__ void __launch_bounds__(kThreads, 3) resample_backward_weight_kernel(ResampleParams<T> p) {
   const ResampleSizes n = p.n;

@@ -105,9 +105,9 @@ __global__ void __launch_bounds__(kBackwardXThreads, kSamples == 8 ? 3 : 4)
 
 // ---- backward_weight ----
 
-// As SpiralStage of the forward, but the summed dimension is the rows (b, m), and both sides lie in shared memory as in global memory:
-// left is kDepth gathered rows of columns s*C + c, right as many rows of grad. A thread's column never changes; its
-// place (b, m) walks on row by row, without a division.
+// As SpiralStage of the forward, but the summed dimension is the rows (b, m), and both sides lie in shared memory as in
+// global memory: left is kDepth gathered rows of columns s*C + c, right as many rows of grad. A thread's column never
+// changes; its place (b, m) walks on row by row, without a division.
 template <class T, class Shape, int kVec>
 struct SpiralRowStage {
   using Value = typename Shape::Value;
@@ -120,9 +120,9 @@ struct SpiralRowStage {
 
   Pack<T, kVec> left[kPasses];
   T right[kGradPasses];
-  bool inside;     // this thread's column exists
-  int64_t s, c;    // its slot and channel
-  int64_t row;     // the next row to gather, = b * M + m
+  bool inside;   // this thread's column exists
+  int64_t s, c;  // its slot and channel
+  int64_t row;   // the next row to gather, = b * M + m
   int64_t b, m;
   int64_t grad_row;  // the next row of grad to read
 

@@ -5,9 +5,9 @@
 namespace polygraph {
 namespace {
 
-constexpr int64_t kFewBlocks = 128;       // fewer blocks than this leave a large GPU idle: smaller tiles then
-constexpr int64_t kWantedBlocks = 512;    // blocks that backward_weight cuts its rows for
-constexpr int64_t kMinShareRows = 128;    // rows of a share, at least
+constexpr int64_t kFewBlocks = 128;     // fewer blocks than this leave a large GPU idle: smaller tiles then
+constexpr int64_t kWantedBlocks = 512;  // blocks that backward_weight cuts its rows for
+constexpr int64_t kMinShareRows = 128;  // rows of a share, at least
 constexpr int64_t kMaxPartialBytes = int64_t(64) << 20;
 constexpr int64_t kManyThreads = 1 << 17;  // threads that fill a large GPU
 
