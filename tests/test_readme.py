@@ -1,0 +1,48 @@
+"""What the README promises."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+README = (REPOSITORY / "README.md").read_text()
+
+
+def test_example_runs(tmp_path):
+    """The lines that use a layer run as they stand."""
+    pytest.importorskip("trimesh")
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    program = tmp_path / "example.py"
+    program.write_text(example + "print('gradient', Net.__name__, float(loss))\n")
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", str(program)],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("gradient Net 0.")
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+def test_links_lead_to_files(document):
+    """Every relative link and picture names a file that is here."""
+    text = (REPOSITORY / document).read_text()
+    targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
+    assert targets
+    assert [t for t in targets if not (REPOSITORY / t).exists()] == []
+
+
+def test_make_targets_exist():
+    """Every `make` command in the documents is a target of the Makefile."""
+    makefile = (REPOSITORY / "Makefile").read_text()
+    text = README + (REPOSITORY / "CONTRIBUTING.md").read_text()
+    targets = set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE))
+    assert {"demo", "test"} <= targets
+    assert [t for t in targets if not re.search(rf"^{t}:", makefile, re.MULTILINE)] == []
