@@ -17,7 +17,7 @@ def test_example_runs(tmp_path):
     pytest.importorskip("trimesh")
     (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     program = tmp_path / "example.py"
-    program.write_text(example + "print('gradient', Net.__name__, float(loss))\n")
+    program.write_text(example + "print('gradient', Net.__name__, loss.item())\n")
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(
         [sys.executable, "-W", "error::UserWarning", str(program)],
@@ -30,12 +30,10 @@ def test_example_runs(tmp_path):
     assert done.stdout.startswith("gradient Net 0.")
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
-def test_links_lead_to_files(document):
+def test_links_lead_to_files():
     """Every relative link and picture names a file that is here."""
-    text = (REPOSITORY / document).read_text()
-    targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
-    assert targets
+    targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", README)
+    assert "CONTRIBUTING.md" in targets
     assert [t for t in targets if not (REPOSITORY / t).exists()] == []
 
 
