@@ -63,9 +63,10 @@ $(STAMP): constraints.txt pyproject.toml setup.py scripts/build_backend.py | $(B
 	POLYGRAPH_CUDA=$(CUDA) $(PIP) --no-build-isolation --editable '.[mesh,train,report,bench,dev]'
 	touch $@
 
-# Only when a source is newer than the library that the line above built.
+# make decides before the line above has run; so look again whether a source is newer than what that line built.
 $(LIBRARY): $(CSRC) | $(STAMP)
-	POLYGRAPH_CUDA=$(CUDA) $(BIN)/python setup.py --quiet build_ext --inplace
+	if [ ! -e $@ ] || [ -n "$$(find csrc -newer $@)" ]; then \
+		POLYGRAPH_CUDA=$(CUDA) $(BIN)/python setup.py --quiet build_ext --inplace; fi
 	touch $@
 
 clean:
