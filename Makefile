@@ -14,7 +14,7 @@ FILES ?= $(wildcard benchmarks/bench_*.py)
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet -c constraints.txt
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --no-compile -c constraints.txt
 STAMP := $(VENV)/.polygraph
 LIBRARY := polygraph/_C.abi3.so
 CSRC := $(wildcard csrc/*/*)
