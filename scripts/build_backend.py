@@ -66,10 +66,11 @@ def _with_torch(hook):
     return run
 
 
-build_sdist = build_meta.build_sdist
-get_requires_for_build_sdist = build_meta.get_requires_for_build_sdist
+# An sdist runs setup.py as well, which imports torch.
+build_sdist = _with_torch(build_meta.build_sdist)
 build_wheel = _with_torch(build_meta.build_wheel)
 build_editable = _with_torch(build_meta.build_editable)
+get_requires_for_build_sdist = _with_torch(build_meta.get_requires_for_build_sdist)
 get_requires_for_build_wheel = _with_torch(build_meta.get_requires_for_build_wheel)
 get_requires_for_build_editable = _with_torch(build_meta.get_requires_for_build_editable)
 prepare_metadata_for_build_wheel = _with_torch(build_meta.prepare_metadata_for_build_wheel)
