@@ -12,7 +12,7 @@ tree=$home/tree # a copy of what the tests need, with the sanitized library insi
 export POLYGRAPH_SANITIZE=1 POLYGRAPH_CUDA=0 OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}"
 
 mkdir -p "$home"
-rm -rf "$tree" "$home/lib"
+rm -rf "${home:?}/tree" "${home:?}/lib"
 "$python" setup.py --quiet build --build-lib "$home/lib" --build-temp "$home/temp"
 cp -r "$home/lib" "$tree"
 cp -r tests pyproject.toml "$tree/"
