@@ -1,8 +1,9 @@
 """Vertex error of reconstructed meshes: Euclidean distance per vertex, in millimetres.
 
-The published tables give the mean, the standard deviation and the median over all vertices of all test meshes. Here
-they are exact (no running approximation), and a prediction that is not finite counts as an infinite error: it makes the mean
-infinite and is reported, because a metric that drops bad batches makes a diverged model look good.
+The published tables give the mean, the standard deviation and the median over all vertices of all
+test meshes. Here they are exact (no running approximation), and a prediction that is not finite
+counts as an infinite error: it makes the mean infinite and is reported, because a metric that drops
+bad batches makes a diverged model look good.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class VertexErrorResult:
         per_vertex: float64 [V], mean over the meshes.
         per_sample: float64 [N], mean over the vertices.
         num_samples: N.
-        num_nonfinite: how many vertices had a non-finite prediction (each counts as infinitely wrong).
+        num_nonfinite: how many vertices had a non-finite prediction (each counts as infinitely
+            wrong).
     """
 
     mean: float
@@ -85,7 +87,8 @@ def vertex_distance(prediction: Tensor, target: Tensor, to_mm: float = 1000.0) -
 class VertexError:
     """Collects vertex errors batch by batch.
 
-    Keeps one float64 per vertex and mesh (that is what an exact median needs): 28 MB per thousand meshes of 3,446 vertices.
+    Keeps one float64 per vertex and mesh (that is what an exact median needs): 28 MB per thousand
+    meshes of 3,446 vertices.
 
     Args:
         to_mm: millimetres per original unit (1000 for metres).
@@ -120,7 +123,7 @@ class VertexError:
         return np.concatenate(self._errors)
 
     def compute(self) -> VertexErrorResult:
-        """Mean, standard deviation, median, per vertex and per mesh over everything added so far."""
+        """The statistics of everything added so far."""
         return summarize(self.errors())
 
 
@@ -158,7 +161,8 @@ def evaluate(
     """Error matrix of a reconstruction over part of a data set, streamed in batches.
 
     Args:
-        reconstruct: maps float32 [B, V, 3] to the same shape, original units (a model in eval mode).
+        reconstruct: maps float32 [B, V, 3] to the same shape, original units (a model in eval
+            mode).
         vertices: [N, V, 3], an array or a memory map.
         indices: which meshes, in the order of the rows of the result.
         to_mm: millimetres per original unit.
@@ -172,9 +176,7 @@ def evaluate(
         raise ValueError("evaluate: indices is empty, there is no mesh to measure")
     metric = VertexError(to_mm)
     for start in range(0, len(indices), batch_size):
-        rows = np.ascontiguousarray(
-            vertices[indices[start : start + batch_size]], dtype=np.float32
-        )
+        rows = np.ascontiguousarray(vertices[indices[start : start + batch_size]], dtype=np.float32)
         batch = torch.from_numpy(rows).to(device)
         metric.update(reconstruct(batch), batch)
     return metric.errors()

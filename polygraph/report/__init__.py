@@ -1,1 +1,1 @@
-"""Pictures and tables: error heat maps on meshes, curves, aligned text. Needs the extra ``report`` (matplotlib) for pictures."""
+"""Pictures and tables: error heat maps on meshes, curves, aligned text. Needs matplotlib."""

@@ -39,7 +39,7 @@ def heatmap_figure(
     views: Sequence[View],
     *,
     title: str = "",
-    percentile: float = 98.0,
+    percentile: float = 96.0,
 ) -> Path:
     """Write a figure: one row per mesh, the input first, then every model with its error as colour.
 
@@ -49,7 +49,8 @@ def heatmap_figure(
         faces: int64 [F, 3].
         views: one per row.
         title: above everything.
-        percentile: the colour bar ends at this percentile of all errors shown; larger ones take the last colour.
+        percentile: the colour bar ends at this percentile of all errors shown; larger ones take the
+            last colour.
 
     Returns:
         The path.

@@ -1,7 +1,8 @@
-"""A small mesh renderer on matplotlib: sorted, shaded triangles; no GPU, no window, no further dependency.
+"""A small mesh renderer on matplotlib: sorted, shaded triangles, without GPU or window.
 
-Orthographic view; triangles are painted from back to front, which is right up to intersecting neighbours, invisible at
-the size of a figure. Colour comes from a value per vertex through a colour map, shading from interpolated normals.
+Orthographic view; triangles are painted from back to front, which is right up to intersecting
+neighbours, invisible at the size of a figure. Colour comes from a value per vertex through a colour
+map, shading from interpolated normals.
 """
 
 from __future__ import annotations
@@ -17,9 +18,14 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Up = Literal["auto", "x", "y", "z"]
 
-_LIGHTS = (((-0.45, 0.65, 0.75), 0.62), ((0.8, 0.1, 0.5), 0.18))  # direction in view space, strength
+_LIGHTS = (
+    ((-0.45, 0.65, 0.75), 0.62),
+    ((0.8, 0.1, 0.5), 0.18),
+)  # direction in view space, strength
 _AMBIENT = 0.34
-_SMOOTH_FACES = 6_000  # coarser meshes are subdivided for drawing, so that colours and shading look smooth
+_SMOOTH_FACES = (
+    6_000  # coarser meshes are subdivided for drawing, so that colours and shading look smooth
+)
 
 
 def pyplot() -> Any:
@@ -60,8 +66,8 @@ def make_view(
 
     Args:
         vertices: [V, 3] or [N, V, 3]; everything given fits into the picture.
-        up: axis that points up. ``auto``: the direction of largest extent looks along the picture's longer side if it is
-            a coordinate axis (a standing figure), else the y axis is up.
+        up: axis that points up. ``auto``: the direction of largest extent looks along the picture's
+            longer side if it is a coordinate axis (a standing figure), else the y axis is up.
         azimuth: degrees to turn about the up axis, away from the broad side.
         elevation: degrees to look down from.
     """
@@ -90,7 +96,7 @@ def make_view(
 
 
 def _up_axis(vertices: Floats) -> Floats:
-    """The longest coordinate axis when it clearly stands out and is not x (a standing figure), else y."""
+    """The longest coordinate axis if it stands out and is not x (a standing figure), else y."""
     extent = np.ptp(vertices, axis=0)
     longest = int(np.argmax(extent))
     others = np.delete(extent, longest)
@@ -114,7 +120,8 @@ def draw_mesh(
     Args:
         axes: matplotlib axes; their decoration is removed.
         vertices: [V, 3]. Vertices that are not finite make their triangles disappear.
-        faces: int64 [F, 3]; a closed mesh is culled by orientation (outside is found out), an open one is seen from both sides.
+        faces: int64 [F, 3]; a closed mesh is culled by orientation (outside is found out), an open
+            one is seen from both sides.
         view: from :func:`make_view`; use one view for all panels of a figure.
         values: [V] mapped through the colour map from 0 to ``vmax``; None paints in ``color``.
         vmax: value of the last colour.
@@ -123,7 +130,8 @@ def draw_mesh(
     """
     collections = importlib.import_module("matplotlib.collections")
     points, triangles = np.asarray(vertices, dtype=np.float64), np.asarray(faces, dtype=np.int64)
-    triangles = triangles[np.isfinite(points).all(axis=1)[triangles].all(axis=1)]
+    whole = np.asarray(np.isfinite(points).all(axis=1))
+    triangles = triangles[whole[triangles].all(axis=1)]
     points = np.where(np.isfinite(points), points, 0.0)
     closed, flip = _orientation(points, triangles)
     normals = _normals(points, triangles) * flip
@@ -159,7 +167,7 @@ def draw_mesh(
 
 
 def error_colormap() -> Any:
-    """Pale blue-grey (no error) over yellow and red to dark violet: light enough at both ends to keep the shading visible."""
+    """Pale blue-grey (no error) over yellow and red to violet; shading shows on every colour."""
     colors = importlib.import_module("matplotlib.colors")
     stops = ["#dfe6ee", "#f7e39c", "#f6a95a", "#e4573d", "#a31d5d", "#4b0f5c"]
     return colors.LinearSegmentedColormap.from_list("vertex_error", stops)
@@ -197,7 +205,7 @@ def _orientation(points: Floats, faces: Ints) -> tuple[bool, float]:
 
 
 def _subdivide(values: Floats, faces: Ints) -> tuple[Floats, Ints]:
-    """Split every triangle into four at the middles of its edges; everything is interpolated linearly."""
+    """Split every triangle into four at the middles of its edges, interpolating linearly."""
     edges = np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), axis=1)
     unique, inverse = np.unique(edges, axis=0, return_inverse=True)
     middle = values[unique].mean(axis=1)

@@ -10,9 +10,9 @@ Row = Mapping[str, Any]
 
 
 def cell(value: Any, digits: int = 2) -> str:
-    """One value for people: thousands separators, a fixed number of digits, a dash where there is none."""
+    """One value for people: thousands separators, fixed digits, a dash where there is none."""
     if value is None or value == "":
-        return "–"  # noqa: RUF001 - an en dash is what tables use
+        return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):

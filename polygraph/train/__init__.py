@@ -1,3 +1,7 @@
-"""Training: one loop for every kind of model (:mod:`~polygraph.train.loop`), mesh autoencoders (:mod:`~polygraph.train.mesh`),
-comparisons (:mod:`~polygraph.train.compare`) and checkpoints (:mod:`~polygraph.train.checkpoint`). Needs the extra ``train``.
+"""Training.
+
+One loop for every kind of model (:mod:`~polygraph.train.loop`), mesh autoencoders
+(:mod:`~polygraph.train.mesh`), finished runs (:mod:`~polygraph.train.run`), comparisons
+(:mod:`~polygraph.train.compare`), checkpoints (:mod:`~polygraph.train.checkpoint`). Needs the extra
+``train``.
 """

@@ -1,9 +1,9 @@
 """Checkpoints: tensors as safetensors, everything else as JSON in the same file's header.
 
-One checkpoint is one file, so that a rename replaces it whole: there is no moment at which weights and description
-disagree. Nothing is ever unpickled. Writing goes to a hidden temporary file beside the target, which is flushed to the disk
-and then renamed; a process killed at any moment leaves either the old checkpoint or the new one, plus at most a
-temporary file that the next run removes.
+One checkpoint is one file, so that a rename replaces it whole: there is no moment at which weights
+and description disagree. Nothing is ever unpickled. Writing goes to a hidden temporary file beside
+the target, which is flushed to the disk and then renamed; a process killed at any moment leaves
+either the old checkpoint or the new one, plus at most a temporary file that the next run removes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class CheckpointError(RuntimeError):
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write ``data`` to ``path`` so that a crash leaves the old file or the new one, never a mixture.
+    """Write ``data`` to ``path`` so that a crash leaves the old file or the new one.
 
     Args:
         path: target file; its folder must exist.
@@ -53,7 +53,7 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename durable. Some file systems refuse to sync a folder; the rename itself is still atomic there."""
+    """Make a rename durable; a file system that refuses to sync a folder still renames at once."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -101,7 +101,7 @@ def remove_temporaries(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """Replace every tensor in a tree by its name and collect it; tuples and non-string keys keep their type."""
+    """Replace and collect the tensors of a tree; tuples and keys that are no strings are marked."""
     if isinstance(value, Tensor):
         # A clone: two parameters may share storage (tied weights), which the file format refuses.
         tensors[name] = value.detach().to("cpu", copy=True).contiguous()
@@ -141,9 +141,11 @@ def save_checkpoint(
 
     Args:
         path: target file, by custom ``*.safetensors``.
-        state: tree of dicts, lists and tuples with tensors, numbers, strings and None as leaves: state_dicts of modules
-            and optimizers go in as they are. Tensors may live on any device and may share storage.
-        meta: description that can be read without the tensors (:func:`read_meta`): configuration, hashes, versions.
+        state: tree of dicts, lists and tuples with tensors, numbers, strings and None as leaves:
+            state_dicts of modules and optimizers go in as they are. Tensors may live on any device
+            and may share storage.
+        meta: description that can be read without the tensors (:func:`read_meta`): configuration,
+            hashes, versions.
 
     Raises:
         OSError: the file could not be written; a checkpoint that was there before is still there.
@@ -198,7 +200,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[
     tensors: dict[str, Tensor] = {}
     try:
         with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - not a mapping
+            for name in file.keys():
                 tensors[name] = file.get_tensor(name)
         state = _unpack(header["state"], tensors)
     except (SafetensorError, OSError, KeyError) as error:

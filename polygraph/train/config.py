@@ -1,7 +1,8 @@
-"""What a training run is told: steps, batch, optimiser, schedule, seeds; and the two pure functions that follow from it.
+"""What a training run is told: steps, batch, optimiser, schedule, seeds.
 
-The learning rate and the sampled indices depend on (configuration, step) alone. Nothing has to be remembered to go on after
-a crash, and every model of a comparison sees the same meshes at the same rates.
+The learning rate and the sampled indices depend on (configuration, step) alone. Nothing has to be
+remembered to go on after a crash, and every model of a comparison sees the same meshes at the same
+rates.
 """
 
 from __future__ import annotations
@@ -17,8 +18,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-# Fields that cannot change the trained weights: a run may be resumed with other values.
-_FREE_FIELDS = ("log_every", "progress", "tensorboard", "num_threads", "checkpoint_every")
+# Fields that do not say what is trained: a run may be resumed with other values.
+_FREE_FIELDS = (
+    "accelerator",
+    "checkpoint_every",
+    "eval_every",
+    "log_every",
+    "num_threads",
+    "progress",
+    "tensorboard",
+)
 
 
 @dataclass(frozen=True)
@@ -30,7 +39,8 @@ class TrainConfig:
         epochs: passes over the training set.
         batch_size: samples per step over all processes together.
         learning_rate: Adam's rate at the first step.
-        schedule: ``published`` (times ``lr_decay`` after every epoch), ``cosine`` (to zero at the last step) or ``constant``.
+        schedule: ``published`` (times ``lr_decay`` after every epoch), ``cosine`` (to zero at the
+            last step) or ``constant``.
         lr_decay: factor per epoch of the published schedule.
         weight_decay: L2 penalty inside Adam, as published.
         grad_clip: largest norm of the gradient; None for no limit (published).
@@ -85,6 +95,10 @@ class TrainConfig:
             return self.steps
         return max(1, math.ceil(self.epochs * num_samples / self.batch_size))
 
+    def length(self) -> dict[str, int]:
+        """What the run's length is given by: steps or epochs."""
+        return {"epochs": self.epochs} if self.steps is None else {"steps": self.steps}
+
     def epoch(self, step: int, num_samples: int) -> int:
         """Completed passes over the training set before ``step`` (0-based)."""
         return step * self.batch_size // num_samples
@@ -106,22 +120,25 @@ class TrainConfig:
         return self.learning_rate
 
     def semantics(self) -> dict[str, Any]:
-        """The fields that decide about the trained weights, for comparing a run with its checkpoint.
+        """The fields that decide about the weights, for comparing a run with its checkpoint.
 
-        The published schedule at a given step does not depend on the number of steps, so such a run may be prolonged.
+        The published schedule at a given step does not depend on the number of steps, so such a run
+        may be prolonged.
         """
         fields = {k: v for k, v in asdict(self).items() if k not in _FREE_FIELDS}
-        if self.schedule != "cosine":
-            del fields["steps"], fields["epochs"], fields["eval_every"]
+        for name in ("steps", "epochs"):
+            del fields[name]
+        if self.schedule == "cosine":
+            fields["length"] = self.length()
         return fields
 
 
 def sample_indices(seed: int, num_samples: int, batch_size: int, step: int) -> NDArray[np.int64]:
-    """Positions in the training set that make up the batch of ``step``: a pure function of its arguments.
+    """Positions in the training set of the batch of ``step``: a pure function of its arguments.
 
-    The training set is read as an endless sequence of passes, each in its own random order (one permutation per seed and
-    epoch); step t takes the positions t*B to (t+1)*B of that sequence. So all batches are full, every sample is used
-    equally often, and a set smaller than a batch works.
+    The training set is read as an endless sequence of passes, each in its own random order (one
+    permutation per seed and epoch); step t takes the positions t*B to (t+1)*B of that sequence. So
+    all batches are full, every sample is used equally often, and a set smaller than a batch works.
 
     Args:
         seed: seed of the run.
@@ -133,7 +150,9 @@ def sample_indices(seed: int, num_samples: int, batch_size: int, step: int) -> N
         int64 [B] with entries in [0, num_samples).
     """
     if num_samples < 1:
-        raise ValueError(f"train: the training set must hold at least one sample, got {num_samples}")
+        raise ValueError(
+            f"train: the training set must hold at least one sample, got {num_samples}"
+        )
     position = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int64)
     epoch, offset = position // num_samples, position % num_samples
     indices = np.empty(batch_size, dtype=np.int64)
@@ -148,7 +167,7 @@ _permutations: dict[tuple[int, int, int], NDArray[np.int64]] = {}
 
 
 def _permutation(seed: int, epoch: int, size: int) -> NDArray[np.int64]:
-    """Order of one epoch. The last two are kept: consecutive steps need the same one (or its neighbour)."""
+    """Order of one epoch. The last two are kept: consecutive steps need the same ones."""
     key = (seed, epoch, size)
     if key not in _permutations:
         while len(_permutations) >= 2:
@@ -158,7 +177,7 @@ def _permutation(seed: int, epoch: int, size: int) -> NDArray[np.int64]:
 
 
 def seed_step(seed: int, step: int, rank: int = 0) -> None:
-    """Seed torch (CPU and GPU), numpy and random for one step, so that noise too is a function of (seed, step, rank)."""
+    """Seed torch, numpy and random for one step: noise is a function of (seed, step, rank)."""
     state = np.random.SeedSequence([seed, step, rank]).generate_state(2)
     torch.manual_seed(int(state[0]))
     np.random.seed(int(state[0]))  # noqa: NPY002 - third-party code still draws from the global one
@@ -166,7 +185,7 @@ def seed_step(seed: int, step: int, rank: int = 0) -> None:
 
 
 def config_hash(value: Any) -> str:
-    """SHA-256 of a configuration (a dataclass or plain data), independent of the order of its keys."""
+    """SHA-256 of a configuration (dataclass or plain data), whatever the order of its keys."""
     plain = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
     text = json.dumps(plain, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()

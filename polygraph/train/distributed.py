@@ -1,4 +1,4 @@
-"""One process or several: Fabric set up from the environment, rows gathered over ranks, a clean end."""
+"""One process or several: Fabric from the environment, rows gathered, a clean end."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from polygraph.train.config import TrainConfig
 
 
 def make_fabric(config: TrainConfig) -> Any:
-    """A launched ``lightning_fabric.Fabric``: one process, or DDP over all processes that torchrun started.
+    """A launched ``lightning_fabric.Fabric``: one process, or DDP over those torchrun started.
 
     Args:
-        config: ``accelerator``, ``precision``, ``num_threads``, ``batch_size`` and ``seed`` are used.
+        config: ``accelerator``, ``precision``, ``num_threads``, ``batch_size`` and ``seed`` are
+            used.
 
     Raises:
         ImportError: lightning-fabric is missing; the message names the extra.
@@ -36,8 +37,8 @@ def make_fabric(config: TrainConfig) -> Any:
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if config.batch_size % world:
         raise ValueError(
-            f"train: batch_size must be a multiple of the number of processes, got {config.batch_size} "
-            f"for {world}"
+            "train: batch_size must be a multiple of the number of processes, got "
+            f"{config.batch_size} for {world}"
         )
     if config.accelerator == "cuda" and not torch.cuda.is_available():
         raise ValueError("train: accelerator is cuda, but torch finds no CUDA device")
@@ -47,10 +48,12 @@ def make_fabric(config: TrainConfig) -> Any:
     if world > 1:
         devices = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
         nodes = world // devices
-        # Buffers are neighbour tables and constants, equal everywhere: DDP would send them at every step.
+        # Buffers are neighbour tables and constants, equal everywhere; DDP would send them always.
         strategy = strategies.DDPStrategy(broadcast_buffers=False)
     accelerator = config.accelerator
-    if accelerator == "auto":  # Fabric's own "auto" would also take MPS, for which we have no kernels
+    if (
+        accelerator == "auto"
+    ):  # Fabric's own "auto" would also take MPS, for which we have no kernels
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     fabric = fabric_module.Fabric(
         accelerator=accelerator,
@@ -97,7 +100,7 @@ def gather_rows(rows: NDArray[np.float64] | None, total: int, fabric: Any) -> ND
 
 
 def same_buffers(modules: dict[str, torch.nn.Module], fabric: Any) -> None:
-    """Give all ranks the floating-point buffers of the first (running statistics), so that they validate one model."""
+    """Give all ranks the running statistics of the first, so that they validate one model."""
     if fabric.world_size > 1:
         for module in modules.values():
             for buffer in module.buffers():
@@ -109,9 +112,10 @@ def same_buffers(modules: dict[str, torch.nn.Module], fabric: Any) -> None:
 def process_group(fabric: Any) -> Iterator[list[Any]]:
     """Ends the process group in the order that does not abort.
 
-    Put model, optimizer and whatever holds them into the yielded list and keep no other reference. On the CPU,
-    destroying a gloo group while a DDP object lives aborts now and then at exit (torch 2.13): so wait for the others, drop
-    the objects, collect, and only then destroy. After an exception nothing is waited for: the others may be gone.
+    Put model, optimizer and whatever holds them into the yielded list and keep no other reference.
+    On the CPU, destroying a gloo group while a DDP object lives aborts now and then at exit (torch
+    2.13): so wait for the others, drop the objects, collect, and only then destroy. After an
+    exception nothing is waited for: the others may be gone.
     """
     owned: list[Any] = []
     yield owned

@@ -17,7 +17,8 @@ class RunLog:
 
     Args:
         folder: folder of the run.
-        resume_step: records after this step are dropped (they will be written again); None starts a new log.
+        resume_step: records after this step are dropped (they will be written again); None starts a
+            new log.
         tensorboard: also write TensorBoard events into the folder.
         enabled: False on all processes but the first.
     """
@@ -64,7 +65,7 @@ class RunLog:
                     self._events.add_scalar(key, value, step)
 
     def write_curve(self) -> None:
-        """Write ``curve.csv`` (one row per step with a record, one column per value) beside the log."""
+        """Write ``curve.csv`` beside the log: one row per logged step, one column per value."""
         if self.enabled:
             write_atomic(self.path.with_name("curve.csv"), curve_csv(read_log(self.path)).encode())
 

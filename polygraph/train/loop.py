@@ -1,7 +1,8 @@
 """The training loop: steps, log, validation, checkpoints, resume; nothing about meshes.
 
-What is trained comes as a :class:`Task`. A run killed at any moment and resumed ends with the same weights, bit for bit, as
-one that was never killed: learning rate, samples and noise are functions of (configuration, step), the rest is in the checkpoint.
+What is trained comes as a :class:`Task`. A run killed at any moment and resumed ends with the same
+weights, bit for bit, as one that was never killed: learning rate, samples and noise are functions
+of (configuration, step), the rest is in the checkpoint.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ class Task(ABC):
 
     Attributes:
         modules: what checkpoints hold, unwrapped, by name.
-        optimizers: by name; the loop sets their learning rate (``rate_scale`` times the schedule) before every step.
+        optimizers: by name; the loop sets their learning rate (``rate_scale`` times the schedule)
+            before every step.
         num_samples: size of the training set.
         score: name of the validated value that selects the best weights; smaller is better.
     """
@@ -55,11 +57,11 @@ class Task(ABC):
 
     @abstractmethod
     def training_step(self, step: int) -> dict[str, Tensor]:
-        """Do one step (0-based): batch, backward, optimizers. Returns scalars; ``loss`` must be among them."""
+        """Do one step (0-based): batch, backward, optimizers. Returns scalars, ``loss`` too."""
 
     @abstractmethod
     def validate(self) -> dict[str, float]:
-        """Measure on the validation set, the same numbers on every rank; ``score`` must be among them."""
+        """Measure on the validation set: the same numbers on every rank, among them ``score``."""
 
 
 @dataclass
@@ -86,9 +88,11 @@ class Trainer:
         task: what to train.
         config: how.
         fabric: launched Fabric; the task's modules are already set up with it.
-        folder: folder of the run: ``last.safetensors``, ``best.safetensors``, ``log.jsonl``, ``curve.csv``.
+        folder: folder of the run: ``last.safetensors``, ``best.safetensors``, ``log.jsonl``,
+            ``curve.csv``.
         meta: stored in every checkpoint (model and data configuration, hashes, versions).
-        identity: what must be equal for a checkpoint to belong to this run; a difference stops a resume by name.
+        identity: what must be equal for a checkpoint to belong to this run; a difference stops a
+            resume by name.
     """
 
     def __init__(
@@ -120,8 +124,10 @@ class Trainer:
         """Train to the last step, from the last checkpoint when ``resume`` and there is one.
 
         Raises:
-            CheckpointError: the folder holds a run and ``resume`` is False, or the run is another one.
-            TrainingStopped: a loss or weight that is not finite, a full disk, no memory. The last checkpoint is good.
+            CheckpointError: the folder holds a run and ``resume`` is False, or the run is another
+                one.
+            TrainingStopped: a loss or weight that is not finite, a full disk, no memory. The last
+                checkpoint is good.
         """
         resumed = self._start(resume)
         self._log = RunLog(
@@ -154,7 +160,9 @@ class Trainer:
         if not last.is_file():
             return False
         if not resume:
-            raise CheckpointError(f"{self.folder} already holds a run: resume it, or choose another")
+            raise CheckpointError(
+                f"{self.folder} already holds a run: resume it, or choose another"
+            )
         state, meta = load_checkpoint(last)
         check_identity(self.identity, meta.get("identity", {}), last)
         for name, module in self.task.modules.items():
@@ -162,6 +170,10 @@ class Trainer:
         for name, optimizer in self.task.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
         self.progress = Progress(**meta["progress"])
+        if self.progress.step > self.total:
+            raise CheckpointError(
+                f"{last} is at step {self.progress.step}, beyond the {self.total} steps asked for"
+            )
         self._saved = self.progress.step
         return True
 
@@ -215,7 +227,7 @@ class Trainer:
         self._losses.append({k: v.detach() for k, v in self.task.training_step(step).items()})
 
     def _check(self) -> None:
-        """Stop on a value that is not finite, on all ranks at the same step; add up what the log will show."""
+        """Stop on a loss that is not finite, on all ranks alike; add up what the log will show."""
         if not self._losses:
             return
         names = sorted(self._losses[0])
@@ -257,7 +269,7 @@ class Trainer:
         return {name: module.state_dict() for name, module in self.task.modules.items()}
 
     def _save(self) -> None:
-        """Write the last checkpoint, unless a weight is not finite: then the one before stays the last good one."""
+        """Write the last checkpoint, unless a weight is not finite: the one before stays then."""
         damaged = all_finite(dict(self.task.modules))
         if damaged is not None:
             raise _NotFinite(f"{damaged} is not finite after step {self.progress.step}")
@@ -277,7 +289,7 @@ class Trainer:
             return text + "No checkpoint was written yet."
         return (
             text
-            + f"The last good checkpoint is {self.folder / LAST} (step {self._saved}); resume from it."
+            + f"The last good checkpoint is {self.folder / LAST} (step {self._saved}): resume."
         )
 
 
@@ -286,7 +298,7 @@ class _NotFinite(RuntimeError):
 
 
 def _reason(error: BaseException) -> str | None:
-    """What to tell the user about an error that stops training; None for an error that is a defect of ours."""
+    """What to tell the user about an error that stops training; None if it is a defect of ours."""
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     if isinstance(error, _NotFinite):
         return text + " (try a smaller learning_rate or a grad_clip)"

@@ -5,6 +5,8 @@ import os
 
 import pytest
 import torch
+from safetensors.torch import save_file
+
 from polygraph.train import checkpoint
 from polygraph.train.checkpoint import (
     CheckpointError,
@@ -14,7 +16,6 @@ from polygraph.train.checkpoint import (
     save_checkpoint,
     write_atomic,
 )
-from safetensors.torch import save_file
 
 
 def trained_adam():

@@ -1,4 +1,4 @@
-"""The loop on a toy task: resume after a real SIGKILL, stops that keep the last good checkpoint, sampling, log."""
+"""The loop on a toy task: resume after SIGKILL, stops, sampling, schedule, log."""
 
 import csv
 import errno
@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from train.toy_task import SAMPLES, train
+
 from polygraph.train import checkpoint
 from polygraph.train.checkpoint import CheckpointError, load_checkpoint
 from polygraph.train.config import TrainConfig, config_hash, sample_indices
 from polygraph.train.log import read_log
 from polygraph.train.loop import TrainingStopped
-from toy_task import SAMPLES, train
 
 TOY = Path(__file__).with_name("toy_task.py")
 KILLED_STEPS = 3000  # long enough (seconds) that kills fall inside
@@ -44,7 +45,9 @@ def checkpoint_tensors(tree, prefix=""):
         items = enumerate(tree)
     else:
         return {}
-    return {k: v for key, item in items for k, v in checkpoint_tensors(item, f"{prefix}/{key}").items()}
+    return {
+        k: v for key, item in items for k, v in checkpoint_tensors(item, f"{prefix}/{key}").items()
+    }
 
 
 def start(folder):
@@ -185,7 +188,9 @@ def test_a_run_is_not_overwritten_nor_resumed_with_other_settings(tmp_path):
     train(tmp_path, steps=4)
     with pytest.raises(CheckpointError, match="already holds a run"):
         train(tmp_path, steps=4)
-    with pytest.raises(CheckpointError, match=r"train\.learning_rate is 0\.001 there and 0\.01 here"):
+    with pytest.raises(
+        CheckpointError, match=r"train\.learning_rate is 0\.001 there and 0\.01 here"
+    ):
         train(tmp_path, steps=8, resume=True, learning_rate=0.01)
     with pytest.raises(CheckpointError, match=r"train\.batch_size is 8 there and 4 here"):
         train(tmp_path, steps=8, resume=True, batch_size=4)

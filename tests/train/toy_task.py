@@ -1,4 +1,4 @@
-"""A tiny task (a network with dropout, BatchNorm and global-RNG noise) and a program that trains it, to be killed."""
+"""A tiny task (dropout, BatchNorm, noise) and a program that trains it, to be killed."""
 
 import sys
 

@@ -1,0 +1,244 @@
+"""The command line. A command imports what it needs when it runs: help and doctor always work.
+
+Errors are one line on stderr. Exit status: 0 done, 1 the work failed, 2 the command was wrong.
+POLYGRAPH_DEBUG=1 shows tracebacks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import polygraph
+
+DEMO_PRESETS = ("first-order", "simple-2", "full-2", "full-2-noact")
+DEMO_STEPS = 1400
+
+
+class UsageError(Exception):
+    """The command line is wrong."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that raises instead of printing its usage and leaving."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the message as a usage error of this command."""
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+
+
+def doctor(arguments: Sequence[str]) -> int:
+    """Print what was found: torch, CUDA, instruction set, extras."""
+    Parser(prog="polygraph doctor", description=doctor.__doc__).parse_args(arguments)
+    from polygraph.doctor import report
+
+    lines, working = report()
+    print("\n".join(lines))
+    return 0 if working else 1
+
+
+def train(arguments: Sequence[str]) -> int:
+    """Train a model; `polygraph train mesh --help` lists the settings."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(f"usage: polygraph train mesh [settings]\n\n{train.__doc__}")
+        return 0 if arguments else 2
+    if arguments[0] != "mesh":
+        raise UsageError(
+            f"train: unknown kind of model {arguments[0]!r}{_nearest(arguments[0], ['mesh'])}"
+        )
+    from polygraph.train.arguments import parse_train_mesh
+
+    try:
+        config, out, resume = parse_train_mesh(arguments[1:])
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"train mesh: {error}") from error
+    from polygraph.train.mesh import train_mesh
+
+    result = train_mesh(config, out, resume=resume)
+    if int(os.environ.get("RANK", "0")) == 0:
+        test, val = result["test"], result["val"]
+        print(
+            f"{result['steps']:,} steps, weights of step {result['best_step']}: vertex error on "
+            f"test {test['mean']:.3f} mm mean, {test['std']:.3f} std, {test['median']:.3f} median "
+            f"(validation {val['mean']:.3f})\n{Path(out).resolve()}"
+        )
+    return 0
+
+
+def _add_run(parser: Parser) -> None:
+    parser.add_argument("--run", required=True, metavar="DIR", help="folder of a trained model")
+
+
+def evaluate(arguments: Sequence[str]) -> int:
+    """Measure a trained model's vertex error in mm."""
+    parser = Parser(prog="polygraph evaluate", description=evaluate.__doc__)
+    _add_run(parser)
+    parser.add_argument("--part", choices=("train", "val", "test"), default="test")
+    parser.add_argument("--kind", default="registered", help="kind of the data at --data")
+    parser.add_argument("--data", metavar="PATH", help="other data of the same template")
+    parser.add_argument("--split", default="interpolation", help="split of the data at --data")
+    parser.add_argument("--to-mm", type=float, help="millimetres per unit of the data at --data")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    chosen = parser.parse_args(arguments)
+    from polygraph.data import MeshDataConfig
+    from polygraph.train.run import evaluate_run, load_run
+
+    data = None
+    if chosen.data is not None:
+        data = MeshDataConfig(chosen.kind, chosen.data, chosen.split, chosen.to_mm)
+    result = evaluate_run(load_run(chosen.run), part=chosen.part, data=data)
+    if chosen.json:
+        print(json.dumps({**result.summary(), "per_vertex": result.per_vertex.tolist()}))
+    else:
+        print(f"{chosen.part}: {result.num_samples} meshes, {result}")
+    return 0
+
+
+def reconstruct(arguments: Sequence[str]) -> int:
+    """Send a mesh file through a trained autoencoder."""
+    parser = Parser(prog="polygraph reconstruct", description=reconstruct.__doc__)
+    parser.add_argument("source", metavar="in.ply", help=".ply, .obj, .off or .stl")
+    parser.add_argument("target", metavar="out.ply", help="where the reconstruction goes")
+    _add_run(parser)
+    chosen = parser.parse_args(arguments)
+    from polygraph.train.run import load_run, reconstruct_file
+
+    errors = reconstruct_file(load_run(chosen.run), chosen.source, chosen.target)
+    print(
+        f"{chosen.target}: {errors.mean():.3f} mm from the input on average, "
+        f"{errors.max():.3f} at most"
+    )
+    return 0
+
+
+def demo(arguments: Sequence[str]) -> int:
+    """Train first-order and polynomial autoencoders on the built-in animal; table and pictures."""
+    parser = Parser(prog="polygraph demo", description=demo.__doc__)
+    parser.add_argument("--out", default="demo", metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--steps", type=int, default=DEMO_STEPS, help="default: %(default)s")
+    parser.add_argument(
+        "--latent", type=int, default=8, help="latent channels, default: %(default)s"
+    )
+    parser.add_argument("--presets", nargs="+", default=list(DEMO_PRESETS), metavar="NAME")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N")
+    parser.add_argument("--frames", type=int, default=1600, help="meshes, default: %(default)s")
+    chosen = parser.parse_args(arguments)
+    from polygraph.data import MeshDataConfig
+    from polygraph.train.compare import compare
+    from polygraph.train.config import TrainConfig
+
+    print(
+        f"Training {len(chosen.presets)} autoencoders of {chosen.latent} numbers per mesh, "
+        f"{chosen.steps:,} steps each, on a built-in animated animal."
+    )
+    result = compare(
+        chosen.presets,
+        MeshDataConfig(num_frames=chosen.frames),
+        TrainConfig(steps=chosen.steps, schedule="cosine"),
+        chosen.out,
+        seeds=chosen.seeds,
+        latent_channels=chosen.latent,
+        up="z",
+    )
+    print(f"\n{result.table}\n")
+    print(
+        "error mm: mean distance of a vertex from its true place, on test meshes that training "
+        "never saw"
+    )
+    for path in [*result.pictures, result.folder / "table.md", result.folder / "results.json"]:
+        print(f"wrote {path.resolve()}")
+    return 0
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "demo": demo,
+    "train": train,
+    "evaluate": evaluate,
+    "reconstruct": reconstruct,
+    "doctor": doctor,
+}
+
+
+def _help() -> str:
+    lines = ["usage: polygraph COMMAND ...", "", (polygraph.__doc__ or "").strip(), ""]
+    for name, command in COMMANDS.items():
+        lines.append(f"  {name:12} {(command.__doc__ or '').splitlines()[0]}")
+    lines += [
+        "",
+        "  --version    print the version",
+        "  --help       after a command: its settings",
+    ]
+    return "\n".join(lines)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0 if arguments else 2
+    name = arguments[0]
+    if name == "--version":
+        print(f"polygraph {polygraph.__version__}")
+        return 0
+    if name not in COMMANDS:
+        raise UsageError(f"unknown command {name!r}{_nearest(name, list(COMMANDS))}")
+    return COMMANDS[name](arguments[1:])
+
+
+def describe(error: BaseException) -> str:
+    """An error in one line; a missing package names the extra that brings it."""
+    text = " ".join(str(error).split())
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        from polygraph.doctor import extra_of
+
+        extra = extra_of(error.name)
+        if extra is not None:
+            return f"{error.name.split('.')[0]} is not installed: pip install 'polygraph[{extra}]'"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    expected = isinstance(error, ValueError | OSError | ImportError | RuntimeError)
+    return text if expected and text else f"{type(error).__name__}: {text}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: words after ``polygraph``; default from the command line.
+
+    Returns:
+        The exit status.
+    """
+    arguments: Sequence[Any] = sys.argv[1:] if argv is None else argv
+    try:
+        return _run([str(argument) for argument in arguments])
+    except KeyboardInterrupt:
+        print(
+            "polygraph: interrupted; a training run goes on from its last checkpoint with --resume",
+            file=sys.stderr,
+        )
+        return 130
+    except (
+        BrokenPipeError
+    ):  # the reader of our output has gone: nothing to say, nobody to say it to
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if os.environ.get("POLYGRAPH_DEBUG") == "1":
+            raise
+        print(f"polygraph: {describe(error)}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

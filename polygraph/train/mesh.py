@@ -1,0 +1,398 @@
+"""Training of mesh autoencoders: what the loop needs to know about meshes, and the folder of a run.
+
+Recipe (Bouritsas et al., ICCV 2019; Chrysos et al., T-PAMI 2021): L1 loss on coordinates normalised
+per vertex, Adam 1e-3 times 0.99 per epoch, weight decay 5e-5, batch 16. The validation split
+selects the weights; the test split is measured once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from polygraph import metrics
+from polygraph.data import MeshDataConfig, open_dataset
+from polygraph.data.store import default_cache_dir
+from polygraph.mesh.hierarchy import MeshHierarchy, load_or_build
+from polygraph.mesh.spiral import SpiralConfig
+from polygraph.models.mesh_autoencoder import MeshAutoencoder, MeshAutoencoderConfig
+from polygraph.train.checkpoint import load_checkpoint, write_atomic, write_json
+from polygraph.train.config import TrainConfig, config_hash, sample_indices
+from polygraph.train.distributed import gather_rows, make_fabric, process_group, shard
+from polygraph.train.loop import BEST, LAST, Progress, Task, Trainer
+from polygraph.train.provenance import provenance
+
+if TYPE_CHECKING:
+    from polygraph.data.registered import MeshDataset
+    from polygraph.data.splits import Split
+
+MEMORY_LIMIT = 1 << 30  # training sets up to this many bytes are held normalised in memory
+RUN, RESULT, HIERARCHY = "run.json", "result.json", "hierarchy.npz"
+PER_VERTEX, PER_SAMPLE = "test_error_per_vertex_mm.npy", "test_error_per_mesh_mm.npy"
+
+
+@dataclass(frozen=True)
+class MeshRunConfig:
+    """Everything that decides about a mesh autoencoder.
+
+    Attributes:
+        preset: name that ``model`` and ``spiral`` started from; a label.
+        model: channels, latents, kind of block.
+        spiral: convention and size of the spirals.
+        data: data set and split.
+        train: steps, batch, optimiser, schedule, seed.
+        factors: how many times fewer vertices per level of the hierarchy, finest first.
+        upsampling: ``barycentric`` or ``lstsq``.
+    """
+
+    preset: str = "full-2"
+    model: MeshAutoencoderConfig = field(default_factory=MeshAutoencoderConfig)
+    spiral: SpiralConfig = field(default_factory=SpiralConfig)
+    data: MeshDataConfig = field(default_factory=MeshDataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    factors: tuple[int, ...] = (4, 4, 4, 4)
+    upsampling: str = "barycentric"
+
+    def __post_init__(self) -> None:
+        """Turn lists (from YAML) into tuples and compare the number of levels."""
+        object.__setattr__(self, "factors", tuple(self.factors))
+        levels = len(self.model.encoder_channels)
+        if len(self.factors) != levels:
+            raise ValueError(
+                f"factors must have one entry per encoder layer, {levels}, got {len(self.factors)}"
+            )
+
+    def digest(self) -> str:
+        """SHA-256 of what decides about the result, the same on every machine.
+
+        Where the data lies does not count (its content has a hash of its own), nor the name of the
+        preset, nor what is only shown.
+        """
+        fields = asdict(self)
+        del fields["preset"]
+        for name in ("path", "cache_dir", "full_check"):
+            del fields["data"][name]
+        fields["train"] = {**self.train.semantics(), "length": self.train.length()}
+        return config_hash(fields)
+
+
+def preset_run(
+    preset: str,
+    data: MeshDataConfig,
+    train: TrainConfig,
+    *,
+    latent_channels: int | None = None,
+    factors: Sequence[int] = (4, 4, 4, 4),
+) -> MeshRunConfig:
+    """The run of a named preset on a data set.
+
+    Raises:
+        ValueError: no preset has that name; the message suggests the nearest.
+    """
+    from polygraph.models.presets import get_preset
+
+    model, spiral = get_preset(preset)
+    if latent_channels is not None:
+        model = replace(model, latent_channels=latent_channels)
+    return MeshRunConfig(preset, model, spiral, data, train, tuple(factors))
+
+
+def array_hash(*arrays: Any) -> str:
+    """SHA-256 of shapes, types and contents."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        values = np.ascontiguousarray(array)
+        digest.update(f"{values.dtype.str}{values.shape}".encode())
+        digest.update(values.tobytes())
+    return digest.hexdigest()
+
+
+def topology_hash(num_vertices: int, faces: Any) -> str:
+    """SHA-256 of a connectivity: meshes with the same one can go through the same model."""
+    return array_hash(np.int64(num_vertices), np.asarray(faces, dtype=np.int64))
+
+
+def get_split(dataset: MeshDataset, name: str) -> Split:
+    """A split of a data set by name, with meshes in every part.
+
+    Raises:
+        ValueError: there is none of that name (the nearest is suggested), or it has no validation
+            meshes.
+    """
+    split = dataset.split(name)
+    for part in ("train", "val", "test"):
+        if len(getattr(split, part)) == 0:
+            raise ValueError(f"{dataset.name}: split {name!r} has no {part} meshes")
+    return split
+
+
+class NormalizedBatches:
+    """Training batches, normalised, by step.
+
+    A set up to ``memory_limit`` bytes is read once into memory (on the device of the model); a
+    larger one is gathered row by row from its memory map. Both give the same numbers.
+
+    Args:
+        vertices: float32 [N, V, 3], array or memory map.
+        indices: training meshes.
+        model: its ``normalize`` is applied.
+        config: batch size and seed.
+        rank: of this process.
+        world: number of processes; each takes every world-th mesh of a batch.
+        memory_limit: bytes.
+    """
+
+    def __init__(
+        self,
+        vertices: Any,
+        indices: NDArray[np.int64],
+        model: MeshAutoencoder,
+        config: TrainConfig,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        memory_limit: int = MEMORY_LIMIT,
+    ) -> None:
+        self.vertices, self.indices, self.model, self.config = vertices, indices, model, config
+        self.rank, self.world = rank, world
+        self._held: Tensor | None = None
+        size = len(indices) * vertices.shape[1] * 3 * model.mean.element_size()
+        if size <= memory_limit:
+            held = torch.empty(
+                (len(indices), *vertices.shape[1:]),
+                dtype=model.mean.dtype,
+                device=model.mean.device,
+            )
+            for start in range(0, len(indices), 64):
+                held[start : start + 64] = self._gather(indices[start : start + 64])
+            self._held = held
+
+    def _gather(self, indices: NDArray[np.int64]) -> Tensor:
+        rows = np.ascontiguousarray(self.vertices[indices], dtype=np.float32)
+        mean = self.model.mean
+        return self.model.normalize(torch.from_numpy(rows).to(mean.device, mean.dtype))
+
+    def __call__(self, step: int) -> Tensor:
+        """This process's part of the batch of ``step``: [batch_size / world, V, 3]."""
+        config = self.config
+        chosen = sample_indices(config.seed, len(self.indices), config.batch_size, step)
+        chosen = chosen[self.rank :: self.world]
+        if self._held is None:
+            return self._gather(self.indices[chosen])
+        return self._held.index_select(0, torch.from_numpy(chosen).to(self._held.device))
+
+
+class MeshTask(Task):
+    """A mesh autoencoder, its optimizer, its data.
+
+    Args:
+        fabric: launched Fabric.
+        config: training settings.
+        model: normalisation set, on the CPU.
+        dataset: the meshes.
+        split: which of them train and validate.
+    """
+
+    score = "val_error_mm"
+
+    def __init__(
+        self,
+        fabric: Any,
+        config: TrainConfig,
+        model: MeshAutoencoder,
+        dataset: MeshDataset,
+        split: Split,
+    ) -> None:
+        self.fabric, self.config, self.dataset, self.split = fabric, config, dataset, split
+        self.num_samples = len(split.train)
+        self.model = model
+        optimizer = torch.optim.Adam(
+            model.parameters(),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            fused=True,  # the plain loop over parameters costs milliseconds per step on the CPU
+        )
+        self.modules, self.optimizers = {"model": model}, {"model": optimizer}
+        self._wrapped, self._optimizer = fabric.setup(model, optimizer)
+        self._wrapped.mark_forward_method("forward_normalized")
+        self.batches = NormalizedBatches(
+            dataset.vertices,
+            split.train,
+            model,
+            config,
+            rank=fabric.global_rank,
+            world=fabric.world_size,
+        )
+
+    def training_step(self, step: int) -> dict[str, Tensor]:
+        """L1 on normalised coordinates."""
+        batch = self.batches(step)
+        loss = torch.nn.functional.l1_loss(self._wrapped.forward_normalized(batch), batch)
+        self._optimizer.zero_grad(set_to_none=True)
+        self.fabric.backward(loss)
+        if self.config.grad_clip is not None:
+            self.fabric.clip_gradients(
+                self._wrapped,
+                self._optimizer,
+                max_norm=self.config.grad_clip,
+                error_if_nonfinite=False,  # the loop stops with its own message
+            )
+        self._optimizer.step()
+        return {"loss": loss}
+
+    def validate(self) -> dict[str, float]:
+        """Vertex error in mm on the validation meshes."""
+        result = metrics.summarize(self.errors(self.split.val))
+        return {"val_error_mm": result.mean, "val_median_mm": result.median}
+
+    def errors(self, indices: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Error matrix [len(indices), V] in mm, shared among the processes, the same on each."""
+        mine = shard(indices, self.fabric)
+        rows = None
+        if len(mine):
+            rows = model_errors(self.model, self.dataset, mine, self.config.batch_size)
+        return gather_rows(rows, len(indices), self.fabric)
+
+
+def model_errors(
+    model: MeshAutoencoder, dataset: MeshDataset, indices: NDArray[np.int64], batch_size: int = 16
+) -> NDArray[np.float64]:
+    """Error matrix [len(indices), V] in mm of a model in eval mode; its mode is put back."""
+    training = model.training
+    model.eval()
+    try:
+        return metrics.evaluate(
+            model,
+            dataset.vertices,
+            indices,
+            to_mm=dataset.to_mm,
+            batch_size=batch_size,
+            device=model.mean.device,
+        )
+    finally:
+        model.train(training)
+
+
+def build_model(
+    config: MeshRunConfig, hierarchy: MeshHierarchy, dataset: MeshDataset, split: Split
+) -> MeshAutoencoder:
+    """A model initialised from the seed, with the normalisation of the training meshes."""
+    torch.manual_seed(config.train.seed)
+    model = MeshAutoencoder(config.model, hierarchy)
+    model.set_normalization(*dataset.mean_std(split.train))
+    return model
+
+
+def build_hierarchy(config: MeshRunConfig, dataset: MeshDataset) -> MeshHierarchy:
+    """The hierarchy of the data set's template, from the cache when it was built before."""
+    cache = config.data.cache_dir
+    return load_or_build(
+        dataset.template,
+        dataset.faces,
+        factors=config.factors,
+        spiral=config.spiral,
+        upsampling=config.upsampling,
+        cache_dir=default_cache_dir() if cache is None else cache,
+    )
+
+
+def run_identity(
+    config: MeshRunConfig, hierarchy: MeshHierarchy, dataset: MeshDataset, split: Split, model: Any
+) -> dict[str, Any]:
+    """What must be equal for two runs to be the same run."""
+    return {
+        "model": asdict(config.model),
+        "hierarchy_hash": hierarchy.hash,
+        "template_hash": topology_hash(len(hierarchy.vertices[0]), hierarchy.faces[0]),
+        "normalization_hash": array_hash(model.mean.numpy(), model.std.numpy()),
+        "split": {"name": split.name, "sha256": split.sha256},
+        "dataset_hash": dataset.content_hash,
+    }
+
+
+def train_mesh(
+    config: MeshRunConfig,
+    folder: str | Path,
+    *,
+    resume: bool = False,
+    dataset: MeshDataset | None = None,
+) -> dict[str, Any]:
+    """Train, select on validation, measure the test split once.
+
+    Args:
+        config: the run.
+        folder: receives ``run.json``, ``hierarchy.npz``, ``last.safetensors``,
+            ``best.safetensors``, ``log.jsonl``, ``curve.csv``, ``result.json`` and the test error
+            per vertex; enough to use the model without the data.
+        resume: go on from the last checkpoint when there is one.
+        dataset: opened already; default: opened from ``config.data``.
+
+    Returns:
+        What ``result.json`` holds, the same on every process.
+    """
+    folder = Path(folder)
+    fabric = make_fabric(config.train)
+    with process_group(fabric) as owned:
+        with fabric.rank_zero_first():  # one process converts and builds, the others find the cache
+            dataset = open_dataset(config.data) if dataset is None else dataset
+            split = get_split(dataset, config.data.split)
+            hierarchy = build_hierarchy(config, dataset)
+        model = build_model(config, hierarchy, dataset, split)
+        identity = run_identity(config, hierarchy, dataset, split, model)
+        meta = {
+            "config": asdict(config),
+            "config_hash": config.digest(),
+            "to_mm": dataset.to_mm,
+            "dataset": dataset.name,
+            **provenance(fabric.device),
+        }
+        task = MeshTask(fabric, config.train, model, dataset, split)
+        trainer = Trainer(task, config.train, fabric, folder, meta=meta, identity=identity)
+        owned += [task, trainer]
+        if fabric.global_rank == 0 and (resume or not (folder / LAST).is_file()):
+            folder.mkdir(parents=True, exist_ok=True)
+            hierarchy.save(folder / HIERARCHY)
+            write_json(folder / RUN, {**meta, "identity": identity})
+        progress = trainer.run(resume=resume)
+        result = _finish(task, progress, folder, {**meta, **identity})
+        del model, task, trainer
+    return result
+
+
+def _finish(
+    task: MeshTask, progress: Progress, folder: Path, meta: dict[str, Any]
+) -> dict[str, Any]:
+    """Measure the best weights on the test split and write the result."""
+    chosen = BEST if progress.best_step is not None else LAST
+    state, _ = load_checkpoint(folder / chosen)
+    task.model.load_state_dict(state["modules"]["model"])
+    val = metrics.summarize(task.errors(task.split.val))
+    test = metrics.summarize(task.errors(task.split.test))
+    parameters = sum(p.numel() for p in task.model.parameters())
+    result = {
+        "steps": progress.step,
+        "best_step": progress.best_step,
+        "val": val.summary(),
+        "test": test.summary(),
+        "parameters": parameters,
+        "seconds": progress.seconds,
+        "step_ms": 1000 * progress.seconds / max(1, progress.step),
+        "processes": task.fabric.world_size,
+        **meta,
+    }
+    if task.fabric.global_rank == 0:
+        for name, values in ((PER_VERTEX, test.per_vertex), (PER_SAMPLE, test.per_sample)):
+            buffer = io.BytesIO()
+            np.save(buffer, values)
+            write_atomic(folder / name, buffer.getvalue())
+        write_json(folder / RESULT, result)
+    return result

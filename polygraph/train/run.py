@@ -1,0 +1,157 @@
+"""A finished run: its model without its data, measured again, or applied to a mesh file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from polygraph import metrics
+from polygraph.data import MeshDataConfig, open_dataset
+from polygraph.mesh.hierarchy import MeshHierarchy
+from polygraph.mesh.io import Mesh, read_mesh, write_mesh
+from polygraph.models.mesh_autoencoder import MeshAutoencoder, MeshAutoencoderConfig
+from polygraph.train.checkpoint import CheckpointError, load_checkpoint
+from polygraph.train.loop import BEST, LAST
+from polygraph.train.mesh import HIERARCHY, get_split, model_errors, topology_hash
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained mesh autoencoder.
+
+    Attributes:
+        folder: where it lies.
+        model: in eval mode.
+        hierarchy: of its template.
+        meta: configuration, hashes and versions, as in the checkpoint.
+    """
+
+    folder: Path
+    model: MeshAutoencoder
+    hierarchy: MeshHierarchy
+    meta: dict[str, Any]
+
+
+def load_model(
+    checkpoint: str | Path, hierarchy: MeshHierarchy, device: torch.device | str = "cpu"
+) -> tuple[MeshAutoencoder, dict[str, Any]]:
+    """Build the model of a checkpoint on a hierarchy.
+
+    Returns:
+        The model in eval mode, and the checkpoint's description.
+
+    Raises:
+        CheckpointError: the checkpoint is unreadable, or was trained on another template.
+    """
+    state, meta = load_checkpoint(checkpoint)
+    try:
+        wanted = meta["identity"]["hierarchy_hash"]
+        config = MeshAutoencoderConfig(**meta["config"]["model"])
+        weights = state["modules"]["model"]
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{checkpoint}: not a checkpoint of a mesh autoencoder ({error})"
+        ) from error
+    if wanted != hierarchy.hash:
+        raise CheckpointError(
+            f"{checkpoint} was trained on another template: its hierarchy has hash {wanted}, "
+            f"the given one {hierarchy.hash} (vertices per level {hierarchy.sizes})"
+        )
+    model = MeshAutoencoder(config, hierarchy)
+    model.to(model.mean.dtype if not weights else next(iter(weights.values())).dtype)
+    model.load_state_dict(weights)
+    return model.to(device).eval(), meta
+
+
+def load_run(folder: str | Path, device: torch.device | str = "cpu") -> Run:
+    """Load the weights that were best on validation, with everything they need.
+
+    Raises:
+        CheckpointError: the folder holds no run, or its parts do not belong together.
+        MeshError: the stored hierarchy is damaged.
+    """
+    folder = Path(folder)
+    checkpoint = folder / (BEST if (folder / BEST).is_file() else LAST)
+    if not checkpoint.is_file():
+        raise CheckpointError(f"{folder}: no run here ({BEST} and {LAST} are missing)")
+    hierarchy = MeshHierarchy.load(folder / HIERARCHY)
+    model, meta = load_model(checkpoint, hierarchy, device)
+    return Run(folder, model, hierarchy, meta)
+
+
+def evaluate_run(
+    run: Run, *, part: str = "test", data: MeshDataConfig | None = None, batch_size: int = 16
+) -> metrics.VertexErrorResult:
+    """Vertex error of a run on a part of its split, or of the split of another data set.
+
+    Args:
+        run: from :func:`load_run`.
+        part: ``train``, ``val`` or ``test``.
+        data: default: the data that the run was trained on, which is checked to be unchanged.
+        batch_size: meshes per call.
+
+    Raises:
+        ValueError: the data changed, or has another connectivity than the run's template; both
+            hashes are named.
+    """
+    if part not in ("train", "val", "test"):
+        raise ValueError(f"part must be train, val or test, got {part!r}")
+    identity = run.meta["identity"]
+    config = MeshDataConfig(**run.meta["config"]["data"]) if data is None else data
+    dataset = open_dataset(config)
+    split = get_split(dataset, config.split)
+    check_topology(run, dataset.num_vertices, dataset.faces, dataset.name)
+    if data is None:
+        for what, now, then in (
+            ("content", dataset.content_hash, identity["dataset_hash"]),
+            ("split", split.sha256, identity["split"]["sha256"]),
+        ):
+            if now != then:
+                raise ValueError(
+                    f"{dataset.name}: its {what} is not what {run.folder} was trained on: hash "
+                    f"{now} now, {then} then"
+                )
+    return metrics.summarize(model_errors(run.model, dataset, getattr(split, part), batch_size))
+
+
+def check_topology(run: Run, num_vertices: int, faces: Any, name: str) -> None:
+    """Refuse a mesh that is not connected like the run's template.
+
+    Raises:
+        ValueError: names both sizes and hashes.
+    """
+    ours = run.hierarchy
+    now = topology_hash(num_vertices, faces)
+    then = topology_hash(ours.sizes[0], ours.faces[0])
+    if now != then:
+        raise ValueError(
+            f"{name} is not a mesh of the template of {run.folder}: {num_vertices} vertices, "
+            f"{len(faces)} faces, connectivity {now[:16]}; the template has {ours.sizes[0]}, "
+            f"{len(ours.faces[0])}, {then[:16]}"
+        )
+
+
+def reconstruct_file(run: Run, source: str | Path, target: str | Path) -> np.ndarray:
+    """Read a mesh, send it through the run's autoencoder, write the result.
+
+    Returns:
+        float64 [V]: error per vertex in mm.
+
+    Raises:
+        MeshError: the file is missing, damaged or of an unknown kind.
+        ValueError: the mesh is not one of the run's template.
+    """
+    mesh = read_mesh(source)
+    check_topology(run, len(mesh.vertices), mesh.faces, str(source))
+    mean = run.model.mean
+    x = torch.from_numpy(mesh.vertices[None]).to(mean.device, mean.dtype)
+    with torch.no_grad():
+        y = run.model(x)
+    vertices = y[0].double().cpu().numpy()
+    write_mesh(target, Mesh(vertices, mesh.faces))
+    errors: np.ndarray = metrics.vertex_distance(y, x, run.meta["to_mm"])[0].cpu().numpy()
+    return errors

@@ -1,0 +1,228 @@
+"""Training mesh autoencoders: result, resume, selection, bad data, two processes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from train.tiny import MODEL, tiny_run, with_train, write_meshes
+
+from polygraph.data import MeshDataConfig, open_dataset
+from polygraph.mesh import MeshError, build_hierarchy, read_mesh, write_mesh
+from polygraph.mesh.io import Mesh
+from polygraph.models import MeshAutoencoder, MeshAutoencoderConfig
+from polygraph.train.checkpoint import CheckpointError, load_checkpoint
+from polygraph.train.config import TrainConfig, sample_indices
+from polygraph.train.log import read_log
+from polygraph.train.loop import TrainingStopped
+from polygraph.train.mesh import MeshRunConfig, NormalizedBatches, preset_run, train_mesh
+from polygraph.train.run import evaluate_run, load_model, load_run, reconstruct_file
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def weights(path):
+    return load_checkpoint(path)[0]["modules"]["model"]
+
+
+def assert_same_weights(one, two):
+    a, b = weights(one), weights(two)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_training_learns_and_writes_everything(tmp_path):
+    config = tiny_run(tmp_path, steps=150, eval_every=50, learning_rate=0.01)
+    result = train_mesh(config, tmp_path / "run")
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {
+        "run.json", "result.json", "hierarchy.npz", "last.safetensors", "best.safetensors",
+        "log.jsonl", "curve.csv", "test_error_per_vertex_mm.npy", "test_error_per_mesh_mm.npy",
+    }  # fmt: skip
+    dataset = open_dataset(config.data)
+    split = dataset.split("interpolation")
+    mean = dataset.vertices[split.train].mean(axis=0)
+    mean_error = np.linalg.norm(dataset.vertices[split.test] - mean, axis=-1).mean() * 1000
+    # Three codes make these meshes: a model with three latents must do far better than none.
+    assert result["test"]["mean"] < 0.5 * mean_error
+    written = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert written == json.loads(json.dumps(result))
+    assert np.load(tmp_path / "run" / "test_error_per_vertex_mm.npy").shape == (162,)
+    meta = load_checkpoint(tmp_path / "run" / "best.safetensors")[1]
+    assert meta["identity"]["split"] == {"name": "interpolation", "sha256": split.sha256}
+    assert meta["identity"]["dataset_hash"] == dataset.content_hash
+    assert meta["config"]["model"]["latent_channels"] == 3
+
+
+def test_resume_ends_with_the_same_bits(tmp_path):
+    config = tiny_run(tmp_path)
+    whole = train_mesh(config, tmp_path / "whole")
+    train_mesh(with_train(config, steps=4), tmp_path / "parts")
+    parts = train_mesh(config, tmp_path / "parts", resume=True)
+    assert_same_weights(*(tmp_path / n / "last.safetensors" for n in ("whole", "parts")))
+    assert_same_weights(*(tmp_path / n / "best.safetensors" for n in ("whole", "parts")))
+    assert (parts["test"], parts["val"]) == (whole["test"], whole["val"])
+
+
+def test_the_weights_of_the_best_validation_are_measured(tmp_path):
+    config = tiny_run(tmp_path, learning_rate=0.05, steps=40)
+    result = train_mesh(config, tmp_path / "run")
+    log = read_log(tmp_path / "run" / "log.jsonl")
+    errors = {record["step"]: record["val_error_mm"] for record in log if "val_error_mm" in record}
+    best = min(errors, key=errors.get)
+    assert best != 40, "the last step won: choose a rate at which the error goes up again"
+    assert result["best_step"] == best
+    assert result["val"]["mean"] == errors[best]
+    run = load_run(tmp_path / "run")
+    assert evaluate_run(run).summary() == result["test"]
+    assert evaluate_run(run, part="val").mean == errors[best]
+
+
+def test_batches_from_memory_and_from_the_map_are_the_same(tmp_path):
+    config = tiny_run(tmp_path)
+    dataset = open_dataset(config.data)
+    split = dataset.split("interpolation")
+    hierarchy = build_hierarchy(dataset.template, dataset.faces, factors=(4, 4))
+    model = MeshAutoencoder(MODEL, hierarchy)
+    model.set_normalization(*dataset.mean_std(split.train))
+    arguments = (dataset.vertices, split.train, model, config.train)
+    held, mapped = NormalizedBatches(*arguments), NormalizedBatches(*arguments, memory_limit=0)
+    shared = [NormalizedBatches(*arguments, rank=rank, world=2) for rank in range(2)]
+    for step in range(9):
+        rows = split.train[sample_indices(config.train.seed, len(split.train), 4, step)]
+        expected = model.normalize(torch.from_numpy(dataset.gather(rows)))
+        assert torch.equal(held(step), expected)
+        assert torch.equal(mapped(step), expected)
+        assert torch.equal(torch.stack([b(step) for b in shared], dim=1).flatten(0, 1), expected)
+
+
+def test_models_of_other_templates_are_refused(tmp_path):
+    config = tiny_run(tmp_path, steps=2)
+    train_mesh(config, tmp_path / "run")
+    run = load_run(tmp_path / "run")
+    template = run.hierarchy.vertices[0]
+    other = build_hierarchy(template * 1.01, run.hierarchy.faces[0], factors=(4, 4))
+    with pytest.raises(CheckpointError) as caught:
+        load_model(tmp_path / "run" / "best.safetensors", other)
+    assert other.hash in str(caught.value)
+    assert run.hierarchy.hash in str(caught.value)
+    other.save(tmp_path / "run" / "hierarchy.npz")
+    with pytest.raises(CheckpointError, match="trained on another template"):
+        load_run(tmp_path / "run")
+    bigger = MeshDataConfig(
+        "registered", str(write_meshes(tmp_path / "bigger", subdivisions=3)),
+        cache_dir=str(tmp_path / "cache"),
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"not a mesh of the template.*642 vertices.*has 162"):
+        evaluate_run(run, data=bigger)
+    with pytest.raises(CheckpointError, match="no run here"):
+        load_run(tmp_path / "nothing")
+
+
+def test_changed_data_is_noticed(tmp_path):
+    config = tiny_run(tmp_path, steps=2)
+    train_mesh(config, tmp_path / "run")
+    then = open_dataset(config.data).content_hash
+    write_meshes(tmp_path / "meshes", seed=1)
+    now = open_dataset(config.data).content_hash
+    with pytest.raises(ValueError, match=rf"content is not.*{now} now, {then} then"):
+        evaluate_run(load_run(tmp_path / "run"))
+    with pytest.raises(CheckpointError, match="dataset_hash is"):
+        train_mesh(config, tmp_path / "run", resume=True)
+
+
+def test_reconstruct_a_file(tmp_path):
+    config = tiny_run(tmp_path, steps=2)
+    train_mesh(config, tmp_path / "run")
+    run, dataset = load_run(tmp_path / "run"), open_dataset(config.data)
+    source, target = tmp_path / "in.ply", tmp_path / "out.ply"
+    write_mesh(source, Mesh(dataset.vertices[3].astype(np.float64), dataset.faces))
+    errors = reconstruct_file(run, source, target)
+    with torch.no_grad():
+        expected = run.model(torch.from_numpy(dataset.gather([3])))[0].numpy()
+    made = read_mesh(target)
+    np.testing.assert_allclose(made.vertices, expected, atol=1e-6)  # float32 in the file
+    np.testing.assert_array_equal(made.faces, dataset.faces)
+    distance = np.linalg.norm(expected - dataset.vertices[3], axis=1) * 1000
+    np.testing.assert_allclose(errors, distance, rtol=1e-4)  # float32 differences
+    write_mesh(source, Mesh(dataset.vertices[3].astype(np.float64), dataset.faces[:, ::-1].copy()))
+    with pytest.raises(ValueError, match="is not a mesh of the template"):
+        reconstruct_file(run, source, target)
+    with pytest.raises(MeshError, match=r"none\.ply"):
+        reconstruct_file(run, tmp_path / "none.ply", target)
+
+
+@pytest.mark.parametrize(("num", "message"), [(0, "0|empty|no mesh"), (1, "1 mesh")])
+def test_zero_meshes_and_one_mesh_are_refused(tmp_path, num, message):
+    with pytest.raises(ValueError, match=message):
+        train_mesh(tiny_run(tmp_path, num=num), tmp_path / "run")
+    assert not (tmp_path / "run" / "last.safetensors").exists()
+
+
+def test_a_split_without_validation_is_refused(tmp_path):
+    config = tiny_run(tmp_path, num=2)
+    with pytest.raises(ValueError, match="no val meshes"):
+        train_mesh(config, tmp_path / "run")
+
+
+def test_divergence_keeps_the_last_good_checkpoint(tmp_path):
+    config = tiny_run(tmp_path, learning_rate=1e30)
+    with pytest.raises(TrainingStopped, match=r"not finite|the loss is.*last\.safetensors"):
+        train_mesh(config, tmp_path / "run")
+    assert all(torch.isfinite(t).all() for t in weights(tmp_path / "run/last.safetensors").values())
+
+
+def test_bad_configurations(tmp_path):
+    with pytest.raises(ValueError, match="did you mean 'full-2'"):
+        preset_run("full2", MeshDataConfig(), TrainConfig())
+    with pytest.raises(ValueError, match="latent_channels must be a positive integer, got 0"):
+        preset_run("full-2", MeshDataConfig(), TrainConfig(), latent_channels=0)
+    with pytest.raises(ValueError, match="factors must have one entry per encoder layer, 4, got 2"):
+        MeshRunConfig(model=MeshAutoencoderConfig(), factors=(4, 4))
+    with pytest.raises(ValueError, match="unknown split 'interpolatoin'.*'interpolation'"):
+        train_mesh(tiny_run(tmp_path, split="interpolatoin"), tmp_path / "run")
+
+
+def test_digest_is_about_the_result(tmp_path):
+    config = tiny_run(tmp_path)
+    assert config.digest() == with_train(config, log_every=3, progress=True).digest()
+    assert config.digest() != with_train(config, seed=1).digest()
+    assert config.digest() != with_train(config, steps=13).digest()
+
+
+def launch(tmp_path, processes, out, port):
+    """Train through torchrun, with the command line's settings for a 64-bit run."""
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+    launcher += ["--master-port", str(port)]
+    command = [sys.executable, *(launcher if processes > 1 else []), "-m", "polygraph"]
+    settings = {
+        "--data.path": tmp_path / "meshes", "--data.cache_dir": tmp_path / "cache",
+        "--out": tmp_path / out, "--factors": "[4,4]", "--model.encoder_channels": "[4,6]",
+        "--model.decoder_channels": "[6,4,3]", "--steps": 5, "--batch_size": 4,
+        "--precision": "64-true", "--accelerator": "cpu",
+    }  # fmt: skip
+    words = [str(word) for pair in settings.items() for word in pair]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [*command, "train", "mesh", *words], env=env, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("vertex error on test") == 1
+
+
+def test_two_processes_equal_one(tmp_path):
+    write_meshes(tmp_path / "meshes")
+    launch(tmp_path, 1, "one", 0)
+    launch(tmp_path, 2, "two", 29500 + os.getpid() % 1000)
+    one, two = (weights(tmp_path / n / "last.safetensors") for n in ("one", "two"))
+    assert one["to_latent.weight"].dtype == torch.float64
+    for key, value in one.items():
+        # Sums over the batch in another order, then five Adam steps.
+        assert float((two[key] - value).abs().max()) < 1e-12, key
+    results = [json.loads((tmp_path / n / "result.json").read_text()) for n in ("one", "two")]
+    assert results[1]["processes"] == 2
+    assert results[1]["test"]["mean"] == pytest.approx(results[0]["test"]["mean"], rel=1e-9)
