@@ -1,7 +1,7 @@
 """Builds the two extension libraries; everything else is in pyproject.toml.
 
-POLYGRAPH_CUDA=auto|0|1       build the CUDA library where nvcc is (auto, the default), never, or always
-POLYGRAPH_CUDA_ARCHS=80;90    compute capabilities to build for; PTX of the last serves newer devices
+POLYGRAPH_CUDA=auto|0|1       the CUDA library: where nvcc is (auto, the default), never, or always
+POLYGRAPH_CUDA_ARCHS=80;90    compute capabilities; PTX of the last serves newer devices
 POLYGRAPH_SANITIZE=1          build with the address and undefined-behaviour sanitizers
 POLYGRAPH_WERROR=1            warnings are errors
 """
@@ -48,7 +48,7 @@ SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 
 def cpu_extension() -> Extension:
     """`polygraph._C`: schemas, checks and CPU kernels."""
-    flags = ["-O1", "-g", "-fno-omit-frame-pointer"] if SANITIZE else ["-O3"]
+    flags = ["-O1", "-g", "-fno-omit-frame-pointer"] if SANITIZE else ["-O3", "-g0"]
     flags += ["-std=c++20", "-fvisibility=hidden", "-Wall", "-Wextra", *STABLE_ABI, *SANITIZERS]
     if platform.machine() == "x86_64":
         flags += ["-Wno-psabi"]  # vectors never cross a function that is not inlined
@@ -85,7 +85,7 @@ def nvcc() -> str | None:
 
 
 def architecture_flags() -> list[str]:
-    """nvcc's code generation flags."""
+    """Code generation flags of nvcc."""
     archs = os.environ.get("POLYGRAPH_CUDA_ARCHS", "75;80;90").replace(".", "").split(";")
     flags = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
     return [*flags, f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}"]
@@ -116,12 +116,12 @@ class BuildLibraries(BuildExtension):
         def compile_one(source: str) -> str:
             output = objects / f"{Path(source).stem}.o"
             newest = max(Path(f).stat().st_mtime for f in (source, __file__, *HEADERS))
-            if not output.exists() or output.stat().st_mtime < newest or self.force:
+            if not output.exists() or output.stat().st_mtime < newest:
                 subprocess.run([compiler, *flags, "-c", source, "-o", str(output)], check=True)
             return str(output)
 
         with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))) as pool:
-            outputs = list(pool.map(compile_one, ext.sources))
+            outputs = list(pool.map(compile_one, ext.depends))
         link = ["-shared", "-cudart", "static", f"-L{root / 'lib'}", "-Xlinker", "--no-as-needed"]
         subprocess.run(
             [compiler, *link, "-ltorch", "-lc10", *outputs, "-o", str(target)], check=True
@@ -130,7 +130,12 @@ class BuildLibraries(BuildExtension):
 
 extensions = [cpu_extension()]
 if nvcc() is not None:
-    extensions.append(
-        Extension("polygraph._C_cuda", sorted(glob("csrc/*/*.cu")), py_limited_api=True)
-    )
-setup(ext_modules=extensions, cmdclass={"build_ext": BuildLibraries})
+    # Not as sources: torch would look for its own CUDA, which a CPU build of torch does not have.
+    sources = sorted(glob("csrc/*/*.cu"))
+    extensions.append(Extension("polygraph._C_cuda", [], depends=sources, py_limited_api=True))
+setup(
+    ext_modules=extensions,
+    cmdclass={"build_ext": BuildLibraries},
+    # Neither library uses CPython's API or torch's unstable one: one wheel for all of them.
+    options={"bdist_wheel": {"py_limited_api": "cp310"}},
+)
