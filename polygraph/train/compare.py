@@ -22,6 +22,7 @@ from polygraph import metrics
 from polygraph.data import MeshDataConfig, MeshDataset, Split, open_dataset
 from polygraph.models.pca import PCA
 from polygraph.report.table import markdown_table, text_table
+from polygraph.train.batches import NormalizedBatches
 from polygraph.train.checkpoint import CheckpointError, read_json, write_atomic, write_json
 from polygraph.train.config import TrainConfig
 from polygraph.train.log import read_log
@@ -30,7 +31,6 @@ from polygraph.train.mesh import (
     PER_SAMPLE,
     RESULT,
     MeshRunConfig,
-    NormalizedBatches,
     get_split,
     preset_run,
     train_mesh,

@@ -87,16 +87,16 @@ def gather_rows(rows: NDArray[np.float64] | None, total: int, fabric: Any) -> ND
             raise ValueError("gather_rows: rows is None on the only process")
         return rows
     width = torch.tensor(0 if rows is None else rows.shape[1], device=fabric.device)
-    columns = int(fabric.all_gather(width).max())
+    torch.distributed.all_reduce(width, torch.distributed.ReduceOp.MAX)
+    columns = int(width)
     share = -(-total // fabric.world_size)
     padded = torch.zeros(share, columns, dtype=torch.float64, device=fabric.device)
     if rows is not None:
         padded[: len(rows)] = torch.from_numpy(rows)
-    gathered = fabric.all_gather(padded)
-    result: NDArray[np.float64] = (
-        gathered.transpose(0, 1).reshape(-1, columns)[:total].cpu().numpy()
-    )
-    return result
+    parts = [torch.empty_like(padded) for _ in range(fabric.world_size)]
+    torch.distributed.all_gather(parts, padded)
+    rows = torch.stack(parts, dim=1).reshape(-1, columns)[:total].cpu().numpy()
+    return rows
 
 
 def same_buffers(modules: dict[str, torch.nn.Module], fabric: Any) -> None:

@@ -288,8 +288,7 @@ class Trainer:
         if self._saved is None:
             return text + "No checkpoint was written yet."
         return (
-            text
-            + f"The last good checkpoint is {self.folder / LAST} (step {self._saved}): resume."
+            text + f"The last good checkpoint is {self.folder / LAST} (step {self._saved}): resume."
         )
 
 

@@ -25,8 +25,9 @@ from polygraph.data.store import default_cache_dir
 from polygraph.mesh.hierarchy import MeshHierarchy, load_or_build
 from polygraph.mesh.spiral import SpiralConfig
 from polygraph.models.mesh_autoencoder import MeshAutoencoder, MeshAutoencoderConfig
+from polygraph.train.batches import NormalizedBatches
 from polygraph.train.checkpoint import load_checkpoint, write_atomic, write_json
-from polygraph.train.config import TrainConfig, config_hash, sample_indices
+from polygraph.train.config import TrainConfig, config_hash
 from polygraph.train.distributed import gather_rows, make_fabric, process_group, shard
 from polygraph.train.loop import BEST, LAST, Progress, Task, Trainer
 from polygraph.train.provenance import provenance
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from polygraph.data.registered import MeshDataset
     from polygraph.data.splits import Split
 
-MEMORY_LIMIT = 1 << 30  # training sets up to this many bytes are held normalised in memory
 RUN, RESULT, HIERARCHY = "run.json", "result.json", "hierarchy.npz"
 PER_VERTEX, PER_SAMPLE = "test_error_per_vertex_mm.npy", "test_error_per_mesh_mm.npy"
 
@@ -135,60 +135,20 @@ def get_split(dataset: MeshDataset, name: str) -> Split:
     return split
 
 
-class NormalizedBatches:
-    """Training batches, normalised, by step.
+class ReconstructionLoss(torch.nn.Module):
+    """L1 between normalised meshes [B, V, 3] and their reconstructions.
 
-    A set up to ``memory_limit`` bytes is read once into memory (on the device of the model); a
-    larger one is gathered row by row from its memory map. Both give the same numbers.
-
-    Args:
-        vertices: float32 [N, V, 3], array or memory map.
-        indices: training meshes.
-        model: its ``normalize`` is applied.
-        config: batch size and seed.
-        rank: of this process.
-        world: number of processes; each takes every world-th mesh of a batch.
-        memory_limit: bytes.
+    Fabric wraps a module of which only the loss comes out: what a wrapped module returns is rounded
+    to float32, also where everything is computed in float64.
     """
 
-    def __init__(
-        self,
-        vertices: Any,
-        indices: NDArray[np.int64],
-        model: MeshAutoencoder,
-        config: TrainConfig,
-        *,
-        rank: int = 0,
-        world: int = 1,
-        memory_limit: int = MEMORY_LIMIT,
-    ) -> None:
-        self.vertices, self.indices, self.model, self.config = vertices, indices, model, config
-        self.rank, self.world = rank, world
-        self._held: Tensor | None = None
-        size = len(indices) * vertices.shape[1] * 3 * model.mean.element_size()
-        if size <= memory_limit:
-            held = torch.empty(
-                (len(indices), *vertices.shape[1:]),
-                dtype=model.mean.dtype,
-                device=model.mean.device,
-            )
-            for start in range(0, len(indices), 64):
-                held[start : start + 64] = self._gather(indices[start : start + 64])
-            self._held = held
+    def __init__(self, model: MeshAutoencoder) -> None:
+        super().__init__()
+        self.model = model
 
-    def _gather(self, indices: NDArray[np.int64]) -> Tensor:
-        rows = np.ascontiguousarray(self.vertices[indices], dtype=np.float32)
-        mean = self.model.mean
-        return self.model.normalize(torch.from_numpy(rows).to(mean.device, mean.dtype))
-
-    def __call__(self, step: int) -> Tensor:
-        """This process's part of the batch of ``step``: [batch_size / world, V, 3]."""
-        config = self.config
-        chosen = sample_indices(config.seed, len(self.indices), config.batch_size, step)
-        chosen = chosen[self.rank :: self.world]
-        if self._held is None:
-            return self._gather(self.indices[chosen])
-        return self._held.index_select(0, torch.from_numpy(chosen).to(self._held.device))
+    def forward(self, batch: Tensor) -> Tensor:
+        """The mean over all coordinates."""
+        return torch.nn.functional.l1_loss(self.model.forward_normalized(batch), batch)
 
 
 class MeshTask(Task):
@@ -222,8 +182,7 @@ class MeshTask(Task):
             fused=True,  # the plain loop over parameters costs milliseconds per step on the CPU
         )
         self.modules, self.optimizers = {"model": model}, {"model": optimizer}
-        self._wrapped, self._optimizer = fabric.setup(model, optimizer)
-        self._wrapped.mark_forward_method("forward_normalized")
+        self._loss, self._optimizer = fabric.setup(ReconstructionLoss(model), optimizer)
         self.batches = NormalizedBatches(
             dataset.vertices,
             split.train,
@@ -235,13 +194,12 @@ class MeshTask(Task):
 
     def training_step(self, step: int) -> dict[str, Tensor]:
         """L1 on normalised coordinates."""
-        batch = self.batches(step)
-        loss = torch.nn.functional.l1_loss(self._wrapped.forward_normalized(batch), batch)
+        loss = self._loss(self.batches(step))
         self._optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
         if self.config.grad_clip is not None:
             self.fabric.clip_gradients(
-                self._wrapped,
+                self._loss,
                 self._optimizer,
                 max_norm=self.config.grad_clip,
                 error_if_nonfinite=False,  # the loop stops with its own message
@@ -372,6 +330,7 @@ def _finish(
     task: MeshTask, progress: Progress, folder: Path, meta: dict[str, Any]
 ) -> dict[str, Any]:
     """Measure the best weights on the test split and write the result."""
+    task.fabric.barrier()  # the first process has written what all of them read
     chosen = BEST if progress.best_step is not None else LAST
     state, _ = load_checkpoint(folder / chosen)
     task.model.load_state_dict(state["modules"]["model"])

@@ -1,0 +1,71 @@
+"""Training batches of meshes, normalised: from memory when they fit, else from the memory map."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from polygraph.models.mesh_autoencoder import MeshAutoencoder
+from polygraph.train.config import TrainConfig, sample_indices
+
+MEMORY_LIMIT = 1 << 30  # training sets up to this many bytes are held normalised in memory
+
+
+class NormalizedBatches:
+    """Training batches, normalised, by step.
+
+    A set up to ``memory_limit`` bytes is read once into memory (on the device of the model); a
+    larger one is gathered row by row from its memory map. Both give the same numbers.
+
+    Args:
+        vertices: float32 [N, V, 3], array or memory map.
+        indices: training meshes.
+        model: its ``normalize`` is applied.
+        config: batch size and seed.
+        rank: of this process.
+        world: number of processes; each takes every world-th mesh of a batch.
+        memory_limit: bytes.
+    """
+
+    def __init__(
+        self,
+        vertices: Any,
+        indices: NDArray[np.int64],
+        model: MeshAutoencoder,
+        config: TrainConfig,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        memory_limit: int = MEMORY_LIMIT,
+    ) -> None:
+        self.vertices, self.indices, self.model, self.config = vertices, indices, model, config
+        self.rank, self.world = rank, world
+        self._held: Tensor | None = None
+        size = len(indices) * vertices.shape[1] * 3 * model.mean.element_size()
+        if size <= memory_limit:
+            held = torch.empty(
+                (len(indices), *vertices.shape[1:]),
+                dtype=model.mean.dtype,
+                device=model.mean.device,
+            )
+            for start in range(0, len(indices), 64):
+                held[start : start + 64] = self._gather(indices[start : start + 64])
+            self._held = held
+
+    def _gather(self, indices: NDArray[np.int64]) -> Tensor:
+        rows = np.ascontiguousarray(self.vertices[indices], dtype=np.float32)
+        mean = self.model.mean
+        return self.model.normalize(torch.from_numpy(rows).to(mean.device, mean.dtype))
+
+    def __call__(self, step: int) -> Tensor:
+        """This process's part of the batch of ``step``: [batch_size / world, V, 3]."""
+        config = self.config
+        chosen = sample_indices(config.seed, len(self.indices), config.batch_size, step)
+        chosen = chosen[self.rank :: self.world]
+        if self._held is None:
+            return self._gather(self.indices[chosen])
+        return self._held.index_select(0, torch.from_numpy(chosen).to(self._held.device))
