@@ -22,10 +22,7 @@ inline std::string shape_string(const Tensor& tensor) {
 // Checks one tensor's shape. `meaning` names the dimensions as the contract comment does, e.g. "[D, S*C]";
 // a wanted size of -1 matches anything.
 inline void check_shape(
-    const char* op,
-    const char* name,
-    const Tensor& tensor,
-    const char* meaning,
+    const char* op, const char* name, const Tensor& tensor, const char* meaning,
     std::initializer_list<int64_t> wanted) {
   bool same = tensor.dim() == static_cast<int64_t>(wanted.size());
   int64_t dim = 0;
@@ -75,21 +72,20 @@ inline const char* dtype_name(ScalarType type) {
 inline void check_floating(const char* op, const char* name, const Tensor& tensor) {
   const ScalarType type = tensor.scalar_type();
   STD_TORCH_CHECK(
-      type == ScalarType::Float || type == ScalarType::Double || is_half(type),
-      op, ": ", name, " must be float32, float64, float16 or bfloat16, got ", dtype_name(type));
+      type == ScalarType::Float || type == ScalarType::Double || is_half(type), op, ": ", name,
+      " must be float32, float64, float16 or bfloat16, got ", dtype_name(type));
 }
 
 inline void check_dtype(const char* op, const char* name, const Tensor& tensor, ScalarType wanted) {
   STD_TORCH_CHECK(
-      tensor.scalar_type() == wanted,
-      op, ": ", name, " must be ", dtype_name(wanted), ", got ", dtype_name(tensor.scalar_type()));
+      tensor.scalar_type() == wanted, op, ": ", name, " must be ", dtype_name(wanted), ", got ",
+      dtype_name(tensor.scalar_type()));
 }
 
 inline void check_device(const char* op, const char* name, const Tensor& tensor, const Tensor& like) {
   STD_TORCH_CHECK(
-      tensor.is_cpu() == like.is_cpu() && tensor.get_device_index() == like.get_device_index(),
-      op, ": ", name, " must be on the device of x (", like.is_cpu() ? "cpu" : "cuda", "), got ",
-      tensor.is_cpu() ? "cpu" : "cuda");
+      tensor.is_cpu() == like.is_cpu() && tensor.get_device_index() == like.get_device_index(), op, ": ", name,
+      " must be on the device of x (", like.is_cpu() ? "cpu" : "cuda", "), got ", tensor.is_cpu() ? "cpu" : "cuda");
 }
 
 }  // namespace polygraph

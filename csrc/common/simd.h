@@ -44,16 +44,16 @@ inline int64_t vector_bytes() {
 
 // Runs `call` in the namespace of the chosen instruction set: POLYGRAPH_SIMD_CALL(forward<float>(params)).
 #if POLYGRAPH_HAS_X86
-#define POLYGRAPH_SIMD_CALL(...)           \
-  switch (instruction_set()) {             \
-    case InstructionSet::avx512:           \
-      avx512::__VA_ARGS__;                 \
-      break;                               \
-    case InstructionSet::avx2:             \
-      avx2::__VA_ARGS__;                   \
-      break;                               \
-    default:                               \
-      plain::__VA_ARGS__;                  \
+#define POLYGRAPH_SIMD_CALL(...) \
+  switch (instruction_set()) {   \
+    case InstructionSet::avx512: \
+      avx512::__VA_ARGS__;       \
+      break;                     \
+    case InstructionSet::avx2:   \
+      avx2::__VA_ARGS__;         \
+      break;                     \
+    default:                     \
+      plain::__VA_ARGS__;        \
   }
 #else
 #define POLYGRAPH_SIMD_CALL(...) plain::__VA_ARGS__

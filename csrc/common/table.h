@@ -16,16 +16,27 @@ inline void check_table(const char* op, const Tensor& index, const char* meaning
   STD_TORCH_CHECK(index.size(1) > 0, op, ": index must have at least one slot, got shape ", shape_string(index));
 }
 
-// Shapes of the transposed table of index [M, S] over V sources: t_ptr [V+1], t_entry [M*S].
+// Shapes of the transposed table of index [M, S] over V sources (-1: any number): t_ptr [V+1], t_entry [M*S].
 inline void check_transposed_shape(
-    const char* op, const Tensor& index, const Tensor& t_ptr, const Tensor& t_entry, const Tensor& like) {
+    const char* op, const Tensor& index, int64_t num_sources, const Tensor& t_ptr, const Tensor& t_entry,
+    const Tensor& like) {
   check_dtype(op, "t_ptr", t_ptr, ScalarType::Long);
-  check_shape(op, "t_ptr", t_ptr, "[V+1]", {-1});
+  check_shape(op, "t_ptr", t_ptr, "[V+1]", {num_sources < 0 ? -1 : num_sources + 1});
   check_device(op, "t_ptr", t_ptr, like);
   STD_TORCH_CHECK(t_ptr.size(0) > 0, op, ": t_ptr must have shape [V+1], got [0]");
   check_dtype(op, "t_entry", t_entry, ScalarType::Long);
   check_shape(op, "t_entry", t_entry, "[M*S]", {index.numel()});
   check_device(op, "t_entry", t_entry, like);
+}
+
+// Features x [B, V, C] may come with the transpose of their table, which only the gradient needs: a wrong one is
+// refused before any work.
+inline void check_given_transposed(
+    const char* op, const Tensor& x, const Tensor& index, const std::optional<Tensor>& t_ptr,
+    const std::optional<Tensor>& t_entry) {
+  if (t_ptr.has_value() && t_entry.has_value()) {
+    check_transposed_shape(op, index, x.size(1), *t_ptr, *t_entry, x);
+  }
 }
 
 // index [count] on the CPU, contiguous: every entry in [-1, num_sources).
@@ -44,8 +55,8 @@ inline void check_entries(const char* op, const Tensor& index, int64_t num_sourc
   });
   for (int64_t i = 0; !valid && i < count; ++i) {
     STD_TORCH_CHECK(
-        entries[i] >= -1 && entries[i] < num_sources,
-        op, ": index must lie in [-1, ", num_sources, "), got ", entries[i], " at flat position ", i);
+        entries[i] >= -1 && entries[i] < num_sources, op, ": index must lie in [-1, ", num_sources, "), got ",
+        entries[i], " at flat position ", i);
   }
 }
 

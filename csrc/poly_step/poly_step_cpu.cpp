@@ -39,13 +39,13 @@ struct PolyBackward {
   using Scalar = T;
   PolySizes n;
   int64_t activation;
-  Rows<T> a, s;           // [B, V, D]
-  const T* grad;          // [B, V, D]
-  const T* out;           // [B, V, D]
-  const T* direct;        // [B, D]
-  const T* through;       // [B, D]
-  T* grad_a;              // rows of D, grad_stride apart
-  T* grad_s;              // likewise
+  Rows<T> a, s;      // [B, V, D]
+  const T* grad;     // [B, V, D]
+  const T* out;      // [B, V, D]
+  const T* direct;   // [B, D]
+  const T* through;  // [B, D]
+  T* grad_a;         // rows of D, grad_stride apart
+  T* grad_s;         // likewise
   int64_t grad_stride;
   T* grad_skip;  // [B, V, D] or null
 };
@@ -137,7 +137,7 @@ void forward_cpu(
     });
     const std::vector<T> total = add_blocks(partial, n.B, n.D);
     for (int64_t i = 0; i < n.B * n.D; ++i) {
-      r[i] = T(1) / std::sqrt(static_cast<T>(eps) + total[i] / static_cast<T>(n.V));
+      r[i] = T(1) / std::sqrt(static_cast<T>(eps) + total[i] / static_cast<T>(std::max<int64_t>(1, n.V)));
     }
   }
   for (int64_t i = 0; i < n.B * n.D; ++i) {
@@ -193,7 +193,7 @@ void backward_cpu(
       grad_bias[d] += total[(2 * b + 1) * n.D + d];
       direct[i] = alpha * r[i];
       if (norm == kNormRms) {
-        through[i] = alpha * r[i] * r[i] * r[i] * with_term / static_cast<T>(n.V);
+        through[i] = alpha * r[i] * r[i] * r[i] * with_term / static_cast<T>(std::max<int64_t>(1, n.V));
       }
     }
   }
@@ -238,8 +238,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> poly_step_backward_cpu(
   PolyGradients to{
       torch::stable::new_empty(upstream, {n.B, n.V, s.has_value() ? n.D : 2 * n.D}),
       s.has_value() ? torch::stable::new_empty(upstream, {n.B, n.V, n.D}) : torch::stable::new_empty(upstream, {0}),
-      torch::stable::new_empty(upstream, {n.D}),
-      torch::stable::new_empty(upstream, {n.D}),
+      torch::stable::new_empty(upstream, {n.D}), torch::stable::new_empty(upstream, {n.D}),
       need_skip ? torch::stable::new_empty(upstream, {n.B, n.V, n.D}) : torch::stable::new_empty(upstream, {0})};
   if (upstream.scalar_type() == ScalarType::Double) {
     backward_cpu<double>(n, in, upstream, dense(out), dense(rnorm), norm, activation, to);

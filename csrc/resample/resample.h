@@ -39,7 +39,7 @@ inline ResampleSizes check_resample_backward_x(
   check_dtype(op, "weight", weight, grad.scalar_type());
   check_shape(op, "weight", weight, "[M, T]", {index.size(0), index.size(1)});
   check_device(op, "weight", weight, grad);
-  check_transposed_shape(op, index, t_ptr, t_entry, grad);
+  check_transposed_shape(op, index, -1, t_ptr, t_entry, grad);
   return {grad.size(0), t_ptr.size(0) - 1, grad.size(2), index.size(0), index.size(1)};
 }
 

@@ -45,7 +45,13 @@ const T* data(const Tensor& tensor) {
 template <class T>
 void forward_cpu(const ResampleSizes& n, const Tensor& x, const Tensor& index, const Tensor& weight, Tensor& out) {
   const ResampleParams<T> p{
-      n, data<T>(x), nullptr, data<int64_t>(index), data<T>(weight), nullptr, nullptr,
+      n,
+      data<T>(x),
+      nullptr,
+      data<int64_t>(index),
+      data<T>(weight),
+      nullptr,
+      nullptr,
       static_cast<T*>(out.mutable_data_ptr())};
   for_blocks(n.B, n.M, n.T * n.C, [&](int64_t b, int64_t begin, int64_t end) {
     POLYGRAPH_SIMD_CALL(forward<T>(p, b, begin, end));
@@ -57,7 +63,13 @@ void backward_x_cpu(
     const ResampleSizes& n, const Tensor& grad, const Tensor& weight, const Tensor& t_ptr, const Tensor& t_entry,
     Tensor& out) {
   const ResampleParams<T> p{
-      n, nullptr, data<T>(grad), nullptr, data<T>(weight), data<int64_t>(t_ptr), data<int64_t>(t_entry),
+      n,
+      nullptr,
+      data<T>(grad),
+      nullptr,
+      data<T>(weight),
+      data<int64_t>(t_ptr),
+      data<int64_t>(t_entry),
       static_cast<T*>(out.mutable_data_ptr())};
   const int64_t terms = n.M * n.T / std::max<int64_t>(1, n.V) + 1;
   for_blocks(n.B, n.V, terms * n.C, [&](int64_t b, int64_t begin, int64_t end) {
@@ -68,9 +80,8 @@ void backward_x_cpu(
 template <class T>
 void backward_weight_cpu(
     const ResampleSizes& n, const Tensor& grad, const Tensor& x, const Tensor& index, Tensor& out) {
-  const ResampleParams<T> p{
-      n, data<T>(x), data<T>(grad), data<int64_t>(index), nullptr, nullptr, nullptr,
-      static_cast<T*>(out.mutable_data_ptr())};
+  const ResampleParams<T> p{n,       data<T>(x), data<T>(grad), data<int64_t>(index),
+                            nullptr, nullptr,    nullptr,       static_cast<T*>(out.mutable_data_ptr())};
   for_blocks(1, n.M, n.B * n.T * n.C, [&](int64_t /*b*/, int64_t begin, int64_t end) {
     POLYGRAPH_SIMD_CALL(backward_weight<T>(p, begin, end));
   });
@@ -79,9 +90,10 @@ void backward_weight_cpu(
 }  // namespace
 
 Tensor resample_cpu(
-    const Tensor& x, const Tensor& index, const Tensor& weight, const std::optional<Tensor>& /*t_ptr*/,
-    const std::optional<Tensor>& /*t_entry*/) {
+    const Tensor& x, const Tensor& index, const Tensor& weight, const std::optional<Tensor>& t_ptr,
+    const std::optional<Tensor>& t_entry) {
   const ResampleSizes n = check_resample(x, index, weight);
+  check_given_transposed("resample", x, index, t_ptr, t_entry);
   const Tensor table = dense(index);
   check_entries("resample", table, n.V);
   const Tensor features = widened(dense(x));

@@ -185,9 +185,10 @@ void launch_resample_backward_weight(const ResampleParams<T>& p, const DeviceSco
 }  // namespace
 
 Tensor resample_cuda(
-    const Tensor& x, const Tensor& index, const Tensor& weight, const std::optional<Tensor>& /*t_ptr*/,
-    const std::optional<Tensor>& /*t_entry*/) {
+    const Tensor& x, const Tensor& index, const Tensor& weight, const std::optional<Tensor>& t_ptr,
+    const std::optional<Tensor>& t_entry) {
   const ResampleSizes n = check_resample(x, index, weight);
+  check_given_transposed("resample", x, index, t_ptr, t_entry);
   const DeviceScope scope(x);
   const Tensor features = dense(x);
   const Tensor table = dense(index);

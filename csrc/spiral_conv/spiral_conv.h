@@ -54,7 +54,7 @@ inline SpiralSizes check_spiral_conv_backward_x(
   check_shape(op, "weight", weight, "[D, S*C]", {D, -1});
   STD_TORCH_CHECK(
       weight.size(1) % S == 0, op, ": weight must have a multiple of S = ", S, " columns, got ", weight.size(1));
-  check_transposed_shape(op, index, t_ptr, t_entry, grad);
+  check_transposed_shape(op, index, -1, t_ptr, t_entry, grad);
   return {grad.size(0), t_ptr.size(0) - 1, weight.size(1) / S, M, S, D};
 }
 

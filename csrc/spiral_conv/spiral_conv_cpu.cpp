@@ -198,8 +198,9 @@ void backward_weight_cpu(const SpiralSizes& n, const Tensor& grad, const Tensor&
 
 Tensor spiral_conv_cpu(
     const Tensor& x, const Tensor& index, const Tensor& weight, const std::optional<Tensor>& bias,
-    const std::optional<Tensor>& /*t_ptr*/, const std::optional<Tensor>& /*t_entry*/) {
+    const std::optional<Tensor>& t_ptr, const std::optional<Tensor>& t_entry) {
   const SpiralSizes n = check_spiral_conv("spiral_conv", x, index, weight, bias);
+  check_given_transposed("spiral_conv", x, index, t_ptr, t_entry);
   const Tensor table = dense(index);
   check_entries("spiral_conv", table, n.V);
   const Tensor features = widened(dense(x));

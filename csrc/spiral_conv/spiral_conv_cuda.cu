@@ -131,8 +131,9 @@ void launch_spiral_conv_backward_weight(
 
 Tensor spiral_conv_cuda(
     const Tensor& x, const Tensor& index, const Tensor& weight, const std::optional<Tensor>& bias,
-    const std::optional<Tensor>& /*t_ptr*/, const std::optional<Tensor>& /*t_entry*/) {
+    const std::optional<Tensor>& t_ptr, const std::optional<Tensor>& t_entry) {
   const SpiralSizes n = check_spiral_conv("spiral_conv", x, index, weight, bias);
+  check_given_transposed("spiral_conv", x, index, t_ptr, t_entry);
   const DeviceScope scope(x);
   const Tensor features = dense(x);
   const Tensor table = dense(index);

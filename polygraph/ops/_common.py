@@ -26,3 +26,19 @@ def cast(tensor: None, dtype: torch.dtype | None) -> None: ...
 def cast(tensor: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
     """``tensor`` in ``dtype``; as it is when either is None."""
     return tensor if tensor is None or dtype is None else tensor.to(dtype)
+
+
+def check_devices(op: str, like: str, x: Tensor, **others: Tensor | None) -> None:
+    """Refuse arguments that lie elsewhere than ``x`` (called ``like``).
+
+    The kernels check this too, but a tensor on ``meta`` would send the call to the fake kernel.
+
+    Raises:
+        RuntimeError: names the first such argument.
+    """
+    device = x.device
+    for name, tensor in others.items():
+        if tensor is not None and tensor.device != device:
+            raise RuntimeError(
+                f"{op}: {name} must be on the device of {like} ({device}), got {tensor.device}"
+            )

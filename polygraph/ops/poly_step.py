@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from polygraph import _load
-from polygraph.ops._common import autocast_dtype, cast
+from polygraph.ops._common import autocast_dtype, cast, check_devices
 
 _load.load_libraries()
 _ops = torch.ops.polygraph
@@ -66,6 +66,7 @@ def poly_step(
         )
     if not eps > 0:
         raise ValueError(f"poly_step: eps must be positive, got {eps}")
+    check_devices("poly_step", "a", a, s=s, scale=scale, bias=bias, skip=skip)
     dtype = autocast_dtype(a)
     a, s, scale = cast(a, dtype), cast(s, dtype), cast(scale, dtype)
     bias, skip = cast(bias, dtype), cast(skip, dtype)
@@ -194,7 +195,7 @@ def _backward_backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]
     with torch.enable_grad():
         # Views of the saved tensors: derivatives with respect to them alone, still linked to the
         # graph they come from.
-        local = [None if t is None else t.view_as(t) for t in saved]
+        local: Any = [None if t is None else t.view_as(t) for t in saved]
         if not any(t is not None and t.requires_grad for t in local):
             return (None,) * 10
         results = _backward_formula(*local, *ctx.settings)

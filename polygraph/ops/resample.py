@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from polygraph import _load
-from polygraph.ops._common import autocast_dtype, cast
+from polygraph.ops._common import autocast_dtype, cast, check_devices
 from polygraph.ops.transpose_table import table_or_transpose
 
 _load.load_libraries()
@@ -46,6 +46,7 @@ def resample(
         RuntimeError: a shape, dtype, device or table entry is wrong (the message names it). On
             CUDA an entry out of range is a device-side assertion.
     """
+    check_devices("resample", "x", x, index=index, weight=weight)
     dtype = autocast_dtype(x)
     x, weight = cast(x, dtype), cast(weight, dtype)
     ptr, entry = (None, None) if transposed is None else transposed

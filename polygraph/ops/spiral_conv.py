@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from polygraph import _load
-from polygraph.ops._common import autocast_dtype, cast
+from polygraph.ops._common import autocast_dtype, cast, check_devices
 from polygraph.ops.transpose_table import table_or_transpose
 
 _load.load_libraries()
@@ -50,6 +50,7 @@ def spiral_conv(
         RuntimeError: a shape, dtype, device or table entry is wrong (the message names it). On
             CUDA an entry out of range is a device-side assertion.
     """
+    check_devices("spiral_conv", "x", x, index=index, weight=weight, bias=bias)
     dtype = autocast_dtype(x)
     x, weight, bias = cast(x, dtype), cast(weight, dtype), cast(bias, dtype)
     ptr, entry = (None, None) if transposed is None else transposed
