@@ -1,4 +1,4 @@
-"""The operators in plain PyTorch: slow, short, and the definition every kernel is tested against."""
+"""The operators in plain PyTorch: slow, short; the definition every kernel is tested against."""
 
 from polygraph.reference.poly_step import poly_step
 from polygraph.reference.resample import resample

@@ -318,7 +318,8 @@ def _document(
             f"{latent_channels} latents, {json.dumps(train.length())[1:-1]}, batch "
             f"{train.batch_size}, schedule {train.schedule}; weights chosen on the validation "
             f"split. Commit {origin['commit']}, polygraph {origin['polygraph']}, torch "
-            f"{origin['torch']}, {origin['threads']} threads of {origin['machine']}. Peak memory: one training step.",
+            f"{origin['torch']}, {origin['threads']} threads of {origin['machine']}. "
+            "Peak memory: one training step.",
             "",
         ]
     )

@@ -152,7 +152,7 @@ def test_defects_are_not_dressed_up(tmp_path):
     def fail(loss):
         raise RuntimeError("shapes do not fit")
 
-    with pytest.raises(RuntimeError, match="^shapes do not fit$"):
+    with pytest.raises(RuntimeError, match=r"^shapes do not fit$"):
         train(tmp_path, poison={2: fail})
 
 

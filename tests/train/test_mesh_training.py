@@ -185,7 +185,7 @@ def test_bad_configurations(tmp_path):
         preset_run("full-2", MeshDataConfig(), TrainConfig(), latent_channels=0)
     with pytest.raises(ValueError, match="factors must have one entry per encoder layer, 4, got 2"):
         MeshRunConfig(model=MeshAutoencoderConfig(), factors=(4, 4))
-    with pytest.raises(ValueError, match="unknown split 'interpolatoin'.*'interpolation'"):
+    with pytest.raises(ValueError, match=r"unknown split 'interpolatoin'.*'interpolation'"):
         train_mesh(tiny_run(tmp_path, split="interpolatoin"), tmp_path / "run")
 
 
