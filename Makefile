@@ -59,7 +59,7 @@ $(BIN)/python:
 
 # torch first: the library is built against it, without isolation. This builds the library too.
 $(STAMP): constraints.txt pyproject.toml setup.py scripts/build_backend.py | $(BIN)/python
-	$(PIP) torch setuptools ninja
+	$(PIP) torch numpy setuptools ninja
 	POLYGRAPH_CUDA=$(CUDA) $(PIP) --no-build-isolation --editable '.[mesh,train,report,bench,dev]'
 	touch $@
 
