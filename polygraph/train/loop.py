@@ -7,6 +7,7 @@ of (configuration, step), the rest is in the checkpoint.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import time
@@ -145,6 +146,8 @@ class Trainer:
             reason = _reason(error)
             if reason is None:
                 raise
+            with contextlib.suppress(OSError):
+                self._log.write_curve()
             raise TrainingStopped(self._stopped(reason)) from error
         finally:
             self._log.close()
@@ -275,7 +278,6 @@ class Trainer:
             raise _NotFinite(f"{damaged} is not finite after step {self.progress.step}")
         optimizers = {name: opt.state_dict() for name, opt in self.task.optimizers.items()}
         self._write(LAST, {"modules": self._modules(), "optimizers": optimizers})
-        self._log.write_curve()
         self._saved = self.progress.step
 
     def _write(self, name: str, state: dict[str, Any]) -> None:
