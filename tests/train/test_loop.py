@@ -51,7 +51,7 @@ def checkpoint_tensors(tree, prefix=""):
 
 
 def start(folder):
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TOY.parents[2])}
     return subprocess.Popen([sys.executable, str(TOY), str(folder), str(KILLED_STEPS)], env=env)
 
 
@@ -255,6 +255,18 @@ def test_log_and_curve(tmp_path):
     with open(tmp_path / "log.jsonl", "a") as file:
         file.write('{"step": 99, "lo')  # cut off by a crash
     assert read_log(tmp_path / "log.jsonl") == records
+
+
+def test_what_was_logged_after_the_checkpoint_is_written_once(tmp_path):
+    train(tmp_path / "whole", steps=20)
+    train(tmp_path / "parts", steps=8)
+    with open(tmp_path / "parts" / "log.jsonl", "a") as file:
+        file.write('{"step": 10, "loss": 1.0}\n{"step": 12, "va')  # killed before the checkpoint
+    train(tmp_path / "parts", steps=20, resume=True)
+    logs = [read_log(tmp_path / name / "log.jsonl") for name in ("whole", "parts")]
+    steps = [[r["step"] for r in log if "loss" in r] for log in logs]
+    assert steps == [[5, 10, 15, 20], [5, 8, 10, 15, 20]]  # 8 was the last step once
+    assert [r for r in logs[1] if r.get("loss") == 1.0] == []
 
 
 def test_tensorboard_events(tmp_path):
