@@ -1,6 +1,7 @@
 """Every way in which the compiled library fails to load ends in one readable error."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -128,3 +129,18 @@ def test_import_in_a_fresh_process(tmp_path, library):
     wanted = "is missing" if library == "missing" else "does not load"
     assert last.startswith("polygraph._load.LibraryError: polygraph: ")
     assert wanted in last
+
+
+def test_library_needs_torch_by_its_stable_abi_alone() -> None:
+    """No C++ symbol of torch is imported, so that one build serves every torch >= 2.10."""
+    nm = shutil.which("nm")
+    if nm is None:
+        pytest.skip("needs nm")
+    library = _load.find_library("_C")
+    listing = subprocess.run(
+        [nm, "-D", "--undefined-only", str(library)], capture_output=True, text=True, check=True
+    ).stdout
+    symbols = [line.split()[-1] for line in listing.splitlines()]
+    assert "aoti_torch_library_init_fragment" in symbols
+    foreign = [s for s in symbols if re.match(r"_ZNK?(2at|3c10|5torch)", s)]
+    assert not foreign
