@@ -112,11 +112,7 @@ def compare(
     ]
     dataset = open_dataset(data)
     split = get_split(dataset, data.split)
-    say(
-        f"{dataset.name}: {dataset.num_vertices:,} vertices; split {split.name}: "
-        f"{len(split.train):,} training, {len(split.val):,} validation, {len(split.test):,} test "
-        "meshes"
-    )
+    say(_describe(dataset, split))
     rows, runs = [], []
     for config in configs:
         rows.append(_train(config, folder, dataset, say))
@@ -138,6 +134,14 @@ def compare(
             [(rows[i], runs[i]) for i in first], pca, rows, dataset, split, folder, up
         )
     return Comparison(rows, table, written, folder)
+
+
+def _describe(dataset: MeshDataset, split: Split) -> str:
+    sizes = ", ".join(
+        f"{len(getattr(split, part)):,} {name}"
+        for part, name in (("train", "training"), ("val", "validation"), ("test", "test"))
+    )
+    return f"{dataset.name}: {dataset.num_vertices:,} vertices; {split.name} split: {sizes} meshes"
 
 
 def _train(
