@@ -44,8 +44,9 @@ def run_python(code, **env):
 
 
 @pytest.fixture
-def words(tmp_path):
+def words(tmp_path, monkeypatch):
     """Settings for a tiny run under tmp_path."""
+    monkeypatch.setenv("POLYGRAPH_CACHE", str(tmp_path / "cache"))
     path = write_meshes(tmp_path / "meshes")
     return [*TINY, "--data.path", str(path), "--data.cache_dir", str(tmp_path / "cache")]
 

@@ -18,14 +18,10 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Up = Literal["auto", "x", "y", "z"]
 
-_LIGHTS = (
-    ((-0.45, 0.65, 0.75), 0.62),
-    ((0.8, 0.1, 0.5), 0.18),
-)  # direction in view space, strength
+# Direction in view space, strength.
+_LIGHTS = (((-0.45, 0.65, 0.75), 0.62), ((0.8, 0.1, 0.5), 0.18))
 _AMBIENT = 0.34
-_SMOOTH_FACES = (
-    6_000  # coarser meshes are subdivided for drawing, so that colours and shading look smooth
-)
+_SMOOTH_FACES = 7_000  # coarser meshes are subdivided: smoother colours and shading
 
 
 def pyplot() -> Any:
@@ -90,7 +86,7 @@ def make_view(
     seen = points @ rotation.T
     low, high = seen.min(axis=0), seen.max(axis=0)
     size = np.maximum(high - low, 1e-12)
-    margin = 0.03 * float(size[:2].max())
+    margin = 0.05 * float(size[:2].max())
     half_width, half_height = float(size[0] / 2 + margin), float(size[1] / 2 + margin)
     return View(rotation, rotation.T @ ((low + high) / 2), half_width, half_height)
 
