@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <tuple>
+#include <type_traits>
 #include <vector>
 
 #include "common/parallel.h"
@@ -21,6 +22,11 @@ struct Rows {
   const T* row(int64_t b, int64_t v) const {
     return data + b * sample_stride + v * row_stride;
   }
+
+  // Every row but the last is followed by more memory of the tensor (rows of an expanded tensor are not).
+  bool apart(int64_t channels) const {
+    return data == nullptr || row_stride >= channels;
+  }
 };
 
 template <class T>
@@ -32,6 +38,10 @@ struct PolyForward {
   const T* bias;       // [D] or null
   const T* factor;     // [B, D]: scale * rnorm
   T* out;              // [B, V, D]
+
+  bool rows_apart() const {
+    return a.apart(n.D) && s.apart(n.D) && skip.apart(n.D);
+  }
 };
 
 template <class T>
@@ -48,6 +58,10 @@ struct PolyBackward {
   T* grad_s;         // likewise
   int64_t grad_stride;
   T* grad_skip;  // [B, V, D] or null
+
+  bool rows_apart() const {
+    return a.apart(n.D) && s.apart(n.D);
+  }
 };
 
 #define POLYGRAPH_KERNEL_FILE "poly_step/poly_step_kernel.inc"

@@ -42,6 +42,8 @@ CASES = (
         "one vertex": partial(call, 3, 1, 4, eps=0.5, activation="elu"),
         "many rows": partial(call, 5, 1100, 19, eps=0.5, activation="elu"),
         "many rows of two halves": partial(call, 3, 600, 16, packed=True, activation="elu"),
+        "many vertices": partial(call, 3, 600, 3, eps=0.5, activation="elu"),
+        "many vertices of two halves": partial(call, 3, 600, 3, packed=True, activation="relu"),
         "no scale": partial(call, 2, 7, 9, scale=False),
         "no bias": partial(call, 2, 7, 9, bias=False),
         "no skip": partial(call, 2, 7, 9, skip=False),
@@ -222,6 +224,7 @@ def test_tiny_and_huge_numbers(V, D, exponents, norm, activation):
 
 
 @given(
+    D=st.sampled_from([3, 19]),
     place=st.tuples(st.integers(0, 1), st.integers(0, 6), st.integers(0, 18)),
     value=st.sampled_from((*NOT_FINITE, 1e19, 1e30)),
     into=st.sampled_from(["a", "s", "skip"]),
@@ -229,10 +232,11 @@ def test_tiny_and_huge_numbers(V, D, exponents, norm, activation):
     activation=st.sampled_from(ACTIVATIONS),
 )
 @settings(max_examples=150, deadline=None)
-def test_a_bad_number_stays_in_its_channel(place, value, into, norm, activation):
+def test_a_bad_number_stays_in_its_channel(D, place, value, into, norm, activation):
     """What is not finite, or overflows, changes one channel of one sample, and nothing else."""
     b, v, d = place
-    good = {n: t.float() for n, t in call(2, 7, 19).items()}
+    d %= D
+    good = {n: t.float() for n, t in call(2, 7, D).items()}
     bad = good | {into: good[into].clone()}
     bad[into][b, v, d] = value
     settings = {"norm": norm, "activation": activation}
@@ -271,7 +275,7 @@ def test_elu_near_zero_and_far_below(dtype):
     z = -torch.logspace(-30, 3, 331).to(dtype)
     z = torch.cat([z, -z, torch.zeros(1, dtype=dtype)])
     expected = torch.nn.functional.elu(z.double())
-    for columns in (1, 8, 17, len(z)):
+    for columns in (1, 3, 8, 17, len(z)):
         a = z[: len(z) // columns * columns].view(1, -1, columns)
         out = ops.poly_step(a, torch.zeros_like(a), activation="elu").flatten().double()
         error = (out - expected[: len(out)]).abs() / expected[: len(out)].abs().clamp_min(1e-300)
@@ -299,6 +303,22 @@ def test_samples_are_normalised_apart():
     whole = ops.poly_step(**i, activation="elu")
     i |= {name: i[name][2:3] for name in ("a", "s", "skip")}
     assert torch.equal(ops.poly_step(**i, activation="elu"), whole[2:3])
+
+
+@pytest.mark.parametrize("expanded", ["a", "s", "skip"])
+@pytest.mark.parametrize("D", [2, 3, 9])
+def test_rows_that_are_one_row_expanded(D, expanded):
+    """Strides of zero over vertices: nothing behind the one row is read."""
+    i = call(2, 300, D)
+    i[expanded] = i[expanded][:, :1].clone().expand(-1, 300, -1)
+    whole = i | {expanded: i[expanded].contiguous()}
+    for given in (i, whole):
+        given[expanded] = given[expanded].detach().requires_grad_()
+    out, expected = (ops.poly_step(**given, activation="elu") for given in (i, whole))
+    assert_close(out, expected, KERNEL[torch.float64], "output")
+    out.sum().backward()
+    expected.sum().backward()
+    assert_close(i[expanded].grad, whole[expanded].grad, KERNEL[torch.float64], "gradient")
 
 
 def test_channel_slices_of_one_tensor_are_not_copied():
