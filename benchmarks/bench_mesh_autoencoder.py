@@ -35,6 +35,7 @@ from polygraph.mesh.hierarchy import MeshHierarchy, load_or_build
 from polygraph.models import MeshAutoencoder, get_preset
 from polygraph.train.compare import compare
 from polygraph.train.config import TrainConfig
+from polygraph.train.mesh import LOSSES, NORMALIZATIONS
 
 MODELS = {
     "interpolation": (
@@ -192,7 +193,9 @@ def main() -> None:
     parser.add_argument("--split", choices=tuple(MODELS), default="interpolation")
     parser.add_argument("--models", nargs="+", help="default: those of the split")
     parser.add_argument("--steps", type=int, default=6000)
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--learning-rate", type=float, default=5e-3)
+    parser.add_argument("--normalization", choices=NORMALIZATIONS, default="shared")
+    parser.add_argument("--loss", choices=LOSSES, default="distance")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--rounds", type=int, default=15)
@@ -225,6 +228,8 @@ def main() -> None:
         args.out,
         seeds=args.seeds,
         latent_channels=LATENT_CHANNELS,
+        normalization=args.normalization,
+        loss=args.loss,
     )
     print(made.table)
     print(f"in {made.folder}: results.json, table.md, {', '.join(p.name for p in made.pictures)}")

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jsonargparse
 import yaml  # type: ignore[import-untyped]
@@ -18,10 +18,11 @@ from polygraph.mesh.spiral import SpiralConfig
 from polygraph.models.mesh_autoencoder import MeshAutoencoderConfig
 from polygraph.models.presets import get_preset
 from polygraph.train.config import TrainConfig
-from polygraph.train.mesh import MeshRunConfig
+from polygraph.train.mesh import LOSSES, NORMALIZATIONS, MeshRunConfig
 
 PACKAGED = Path(__file__).parent.parent / "configs"
 DEFAULT_PRESET = "full-2"
+_OF_THE_RUN = ("upsampling", "normalization", "loss")
 _NESTED = {"model": MeshAutoencoderConfig, "spiral": SpiralConfig, "data": MeshDataConfig}
 
 
@@ -74,9 +75,9 @@ def make_parser(preset: str) -> Any:
     parser.add_argument(
         "--factors", type=list[int], default=[4, 4, 4, 4], help="vertices divided by, per level"
     )
-    parser.add_argument(
-        "--upsampling", type=str, default="barycentric", help="barycentric or lstsq"
-    )
+    parser.add_argument("--upsampling", type=str, default="barycentric")
+    for name, choices in (("normalization", NORMALIZATIONS), ("loss", LOSSES)):
+        parser.add_argument(f"--{name}", type=Literal[choices], default=choices[0])
     model, spiral = get_preset(preset)
     defaults: dict[str, Any] = {"model": model, "spiral": spiral, "data": MeshDataConfig()}
     for name, default in defaults.items():
@@ -95,6 +96,7 @@ def _add_help(parser: Any) -> None:
         for key, text in attribute_help(cls).items()
     }
     words |= attribute_help(TrainConfig)
+    words |= {k: v for k, v in attribute_help(MeshRunConfig).items() if k in _OF_THE_RUN}
     for action in parser._actions:
         if action.dest in words:
             action.help = words[action.dest]
@@ -151,7 +153,7 @@ def parse_train_mesh(arguments: Sequence[str]) -> tuple[MeshRunConfig, str, bool
         preset=preset,
         train=train,
         factors=tuple(values["factors"]),
-        upsampling=values["upsampling"],
+        **{name: values[name] for name in _OF_THE_RUN},
         **nested,
     )
     return config, values["out"], values["resume"]

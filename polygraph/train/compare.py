@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from polygraph import metrics
 from polygraph.data import MeshDataConfig, MeshDataset, Split, open_dataset
+from polygraph.models.mesh_autoencoder import MeshAutoencoder
 from polygraph.models.pca import PCA
 from polygraph.report.table import markdown_table, text_table
 from polygraph.train.batches import NormalizedBatches
@@ -31,6 +32,7 @@ from polygraph.train.mesh import (
     PER_SAMPLE,
     RESULT,
     MeshRunConfig,
+    ReconstructionLoss,
     get_split,
     preset_run,
     train_mesh,
@@ -84,6 +86,7 @@ def compare(
     pictures: bool = True,
     up: Any = "auto",
     say: Callable[[str], None] = print,
+    **settings: Any,
 ) -> Comparison:
     """Train presets, measure them and the baselines on the same meshes, write table and pictures.
 
@@ -97,6 +100,8 @@ def compare(
         pictures: write heat maps and curves (needs matplotlib).
         up: axis that points up in the pictures (see :func:`polygraph.report.render.make_view`).
         say: called with a line for people at every stage.
+        **settings: further fields of every run, such as ``normalization`` and ``loss`` (see
+            :class:`polygraph.train.mesh.MeshRunConfig`).
 
     Raises:
         ValueError: no preset or seed, an unknown preset.
@@ -106,7 +111,9 @@ def compare(
         raise ValueError(f"compare: needs a preset and a seed, got {list(presets)}, {list(seeds)}")
     folder = Path(folder)
     configs = [
-        preset_run(name, data, replace(train, seed=seed), latent_channels=latent_channels)
+        preset_run(
+            name, data, replace(train, seed=seed), latent_channels=latent_channels, **settings
+        )
         for name in dict.fromkeys(presets)
         for seed in dict.fromkeys(seeds)
     ]
@@ -118,14 +125,14 @@ def compare(
         rows.append(_train(config, folder, dataset, say))
         runs.append(load_run(folder / rows[-1]["run"]))
     say("measuring inference and memory")
-    for row, cost in zip(rows, _costs(runs, dataset, split, train), strict=True):
+    for row, cost in zip(rows, _costs(runs, configs[0], dataset, split), strict=True):
         row.update(cost)
     pca, baselines = _baselines(dataset, split, latent_channels, train.batch_size)
     rows += baselines
     _add_ratios(rows)
     table = text_table(average_seeds(rows), COLUMNS)
     write_json(folder / "results.json", rows)
-    write_atomic(folder / "table.md", _document(rows, data, train, latent_channels).encode())
+    write_atomic(folder / "table.md", _document(rows, configs[0]).encode())
     written: list[Path] = []
     if pictures:
         say("drawing")
@@ -231,11 +238,11 @@ def _baselines(
 
 
 def _costs(
-    runs: Sequence[Run], dataset: MeshDataset, split: Split, train: TrainConfig
+    runs: Sequence[Run], config: MeshRunConfig, dataset: MeshDataset, split: Split
 ) -> list[dict[str, Any]]:
     """Inference time at batch 1 and 16, the models taking turns, and peak memory of a step."""
     device = torch.device(
-        "cuda" if torch.cuda.is_available() and train.accelerator != "cpu" else "cpu"
+        "cuda" if torch.cuda.is_available() and config.train.accelerator != "cpu" else "cpu"
     )
     models = [run.model.to(device) for run in runs]
     costs: list[dict[str, Any]] = [{} for _ in runs]
@@ -255,22 +262,26 @@ def _costs(
         for cost, measured in zip(costs, times, strict=True):
             cost[f"inference_{batch}_ms"] = 1000 * float(np.median(measured))
     for cost, model in zip(costs, models, strict=True):
-        cost["peak_mb"] = _step_memory(model, dataset, split, train, device)
+        cost["peak_mb"] = _step_memory(model, config, dataset, split, device)
         model.to("cpu")
     return costs
 
 
 def _step_memory(
-    model: Any, dataset: MeshDataset, split: Split, train: TrainConfig, device: torch.device
+    model: MeshAutoencoder,
+    config: MeshRunConfig,
+    dataset: MeshDataset,
+    split: Split,
+    device: torch.device,
 ) -> float | None:
     """Peak memory of a forward and backward pass on one training batch, in MiB."""
     model.train()
-    batches = NormalizedBatches(dataset.vertices, split.train, model, train, memory_limit=0)
+    batches = NormalizedBatches(dataset.vertices, split.train, model, config.train, memory_limit=0)
     batch = batches(0)
+    loss = ReconstructionLoss(model, config.loss)
 
     def step() -> None:
-        loss: Any = torch.nn.functional.l1_loss(model.forward_normalized(batch), batch)
-        loss.backward()
+        loss(batch).backward()
         model.zero_grad(set_to_none=True)
 
     step()  # what is set up once does not count
@@ -304,10 +315,9 @@ def average_seeds(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return merged
 
 
-def _document(
-    rows: Sequence[dict[str, Any]], data: MeshDataConfig, train: TrainConfig, latent_channels: int
-) -> str:
+def _document(rows: Sequence[dict[str, Any]], config: MeshRunConfig) -> str:
     """The table as markdown with what it was made from."""
+    data, train = config.data, config.train
     columns = dict(COLUMNS)
     if any(row.get("seed") != rows[0].get("seed") for row in rows if "seed" in row):
         columns = {"model": "model", "seeds": "seeds", **columns, "spread_mm": "range over seeds"}
@@ -319,10 +329,12 @@ def _document(
             "",
             f"Vertex error in mm on the test meshes of {source}, split {origin['split']['name']} "
             f"(sha256 {origin['split']['sha256'][:16]}, data {origin['dataset_hash'][:16]}); "
-            f"{latent_channels} latents, {json.dumps(train.length())[1:-1]}, batch "
-            f"{train.batch_size}, schedule {train.schedule}; weights chosen on the validation "
-            f"split. Commit {origin['commit']}, polygraph {origin['polygraph']}, torch "
-            f"{origin['torch']}, {origin['threads']} threads of {origin['machine']}. "
+            f"{config.model.latent_channels} latents, {json.dumps(train.length())[1:-1]}, batch "
+            f"{train.batch_size}, learning rate {train.learning_rate:g}, schedule "
+            f"{train.schedule}, loss {config.loss}, normalization {config.normalization}; weights "
+            f"chosen on the validation split. Commit {origin['commit']}, polygraph "
+            f"{origin['polygraph']}, torch {origin['torch']}, {origin['threads']} threads of "
+            f"{origin['machine']}. "
             "Peak memory: one training step.",
             "",
         ]
@@ -362,9 +374,7 @@ def _pictures(
     written = [heatmap_figure(folder / "heatmaps.png", meshes, dataset.faces, views)]
     logs = {row["model"]: read_log(run.folder / "log.jsonl") for row, run in trained}
     curves = {m: _curve(records, "loss") for m, records in logs.items()}
-    written.append(
-        curve_figure(folder / "loss.png", curves, ylabel="training loss (L1, normalised)")
-    )
+    written.append(curve_figure(folder / "loss.png", curves, ylabel="training loss"))
     curves = {m: _curve(records, "val_error_mm") for m, records in logs.items()}
     lines = {row["model"]: row["val_mean_mm"] for row in rows if row["model"] == name}
     written.append(

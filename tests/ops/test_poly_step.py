@@ -312,9 +312,9 @@ def test_rows_that_are_one_row_expanded(D, expanded):
     i = call(2, 300, D)
     i[expanded] = i[expanded][:, :1].clone().expand(-1, 300, -1)
     whole = i | {expanded: i[expanded].contiguous()}
-    for given in (i, whole):
-        given[expanded] = given[expanded].detach().requires_grad_()
-    out, expected = (ops.poly_step(**given, activation="elu") for given in (i, whole))
+    for inputs in (i, whole):
+        inputs[expanded] = inputs[expanded].detach().requires_grad_()
+    out, expected = (ops.poly_step(**inputs, activation="elu") for inputs in (i, whole))
     assert_close(out, expected, KERNEL[torch.float64], "output")
     out.sum().backward()
     expected.sum().backward()

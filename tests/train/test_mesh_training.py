@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from train.tiny import MODEL, tiny_run, with_train, write_meshes
 
+from polygraph import metrics
 from polygraph.data import MeshDataConfig, open_dataset
 from polygraph.mesh import MeshError, build_hierarchy, read_mesh, write_mesh
 from polygraph.mesh.io import Mesh
@@ -20,7 +22,13 @@ from polygraph.train.checkpoint import CheckpointError, load_checkpoint
 from polygraph.train.config import TrainConfig, sample_indices
 from polygraph.train.log import read_log
 from polygraph.train.loop import TrainingStopped
-from polygraph.train.mesh import MeshRunConfig, preset_run, train_mesh
+from polygraph.train.mesh import (
+    MeshRunConfig,
+    ReconstructionLoss,
+    build_model,
+    preset_run,
+    train_mesh,
+)
 from polygraph.train.run import evaluate_run, load_model, load_run, reconstruct_file
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -187,6 +195,42 @@ def test_bad_configurations(tmp_path):
         MeshRunConfig(model=MeshAutoencoderConfig(), factors=(4, 4))
     with pytest.raises(ValueError, match=r"unknown split 'interpolatoin'.*'interpolation'"):
         train_mesh(tiny_run(tmp_path, split="interpolatoin"), tmp_path / "run")
+
+
+def test_the_distance_loss_is_the_reported_error(tmp_path):
+    """In units of the deviation shared by all coordinates, whatever the model is normalised by."""
+    config = tiny_run(tmp_path)
+    dataset = open_dataset(config.data)
+    split = dataset.split("interpolation")
+    _, std = dataset.mean_std(split.train)
+    unit = float(np.sqrt(np.mean(np.square(std, dtype=np.float64))))
+    hierarchy = build_hierarchy(dataset.template, dataset.faces, factors=config.factors)
+    x = torch.from_numpy(dataset.gather(split.test))
+    losses = []
+    for normalization in ("vertex", "shared"):
+        model = build_model(replace(config, normalization=normalization), hierarchy, dataset, split)
+        losses.append(float(ReconstructionLoss(model, "distance")(model.normalize(x))))
+        error = metrics.vertex_distance(model(x), x, to_mm=1.0).mean()
+        assert losses[-1] == pytest.approx(float(error) / unit, rel=1e-4)
+        made = model.forward_normalized(model.normalize(x))
+        l1 = (made - model.normalize(x)).abs().mean()
+        assert float(ReconstructionLoss(model, "l1")(model.normalize(x))) == pytest.approx(
+            float(l1)
+        )
+    assert losses[0] != losses[1]
+    assert torch.allclose(model.std, torch.full_like(model.std, unit))
+
+
+def test_a_run_with_another_loss_is_another_run(tmp_path):
+    config = tiny_run(tmp_path)
+    assert config.digest() != replace(config, loss="distance").digest()
+    assert config.digest() != replace(config, normalization="shared").digest()
+    train_mesh(with_train(config, steps=2), tmp_path / "run")
+    with pytest.raises(CheckpointError, match="loss"):
+        train_mesh(replace(config, loss="distance"), tmp_path / "run", resume=True)
+    for bad in ({"loss": "l3"}, {"normalization": "vertices"}):
+        with pytest.raises(ValueError, match=f"{next(iter(bad))} must be one of"):
+            replace(config, **bad)
 
 
 def test_digest_is_about_the_result(tmp_path):
