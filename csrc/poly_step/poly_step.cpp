@@ -7,5 +7,5 @@ STABLE_TORCH_LIBRARY_FRAGMENT(polygraph, m) {
       " -> (Tensor, Tensor)");
   m.def(
       "poly_step_backward(Tensor grad, Tensor a, Tensor? s, Tensor? scale, Tensor out, Tensor rnorm, int norm,"
-      " float eps, int activation, bool need_skip) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+      " float eps, int activation, bool vertex_bias, bool need_skip) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
 }

@@ -5,15 +5,17 @@
 //   N(t) = t / sqrt(eps + mean_v t^2)               (norm 1, "rms"; the mean runs over the V rows of a sample)
 //   act: 0 none, 1 elu, 2 relu, 3 leaky_relu (0.2)
 //
-// a, s, skip [B, V, D]; scale, bias [D]. Without s, a is [B, V, 2D] and holds the two side by side, as one linear
-// operator with stacked weights leaves them. poly_step returns out [B, V, D] and rnorm [B, D] = 1/sqrt(eps + mean t^2)
-// (ones for norm 0), float32 for half inputs, which the backward needs.
+// a, s, skip [B, V, D]; scale, bias [D], or [V, D] with values of their own at every vertex. Without s, a is [B, V, 2D]
+// and holds the two side by side, as one linear operator with stacked weights leaves them. poly_step returns out [B, V,
+// D] and rnorm [B, D] = 1/sqrt(eps + mean t^2) (ones for norm 0), float32 for half inputs, which the backward needs.
 //
 // poly_step_backward returns (grad_a, grad_s, grad_scale, grad_bias, grad_skip): grad_a has the shape of a (both halves
-// when packed), grad_s [B, V, D] or [0] when packed, grad_scale and grad_bias [D], grad_skip [B, V, D] or [0] when
-// not wanted. With dz = grad * act'(z), read off out, and P = sum_v dz t (per sample and channel):
-//   dt = scale r dz - scale r^3 t P / V   (norm 1)      dt = scale dz   (norm 0)
-//   grad_a = dz + dt s;  grad_s = dt a;  grad_scale = sum_b r P;  grad_bias = sum dz;  grad_skip = dz
+// when packed), grad_s [B, V, D] or [0] when packed, grad_scale the shape of scale ([D] without one), grad_bias [D], or
+// [V, D] with vertex_bias, grad_skip [B, V, D] or [0] when not wanted. With dz = grad * act'(z), read off out, and
+// P = sum_v scale dz t (per sample and channel):
+//   dt = scale r dz - r^3 t P / V   (norm 1)      dt = scale dz   (norm 0)
+//   grad_a = dz + dt s;  grad_s = dt a;  grad_scale = sum r dz t;  grad_bias = sum dz;  grad_skip = dz
+// (the last sums run over samples, and over vertices where there is one value per channel).
 // All sums run in an order fixed by the sizes: results repeat bit for bit.
 #pragma once
 
@@ -32,6 +34,11 @@ constexpr double kLeakySlope = 0.2;
 struct PolySizes {
   int64_t B, V, D;
 };
+
+// Whether a scale or bias has values of its own at every vertex.
+inline bool per_vertex(const std::optional<Tensor>& tensor) {
+  return tensor.has_value() && tensor->dim() == 2;
+}
 
 inline PolySizes check_poly_step(
     const char* op, const Tensor& a, const std::optional<Tensor>& s, const std::optional<Tensor>& scale,
@@ -53,8 +60,15 @@ inline PolySizes check_poly_step(
   };
   check("s", s, "[B, V, D]", rows);
   check("skip", skip, "[B, V, D]", rows);
-  check("scale", scale, "[D]", {n.D});
-  check("bias", bias, "[D]", {n.D});
+  const auto check_factor = [&](const char* name, const std::optional<Tensor>& tensor) {
+    if (per_vertex(tensor)) {
+      check(name, tensor, "[D] or [V, D]", {n.V, n.D});
+    } else {
+      check(name, tensor, "[D]", {n.D});
+    }
+  };
+  check_factor("scale", scale);
+  check_factor("bias", bias);
   STD_TORCH_CHECK(norm == kNormNone || norm == kNormRms, op, ": norm must be 0 or 1, got ", norm);
   STD_TORCH_CHECK(activation >= 0 && activation <= 3, op, ": activation must be 0, 1, 2 or 3, got ", activation);
   return n;

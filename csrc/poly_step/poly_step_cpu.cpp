@@ -34,10 +34,12 @@ struct PolyForward {
   using Scalar = T;
   PolySizes n;
   int64_t activation;
-  Rows<T> a, s, skip;  // [B, V, D]; skip.data may be null
-  const T* bias;       // [D] or null
-  const T* factor;     // [B, D]: scale * rnorm
-  T* out;              // [B, V, D]
+  Rows<T> a, s, skip;     // [B, V, D]; skip.data may be null
+  const T* bias;          // [D] or null
+  const T* vertex_bias;   // [V, D] or null
+  const T* factor;        // [B, D]: scale * rnorm, or rnorm alone where the scale is that of the vertex
+  const T* vertex_scale;  // [V, D] or null
+  T* out;                 // [B, V, D]
 
   bool rows_apart() const {
     return a.apart(n.D) && s.apart(n.D) && skip.apart(n.D);
@@ -49,15 +51,19 @@ struct PolyBackward {
   using Scalar = T;
   PolySizes n;
   int64_t activation;
-  Rows<T> a, s;      // [B, V, D]
-  const T* grad;     // [B, V, D]
-  const T* out;      // [B, V, D]
-  const T* direct;   // [B, D]
-  const T* through;  // [B, D]
-  T* grad_a;         // rows of D, grad_stride apart
-  T* grad_s;         // likewise
+  Rows<T> a, s;           // [B, V, D]
+  const T* grad;          // [B, V, D]
+  const T* out;           // [B, V, D]
+  const T* vertex_scale;  // [V, D] or null
+  const T* rnorm;         // [B, D]
+  const T* direct;        // [B, D]
+  const T* through;       // [B, D]
+  T* grad_a;              // rows of D, grad_stride apart
+  T* grad_s;              // likewise
   int64_t grad_stride;
-  T* grad_skip;  // [B, V, D] or null
+  T* grad_skip;          // [B, V, D] or null
+  T* grad_vertex_scale;  // [V, D] or null
+  T* grad_vertex_bias;   // [V, D] or null
 
   bool rows_apart() const {
     return a.apart(n.D) && s.apart(n.D);
@@ -78,6 +84,20 @@ void for_blocks(const PolySizes& n, const F& fn) {
       const int64_t b = task / blocks;
       const int64_t begin = (task - b * blocks) * kBlockRows;
       fn(b, begin, std::min(n.V, begin + kBlockRows), task);
+    }
+  });
+}
+
+// Likewise, but one task has a block of rows of all samples, in order.
+template <class F>
+void for_vertex_blocks(const PolySizes& n, const F& fn) {
+  const int64_t blocks = (n.V + kBlockRows - 1) / kBlockRows;
+  parallel_tasks(blocks, n.B * kBlockRows * n.D, [&](int64_t first, int64_t last) {
+    for (int64_t block = first; block < last; ++block) {
+      for (int64_t b = 0; b < n.B; ++b) {
+        const int64_t begin = block * kBlockRows;
+        fn(b, begin, std::min(n.V, begin + kBlockRows), b * blocks + block);
+      }
     }
   });
 }
@@ -131,7 +151,7 @@ template <class T>
 void forward_cpu(
     const PolySizes& n, const PolyInputs& in, int64_t norm, double eps, int64_t activation, Tensor& out,
     Tensor& rnorm) {
-  const T* scale = data_or_null<T>(in.scale);
+  const T* scale = per_vertex(in.scale) ? nullptr : data_or_null<T>(in.scale);
   T* r = static_cast<T*>(rnorm.mutable_data_ptr());
   std::vector<T> factor(n.B * n.D);
   PolyForward<T> p{
@@ -140,8 +160,10 @@ void forward_cpu(
       rows_of<T>(in.a),
       in.s.has_value() ? rows_of<T>(*in.s) : rows_of<T>(in.a, n.D),
       in.skip.has_value() ? rows_of<T>(*in.skip) : Rows<T>{},
-      data_or_null<T>(in.bias),
+      per_vertex(in.bias) ? nullptr : data_or_null<T>(in.bias),
+      per_vertex(in.bias) ? data_or_null<T>(in.bias) : nullptr,
       factor.data(),
+      per_vertex(in.scale) ? data_or_null<T>(in.scale) : nullptr,
       static_cast<T*>(out.mutable_data_ptr())};
   std::fill_n(r, n.B * n.D, T(1));
   if (norm == kNormRms) {
@@ -171,7 +193,13 @@ void backward_cpu(
     const PolySizes& n, const PolyInputs& in, const Tensor& grad, const Tensor& out, const Tensor& rnorm, int64_t norm,
     int64_t activation, PolyGradients& to) {
   const bool packed = !in.s.has_value();
-  const T* scale = data_or_null<T>(in.scale);
+  const bool vertex_scale = per_vertex(in.scale);
+  const bool vertex_bias = to.bias.dim() == 2;
+  const T* scale = vertex_scale ? nullptr : data_or_null<T>(in.scale);
+  T* grad_scale = static_cast<T*>(to.scale.mutable_data_ptr());
+  T* grad_bias = static_cast<T*>(to.bias.mutable_data_ptr());
+  std::fill_n(grad_scale, to.scale.numel(), T(0));
+  std::fill_n(grad_bias, to.bias.numel(), T(0));
   const T* r = static_cast<const T*>(rnorm.const_data_ptr());
   std::vector<T> direct(n.B * n.D);
   std::vector<T> through(n.B * n.D, T(0));
@@ -183,28 +211,37 @@ void backward_cpu(
       packed ? rows_of<T>(in.a, n.D) : rows_of<T>(*in.s),
       static_cast<const T*>(grad.const_data_ptr()),
       static_cast<const T*>(out.const_data_ptr()),
+      vertex_scale ? data_or_null<T>(in.scale) : nullptr,
+      r,
       direct.data(),
       through.data(),
       grad_a,
       packed ? grad_a + n.D : static_cast<T*>(to.s.mutable_data_ptr()),
       packed ? 2 * n.D : n.D,
-      to.skip.numel() > 0 ? static_cast<T*>(to.skip.mutable_data_ptr()) : nullptr};
+      to.skip.numel() > 0 ? static_cast<T*>(to.skip.mutable_data_ptr()) : nullptr,
+      vertex_scale ? grad_scale : nullptr,
+      vertex_bias ? grad_bias : nullptr};
   std::vector<T> partial(num_blocks(n) * 2 * n.D);
-  for_blocks(n, [&](int64_t b, int64_t begin, int64_t end, int64_t block) {
+  const auto sum_block = [&](int64_t b, int64_t begin, int64_t end, int64_t block) {
     POLYGRAPH_SIMD_CALL(gradient_sums<T>(p, b, begin, end, partial.data() + block * 2 * n.D));
-  });
+  };
+  if (vertex_scale || vertex_bias) {
+    for_vertex_blocks(n, sum_block);  // the samples' shares of a vertex are added one after the other
+  } else {
+    for_blocks(n, sum_block);
+  }
   const std::vector<T> total = add_blocks(partial, n.B, 2 * n.D);
-  T* grad_scale = static_cast<T*>(to.scale.mutable_data_ptr());
-  T* grad_bias = static_cast<T*>(to.bias.mutable_data_ptr());
-  std::fill_n(grad_scale, n.D, T(0));
-  std::fill_n(grad_bias, n.D, T(0));
   for (int64_t b = 0; b < n.B; ++b) {
     for (int64_t d = 0; d < n.D; ++d) {
       const int64_t i = b * n.D + d;
       const T with_term = total[2 * b * n.D + d];
       const T alpha = scale == nullptr ? T(1) : scale[d];
-      grad_scale[d] += r[i] * with_term;
-      grad_bias[d] += total[(2 * b + 1) * n.D + d];
+      if (!vertex_scale) {
+        grad_scale[d] += r[i] * with_term;
+      }
+      if (!vertex_bias) {
+        grad_bias[d] += total[(2 * b + 1) * n.D + d];
+      }
       direct[i] = alpha * r[i];
       if (norm == kNormRms) {
         through[i] = alpha * r[i] * r[i] * r[i] * with_term / static_cast<T>(std::max<int64_t>(1, n.V));
@@ -242,7 +279,8 @@ std::tuple<Tensor, Tensor> poly_step_cpu(
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> poly_step_backward_cpu(
     const Tensor& grad, const Tensor& a, const std::optional<Tensor>& s, const std::optional<Tensor>& scale,
-    const Tensor& out, const Tensor& rnorm, int64_t norm, double /*eps*/, int64_t activation, bool need_skip) {
+    const Tensor& out, const Tensor& rnorm, int64_t norm, double /*eps*/, int64_t activation, bool vertex_bias,
+    bool need_skip) {
   const PolySizes n = check_poly_step_backward(grad, a, s, scale, out, rnorm, norm, activation);
   PolyInputs in{prepared(a), std::nullopt, prepared_vector(scale), std::nullopt, std::nullopt};
   if (s.has_value()) {
@@ -252,7 +290,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> poly_step_backward_cpu(
   PolyGradients to{
       torch::stable::new_empty(upstream, {n.B, n.V, s.has_value() ? n.D : 2 * n.D}),
       s.has_value() ? torch::stable::new_empty(upstream, {n.B, n.V, n.D}) : torch::stable::new_empty(upstream, {0}),
-      torch::stable::new_empty(upstream, {n.D}), torch::stable::new_empty(upstream, {n.D}),
+      per_vertex(scale) ? torch::stable::new_empty(upstream, {n.V, n.D}) : torch::stable::new_empty(upstream, {n.D}),
+      vertex_bias ? torch::stable::new_empty(upstream, {n.V, n.D}) : torch::stable::new_empty(upstream, {n.D}),
       need_skip ? torch::stable::new_empty(upstream, {n.B, n.V, n.D}) : torch::stable::new_empty(upstream, {0})};
   if (upstream.scalar_type() == ScalarType::Double) {
     backward_cpu<double>(n, in, upstream, dense(out), dense(rnorm), norm, activation, to);

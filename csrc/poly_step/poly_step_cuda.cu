@@ -89,7 +89,13 @@ void launch_poly_step(const PolyForwardParams<T>& p, const DeviceScope& scope) {
   }
 }
 
-// The sums over rows, the factors made of them, grad_scale and grad_bias.
+// Factors of which a vertex may have its own: [D] or [V, D], or absent.
+template <class T>
+PolyFactors<T> factors_of(const PolySizes& n, const std::optional<Tensor>& tensor) {
+  return {const_data<T>(tensor), per_vertex(tensor) ? n.D : 0};
+}
+
+// The sums over rows, the factors made of them, grad_scale and grad_bias. What is null is a gradient per vertex.
 template <class T>
 void launch_poly_step_backward_sums(
     const PolyBackwardParams<T>& p, T* grad_scale, T* grad_bias, const DeviceScope& scope) {
@@ -107,8 +113,27 @@ void launch_poly_step_backward_sums(
     }
     start_kernel(channel_shape(p.n), scope, poly_step_backward_factors_kernel<T>, p);
   }
-  launch_sum_shares<T>({p.scale_sums, grad_scale, p.n.B, p.n.D}, scope);
-  launch_sum_shares<T>({p.bias_sums, grad_bias, p.n.B, p.n.D}, scope);
+  if (grad_scale != nullptr) {
+    launch_sum_shares<T>({p.scale_sums, grad_scale, p.n.B, p.n.D}, scope);
+  }
+  if (grad_bias != nullptr) {
+    launch_sum_shares<T>({p.bias_sums, grad_bias, p.n.B, p.n.D}, scope);
+  }
+}
+
+template <class T>
+void launch_poly_step_vertex_sums(const PolyBackwardParams<T>& p, const DeviceScope& scope) {
+  constexpr int kVec = kPackWidth<T>;
+  if (p.n.V * p.n.D == 0 || (p.grad_vertex_scale == nullptr && p.grad_vertex_bias == nullptr)) {
+    return;
+  }
+  LaunchShape shape = p.packs ? row_shape<kVec>(p.n) : row_shape<1>(p.n);
+  shape.blocks_y = 1;  // no sample has a block of its own
+  if (p.packs) {
+    start_kernel(shape, scope, poly_step_vertex_sums_kernel<T, kVec>, p);
+  } else {
+    start_kernel(shape, scope, poly_step_vertex_sums_kernel<T, 1>, p);
+  }
 }
 
 template <class T>
@@ -135,8 +160,8 @@ void forward_cuda(
   launch_poly_step_norm<T>(
       {n, terms, norm == kNormRms ? mutable_data<Acc<T>>(partial) : nullptr, norm, static_cast<Acc<T>>(eps), r}, scope);
   launch_poly_step<T>(
-      {n, terms, in.skip.has_value() ? rows_of<T>(*in.skip, 0) : PolyRows<T>{}, const_data<T>(in.scale),
-       const_data<T>(in.bias), r, static_cast<int>(activation), mutable_data<T>(out)},
+      {n, terms, in.skip.has_value() ? rows_of<T>(*in.skip, 0) : PolyRows<T>{}, factors_of<T>(n, in.scale),
+       factors_of<T>(n, in.bias), r, static_cast<int>(activation), mutable_data<T>(out)},
       scope);
 }
 
@@ -152,28 +177,34 @@ void backward_cuda(
   const bool packed = !in.s.has_value();
   const int64_t channels = n.B * n.D;
   const Tensor partial = new_accumulators(in.a, 2 * num_shares(n.V) * channels);
-  const Tensor sums = new_accumulators(in.a, 4 * channels);
+  const Tensor sums = new_accumulators(in.a, 3 * channels);
   Acc<T>* workspace = mutable_data<Acc<T>>(sums);
   PolyBackwardParams<T> p{};
   p.n = n;
   p.terms = terms_of<T>(n, in);
   p.grad = const_data<T>(grad);
   p.out = const_data<T>(out);
-  p.scale = const_data<T>(in.scale);
+  p.scale = factors_of<T>(n, in.scale);
   p.rnorm = const_data<Acc<T>>(rnorm);
   p.norm = norm;
   p.activation = static_cast<int>(activation);
   p.partial = mutable_data<Acc<T>>(partial);
-  p.direct = workspace;
-  p.through = workspace + channels;
-  p.scale_sums = workspace + 2 * channels;
-  p.bias_sums = workspace + 3 * channels;
+  p.through = workspace;
+  p.scale_sums = workspace + channels;
+  p.bias_sums = workspace + 2 * channels;
   p.grad_a = mutable_data<T>(to.a);
   p.grad_s = packed ? p.grad_a + n.D : mutable_data<T>(to.s);
   p.grad_stride = packed ? 2 * n.D : n.D;
   p.grad_skip = to.skip.numel() > 0 ? mutable_data<T>(to.skip) : nullptr;
   p.packs = takes_packs(n, p.terms) && is_aligned(p.grad, 16) && is_aligned(p.out, 16);
-  launch_poly_step_backward_sums<T>(p, mutable_data<T>(to.scale), mutable_data<T>(to.bias), scope);
+  T* grad_scale = mutable_data<T>(to.scale);
+  T* grad_bias = mutable_data<T>(to.bias);
+  p.grad_vertex_scale = to.scale.dim() == 2 ? grad_scale : nullptr;
+  p.grad_vertex_bias = to.bias.dim() == 2 ? grad_bias : nullptr;
+  launch_poly_step_backward_sums<T>(
+      p, p.grad_vertex_scale == nullptr ? grad_scale : nullptr, p.grad_vertex_bias == nullptr ? grad_bias : nullptr,
+      scope);
+  launch_poly_step_vertex_sums<T>(p, scope);
   launch_poly_step_backward<T>(p, scope);
 }
 
@@ -195,13 +226,15 @@ std::tuple<Tensor, Tensor> poly_step_cuda(
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> poly_step_backward_cuda(
     const Tensor& grad, const Tensor& a, const std::optional<Tensor>& s, const std::optional<Tensor>& scale,
-    const Tensor& out, const Tensor& rnorm, int64_t norm, double /*eps*/, int64_t activation, bool need_skip) {
+    const Tensor& out, const Tensor& rnorm, int64_t norm, double /*eps*/, int64_t activation, bool vertex_bias,
+    bool need_skip) {
   const PolySizes n = check_poly_step_backward(grad, a, s, scale, out, rnorm, norm, activation);
   const PolyInputs in{last_dense(a), last_dense(s), dense(scale), std::nullopt, std::nullopt};
   const PolyGradients to{
       torch::stable::new_empty(a, {n.B, n.V, s.has_value() ? n.D : 2 * n.D}),
       s.has_value() ? torch::stable::new_empty(a, {n.B, n.V, n.D}) : torch::stable::new_empty(a, {0}),
-      torch::stable::new_empty(a, {n.D}), torch::stable::new_empty(a, {n.D}),
+      per_vertex(scale) ? torch::stable::new_empty(a, {n.V, n.D}) : torch::stable::new_empty(a, {n.D}),
+      vertex_bias ? torch::stable::new_empty(a, {n.V, n.D}) : torch::stable::new_empty(a, {n.D}),
       need_skip ? torch::stable::new_empty(a, {n.B, n.V, n.D}) : torch::stable::new_empty(a, {0})};
   const Tensor upstream = dense(grad);
   const Tensor result = dense(out);

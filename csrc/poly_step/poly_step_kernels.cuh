@@ -33,6 +33,17 @@ struct PolyTerms {
   PolyRows<T> a, s;  // [B, V, D]
 };
 
+// A scale or bias: one value per channel (row_stride 0), one per vertex and channel (row_stride D), or none.
+template <class T>
+struct PolyFactors {
+  const T* data;
+  int64_t row_stride;
+
+  __device__ __forceinline__ Acc<T> at(int64_t v, int64_t d, Acc<T> absent) const {
+    return data == nullptr ? absent : static_cast<Acc<T>>(data[v * row_stride + d]);
+  }
+};
+
 template <class T>
 struct PolyNormParams {
   PolySizes n;
@@ -47,9 +58,8 @@ template <class T>
 struct PolyForwardParams {
   PolySizes n;
   PolyTerms<T> terms;
-  PolyRows<T> skip;     // [B, V, D] or absent
-  const T* scale;       // [D] or null
-  const T* bias;        // [D] or null
+  PolyRows<T> skip;  // [B, V, D] or absent
+  PolyFactors<T> scale, bias;
   const Acc<T>* rnorm;  // [B, D]
   int activation;
   T* out;  // [B, V, D]
@@ -59,22 +69,23 @@ template <class T>
 struct PolyBackwardParams {
   PolySizes n;
   PolyTerms<T> terms;
-  const T* grad;        // [B, V, D]
-  const T* out;         // [B, V, D]
-  const T* scale;       // [D] or null
+  const T* grad;  // [B, V, D]
+  const T* out;   // [B, V, D]
+  PolyFactors<T> scale;
   const Acc<T>* rnorm;  // [B, D]
   int64_t norm;
   int activation;
   bool packs;          // D and all rows allow 16-byte loads
-  Acc<T>* partial;     // [B, shares, 2, D]: sums of dz t and of dz over a share
-  Acc<T>* direct;      // [B, D]: scale r
-  Acc<T>* through;     // [B, D]: scale r^3 P / V
-  Acc<T>* scale_sums;  // [B, D]: r P
+  Acc<T>* partial;     // [B, shares, 2, D]: sums of scale dz t and of dz over a share
+  Acc<T>* through;     // [B, D]: r^3 P / V
+  Acc<T>* scale_sums;  // [B, D]: r sum_v dz t, of a scale per channel
   Acc<T>* bias_sums;   // [B, D]
   T* grad_a;           // rows of D, grad_stride apart
   T* grad_s;           // likewise
   int64_t grad_stride;
-  T* grad_skip;  // [B, V, D] or null
+  T* grad_skip;          // [B, V, D] or null
+  T* grad_vertex_scale;  // [V, D] or null
+  T* grad_vertex_bias;   // [V, D] or null
 };
 
 __device__ __forceinline__ float exp_minus_one(float z) {
@@ -230,10 +241,9 @@ __global__ void __launch_bounds__(kThreads, 3) poly_step_kernel(PolyForwardParam
 #pragma unroll
       for (int i = 0; i < kVec; ++i) {
         const A first = static_cast<A>(a.lane[i]);
-        const A scale = p.scale == nullptr ? A(1) : static_cast<A>(p.scale[d + i]);
-        const A factor = scale * p.rnorm[b * p.n.D + d + i];
+        const A factor = p.scale.at(v, d + i, A(1)) * p.rnorm[b * p.n.D + d + i];
         A z = first + factor * (first * static_cast<A>(s.lane[i]));
-        z += p.bias == nullptr ? A(0) : static_cast<A>(p.bias[d + i]);
+        z += p.bias.at(v, d + i, A(0));
         z += static_cast<A>(skip.lane[i]);
         result.lane[i] = static_cast<T>(activate(z, p.activation));
       }
@@ -242,7 +252,8 @@ __global__ void __launch_bounds__(kThreads, 3) poly_step_kernel(PolyForwardParam
   }
 }
 
-// partial[b, share, :, d] = sums of dz t and of dz over the share's rows (see reduce_share).
+// partial[b, share, :, d] = sums of dz t (times the scale, where it is that of the vertex) and of dz over the share's
+// rows (see reduce_share).
 template <class T, int kVec>
 __global__ void __launch_bounds__(kThreads, 3) poly_step_backward_sums_kernel(PolyBackwardParams<T> p) {
   using A = Acc<T>;
@@ -256,7 +267,8 @@ __global__ void __launch_bounds__(kThreads, 3) poly_step_backward_sums_kernel(Po
 #pragma unroll
       for (int i = 0; i < kVec; ++i) {
         const A dz = static_cast<A>(grad.lane[i]) * slope(static_cast<A>(out.lane[i]), p.activation);
-        sum[0][i] += dz * (static_cast<A>(a.lane[i]) * static_cast<A>(s.lane[i]));
+        const A own = p.scale.row_stride == 0 ? A(1) : p.scale.at(v, d + i, A(1));
+        sum[0][i] += own * dz * (static_cast<A>(a.lane[i]) * static_cast<A>(s.lane[i]));
         sum[1][i] += dz;
       }
     };
@@ -272,7 +284,7 @@ __global__ void __launch_bounds__(kThreads, 3) poly_step_backward_sums_kernel(Po
   }
 }
 
-// direct, through and the samples' parts of grad_scale and grad_bias: a thread per (b, d) adds its shares in order.
+// through and the samples' parts of grad_scale and grad_bias: a thread per (b, d) adds its shares in order.
 template <class T>
 __global__ void __launch_bounds__(kThreads, 3) poly_step_backward_factors_kernel(PolyBackwardParams<T> p) {
   using A = Acc<T>;
@@ -289,15 +301,15 @@ __global__ void __launch_bounds__(kThreads, 3) poly_step_backward_factors_kernel
       alone += from[share * 2 * p.n.D + p.n.D];
     }
     const A r = p.rnorm[item];
-    const A direct = (p.scale == nullptr ? A(1) : static_cast<A>(p.scale[d])) * r;
-    p.direct[item] = direct;
+    const A direct = (p.scale.row_stride == 0 ? p.scale.at(0, d, A(1)) : A(1)) * r;
     p.through[item] = p.norm == kNormRms && p.n.V > 0 ? direct * r * r * with_term / static_cast<A>(p.n.V) : A(0);
     p.scale_sums[item] = r * with_term;
     p.bias_sums[item] = alone;
   }
 }
 
-// dt = direct dz - through t; grad_a = dz + dt s; grad_s = dt a; grad_skip = dz. Threads and loads as poly_step_kernel.
+// dt = scale r dz - through t; grad_a = dz + dt s; grad_s = dt a; grad_skip = dz. Threads and loads as
+// poly_step_kernel.
 template <class T, int kVec>
 __global__ void __launch_bounds__(kThreads, 3) poly_step_backward_kernel(PolyBackwardParams<T> p) {
   using A = Acc<T>;
@@ -320,7 +332,8 @@ __global__ void __launch_bounds__(kThreads, 3) poly_step_backward_kernel(PolyBac
         const A left = static_cast<A>(a.lane[i]);
         const A right = static_cast<A>(s.lane[i]);
         const int64_t channel = b * p.n.D + d + i;
-        const A dt = p.direct[channel] * dz - p.through[channel] * (left * right);
+        const A direct = p.scale.at(v, d + i, A(1)) * p.rnorm[channel];
+        const A dt = direct * dz - p.through[channel] * (left * right);
         grad_a.lane[i] = static_cast<T>(dz + dt * right);
         grad_s.lane[i] = static_cast<T>(dt * left);
         grad_skip.lane[i] = static_cast<T>(dz);
@@ -329,6 +342,43 @@ __global__ void __launch_bounds__(kThreads, 3) poly_step_backward_kernel(PolyBac
       store_pack<T, kVec>(p.grad_s + row * p.grad_stride + d, grad_s);
       if (p.grad_skip != nullptr) {
         store_pack<T, kVec>(p.grad_skip + row * p.n.D + d, grad_skip);
+      }
+    }
+  }
+}
+
+// Gradients of a scale and a bias of the vertex' own: grad_scale[v, d] = sum_b r dz t, grad_bias[v, d] = sum_b dz.
+// Threads and loads as poly_step_kernel; a thread adds the samples in order, so that the sums repeat bit for bit.
+template <class T, int kVec>
+__global__ void __launch_bounds__(kThreads, 3) poly_step_vertex_sums_kernel(PolyBackwardParams<T> p) {
+  using A = Acc<T>;
+  const int64_t groups = p.n.D / kVec;
+  for (int64_t item = first_item(); item < p.n.V * groups; item += item_stride()) {
+    const int64_t v = quotient(item, groups);
+    const int64_t d = (item - v * groups) * kVec;
+    A to_scale[kVec] = {};
+    A to_bias[kVec] = {};
+    for (int64_t b = 0; b < p.n.B; ++b) {
+      const int64_t at = (b * p.n.V + v) * p.n.D + d;
+      const auto a = load_pack<T, kVec>(p.terms.a.row(b, v) + d);
+      const auto s = load_pack<T, kVec>(p.terms.s.row(b, v) + d);
+      const auto grad = load_pack<T, kVec>(p.grad + at);
+      const auto out = load_pack<T, kVec>(p.out + at);
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) {
+        const A dz = static_cast<A>(grad.lane[i]) * slope(static_cast<A>(out.lane[i]), p.activation);
+        const A t = static_cast<A>(a.lane[i]) * static_cast<A>(s.lane[i]);
+        to_scale[i] += p.rnorm[b * p.n.D + d + i] * (dz * t);
+        to_bias[i] += dz;
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kVec; ++i) {
+      if (p.grad_vertex_scale != nullptr) {
+        p.grad_vertex_scale[v * p.n.D + d + i] = static_cast<T>(to_scale[i]);
+      }
+      if (p.grad_vertex_bias != nullptr) {
+        p.grad_vertex_bias[v * p.n.D + d + i] = static_cast<T>(to_bias[i]);
       }
     }
   }

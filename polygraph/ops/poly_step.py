@@ -43,8 +43,9 @@ def poly_step(
             holds ``a`` and ``s`` side by side, as one operator with stacked weights leaves them
             (saves the gradient's concatenation).
         s: the other factor, shape of ``a``.
-        scale: factor of the second-order term per channel ``[D]``; None is 1.
-        bias: ``[D]`` or None.
+        scale: factor of the second-order term per channel ``[D]``, or per vertex and channel
+            ``[V, D]``; None is 1.
+        bias: ``[D]``, ``[V, D]`` or None.
         skip: added before the activation, ``[B, V, D]`` (or ``[V, D]``) or None.
         norm: ``"rms"`` or ``"none"`` (then the result is a polynomial).
         eps: the constant under the root of ``rms``.
@@ -111,24 +112,25 @@ def _(
     norm: int,
     eps: float,
     activation: int,
+    vertex_bias: bool,
     need_skip: bool,
 ) -> tuple[Tensor, ...]:
-    channels = grad.shape[2]
+    _, rows, channels = grad.shape
     return (
         grad.new_empty(a.shape),
         grad.new_empty(0 if s is None else grad.shape),
-        grad.new_empty(channels),
-        grad.new_empty(channels),
+        grad.new_empty(channels if scale is None else scale.shape),
+        grad.new_empty((rows, channels) if vertex_bias else channels),
         grad.new_empty(grad.shape if need_skip else 0),
     )
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    a, s, scale, _, _, norm, eps, activation = inputs
+    a, s, scale, bias, _, norm, eps, activation = inputs
     out, rnorm = output
     ctx.mark_non_differentiable(rnorm)
     ctx.save_for_backward(a, s, scale, out, rnorm)
-    ctx.settings = (norm, eps, activation)
+    ctx.settings = (norm, eps, activation, bias is not None and bias.dim() == 2)
 
 
 def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
@@ -160,26 +162,30 @@ def _backward_formula(
     norm: int,
     eps: float,
     activation: int,
+    vertex_bias: bool,
     need_skip: bool,
 ) -> tuple[Tensor, ...]:
     """poly_step_backward in differentiable PyTorch: what its own derivative is taken of."""
     first, second = a.chunk(2, dim=-1) if s is None else (a, s)
     term = first * second
     dz = grad * _slope(out, activation)
+    to_scaled = dz if scale is None else scale * dz
     if norm == NORMS["rms"]:
         rnorm = (eps + term.square().mean(-2, keepdim=True)).rsqrt()
-        through = rnorm**3 * term * (dz * term).mean(-2, keepdim=True)
-        direct = rnorm * dz - through
-        with_term = (rnorm * dz * term).sum((0, 1))
+        through = rnorm**3 * term * (to_scaled * term).mean(-2, keepdim=True)
+        to_term = rnorm * to_scaled - through
+        to_scale = rnorm * dz * term
     else:
-        direct = dz
-        with_term = (dz * term).sum((0, 1))
-    to_term = direct if scale is None else scale * direct
+        to_term = to_scaled
+        to_scale = dz * term
+    vertex_scale = scale is not None and scale.dim() == 2
+    grad_scale = to_scale.sum(0 if vertex_scale else (0, 1))
+    grad_bias = dz.sum(0 if vertex_bias else (0, 1))
     grad_first, grad_second = dz + to_term * second, to_term * first
     empty = grad.new_empty(0)
     if s is None:
         grad_first, grad_second = torch.cat([grad_first, grad_second], dim=-1), empty
-    return grad_first, grad_second, with_term, dz.sum((0, 1)), dz if need_skip else empty
+    return grad_first, grad_second, grad_scale, grad_bias, dz if need_skip else empty
 
 
 def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -197,7 +203,7 @@ def _backward_backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]
         # graph they come from.
         local: Any = [None if t is None else t.view_as(t) for t in saved]
         if not any(t is not None and t.requires_grad for t in local):
-            return (None,) * 10
+            return (None,) * 11
         results = _backward_formula(*local, *ctx.settings)
         pairs = [(r, u) for r, u in zip(results, upstream, strict=True) if r.requires_grad]
         wanted = [t for t in local if t is not None and t.requires_grad]
@@ -211,7 +217,7 @@ def _backward_backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]
             )
         )
     found = [next(grads) if t is not None and t.requires_grad else None for t in local]
-    return *found, None, None, None, None, None
+    return *found, None, None, None, None, None, None
 
 
 torch.library.register_autograd("polygraph::poly_step", _backward, setup_context=_save)

@@ -18,14 +18,14 @@ from polygraph import ops, reference
 ACTIVATIONS = ("none", "elu", "relu", "leaky_relu")
 
 
-def call(B, V, D, *, scale=True, bias=True, skip=True, packed=False, **settings):
-    """One call's arguments."""
+def call(B, V, D, *, scale=True, bias=True, skip=True, packed=False, vertex="", **settings):
+    """One call's arguments; what ``vertex`` names has values of its own at every vertex."""
     seed = hash((B, V, D)) % 1000
     a, s = normal(B, V, D, seed=seed), normal(B, V, D, seed=seed + 1)
     inputs = {"a": torch.cat([a, s], -1)} if packed else {"a": a, "s": s}
     return inputs | {
-        "scale": normal(D, seed=seed + 2) if scale else None,
-        "bias": normal(D, seed=seed + 3) if bias else None,
+        "scale": normal(*[V] * ("scale" in vertex), D, seed=seed + 2) if scale else None,
+        "bias": normal(*[V] * ("bias" in vertex), D, seed=seed + 3) if bias else None,
         "skip": normal(B, V, D, seed=seed + 4) if skip else None,
         **settings,
     }
@@ -44,6 +44,20 @@ CASES = (
         "many rows of two halves": partial(call, 3, 600, 16, packed=True, activation="elu"),
         "many vertices": partial(call, 3, 600, 3, eps=0.5, activation="elu"),
         "many vertices of two halves": partial(call, 3, 600, 3, packed=True, activation="relu"),
+        "a scale per vertex": partial(call, 2, 5, 3, vertex="scale", activation="elu"),
+        "a bias per vertex": partial(call, 2, 5, 3, vertex="bias", activation="leaky_relu"),
+        "both per vertex, two halves": partial(
+            call, 3, 5, 3, vertex="scale, bias", packed=True, eps=0.37, activation="elu"
+        ),
+        "both per vertex, polynomial": partial(
+            call, 2, 4, 2, vertex="scale, bias", norm="none", skip=False
+        ),
+        "both per vertex, many vertices": partial(
+            call, 3, 600, 3, vertex="scale, bias", packed=True, activation="elu"
+        ),
+        "both per vertex, many rows": partial(
+            call, 3, 600, 19, vertex="scale, bias", activation="relu"
+        ),
         "no scale": partial(call, 2, 7, 9, scale=False),
         "no bias": partial(call, 2, 7, 9, bias=False),
         "no skip": partial(call, 2, 7, 9, skip=False),
@@ -73,17 +87,20 @@ def raw_forward():
     i = {n: t.float().requires_grad_() for n, t in call(2, 5, 3).items()}
     yield i["a"], i["s"], i["scale"], i["bias"], i["skip"], 1, 0.37, 1
     yield i["a"], i["s"], None, None, None, 0, 1.0, 0
+    own = {n: t.float().requires_grad_() for n, t in call(2, 5, 3, vertex="scale, bias").items()}
+    yield own["a"], own["s"], own["scale"], own["bias"], own["skip"], 1, 0.37, 1
     yield torch.cat([i["a"], i["s"]], -1).detach().requires_grad_(), *[None] * 4, 1, 0.37, 3
 
 
 def raw_backward():
     """Arguments of the derivative that match those."""
     for arguments in raw_forward():
-        a, s, scale, _, _, norm, eps, activation = arguments
+        a, s, scale, bias, _, norm, eps, activation = arguments
+        own = bias is not None and bias.dim() == 2
         out, rnorm = torch.ops.polygraph.poly_step(*arguments)
         grad = normal(2, 5, 3, seed=9).float().requires_grad_()
         out = out.detach().requires_grad_()
-        yield grad, a, s, scale, out, rnorm.detach(), norm, eps, activation, s is not None
+        yield grad, a, s, scale, out, rnorm.detach(), norm, eps, activation, own, s is not None
 
 
 def rows(name):
@@ -101,7 +118,9 @@ def channels(name):
     """Faults of one tensor ``[D]``: (name, change, message)."""
     wanted = name + r" must have shape \[D\] = \[3\], got "
     yield f"{name} too short", lambda t: t[1:], wanted + r"\[2\]"
-    yield f"{name} of rank 2", lambda t: t[None], wanted + r"\[1, 3\]"
+    yield f"{name} of rank 0", lambda t: t[0], wanted + r"\[\]"
+    wanted = name + r" must have shape \[D\] or \[V, D\] = \[5, 3\], got "
+    yield f"{name} of one vertex", lambda t: t[None], wanted + r"\[1, 3\]"
     yield f"{name} of another dtype", lambda t: t.half(), f"{name} must be float32, got float16"
     yield f"{name} on another device", lambda t: t.to("meta"), f"{name} must be on the device of"
 
@@ -196,6 +215,10 @@ class TestPolyStep(OperatorContract):
         "small eps",
         "large eps",
         "one vertex",
+        "a scale per vertex",
+        "a bias per vertex",
+        "both per vertex, two halves",
+        "both per vertex, polynomial",
     )
     empty = EMPTY
     threaded = "many rows"
@@ -319,6 +342,24 @@ def test_rows_that_are_one_row_expanded(D, expanded):
     out.sum().backward()
     expected.sum().backward()
     assert_close(i[expanded].grad, whole[expanded].grad, KERNEL[torch.float64], "gradient")
+
+
+@pytest.mark.parametrize("D", [3, 19])
+def test_the_bits_do_not_depend_on_threads_with_values_per_vertex(D):
+    """A vertex' gradients are sums over samples, added in their order by one thread."""
+    i = {n: t.float() for n, t in call(5, 1100, D, vertex="scale, bias").items()}
+
+    def gradients(threads):
+        leaves = {n: t.clone().requires_grad_() for n, t in i.items()}
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            ops.poly_step(**leaves, activation="elu").square().sum().backward()
+        finally:
+            torch.set_num_threads(before)
+        return [t.grad for t in leaves.values()]
+
+    assert all(torch.equal(a, b) for a, b in zip(gradients(1), gradients(2), strict=True))
 
 
 def test_channel_slices_of_one_tensor_are_not_copied():
