@@ -99,7 +99,7 @@ class MeshAutoencoderConfig:
     block: Literal["first_order", "simple", "full", "skip"] = "full"
     order: int = 2
     activation: Literal["elu", "none", "relu", "leaky_relu"] = "elu"
-    norm: Literal["rms", "instance", "batch", "batch_channel", "none"] = "rms"
+    norm: Literal["rms", "vertex_rms", "instance", "batch", "batch_channel", "none"] = "vertex_rms"
     fuse_downsampling: bool = True
     dummy_vertex: bool = False
 

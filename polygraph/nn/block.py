@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -38,8 +39,11 @@ def polynomial_step(
     operator leaves them.
     """
     if norm.fused:
+        if norm.shift is not None:
+            bias = norm.shift if bias is None else norm.shift + bias
+        kind = "none" if norm.kind == "none" else "rms"
         return ops.poly_step(
-            a, s, norm.scale, bias=bias, skip=skip, norm=norm.kind, activation=activation
+            a, s, norm.scale, bias=bias, skip=skip, norm=kind, activation=activation
         )
     if s is None:
         a, s = a.chunk(2, norm.layout.channel_dim)
@@ -62,6 +66,7 @@ class PolynomialBlock(nn.Module):
     """
 
     layout: Layout
+    beta: nn.Parameter | None
 
     def __init__(
         self, in_channels: int, out_channels: int, order: int, norm: str, activation: str
@@ -97,6 +102,17 @@ class PolynomialBlock(nn.Module):
             for operator in operators
         )
         return cast("Sequence[SecondOrderNorm]", norms)
+
+    def _beta(self, channels: int, norms: Sequence[SecondOrderNorm]) -> nn.Parameter | None:
+        """The bias of the output, unless the last norm has a shift of its own for every vertex."""
+        if len(norms) and norms[-1].shift is not None:
+            return None
+        return nn.Parameter(torch.zeros(channels))
+
+    def _first_order(self, linear: Tensor) -> Tensor:
+        """The output of order 1."""
+        assert self.beta is not None
+        return ACTIVATIONS[self.activation](linear + self.layout.per_channel(self.beta))
 
     def reset_parameters(self) -> None:
         """Initialise every operator, normalisation and bias anew."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
-from torch import Tensor, nn, ones
+from torch import Tensor, nn, ones, zeros
 
 from polygraph.nn._choices import check_choice, check_positive
 from polygraph.nn.layout import LAYOUTS, Layout
 
-NORMS = ("rms", "instance", "batch", "batch_channel", "none")
+NORMS = ("rms", "vertex_rms", "instance", "batch", "batch_channel", "none")
 
 
 class SecondOrderNorm(nn.Module):
@@ -21,6 +21,8 @@ class SecondOrderNorm(nn.Module):
     ====================  =====================================================================
     ``rms`` (default)     ``scale · t / √(1 + mean t²)``. Small terms pass as they are, large ones
                           are bounded; no state, no difference between training and evaluation.
+    ``vertex_rms``        ``rms`` with a scale and a shift of its own at every vertex, ``[V, D]``:
+                          what the published BatchNorm over V·D learns, without its statistics.
     ``instance``          ``scale · (t - mean t) / √(var t + 1e-5)``
     ``batch``             BatchNorm over every vertex and channel, V·D features (the published
                           code). Trains, but may explode in evaluation mode. Has no ``scale``.
@@ -28,20 +30,22 @@ class SecondOrderNorm(nn.Module):
     ``none``              ``scale · t``: the block stays exactly a polynomial of its order.
     ====================  =====================================================================
 
-    The statistics of ``rms`` and ``instance`` are those of one sample and one channel, over
-    vertices or pixels; plain vectors, which have neither, are normalised over their channels.
+    The statistics of ``rms``, ``vertex_rms`` and ``instance`` are those of one sample and one
+    channel, over vertices or pixels; plain vectors, which have neither, are normalised over their
+    channels.
 
     Args:
         channels: channels D of ``t``.
         kind: one of the above.
         layout: what the dimensions of ``t`` mean.
-        num_vertices: V, for ``batch`` only.
+        num_vertices: V, for ``batch`` and ``vertex_rms`` only.
         dummy_vertex: count one vertex more in ``batch``, as the published code does; it is
             always zero and no output depends on it.
         initial_scale: where ``scale`` starts.
     """
 
     scale: nn.Parameter | None
+    shift: nn.Parameter | None
     batch_norm: nn.BatchNorm1d | nn.BatchNorm2d | None
 
     def __init__(
@@ -57,31 +61,39 @@ class SecondOrderNorm(nn.Module):
         super().__init__()
         check_choice("SecondOrderNorm", "kind", kind, NORMS)
         check_positive("SecondOrderNorm", channels=channels)
+        if kind in ("batch", "vertex_rms") and (num_vertices is None or layout.name != "vertices"):
+            raise ValueError(
+                f"SecondOrderNorm: kind {kind!r} needs num_vertices, on layout 'vertices'; "
+                f"got num_vertices={num_vertices} on {layout.name!r}"
+            )
         self.kind = kind
         self.layout = layout
         self.padding = int(dummy_vertex)
         self.initial_scale = initial_scale
-        self.fused = kind in ("rms", "none") and layout.name == "vertices"
+        self.fused = kind in ("rms", "vertex_rms", "none") and layout.name == "vertices"
         self.batch_norm = None
         if kind == "batch":
-            if num_vertices is None or layout.name != "vertices":
-                raise ValueError(
-                    "SecondOrderNorm: kind 'batch' needs num_vertices, on layout 'vertices'; "
-                    f"got num_vertices={num_vertices} on {layout.name!r}"
-                )
-            self.batch_norm = nn.BatchNorm1d((num_vertices + self.padding) * channels)
+            self.batch_norm = nn.BatchNorm1d(((num_vertices or 0) + self.padding) * channels)
         elif kind == "batch_channel":
             make = nn.BatchNorm2d if layout.name == "images" else nn.BatchNorm1d
             self.batch_norm = make(channels)
+        vertices = [num_vertices or 0] if kind == "vertex_rms" else []
         self.register_parameter(
             "scale",
-            nn.Parameter(initial_scale * ones(channels)) if self.batch_norm is None else None,
+            nn.Parameter(initial_scale * ones(*vertices, channels))
+            if self.batch_norm is None
+            else None,
+        )
+        self.register_parameter(
+            "shift", nn.Parameter(zeros(*vertices, channels)) if vertices else None
         )
 
     def reset_parameters(self) -> None:
         """Set the scale, or the BatchNorm, to where it starts."""
         if self.scale is not None:
             nn.init.constant_(self.scale, self.initial_scale)
+        if self.shift is not None:
+            nn.init.zeros_(self.shift)
         if self.batch_norm is not None:
             self.batch_norm.reset_parameters()
 
@@ -91,11 +103,13 @@ class SecondOrderNorm(nn.Module):
             return self._batch(t, self.batch_norm)
         assert self.scale is not None
         dims = self.layout.statistic_dims
-        if self.kind == "rms":
+        if self.kind in ("rms", "vertex_rms"):
             t = t * (1 + t.square().mean(dims, keepdim=True)).rsqrt()
         elif self.kind == "instance":
             t = t - t.mean(dims, keepdim=True)
             t = t * (t.square().mean(dims, keepdim=True) + 1e-5).rsqrt()
+        if self.shift is not None:
+            return self.scale * t + self.shift
         return self.layout.per_channel(self.scale) * t
 
     def _batch(self, t: Tensor, batch_norm: nn.Module) -> Tensor:

@@ -85,13 +85,13 @@ class Simple(PolynomialBlock):
         self.operator = factory(in_channels, out_channels, bias=False)
         self.layout = layout_of(self.operator, layout)
         self.norms = self._norms(out_channels, [self.operator] * (order - 1), dummy_vertex)
-        self.beta = nn.Parameter(torch.zeros(out_channels))
+        self.register_parameter("beta", self._beta(out_channels, self.norms))
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block to an input of the operator's shape."""
         linear = self.operator(x)
         if self.order == 1:
-            return ACTIVATIONS[self.activation](linear + self.layout.per_channel(self.beta))
+            return self._first_order(linear)
         *inner, last = self.norms
         power, higher = linear, None
         for norm in inner:
@@ -225,7 +225,7 @@ class NCP(PolynomialBlock):
         products = [self.wide, *self.nested][-(order - 1) :] if order > 1 else []
         self.norms = self._norms(width, products, dummy_vertex)
         if rank is None:
-            self.beta = nn.Parameter(torch.zeros(width))
+            self.register_parameter("beta", self._beta(width, self.norms))
             self.offsets = None
         else:
             self.register_parameter("beta", None)
@@ -242,7 +242,7 @@ class NCP(PolynomialBlock):
             (norm,) = self.norms
             return polynomial_step(norm, wide, None, bias=self.beta, activation=self.activation)
         if self.order == 1:
-            return ACTIVATIONS[self.activation](wide + self.layout.per_channel(self.beta))
+            return self._first_order(wide)
         linear = [wide] if self.order == 2 else self._parts(wide)
         if self.final is not None:
             linear.append(self.final(x))

@@ -126,7 +126,7 @@ def test_overfits_one_batch(sphere, block, order):
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-@pytest.mark.parametrize("norm", ["rms", "instance", "none"])
+@pytest.mark.parametrize("norm", ["rms", "vertex_rms", "instance", "none"])
 def test_evaluation_mode_and_batch_change_nothing(tiny, block, norm):
     model = MeshAutoencoder(small(block=block, norm=norm), tiny).double()
     x = torch.randn(4, 9, 3, dtype=torch.float64)

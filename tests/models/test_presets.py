@@ -17,7 +17,7 @@ def test_comparison_presets_differ_in_the_block_alone(name):
     config, spirals = get_preset(name)
     assert config.encoder_channels == (16, 16, 16, 32)
     assert config.decoder_channels == (32, 32, 16, 16, 3)
-    assert (config.latent_channels, config.activation, config.norm) == (16, "elu", "rms")
+    assert (config.latent_channels, config.activation, config.norm) == (16, "elu", "vertex_rms")
     block, _, order = name.partition("-")
     assert (config.block, config.order) == (
         ("first_order", 1) if name == "first-order" else (block, int(order))

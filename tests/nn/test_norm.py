@@ -43,6 +43,22 @@ def test_samples_do_not_mix_and_nothing_is_remembered(kind, layout, shape, dims)
     assert not list(norm.buffers())
 
 
+def test_vertex_rms_has_a_scale_and_a_shift_at_every_vertex():
+    norm = SecondOrderNorm(5, "vertex_rms", num_vertices=7)
+    assert torch.equal(norm.scale, torch.full((7, 5), 0.1))
+    assert torch.equal(norm.shift, torch.zeros(7, 5))
+    nn.init.normal_(norm.scale)
+    nn.init.normal_(norm.shift)
+    t = 3 * torch.randn(6, 7, 5)
+    wanted = norm.scale * t / (1 + (t**2).mean(1, keepdim=True)).sqrt() + norm.shift
+    torch.testing.assert_close(norm(t), wanted, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(torch.cat([norm(part) for part in t.split(1)]), norm(t))
+    assert not list(norm.buffers())
+    norm.reset_parameters()
+    assert (norm.scale == 0.1).all()
+    assert (norm.shift == 0).all()
+
+
 def test_scale_starts_small():
     for kind in ("rms", "instance", "none"):
         norm = SecondOrderNorm(5, kind)
@@ -87,6 +103,12 @@ def test_bad_arguments():
         SecondOrderNorm(5, "rsm")
     with pytest.raises(ValueError, match="channels must be a positive integer, got 0"):
         SecondOrderNorm(0)
+    with pytest.raises(ValueError, match="'vertex_rms' needs num_vertices, on layout 'vertices'"):
+        SecondOrderNorm(5, "vertex_rms", LAYOUTS["images"], num_vertices=7)
+    with pytest.raises(
+        ValueError, match=r"'vertex_rms' needs num_vertices, .*got num_vertices=None"
+    ):
+        SecondOrderNorm(5, "vertex_rms")
     with pytest.raises(ValueError, match="'batch' needs num_vertices, on layout 'vertices'"):
         SecondOrderNorm(5, "batch")
     with pytest.raises(ValueError, match="on 'images'"):

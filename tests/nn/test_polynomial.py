@@ -149,7 +149,7 @@ def test_normalisation_and_activation_have_no_degree(change):
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-@pytest.mark.parametrize("norm", ["rms", "none"])
+@pytest.mark.parametrize("norm", ["rms", "vertex_rms", "none"])
 @pytest.mark.parametrize("activation", ["none", "elu", "relu", "leaky_relu"])
 def test_fused_steps_equal_plain_ones(block, norm, activation):
     network = BLOCKS[block](SPIRAL, 4, 3, order=3, norm=norm, activation=activation)
