@@ -14,7 +14,7 @@ def autocast_dtype(x: Tensor) -> torch.dtype | None:
     float64 is left as it is, as PyTorch's own matrix products leave it.
     """
     device_type = x.device.type
-    if x.dtype == torch.float64 or not torch.is_autocast_enabled(device_type):
+    if not torch.is_autocast_enabled(device_type) or x.dtype == torch.float64:
         return None
     return torch.get_autocast_dtype(device_type)
 

@@ -59,9 +59,10 @@ def poly_step(
         ValueError: unknown ``norm`` or ``activation``, or ``eps`` not positive.
         RuntimeError: a shape, dtype or device is wrong (the message names it).
     """
-    if norm not in NORMS:
+    settings = NORMS.get(norm), eps, ACTIVATIONS.get(activation)
+    if settings[0] is None:
         raise ValueError(f"poly_step: norm must be one of {', '.join(NORMS)}, got {norm!r}")
-    if activation not in ACTIVATIONS:
+    if settings[2] is None:
         raise ValueError(
             f"poly_step: activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}"
         )
@@ -69,15 +70,16 @@ def poly_step(
         raise ValueError(f"poly_step: eps must be positive, got {eps}")
     check_devices("poly_step", "a", a, s=s, scale=scale, bias=bias, skip=skip)
     dtype = autocast_dtype(a)
-    a, s, scale = cast(a, dtype), cast(s, dtype), cast(scale, dtype)
-    bias, skip = cast(bias, dtype), cast(skip, dtype)
-    flat = a.dim() == 2
-    if flat:
-        a = a[None]
+    if dtype is not None:
+        a, s, scale = cast(a, dtype), cast(s, dtype), cast(scale, dtype)
+        bias, skip = cast(bias, dtype), cast(skip, dtype)
+    if a.dim() == 2:
         s = None if s is None else s[None]
         skip = None if skip is None else skip[None]
-    out, _ = _ops.poly_step(a, s, scale, bias, skip, NORMS[norm], eps, ACTIVATIONS[activation])
-    return out[0] if flat else out
+        out: Tensor = _ops.poly_step(a[None], s, scale, bias, skip, *settings)[0][0]
+    else:
+        out = _ops.poly_step(a, s, scale, bias, skip, *settings)[0]
+    return out
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

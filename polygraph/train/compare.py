@@ -331,10 +331,10 @@ def _document(rows: Sequence[dict[str, Any]], config: MeshRunConfig) -> str:
             f"(sha256 {origin['split']['sha256'][:16]}, data {origin['dataset_hash'][:16]}); "
             f"{config.model.latent_channels} latents, {json.dumps(train.length())[1:-1]}, batch "
             f"{train.batch_size}, learning rate {train.learning_rate:g}, schedule "
-            f"{train.schedule}, loss {config.loss}, normalization {config.normalization}; weights "
-            f"chosen on the validation split. Commit {origin['commit']}, polygraph "
-            f"{origin['polygraph']}, torch {origin['torch']}, {origin['threads']} threads of "
-            f"{origin['machine']}. "
+            f"{train.schedule}, weight decay {train.weight_decay:g}, loss {config.loss}, "
+            f"normalization {config.normalization}; weights chosen on the validation split. "
+            f"Commit {origin['commit']}, polygraph {origin['polygraph']}, "
+            f"torch {origin['torch']}, {origin['threads']} threads of {origin['machine']}. "
             "Peak memory: one training step.",
             "",
         ]
