@@ -198,6 +198,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=5e-3)
     parser.add_argument("--weight-decay", type=float, default=0.0)
     parser.add_argument("--normalization", choices=NORMALIZATIONS, default="shared")
+    parser.add_argument("--augmentation", type=float, default=0.3)
     parser.add_argument("--loss", choices=LOSSES, default="distance")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--threads", type=int, default=None)
@@ -234,6 +235,7 @@ def main() -> None:
         latent_channels=LATENT_CHANNELS,
         normalization=args.normalization,
         loss=args.loss,
+        augmentation=args.augmentation,
     )
     print(made.table)
     print(f"in {made.folder}: results.json, table.md, {', '.join(p.name for p in made.pictures)}")

@@ -22,7 +22,7 @@ from polygraph.train.mesh import LOSSES, NORMALIZATIONS, MeshRunConfig
 
 PACKAGED = Path(__file__).parent.parent / "configs"
 DEFAULT_PRESET = "full-2"
-_OF_THE_RUN = ("upsampling", "normalization", "loss")
+_OF_THE_RUN = ("upsampling", "normalization", "loss", "augmentation")
 _NESTED = {"model": MeshAutoencoderConfig, "spiral": SpiralConfig, "data": MeshDataConfig}
 
 
@@ -76,6 +76,7 @@ def make_parser(preset: str) -> Any:
         "--factors", type=list[int], default=[4, 4, 4, 4], help="vertices divided by, per level"
     )
     parser.add_argument("--upsampling", type=str, default="barycentric")
+    parser.add_argument("--augmentation", type=float, default=0.0)
     for name, choices in (("normalization", NORMALIZATIONS), ("loss", LOSSES)):
         parser.add_argument(f"--{name}", type=Literal[choices], default=choices[0])
     model, spiral = get_preset(preset)

@@ -12,6 +12,7 @@ from torch import Tensor
 from polygraph.models.mesh_autoencoder import MeshAutoencoder
 from polygraph.train.config import TrainConfig, sample_indices
 
+_AUGMENTATION = 1  # sets its draws apart from others of the same seed and step
 MEMORY_LIMIT = 1 << 30  # training sets up to this many bytes are held normalised in memory
 
 
@@ -28,6 +29,8 @@ class NormalizedBatches:
         config: batch size and seed.
         rank: of this process.
         world: number of processes; each takes every world-th mesh of a batch.
+        augmentation: standard deviation of α in ``x + α (x' - x'')``, where x' and x'' are other
+            meshes of the batch; the draws depend on seed and step alone.
         memory_limit: bytes.
     """
 
@@ -40,10 +43,11 @@ class NormalizedBatches:
         *,
         rank: int = 0,
         world: int = 1,
+        augmentation: float = 0.0,
         memory_limit: int = MEMORY_LIMIT,
     ) -> None:
         self.vertices, self.indices, self.model, self.config = vertices, indices, model, config
-        self.rank, self.world = rank, world
+        self.rank, self.world, self.augmentation = rank, world, augmentation
         self._held: Tensor | None = None
         size = len(indices) * vertices.shape[1] * 3 * model.mean.element_size()
         if size <= memory_limit:
@@ -65,7 +69,16 @@ class NormalizedBatches:
         """This process's part of the batch of ``step``: [batch_size / world, V, 3]."""
         config = self.config
         chosen = sample_indices(config.seed, len(self.indices), config.batch_size, step)
-        chosen = chosen[self.rank :: self.world]
+        mine = slice(self.rank, None, self.world)
+        x = self._rows(chosen[mine])
+        if self.augmentation == 0:
+            return x
+        draw = np.random.default_rng([config.seed, step, _AUGMENTATION])
+        one, other = (self._rows(draw.permutation(chosen)[mine]) for _ in range(2))
+        factor = self.augmentation * draw.standard_normal(len(chosen))[mine]
+        return torch.addcmul(x, torch.from_numpy(factor).to(x)[:, None, None], one - other)
+
+    def _rows(self, chosen: NDArray[np.int64]) -> Tensor:
         if self._held is None:
             return self._gather(self.indices[chosen])
         return self._held.index_select(0, torch.from_numpy(chosen).to(self._held.device))

@@ -332,7 +332,8 @@ def _document(rows: Sequence[dict[str, Any]], config: MeshRunConfig) -> str:
             f"{config.model.latent_channels} latents, {json.dumps(train.length())[1:-1]}, batch "
             f"{train.batch_size}, learning rate {train.learning_rate:g}, schedule "
             f"{train.schedule}, weight decay {train.weight_decay:g}, loss {config.loss}, "
-            f"normalization {config.normalization}; weights chosen on the validation split. "
+            f"normalization {config.normalization}, augmentation {config.augmentation:g}; "
+            "weights chosen on the validation split. "
             f"Commit {origin['commit']}, polygraph {origin['polygraph']}, "
             f"torch {origin['torch']}, {origin['threads']} threads of {origin['machine']}. "
             "Peak memory: one training step.",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -59,6 +60,9 @@ class MeshRunConfig:
             ``shared``, all by the root mean square of the deviations.
         loss: ``l1`` (published), of normalised coordinates, or ``distance``, the Euclidean
             distance of vertices, which is the error that is reported.
+        augmentation: standard deviation of α in ``x + α (x' - x'')``, by which training meshes x
+            are moved along the difference of two others of their batch, beyond what was recorded;
+            0 (published) trains on the meshes as they are.
     """
 
     preset: str = "full-2"
@@ -70,11 +74,14 @@ class MeshRunConfig:
     upsampling: str = "barycentric"
     normalization: Literal["vertex", "shared"] = "vertex"
     loss: Literal["l1", "distance"] = "l1"
+    augmentation: float = 0.0
 
     def __post_init__(self) -> None:
         """Turn lists (from YAML) into tuples, compare the number of levels, check the choices."""
         check_choice("train", "normalization", self.normalization, NORMALIZATIONS)
         check_choice("train", "loss", self.loss, LOSSES)
+        if not (self.augmentation >= 0 and math.isfinite(self.augmentation)):
+            raise ValueError(f"train: augmentation must be 0 or more, got {self.augmentation}")
         object.__setattr__(self, "factors", tuple(self.factors))
         levels = len(self.model.encoder_channels)
         if len(self.factors) != levels:
@@ -182,6 +189,7 @@ class MeshTask(Task):
         dataset: the meshes.
         split: which of them train and validate.
         loss: ``l1`` or ``distance``.
+        augmentation: see :class:`MeshRunConfig`.
     """
 
     score = "val_error_mm"
@@ -194,6 +202,7 @@ class MeshTask(Task):
         dataset: MeshDataset,
         split: Split,
         loss: str = "l1",
+        augmentation: float = 0.0,
     ) -> None:
         self.fabric, self.config, self.dataset, self.split = fabric, config, dataset, split
         self.num_samples = len(split.train)
@@ -213,6 +222,7 @@ class MeshTask(Task):
             config,
             rank=fabric.global_rank,
             world=fabric.world_size,
+            augmentation=augmentation,
         )
 
     def training_step(self, step: int) -> dict[str, Tensor]:
@@ -301,6 +311,7 @@ def run_identity(
         "split": {"name": split.name, "sha256": split.sha256},
         "dataset_hash": dataset.content_hash,
         "loss": config.loss,
+        "augmentation": config.augmentation,
     }
 
 
@@ -340,7 +351,9 @@ def train_mesh(
             "dataset": dataset.name,
             **provenance(fabric.device),
         }
-        task = MeshTask(fabric, config.train, model, dataset, split, config.loss)
+        task = MeshTask(
+            fabric, config.train, model, dataset, split, config.loss, config.augmentation
+        )
         trainer = Trainer(task, config.train, fabric, folder, meta=meta, identity=identity)
         owned += [task, trainer]
         if fabric.global_rank == 0 and (resume or not (folder / LAST).is_file()):

@@ -225,12 +225,40 @@ def test_a_run_with_another_loss_is_another_run(tmp_path):
     config = tiny_run(tmp_path)
     assert config.digest() != replace(config, loss="distance").digest()
     assert config.digest() != replace(config, normalization="shared").digest()
+    assert config.digest() != replace(config, augmentation=0.1).digest()
     train_mesh(with_train(config, steps=2), tmp_path / "run")
     with pytest.raises(CheckpointError, match="loss"):
         train_mesh(replace(config, loss="distance"), tmp_path / "run", resume=True)
-    for bad in ({"loss": "l3"}, {"normalization": "vertices"}):
-        with pytest.raises(ValueError, match=f"{next(iter(bad))} must be one of"):
+    for bad in ({"loss": "l3"}, {"normalization": "vertices"}, {"augmentation": -0.1}):
+        with pytest.raises(ValueError, match=f"{next(iter(bad))} must be "):
             replace(config, **bad)
+
+
+def test_augmented_meshes_lie_on_differences_of_the_batch(tmp_path):
+    """x + α (x' - x''): known from step and seed alone, however many processes share them."""
+    config = tiny_run(tmp_path)
+    dataset = open_dataset(config.data)
+    split = dataset.split("interpolation")
+    hierarchy = build_hierarchy(dataset.template, dataset.faces, factors=config.factors)
+    model = build_model(config, hierarchy, dataset, split)
+    arguments = dataset.vertices, split.train, model, config.train
+    plain = NormalizedBatches(*arguments)
+    wide = NormalizedBatches(*arguments, augmentation=0.5)
+    mapped = NormalizedBatches(*arguments, augmentation=0.5, memory_limit=0)
+    shared = [NormalizedBatches(*arguments, rank=r, world=2, augmentation=0.5) for r in range(2)]
+    moves = []
+    for step in range(20):
+        x, moved = plain(step), wide(step)
+        assert torch.equal(wide(step), moved)
+        assert torch.equal(mapped(step), moved)
+        assert torch.equal(torch.stack([shared[0](step), shared[1](step)], 1).flatten(0, 1), moved)
+        differences = (x[:, None] - x[None]).flatten(2)
+        for shift in (moved - x).flatten(1):
+            scale = (differences * shift).sum(-1) / differences.square().sum(-1).clamp_min(1e-30)
+            rest = (shift - scale[..., None] * differences).norm(dim=-1).min()
+            assert rest <= 1e-4 * (1 + shift.norm())
+            moves.append(float(shift.norm()))
+    assert np.median(moves) > 0.1
 
 
 def test_digest_is_about_the_result(tmp_path):
