@@ -235,7 +235,7 @@ def test_a_run_with_another_loss_is_another_run(tmp_path):
 
 
 def test_augmented_meshes_lie_on_differences_of_the_batch(tmp_path):
-    """x + α (x' - x''): known from step and seed alone, however many processes share them."""
+    """X + α (x' - x''): known from step and seed alone, however many processes share them."""
     config = tiny_run(tmp_path)
     dataset = open_dataset(config.data)
     split = dataset.split("interpolation")
