@@ -194,7 +194,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--split", choices=tuple(MODELS), default="interpolation")
     parser.add_argument("--models", nargs="+", help="default: those of the split")
-    parser.add_argument("--steps", type=int, default=20000)
+    parser.add_argument("--steps", type=int, default=16000)
     parser.add_argument("--learning-rate", type=float, default=5e-3)
     parser.add_argument("--weight-decay", type=float, default=0.0)
     parser.add_argument("--normalization", choices=NORMALIZATIONS, default="shared")
