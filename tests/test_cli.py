@@ -103,7 +103,7 @@ def test_settings_from_preset_yaml_and_options(tmp_path):
     assert (plain.train.batch_size, plain.train.weight_decay) == (16, 5e-5)
     for name in packaged_configs():
         assert parse_train_mesh(["--config", name, "--out", "x"])[0].train.batch_size == 16
-    assert packaged_configs() == ["mesh-published", "mesh-quick"]
+    assert packaged_configs() == ["mesh-benchmark", "mesh-published", "mesh-quick"]
     assert attribute_help(TrainConfig)["lr_decay"] == "factor per epoch of the published schedule."
 
 
