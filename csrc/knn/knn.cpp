@@ -1,0 +1,8 @@
+// Schema of the nearest neighbours; the contract is in knn.h.
+#include "knn/knn.h"
+
+STABLE_TORCH_LIBRARY_FRAGMENT(polygraph, m) {
+  m.def(
+      "knn(Tensor x, Tensor y, Tensor? x_ptr, Tensor? y_ptr, int k, bool exclude_self, int height, int width, "
+      "int exclude_radius, int search_radius) -> (Tensor index, Tensor dist2)");
+}
