@@ -24,6 +24,15 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+def plain_parameter(module: nn.Module, name: str) -> Tensor | None:
+    """``module.name`` without ``nn.Module.__getattr__``, which costs a microsecond.
+
+    A parameter that something has replaced (a parametrisation) is found in the ordinary way.
+    """
+    found = module._parameters
+    return found[name] if name in found else getattr(module, name)
+
+
 def polynomial_step(
     norm: SecondOrderNorm,
     a: Tensor,
@@ -39,12 +48,18 @@ def polynomial_step(
     operator leaves them.
     """
     if norm.fused:
-        shift = norm.shift  # looked up once: a module's attributes cost a microsecond each
+        shift = plain_parameter(norm, "shift")
         if shift is not None:
             bias = shift if bias is None else shift + bias
         kind = "none" if norm.kind == "none" else "rms"
         return ops.poly_step(
-            a, s, norm.scale, bias=bias, skip=skip, norm=kind, activation=activation
+            a,
+            s,
+            plain_parameter(norm, "scale"),
+            bias=bias,
+            skip=skip,
+            norm=kind,
+            activation=activation,
         )
     if s is None:
         a, s = a.chunk(2, norm.layout.channel_dim)

@@ -24,7 +24,13 @@ import torch
 from torch import Tensor, nn
 
 from polygraph.nn._choices import check_positive
-from polygraph.nn.block import ACTIVATIONS, OperatorFactory, PolynomialBlock, polynomial_step
+from polygraph.nn.block import (
+    ACTIVATIONS,
+    OperatorFactory,
+    PolynomialBlock,
+    plain_parameter,
+    polynomial_step,
+)
 from polygraph.nn.layout import layout_of
 
 
@@ -240,7 +246,8 @@ class NCP(PolynomialBlock):
         if self.order == 2 and not self.adds_previous:
             # The loop below would do; at batch 1 its bookkeeping costs a tenth of the layer.
             (norm,) = self.norms
-            return polynomial_step(norm, wide, None, bias=self.beta, activation=self.activation)
+            beta = plain_parameter(self, "beta")
+            return polynomial_step(norm, wide, None, bias=beta, activation=self.activation)
         if self.order == 1:
             return self._first_order(wide)
         linear = [wide] if self.order == 2 else self._parts(wide)

@@ -31,7 +31,7 @@ def cast(tensor: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
 def check_devices(op: str, like: str, x: Tensor, **others: Tensor | None) -> None:
     """Refuse arguments that lie elsewhere than ``x`` (called ``like``).
 
-    The kernels check this too, but a tensor on ``meta`` would send the call to the fake kernel.
+    For fake kernels, to which one tensor on ``meta`` sends a call; the others check it themselves.
 
     Raises:
         RuntimeError: names the first such argument.

@@ -68,7 +68,6 @@ def poly_step(
         )
     if not eps > 0:
         raise ValueError(f"poly_step: eps must be positive, got {eps}")
-    check_devices("poly_step", "a", a, s=s, scale=scale, bias=bias, skip=skip)
     dtype = autocast_dtype(a)
     if dtype is not None:
         a, s, scale = cast(a, dtype), cast(s, dtype), cast(scale, dtype)
@@ -97,6 +96,7 @@ def _(
     eps: float,
     activation: int,
 ) -> tuple[Tensor, Tensor]:
+    check_devices("poly_step", "a", a, s=s, scale=scale, bias=bias, skip=skip)
     samples, rows, channels = a.shape
     channels = channels // 2 if s is None else channels
     rnorm = a.new_empty(samples, channels, dtype=_wide(a.dtype))

@@ -46,7 +46,6 @@ def resample(
         RuntimeError: a shape, dtype, device or table entry is wrong (the message names it). On
             CUDA an entry out of range is a device-side assertion.
     """
-    check_devices("resample", "x", x, index=index, weight=weight)
     dtype = autocast_dtype(x)
     x, weight = cast(x, dtype), cast(weight, dtype)
     ptr, entry = (None, None) if transposed is None else transposed
@@ -59,6 +58,7 @@ def resample(
 def _(
     x: Tensor, index: Tensor, weight: Tensor, t_ptr: Tensor | None, t_entry: Tensor | None
 ) -> Tensor:
+    check_devices("resample", "x", x, index=index, weight=weight)
     return x.new_empty(x.shape[0], index.shape[0], x.shape[2])
 
 

@@ -50,7 +50,6 @@ def spiral_conv(
         RuntimeError: a shape, dtype, device or table entry is wrong (the message names it). On
             CUDA an entry out of range is a device-side assertion.
     """
-    check_devices("spiral_conv", "x", x, index=index, weight=weight, bias=bias)
     dtype = autocast_dtype(x)
     x, weight, bias = cast(x, dtype), cast(weight, dtype), cast(bias, dtype)
     ptr, entry = (None, None) if transposed is None else transposed
@@ -68,6 +67,7 @@ def _(
     t_ptr: Tensor | None,
     t_entry: Tensor | None,
 ) -> Tensor:
+    check_devices("spiral_conv", "x", x, index=index, weight=weight, bias=bias)
     return x.new_empty(x.shape[0], index.shape[0], weight.shape[0])
 
 
