@@ -10,13 +10,15 @@ from torch import Tensor
 from polygraph import ops, reference
 
 WORKLOADS = [
-    Workload("5023, D 16", {"B": 16, "V": 5023, "D": 16, "skip": 0}),
-    Workload("5023, D 16, skip", {"B": 16, "V": 5023, "D": 16, "skip": 1}),
-    Workload("5023, D 3", {"B": 16, "V": 5023, "D": 3, "skip": 0}),
-    Workload("1256, D 16", {"B": 16, "V": 1256, "D": 16, "skip": 0}),
-    Workload("5023, D 32", {"B": 16, "V": 5023, "D": 32, "skip": 0}),
+    Workload("5023, D 16", {"B": 16, "V": 5023, "D": 16, "skip": 0, "own": 0}),
+    Workload("5023, D 16, skip", {"B": 16, "V": 5023, "D": 16, "skip": 1, "own": 0}),
+    Workload("5023, D 16, per vertex", {"B": 16, "V": 5023, "D": 16, "skip": 0, "own": 1}),
+    Workload("5023, D 3", {"B": 16, "V": 5023, "D": 3, "skip": 0, "own": 0}),
+    Workload("5023, D 3, per vertex", {"B": 16, "V": 5023, "D": 3, "skip": 0, "own": 1}),
+    Workload("1256, D 16", {"B": 16, "V": 1256, "D": 16, "skip": 0, "own": 0}),
+    Workload("5023, D 32", {"B": 16, "V": 5023, "D": 32, "skip": 0, "own": 0}),
 ]
-TINY = {"B": 2, "V": 40, "D": 16, "skip": 1}
+TINY = {"B": 2, "V": 40, "D": 16, "skip": 1, "own": 1}
 SETTINGS = {"norm": "rms", "eps": 1.0, "activation": "elu"}
 
 
@@ -25,8 +27,9 @@ def make(sizes: dict[str, int], device: str) -> Problem:
     B, V, D = (sizes[n] for n in "BVD")
     a = normal(B, V, D, seed=0, device=device).requires_grad_()
     s = normal(B, V, D, seed=1, device=device).requires_grad_()
-    scale = normal(D, seed=2, device=device).requires_grad_()
-    bias = normal(D, seed=3, device=device).requires_grad_()
+    own = [V] * sizes["own"]  # a scale and a bias of its own for every vertex
+    scale = normal(*own, D, seed=2, device=device).requires_grad_()
+    bias = normal(*own, D, seed=3, device=device).requires_grad_()
     leaves = [a, s, scale, bias]
     if sizes["skip"]:
         leaves.append(normal(B, V, D, seed=4, device=device).requires_grad_())
