@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from polygraph import _load
 from polygraph.ops._common import autocast_dtype, cast, check_devices
-from polygraph.ops.transpose_table import table_or_transpose
+from polygraph.ops._trilinear import register_trilinear
 
 _load.load_libraries()
 _ops = torch.ops.polygraph
@@ -74,52 +72,4 @@ def _(
     return x.new_empty(index.shape)
 
 
-# As in the spiral convolution, the three operators are the partial derivatives of one trilinear
-# form, and derivatives of any order stay among them.
-
-
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    x, index, weight, ptr, entry = ctx.saved_tensors
-    needs_x, _, needs_weight, *_ = ctx.needs_input_grad
-    grad_x = grad_weight = None
-    if needs_x:
-        table = table_or_transpose(index, x.shape[1], ptr, entry)
-        grad_x = _ops.resample_backward_x(grad, index, weight, *table)
-    if needs_weight:
-        grad_weight = _ops.resample_backward_weight(grad, x, index, ptr, entry)
-    return grad_x, None, grad_weight, None, None
-
-
-def _backward_x_backward(ctx: Any, grad_x: Tensor) -> tuple[Tensor | None, ...]:
-    grad, index, weight, ptr, entry = ctx.saved_tensors
-    needs_grad, _, needs_weight, *_ = ctx.needs_input_grad
-    to_grad = to_weight = None
-    if needs_grad:
-        to_grad = _ops.resample(grad_x, index, weight, ptr, entry)
-    if needs_weight:
-        to_weight = _ops.resample_backward_weight(grad, grad_x, index, ptr, entry)
-    return to_grad, None, to_weight, None, None
-
-
-def _backward_weight_backward(ctx: Any, grad_weight: Tensor) -> tuple[Tensor | None, ...]:
-    grad, x, index, ptr, entry = ctx.saved_tensors
-    needs_grad, needs_x, *_ = ctx.needs_input_grad
-    to_grad = to_x = None
-    if needs_grad:
-        to_grad = _ops.resample(x, index, grad_weight, ptr, entry)
-    if needs_x:
-        table = table_or_transpose(index, x.shape[1], ptr, entry)
-        to_x = _ops.resample_backward_x(grad, index, grad_weight, *table)
-    return to_grad, to_x, None, None, None
-
-
-for _name, _formula in (
-    ("resample", _backward),
-    ("resample_backward_x", _backward_x_backward),
-    ("resample_backward_weight", _backward_weight_backward),
-):
-    torch.library.register_autograd(f"polygraph::{_name}", _formula, setup_context=_save)
+register_trilinear("resample", _ops.resample, bias=False)

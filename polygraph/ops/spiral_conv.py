@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from polygraph import _load
 from polygraph.ops._common import autocast_dtype, cast, check_devices
-from polygraph.ops.transpose_table import table_or_transpose
+from polygraph.ops._trilinear import register_trilinear
 
 _load.load_libraries()
 _ops = torch.ops.polygraph
@@ -83,59 +81,11 @@ def _(
     return x.new_empty(grad.shape[2], index.shape[1] * x.shape[2])
 
 
-# The three operators are the partial derivatives of one trilinear form <grad, conv(x, weight)>: the
-# derivative of each is made of the other two, so derivatives of any order stay in the family.
+def _without_bias(
+    x: Tensor, index: Tensor, weight: Tensor, ptr: Tensor | None, entry: Tensor | None
+) -> Tensor:
+    out: Tensor = _ops.spiral_conv(x, index, weight, None, ptr, entry)
+    return out
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, index, weight, _, ptr, entry = inputs
-    ctx.save_for_backward(x, index, weight, ptr, entry)
-
-
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    x, index, weight, ptr, entry = ctx.saved_tensors
-    needs_x, _, needs_weight, needs_bias, *_ = ctx.needs_input_grad
-    grad_x = grad_weight = grad_bias = None
-    if needs_x:
-        table = table_or_transpose(index, x.shape[1], ptr, entry)
-        grad_x = _ops.spiral_conv_backward_x(grad, index, weight, *table)
-    if needs_weight:
-        grad_weight = _ops.spiral_conv_backward_weight(grad, x, index, ptr, entry)
-    if needs_bias:
-        grad_bias = grad.sum((0, 1))
-    return grad_x, None, grad_weight, grad_bias, None, None
-
-
-def _save_all(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def _backward_x_backward(ctx: Any, grad_x: Tensor) -> tuple[Tensor | None, ...]:
-    grad, index, weight, ptr, entry = ctx.saved_tensors
-    needs_grad, _, needs_weight, *_ = ctx.needs_input_grad
-    to_grad = to_weight = None
-    if needs_grad:
-        to_grad = _ops.spiral_conv(grad_x, index, weight, None, ptr, entry)
-    if needs_weight:
-        to_weight = _ops.spiral_conv_backward_weight(grad, grad_x, index, ptr, entry)
-    return to_grad, None, to_weight, None, None
-
-
-def _backward_weight_backward(ctx: Any, grad_weight: Tensor) -> tuple[Tensor | None, ...]:
-    grad, x, index, ptr, entry = ctx.saved_tensors
-    needs_grad, needs_x, *_ = ctx.needs_input_grad
-    to_grad = to_x = None
-    if needs_grad:
-        to_grad = _ops.spiral_conv(x, index, grad_weight, None, ptr, entry)
-    if needs_x:
-        table = table_or_transpose(index, x.shape[1], ptr, entry)
-        to_x = _ops.spiral_conv_backward_x(grad, index, grad_weight, *table)
-    return to_grad, to_x, None, None, None
-
-
-for _name, _formula, _setup in (
-    ("spiral_conv", _backward, _save),
-    ("spiral_conv_backward_x", _backward_x_backward, _save_all),
-    ("spiral_conv_backward_weight", _backward_weight_backward, _save_all),
-):
-    torch.library.register_autograd(f"polygraph::{_name}", _formula, setup_context=_setup)
+register_trilinear("spiral_conv", _without_bias, bias=True)
