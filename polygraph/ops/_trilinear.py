@@ -1,4 +1,4 @@
-"""Derivatives of operators that gather along a table and multiply: linear in x and in the weight."""
+"""Derivatives of operators, linear in x and in a weight, that gather along a table."""
 
 from __future__ import annotations
 
