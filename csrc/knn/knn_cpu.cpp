@@ -1,0 +1,374 @@
+// CPU nearest neighbours: float32 and float64; half types are widened to float32 first.
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <limits>
+#include <tuple>
+#include <vector>
+
+#include "common/parallel.h"
+#include "common/simd.h"
+#include "knn/knn.h"
+#if POLYGRAPH_HAS_X86
+#include <immintrin.h>
+#endif
+
+namespace polygraph {
+namespace {
+
+// What all tasks of a call share.
+template <class T>
+struct KnnPlan {
+  int64_t C, k;
+  bool exclude_self;
+  int64_t height, width;                  // 0: no grid
+  int64_t exclude_radius, search_radius;  // -1: none
+  bool direct;                            // scores are the distances themselves
+  T alpha, beta;                          // of the error bound
+  int64_t chunk;                          // points packed at a time, a multiple of 128
+  int64_t queries;                        // at most, of one task
+  int64_t soft;                           // candidates a query may keep from chunk to chunk
+};
+
+// Queries [begin, end) of one sample against its points [points_begin, points_end).
+template <class T>
+struct KnnTask {
+  const KnnPlan<T>& plan;
+  const T* x;       // [n, C], the sample's points
+  const T* y;       // [m, C], its queries
+  const T* centre;  // [C]
+  int64_t begin, end;
+  int64_t points_begin, points_end;
+  int64_t base;    // added to every index
+  int64_t* index;  // [m, k]
+  T* dist2;        // [m, k]
+};
+
+// Candidates of one query.
+template <class T>
+struct KnnState {
+  int64_t count;    // how many
+  int64_t exact;    // of these, the first ones have exact distances for values, the others scores
+  bool only_exact;  // scores are not worth comparing any more
+  T limit;          // no neighbour has a greater score or distance
+};
+
+// The panels in a row of scores, of the chunk of points [first, last).
+struct KnnPanels {
+  int64_t first, last;
+  int64_t count;   // panels in the row
+  int32_t* panel;  // [count] which
+  int32_t* slot;   // panel -> its place in the row
+};
+
+template <class T>
+struct KnnScratch {
+  T* panels;            // [chunk, C] packed
+  T* norms;             // [chunk]
+  T* queries;           // [queries, C] packed
+  T* query_norms;       // [queries]
+  T* scores;            // [8 rows, stride]
+  int64_t stride;       // chunk and a little, so that rows do not share cache sets
+  KnnState<T>* state;   // [queries]
+  T* kept_value;        // [queries, soft]
+  int32_t* kept_index;  // [queries, soft]
+  T* value;             // [soft + chunk + 128] candidates of the query at hand
+  int32_t* index;       // [soft + chunk + 128]
+  int32_t* order;       // twice as many
+  int32_t* listed_panel;
+  int32_t* listed_slot;
+};
+
+#define POLYGRAPH_KERNEL_FILE "knn/knn_kernel.inc"
+#include "common/each_isa.inc"
+
+template <class T>
+const T* data(const Tensor& tensor) {
+  return static_cast<const T*>(tensor.const_data_ptr());
+}
+
+// Refuses NaN and inf: counts them and names the first.
+template <class T>
+void check_finite(const char* name, const Tensor& tensor) {
+  const T* values = data<T>(tensor);
+  const int64_t count = tensor.numel();
+  constexpr int64_t kBlock = 4096;
+  std::atomic<int64_t> bad{0};
+  std::atomic<int64_t> first{count};
+  parallel_tasks((count + kBlock - 1) / kBlock, kBlock, [&](int64_t begin, int64_t end) {
+    for (int64_t block = begin; block < end; ++block) {
+      const int64_t stop = std::min(count, (block + 1) * kBlock);
+      bool good = true;
+      for (int64_t i = block * kBlock; i < stop; ++i) {
+        good &= std::abs(values[i]) <= std::numeric_limits<T>::max();
+      }
+      for (int64_t i = block * kBlock; !good && i < stop; ++i) {
+        if (!std::isfinite(values[i])) {
+          ++bad;
+          int64_t known = first.load();
+          while (i < known && !first.compare_exchange_weak(known, i)) {
+          }
+        }
+      }
+    }
+  });
+  const int64_t C = std::max<int64_t>(1, tensor.size(2));
+  const int64_t rows = std::max<int64_t>(1, tensor.size(1));
+  const int64_t at = first.load();
+  STD_TORCH_CHECK(
+      bad.load() == 0, "knn: ", name, " must be finite, got ", bad.load(), " NaN or inf, the first at [", at / C / rows,
+      ", ", at / C % rows, ", ", at % C, "]");
+}
+
+// A point amid the sample: of little use if far away, but never wrong.
+template <class T>
+void find_centre(const T* x, int64_t n, int64_t C, std::vector<T>& centre) {
+  const int64_t step = std::max<int64_t>(1, n / 64);
+  const double weight = 1.0 / static_cast<double>((n + step - 1) / step);
+  std::vector<double> sum(static_cast<size_t>(C), 0.0);
+  for (int64_t i = 0; i < n; i += step) {
+    for (int64_t c = 0; c < C; ++c) {
+      sum[static_cast<size_t>(c)] += static_cast<double>(x[i * C + c]) * weight;
+    }
+  }
+  for (size_t c = 0; c < sum.size(); ++c) {
+    centre[c] = std::abs(sum[c]) < 0x1p60 ? static_cast<T>(sum[c]) : T(0);
+  }
+}
+
+// Memory of one thread, in one piece.
+template <class T>
+class KnnMemory {
+ public:
+  explicit KnnMemory(const KnnPlan<T>& plan) {
+    layout(plan);
+    bytes_.resize(used_ + kAlign);
+    begin_ = bytes_.data() + (kAlign - reinterpret_cast<uintptr_t>(bytes_.data()) % kAlign) % kAlign;
+    layout(plan);
+  }
+  const KnnScratch<T>& scratch() const {
+    return scratch_;
+  }
+
+ private:
+  static constexpr size_t kAlign = 64;
+  struct Byte {
+    Byte() {}  // leaves memory untouched: most of it is never used
+    char value;
+  };
+
+  template <class U>
+  U* take(int64_t count) {
+    U* place = reinterpret_cast<U*>(begin_ + used_);
+    used_ += (static_cast<size_t>(count) * sizeof(U) + kAlign - 1) / kAlign * kAlign;
+    return place;
+  }
+  void layout(const KnnPlan<T>& plan) {
+    used_ = 0;
+    const int64_t room = plan.soft + plan.chunk + 128;
+    const int64_t stride = plan.chunk + 16;
+    scratch_ = {
+        take<T>(plan.chunk * plan.C),
+        take<T>(plan.chunk),
+        take<T>(plan.queries * plan.C),
+        take<T>(plan.queries),
+        take<T>(8 * stride + 128),
+        stride,
+        take<KnnState<T>>(plan.queries),
+        take<T>(plan.queries * plan.soft),
+        take<int32_t>(plan.queries * plan.soft),
+        take<T>(room),
+        take<int32_t>(room),
+        take<int32_t>(2 * room),
+        take<int32_t>(plan.chunk),
+        take<int32_t>(plan.chunk)};
+  }
+
+  std::vector<Byte> bytes_;
+  Byte* begin_ = nullptr;
+  size_t used_ = 0;
+  KnnScratch<T> scratch_;
+};
+
+constexpr int64_t kChunkBytes = 256 << 10;  // of packed points: half of a second-level cache of 512 KiB
+constexpr int64_t kKeptBytes = 8 << 20;     // of candidates kept from chunk to chunk, per thread
+constexpr int64_t kRowMultiple = 24;        // queries of a task: whole tiles for every instruction set
+constexpr int64_t kMostQueries = 43 * kRowMultiple;
+constexpr int64_t kFewestQueries = 6 * kRowMultiple;  // fewer are not worth packing the points
+
+template <class T>
+KnnPlan<T> make_plan(const KnnSizes& n, int64_t most_points, int64_t all_queries) {
+  KnnPlan<T> plan{};
+  plan.C = n.C;
+  plan.k = n.k;
+  plan.exclude_self = n.exclude_self;
+  plan.height = n.height;
+  plan.width = n.width;
+  plan.exclude_radius = n.exclude_radius;
+  plan.search_radius = n.search_radius;
+  plan.direct = n.C >= 1 && n.C <= 3;
+  const int64_t bytes = static_cast<int64_t>(sizeof(T));
+  plan.alpha = plan.direct ? T(0) : static_cast<T>(4 * n.C + 32) * std::numeric_limits<T>::epsilon() / 2;
+  plan.beta = plan.direct ? T(0) : static_cast<T>(8 * n.C + 64) * std::numeric_limits<T>::min();
+  const int64_t fits = kChunkBytes / bytes / std::max<int64_t>(1, n.C);
+  plan.chunk = std::clamp<int64_t>(fits, 128, 1024);
+  plan.chunk = std::min(plan.chunk, most_points);
+  plan.chunk = std::max<int64_t>(128, (plan.chunk + 127) / 128 * 128);
+  plan.soft = 2 * n.k + 64;
+  const int64_t threads = torch::stable::get_num_threads();
+  const int64_t share = std::clamp(all_queries / (4 * threads), kFewestQueries, kMostQueries);
+  const int64_t kept = std::max<int64_t>(kRowMultiple, kKeptBytes / (plan.soft * (bytes + 4)));
+  plan.queries = std::min(share, kept) / kRowMultiple * kRowMultiple;
+  return plan;
+}
+
+// The samples of a call: points, queries and results of each.
+template <class T>
+struct KnnBatch {
+  KnnSizes n;
+  const T* x;
+  const T* y;
+  const int64_t* x_ptr;  // [S+1] or null
+  const int64_t* y_ptr;
+  int64_t* index;
+  T* dist2;
+
+  int64_t samples() const {
+    return x_ptr != nullptr ? n.S : n.B;
+  }
+  int64_t points_begin(int64_t s) const {
+    return x_ptr != nullptr ? x_ptr[s] : s * n.N;
+  }
+  int64_t points(int64_t s) const {
+    return x_ptr != nullptr ? x_ptr[s + 1] - x_ptr[s] : n.N;
+  }
+  int64_t queries_begin(int64_t s) const {
+    return y_ptr != nullptr ? y_ptr[s] : s * n.M;
+  }
+  int64_t queries(int64_t s) const {
+    return y_ptr != nullptr ? y_ptr[s + 1] - y_ptr[s] : n.M;
+  }
+};
+
+struct KnnRange {
+  int64_t sample, begin, end;  // queries of a sample
+};
+
+template <class T>
+void run_range(const KnnBatch<T>& batch, const KnnPlan<T>& plan, const KnnRange& range, const KnnScratch<T>& scratch) {
+  const int64_t C = plan.C;
+  const int64_t s = range.sample;
+  const int64_t n = batch.points(s);
+  const T* x = batch.x + batch.points_begin(s) * C;
+  std::vector<T> centre(static_cast<size_t>(C), T(0));
+  if (!plan.direct) {
+    find_centre(x, n, C, centre);
+  }
+  int64_t first = 0;
+  int64_t last = n;
+  if (plan.search_radius >= 0) {
+    const int64_t radius = std::min(plan.search_radius, plan.height);
+    first = std::max<int64_t>(0, range.begin / plan.width - radius) * plan.width;
+    last = std::min(plan.height, (range.end - 1) / plan.width + radius + 1) * plan.width;
+  }
+  const int64_t row = batch.queries_begin(s);
+  const KnnTask<T> task{
+      plan,
+      x,
+      batch.y + row * C,
+      centre.data(),
+      range.begin,
+      range.end,
+      first,
+      last,
+      batch.x_ptr != nullptr ? batch.points_begin(s) : 0,
+      batch.index + row * plan.k,
+      batch.dist2 + row * plan.k};
+  POLYGRAPH_SIMD_CALL(nearest<T>(task, scratch));
+}
+
+template <class T>
+void knn_brute(const KnnBatch<T>& batch, const std::vector<int64_t>& samples) {
+  int64_t most_points = 0;
+  int64_t all_queries = 0;
+  for (const int64_t s : samples) {
+    most_points = std::max(most_points, batch.points(s));
+    all_queries += batch.queries(s);
+  }
+  const KnnPlan<T> plan = make_plan<T>(batch.n, most_points, all_queries);
+  std::vector<KnnRange> ranges;
+  for (const int64_t s : samples) {
+    const int64_t queries = batch.queries(s);
+    const int64_t parts = (queries + plan.queries - 1) / plan.queries;
+    const int64_t size =
+        parts == 0 ? 0 : ((queries + parts - 1) / parts + kRowMultiple - 1) / kRowMultiple * kRowMultiple;
+    for (int64_t begin = 0; begin < queries; begin += size) {
+      ranges.push_back({s, begin, std::min(queries, begin + size)});
+    }
+  }
+  // Threads take the ranges one after the other: they may differ in cost.
+  std::atomic<size_t> next{0};
+  const int64_t work = all_queries * most_points * (batch.n.C + 4);
+  const int64_t threads = std::min<int64_t>(torch::stable::get_num_threads(), static_cast<int64_t>(ranges.size()));
+  parallel_tasks(threads, work / std::max<int64_t>(1, threads), [&](int64_t begin, int64_t end) {
+    const KnnMemory<T> memory(plan);
+    for (int64_t thread = begin; thread < end; ++thread) {
+      for (size_t i = next++; i < ranges.size(); i = next++) {
+        run_range(batch, plan, ranges[i], memory.scratch());
+      }
+    }
+  });
+}
+
+template <class T>
+void knn_samples(const KnnBatch<T>& batch) {
+  std::vector<int64_t> brute;
+  for (int64_t s = 0; s < batch.samples(); ++s) {
+    if (batch.queries(s) > 0) {
+      brute.push_back(s);
+    }
+  }
+  knn_brute(batch, brute);
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor> knn_cpu(
+    const Tensor& x, const Tensor& y, const std::optional<Tensor>& x_ptr, const std::optional<Tensor>& y_ptr, int64_t k,
+    bool exclude_self, int64_t height, int64_t width, int64_t exclude_radius, int64_t search_radius) {
+  const KnnSizes n = check_knn(x, y, x_ptr, y_ptr, k, exclude_self, height, width, exclude_radius, search_radius);
+  std::optional<Tensor> points_ptr;
+  std::optional<Tensor> queries_ptr;
+  if (n.S >= 0) {
+    points_ptr = dense(*x_ptr);
+    queries_ptr = dense(*y_ptr);
+    check_knn_samples(n, data<int64_t>(*points_ptr), data<int64_t>(*queries_ptr));
+  }
+  const Tensor points = widened(dense(x));
+  const Tensor queries = widened(dense(y));
+  Tensor index = torch::stable::new_empty(points, {n.B, n.M, k}, ScalarType::Long);
+  Tensor dist2 = torch::stable::new_empty(points, {n.B, n.M, k});
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    check_finite<T>("x", points);
+    if (data<T>(queries) != data<T>(points) || n.M != n.N) {
+      check_finite<T>("y", queries);
+    }
+    knn_samples<T>(
+        {n, data<T>(points), data<T>(queries), n.S >= 0 ? data<int64_t>(*points_ptr) : nullptr,
+         n.S >= 0 ? data<int64_t>(*queries_ptr) : nullptr, static_cast<int64_t*>(index.mutable_data_ptr()),
+         static_cast<T*>(dist2.mutable_data_ptr())});
+  };
+  if (points.scalar_type() == ScalarType::Double) {
+    run(double{});
+  } else {
+    run(float{});
+  }
+  return {index, dist2};
+}
+
+}  // namespace polygraph
+
+STABLE_TORCH_LIBRARY_IMPL(polygraph, CPU, m) {
+  m.impl("knn", TORCH_BOX(&polygraph::knn_cpu));
+}

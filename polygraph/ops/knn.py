@@ -1,0 +1,166 @@
+"""Nearest neighbours, exactly ordered, with differentiable distances."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from polygraph import _load
+from polygraph.ops._common import check_devices
+from polygraph.ops.resample import resample
+from polygraph.ops.transpose_table import transpose_table
+
+_load.load_libraries()
+_ops = torch.ops.polygraph
+
+
+def knn(
+    x: Tensor,
+    k: int,
+    *,
+    y: Tensor | None = None,
+    ptr: Tensor | None = None,
+    y_ptr: Tensor | None = None,
+    exclude_self: bool = False,
+    grid: tuple[int, int] | None = None,
+    exclude_radius: int | None = None,
+    search_radius: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The ``k`` nearest points of every query, by Euclidean distance.
+
+    The squared distance is a sum of rounded squares ``(y_c - x_c)²`` in a fixed order (eight
+    lanes ``c mod 8``, see `polygraph.reference.knn`), in float32 (also for half types) or
+    float64. The list is sorted by it, ties by index, and is the same list, bit for bit, on every
+    device, for any number of threads, and for any instruction set. Nothing of size N x M is
+    ever stored.
+
+    Args:
+        x: points ``[B, N, C]``, or ``[N, C]`` (one sample, or ragged ones with ``ptr``); float32,
+            float64, float16 or bfloat16, any strides. Autocast does not touch them.
+        k: neighbours of each query, from 1 to the number of its candidates.
+        y: queries ``[B, M, C]`` or ``[M, C]``, dtype of ``x``; None: the points themselves.
+        ptr: int64 ``[S + 1]``, rising from 0 to N: sample ``s`` has the rows ``ptr[s]:ptr[s + 1]``
+            of ``x``; it may be empty.
+        y_ptr: the same for the rows of ``y``; needed where both ``y`` and ``ptr`` are given.
+        exclude_self: point ``m`` is no candidate of query ``m`` (needs M = N).
+        grid: (height, width): points and queries are the pixels of an image, row by row.
+        exclude_radius: pixels at most so many rows and at most so many columns away are no
+            candidates (0: the pixel itself; None: all are).
+        search_radius: only pixels at most so many rows and columns away are candidates (None:
+            all are).
+
+    Returns:
+        ``index`` int64 ``[B, M, k]`` (``[M, k]`` for 2-D ``x``): rows of the query's sample, or of
+        ``x`` when ragged. ``dist2`` of the same shape, float32 or float64: squared distances,
+        ascending; ``inf`` where a square overflows. ``dist2`` is differentiable any number of
+        times in ``x`` and ``y``; ``index`` is not. Deterministic.
+
+    Raises:
+        ValueError: an option that does not fit the others.
+        RuntimeError: a shape, dtype or device is wrong; ``k`` exceeds the candidates of a sample
+            (the message names it); ``ptr`` falls or does not end with N; a value is NaN or
+            inf (the message says how many and where the first is). On CUDA, what concerns values
+            is a device-side assertion.
+    """
+    queries = x if y is None else y
+    check_devices("knn", "x", x, y=y, ptr=ptr, y_ptr=y_ptr)
+    if x.dim() not in (2, 3) or queries.dim() != x.dim():
+        raise ValueError(
+            "knn: x and y must both have shape [B, N, C] or [N, C], got "
+            f"{list(x.shape)} and {list(queries.shape)}"
+        )
+    if ptr is not None and x.dim() == 3:
+        raise ValueError(f"knn: with ptr, x must have shape [N, C], got {list(x.shape)}")
+    if ptr is None and y_ptr is not None:
+        raise ValueError("knn: y_ptr needs ptr")
+    if ptr is not None and y is not None and y_ptr is None:
+        raise ValueError("knn: y_ptr is needed where both y and ptr are given")
+    if ptr is not None and y_ptr is None:
+        y_ptr = ptr
+    if grid is None and not (exclude_radius is None and search_radius is None):
+        raise ValueError("knn: exclude_radius and search_radius need a grid")
+    for name, radius in (("exclude_radius", exclude_radius), ("search_radius", search_radius)):
+        if radius is not None and radius < 0:
+            raise ValueError(f"knn: {name} must not be negative, got {radius}")
+    height, width = (0, 0) if grid is None else grid
+    if grid is not None and not (height > 0 and width > 0):
+        raise ValueError(f"knn: grid must be positive, got {height} x {width}")
+    settings = (
+        k,
+        exclude_self,
+        height,
+        width,
+        -1 if exclude_radius is None else exclude_radius,
+        -1 if search_radius is None else search_radius,
+    )
+    single = x.dim() == 2
+    if single:
+        x, queries = x[None], queries[None]
+    index, dist2 = _ops.knn(x, queries, ptr, y_ptr, *settings)
+    return (index[0], dist2[0]) if single else (index, dist2)
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+@torch.library.register_fake("polygraph::knn")
+def _(
+    x: Tensor,
+    y: Tensor,
+    x_ptr: Tensor | None,
+    y_ptr: Tensor | None,
+    k: int,
+    exclude_self: bool,
+    height: int,
+    width: int,
+    exclude_radius: int,
+    search_radius: int,
+) -> tuple[Tensor, Tensor]:
+    shape = (y.shape[0], y.shape[1], k)
+    return y.new_empty(shape, dtype=torch.int64), y.new_empty(shape, dtype=_wide(x.dtype))
+
+
+# With g the gradient of dist2, d/dy = 2 Σ_k g (y - x_index): a sum of k weighted rows, which is a
+# resampling. d/dx is the same seen from the points: the transposed table lists, point by point, the
+# entries that name it. Both are operators with derivatives of every order, and neither makes
+# anything of size M·k·C.
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, y, x_ptr, *_ = inputs
+    index, _ = output
+    ctx.mark_non_differentiable(index)
+    ctx.save_for_backward(x, y, index)
+    ctx.ragged = x_ptr is not None
+
+
+def _backward(ctx: Any, _: Tensor, grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, y, index = ctx.saved_tensors
+    samples, points, channels = x.shape
+    queries, k = index.shape[1:]
+    # In the dtype of the distances, all samples as rows of one.
+    wide_x = x.to(grad.dtype).reshape(samples * points, channels)
+    wide_y = y.to(grad.dtype).reshape(samples * queries, channels)
+    offset = torch.arange(samples, device=x.device)[:, None, None] * points
+    rows = (index + offset).reshape(samples * queries, k)
+    weight = grad.reshape(samples * queries, k)
+    table = transpose_table(rows, samples * points)
+    grad_x = grad_y = None
+    if ctx.needs_input_grad[1]:
+        near = resample(wide_x, rows, weight, transposed=table)
+        grad_y = 2 * (wide_y * weight.sum(1, keepdim=True) - near)
+        grad_y = grad_y.reshape(y.shape).to(y.dtype)
+    if ctx.needs_input_grad[0]:
+        ones = torch.ones_like(wide_y[:, :1])
+        to_x = torch.ops.polygraph.resample_backward_x
+        total = to_x(ones[None], rows, weight, *table)[0]
+        near = to_x(wide_y[None], rows, weight, *table)[0]
+        grad_x = 2 * (wide_x * total - near)
+        grad_x = grad_x.reshape(x.shape).to(x.dtype)
+    return grad_x, grad_y, *(None,) * 8
+
+
+torch.library.register_autograd("polygraph::knn", _backward, setup_context=_save)
