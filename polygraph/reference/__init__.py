@@ -1,8 +1,9 @@
 """The operators in plain PyTorch: slow, short; the definition every kernel is tested against."""
 
+from polygraph.reference.knn import knn
 from polygraph.reference.poly_step import poly_step
 from polygraph.reference.resample import resample
 from polygraph.reference.spiral_conv import spiral_conv
 from polygraph.reference.transpose_table import transpose_table
 
-__all__ = ["poly_step", "resample", "spiral_conv", "transpose_table"]
+__all__ = ["knn", "poly_step", "resample", "spiral_conv", "transpose_table"]

@@ -18,7 +18,7 @@ def squared_distance(y: Tensor, x: Tensor) -> Tensor:
     square = difference * difference
     padded = torch.nn.functional.pad(square, (0, -square.shape[-1] % LANES))
     lane = padded.new_zeros((*padded.shape[:-1], LANES))
-    for part in padded.split(LANES, dim=-1):
+    for part in torch.split(padded, LANES, dim=-1):
         lane = lane + part
     half = lane[..., :4] + lane[..., 4:]
     quarter = half[..., :2] + half[..., 2:]
