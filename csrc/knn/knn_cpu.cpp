@@ -98,10 +98,8 @@ void check_finite(const char* name, const Tensor& tensor) {
   parallel_tasks((count + kBlock - 1) / kBlock, kBlock, [&](int64_t begin, int64_t end) {
     for (int64_t block = begin; block < end; ++block) {
       const int64_t stop = std::min(count, (block + 1) * kBlock);
-      bool good = true;
-      for (int64_t i = block * kBlock; i < stop; ++i) {
-        good &= std::abs(values[i]) <= std::numeric_limits<T>::max();
-      }
+      bool good = false;
+      POLYGRAPH_SIMD_CALL(all_finite<T>(values + block * kBlock, stop - block * kBlock, good));
       for (int64_t i = block * kBlock; !good && i < stop; ++i) {
         if (!std::isfinite(values[i])) {
           ++bad;
