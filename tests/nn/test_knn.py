@@ -1,0 +1,406 @@
+"""Graphs of nearest neighbours: what torch-cluster means by them, computed the long way."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch_geometric import EdgeIndex
+from torch_geometric.data import Batch, Data
+from torch_geometric.transforms import Compose, NormalizeScale
+from torch_geometric.utils import is_undirected
+
+from polygraph.nn import knn, knn_graph, pixel_knn
+from polygraph.ops import knn as knn_table
+from polygraph.reference.knn import squared_distance
+from polygraph.transforms import KNNGraph
+
+
+def points(*shape, seed=0, dtype=torch.float32):
+    """Normal numbers."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def lattice(n, channels=3, seed=0):
+    """Points on few places: many at the same distance, many at the same place."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 3, (n, channels), generator=generator).float()
+
+
+def nearest(x, y, k, batch_x, batch_y, allowed=lambda query, point: True):
+    """Pairs (query, point), one query after the other: the definition."""
+    distance = squared_distance(y[:, None], x).tolist()
+    batch_x, batch_y = batch_x.tolist(), batch_y.tolist()
+    pairs = []
+    for q, row in enumerate(distance):
+        near = [(d, p) for p, d in enumerate(row) if batch_x[p] == batch_y[q] and allowed(q, p)]
+        pairs += [(q, p) for _, p in sorted(near)[:k]]
+    return torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).T
+
+
+def graph(x, k, batch=None, loop=False, flow="source_to_target"):
+    """`nearest` as knn_graph returns it."""
+    batch = torch.zeros(len(x), dtype=torch.int64) if batch is None else batch
+    pairs = nearest(x, x, k, batch, batch, lambda q, p: loop or q != p)
+    return pairs.flip(0) if flow == "source_to_target" else pairs
+
+
+# Sample numbers rise, may skip, and may skip far; sizes down to one point.
+GAPS = torch.tensor([0] * 9 + [2] * 7 + [3] + [900_000_000_000] * 12)
+BATCHES = {
+    "one sample": None,
+    "named one sample": torch.zeros(29, dtype=torch.int64),
+    "gaps": GAPS,
+    "all alone": torch.arange(29),
+    "pairs": torch.arange(29) // 2,
+}
+
+
+@pytest.mark.parametrize("make", [points, lattice])
+@pytest.mark.parametrize("flow", ["source_to_target", "target_to_source"])
+@pytest.mark.parametrize("loop", [False, True])
+@pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES)
+def test_graph_is_the_definition(batch, loop, flow, make):
+    x = make(29, 3)
+    for k in (1, 6, 8, 9, 40):
+        edges = knn_graph(x, k, batch, loop, flow)
+        assert torch.equal(edges, graph(x, k, batch, loop, flow)), k
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    sizes=st.lists(st.integers(0, 9), max_size=6),
+    k=st.integers(1, 11),
+    channels=st.integers(1, 10),
+    loop=st.booleans(),
+    ties=st.booleans(),
+    seed=st.integers(0, 100),
+)
+def test_any_sizes(sizes, k, channels, loop, ties, seed):
+    batch = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes, dtype=torch.int64))
+    x = (lattice if ties else points)(len(batch), channels, seed=seed)
+    assert torch.equal(knn_graph(x, k, batch, loop), graph(x, k, batch, loop))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    sizes=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=5),
+    named=st.tuples(st.booleans(), st.booleans()),
+    k=st.integers(1, 8),
+    seed=st.integers(0, 100),
+)
+def test_pairs_of_two_sets(sizes, named, k, seed):
+    batches = [
+        torch.arange(len(sizes)).repeat_interleave(torch.tensor(column, dtype=torch.int64)) * 3
+        for column in ([n for n, _ in sizes], [m for _, m in sizes])
+    ]
+    x, y = lattice(len(batches[0]), 2, seed=seed), lattice(len(batches[1]), 2, seed=seed + 1)
+    found = knn(x, y, k, *(b if use else None for b, use in zip(batches, named, strict=True)))
+    # Without a batch vector all rows are of sample 0.
+    batches = [b if use else b * 0 for b, use in zip(batches, named, strict=True)]
+    assert torch.equal(found, nearest(x, y, k, *batches))
+
+
+def test_more_points_in_one_place_than_neighbours():
+    """A point is never its own neighbour, and has k, also among k + 5 that coincide with it."""
+    edges = knn_graph(torch.zeros(8, 2), 3)
+    assert edges[0].reshape(8, 3).tolist() == [[1, 2, 3], [0, 2, 3], [0, 1, 3]] + [[0, 1, 2]] * 5
+
+
+def test_one_channel_without_its_dimension():
+    x = points(12)
+    assert torch.equal(knn_graph(x, 3), knn_graph(x[:, None], 3))
+    assert torch.equal(knn(x, x[:5], 3), knn(x[:, None], x[:5, None], 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_dtypes(dtype):
+    x = points(20, 5, dtype=dtype)
+    wide = x if dtype == torch.float64 else x.float()
+    assert torch.equal(knn_graph(x, 4, cosine=True), knn_graph(wide, 4, cosine=True))
+    assert torch.equal(knn_graph(x, 4), graph(wide, 4))
+
+
+def test_edges_carry_no_graph():
+    x = points(9, 2).requires_grad_()
+    assert not knn_graph(x, 2).requires_grad
+    assert not knn_graph(x, 2, torch.zeros(9, dtype=torch.int64), cosine=True).requires_grad
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-30, 1e30])
+def test_cosine(scale):
+    """Directions, however long: also where a square would overflow or vanish."""
+    x = points(30, 4) * scale
+    unit = x.double() / x.double().norm(dim=1, keepdim=True)
+    near = (2 - 2 * unit @ unit.T).fill_diagonal_(9).topk(5, largest=False).indices
+    assert torch.equal(knn_graph(x, 5, cosine=True)[0], near.flatten())
+    pairs = knn(x, x[:4], 5, cosine=True)
+    assert torch.equal(pairs[1].reshape(4, 5)[:, 1:], near[:4, :4])
+    x[7] = 0
+    assert torch.equal(knn(x, x[7:8], 3, cosine=True)[1, :1], torch.tensor([7]))
+    assert knn_graph(x[:, :0], 2, cosine=True).shape == (2, 60)
+
+
+def test_what_changes_nothing():
+    x, batch = points(29, 3), BATCHES["gaps"]
+    more = {"num_workers": 4, "batch_size": 7}
+    assert torch.equal(knn_graph(x, 3, batch, **more), knn_graph(x, 3, batch))
+    assert torch.equal(knn(x, x, 3, batch, batch, **more), knn(x, x, 3, batch, batch))
+
+
+@pytest.mark.parametrize(
+    ("flow", "order"), [("source_to_target", "col"), ("target_to_source", "row")]
+)
+def test_edge_index(flow, order):
+    x, batch = points(29, 3), BATCHES["gaps"]
+    edges = knn_graph(x, 4, batch, flow=flow, as_edge_index=True)
+    assert isinstance(edges, EdgeIndex)
+    assert (edges.sort_order, edges.sparse_size()) == (order, (29, 29))
+    edges.validate()
+    assert torch.equal(edges.as_tensor(), knn_graph(x, 4, batch, flow=flow))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: knn_graph(x, 0), "knn_graph: k must be a positive integer, got 0"),
+        (lambda x: knn_graph(x, 2, flow="target"), "knn_graph: flow must be one of .*did you mean"),
+        (lambda x: knn_graph(x[None], 2), r"knn_graph: x must have shape \[N, C\] or \[N\]"),
+        (lambda x: knn(x, x[None], 2), r"knn: y must have shape .*got \[1, 5, 3\]"),
+        (lambda x: knn(x, x, -1), "knn: k must be a positive integer, got -1"),
+        (
+            lambda x: knn_graph(x, 2, torch.zeros(4, dtype=torch.int64)),
+            r"batch must be int64 of shape \[5\], got torch.int64 of shape \[4\]",
+        ),
+        (
+            lambda x: knn_graph(x, 2, torch.zeros(5)),
+            r"batch must be int64 of shape \[5\], got torch.float32 of shape \[5\]",
+        ),
+        (
+            lambda x: knn_graph(x, 2, torch.tensor([0, 0, 3, 1, 1])),
+            "knn_graph: batch must not fall, got 1 after 3 at position 3",
+        ),
+        (
+            lambda x: knn(x, x, 2, None, torch.tensor([0, 0, 3, 3, 1])),
+            "knn: batch_y must not fall, got 1 after 3 at position 4",
+        ),
+        (
+            lambda x: knn_graph(x, 2, torch.zeros(5, dtype=torch.int64, device="meta")),
+            "knn_graph: batch must be on the device of the points .cpu., got meta",
+        ),
+        (lambda x: pixel_knn(x, 2), r"pixel_knn: x must have shape \[B, C, H, W\], got \[5, 3\]"),
+        (lambda x: KNNGraph(0), "KNNGraph: k must be a positive integer, got 0"),
+        (lambda x: KNNGraph(flow="both"), "KNNGraph: flow must be one of"),
+        (lambda x: KNNGraph()(Data(x=x)), "KNNGraph: data needs pos"),
+        (
+            lambda x: pixel_knn(x[None, None], 1, exclude_radius=-1),
+            "exclude_radius must not be negative, got -1",
+        ),
+    ],
+)
+def test_bad_arguments(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(points(5, 3))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: knn_graph(x.long(), 2), "knn: x must be"),
+        (lambda x: knn(x, x[:, :2], 2), r"knn: y must have shape"),
+        (lambda x: knn(x, x.double(), 2), "knn: y must"),
+        (lambda x: knn_graph(x / 0, 2), "knn: "),
+        (lambda x: knn_graph(x * float("nan"), 2, cosine=True), "knn: "),
+        # In the corner of a 3 x 5 image 15 - 4 pixels are candidates, with a window 4 - 4.
+        (lambda x: pixel_knn(x[None, None].mT, 12), "11 candidates"),
+        (lambda x: pixel_knn(x[None, None].mT, 1, 1, 1), "0 candidates"),
+    ],
+)
+def test_errors_of_the_operator(call, message):
+    with pytest.raises(RuntimeError, match=message):
+        call(points(5, 3))
+
+
+# ---- images ----
+
+RADII = [(1, None), (0, None), (None, None), (2, None), (1, 3), (None, 2), (0, 1)]
+
+
+@pytest.mark.parametrize("radii", RADII)
+@pytest.mark.parametrize("shape", [(2, 4, 7, 9), (1, 1, 6, 6), (1, 9, 12, 5)])
+def test_pixels(shape, radii):
+    """Every pixel, also at the border, against all pairs with a mask."""
+    batch, _, height, width = shape
+    exclude, search = radii
+    x = torch.randint(0, 4, shape, generator=torch.Generator().manual_seed(1)).float()
+    row, column = torch.arange(height * width) // width, torch.arange(height * width) % width
+    apart = torch.maximum((row[:, None] - row).abs(), (column[:, None] - column).abs())
+    allowed = (apart > (-1 if exclude is None else exclude)) & (apart <= (search or 99))
+    k = int(allowed.sum(1).min())
+    index, dist2 = pixel_knn(x, k, exclude, search)
+    assert index.shape == dist2.shape == (batch, height * width, k)
+    flat = x.flatten(2).transpose(1, 2)
+    exact = (flat[:, :, None] - flat[:, None]).square().sum(-1)  # integers: no rounding, true ties
+    exact = exact.masked_fill(~allowed, float("inf"))
+    order = exact.sort(dim=-1, stable=True)
+    assert torch.equal(index, order.indices[..., :k])
+    assert torch.equal(dist2, order.values[..., :k])
+
+
+def test_pixels_in_any_order_of_memory():
+    x = points(2, 5, 8, 6)
+    index, dist2 = pixel_knn(x, 4)
+    crop = points(2, 5, 9, 9, seed=3)[..., 1:, 3:]
+    crop.copy_(x)
+    others = {
+        "channels last": x.to(memory_format=torch.channels_last),
+        "part of a larger image": crop,
+        "transposed": x.transpose(2, 3).contiguous().transpose(2, 3),
+    }
+    for name, same in others.items():
+        found = pixel_knn(same, 4)
+        assert torch.equal(found[0], index), name
+        assert torch.equal(found[1], dist2), name
+
+
+def test_pixels_are_not_copied(monkeypatch):
+    """The operator gets a view of the image in both usual orders of memory."""
+    seen = []
+    monkeypatch.setattr("polygraph.ops.knn", lambda x, *_, **__: seen.append(x.data_ptr()))
+    x = points(2, 5, 8, 6)
+    last = x.to(memory_format=torch.channels_last)
+    pixel_knn(x, 4)
+    pixel_knn(last, 4)
+    assert seen == [x.data_ptr(), last.data_ptr()]
+
+
+def test_defaults_leave_the_local_window_out():
+    index, _ = pixel_knn(torch.zeros(1, 1, 4, 4), 3)
+    assert index[0, 0].tolist() == [2, 3, 6]
+    assert index[0, 15].tolist() == [0, 1, 2]
+
+
+def test_gradients_through_distances():
+    x = points(1, 2, 4, 5, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: pixel_knn(x, 3)[1], x)
+    assert torch.autograd.gradgradcheck(lambda x: pixel_knn(x, 3)[1].sin(), x)
+    index, dist2 = pixel_knn(x, 3)
+    flat = x.flatten(2).transpose(1, 2)[0]
+    by_hand = (flat[:, None] - flat[index[0]]).square().sum(-1)
+    weight = points(20, 3, seed=5, dtype=torch.float64)
+    (ours,) = torch.autograd.grad((dist2[0] * weight).sum(), x)
+    (theirs,) = torch.autograd.grad((by_hand * weight).sum(), x)
+    torch.testing.assert_close(ours, theirs)
+
+
+# ---- in a network ----
+
+
+class DynamicEdgeConv(nn.Module):
+    """DGCNN's layer: edges from the features themselves, in every forward pass."""
+
+    def __init__(self, channels, out, k):
+        super().__init__()
+        self.k, self.linear = k, nn.Linear(2 * channels, out)
+
+    def forward(self, x):
+        index, _ = knn_table(x, self.k, exclude_self=True)
+        near = x.gather(1, index.flatten(1)[..., None].expand(-1, -1, x.shape[2]))
+        near = near.unflatten(1, index.shape[1:])
+        centre = x[:, :, None].expand_as(near)
+        return self.linear(torch.cat([centre, near - centre], -1)).relu().amax(2)
+
+
+class PixelMean(nn.Module):
+    """A pixel's neighbours, weighted by how near they are."""
+
+    def forward(self, x):
+        index, dist2 = pixel_knn(x, 4, 1, 3)
+        flat = x.flatten(2).transpose(1, 2)
+        near = flat.gather(1, index.flatten(1)[..., None].expand(-1, -1, x.shape[1]))
+        weight = torch.softmax(-dist2, -1)
+        return (near.unflatten(1, index.shape[1:]) * weight[..., None]).sum(2)
+
+
+class Edges(nn.Module):
+    """One sample, as PyG has it."""
+
+    def forward(self, x):
+        row, column = knn_graph(x, 5)
+        return torch.zeros_like(x).index_add(0, column, (x[row] - x[column]).square())
+
+
+@pytest.mark.parametrize(
+    ("module", "shape"),
+    [
+        (lambda: DynamicEdgeConv(6, 4, 5), (2, 20, 6)),
+        (PixelMean, (2, 3, 8, 8)),
+        (Edges, (30, 3)),
+    ],
+)
+def test_compiles_as_one_graph(module, shape):
+    torch.manual_seed(0)
+    net = module()
+    compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
+    x = points(*shape).requires_grad_()
+    out = net(x)
+    (grad,) = torch.autograd.grad(out.sin().sum(), x)
+    torch.testing.assert_close(compiled(x), out)
+    (found,) = torch.autograd.grad(compiled(x).sin().sum(), x)
+    torch.testing.assert_close(found, grad)
+    assert grad.abs().max() > 0
+
+
+# ---- the transform ----
+
+
+def clouds():
+    """Three clouds, one smaller than k."""
+    return [Data(pos=points(n, 3, seed=n), edge_attr=torch.ones(1)) for n in (12, 4, 9)]
+
+
+def test_transform():
+    data = clouds()[0]
+    out = KNNGraph(k=5)(data)
+    assert torch.equal(out.edge_index, knn_graph(data.pos, 5))
+    assert out.edge_attr is None
+    assert data.edge_index is None
+    assert data.edge_attr is not None
+    assert repr(KNNGraph(k=5)) == "KNNGraph(k=5)"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"loop": True}, {"flow": "target_to_source"}, {"cosine": True}, {"num_workers": 3}],
+)
+def test_transform_passes_options_on(options):
+    data = clouds()[0]
+    assert torch.equal(KNNGraph(4, **options)(data).edge_index, knn_graph(data.pos, 4, **options))
+
+
+def test_transform_keeps_samples_apart():
+    transform = Compose([NormalizeScale(), KNNGraph(k=6)])
+    together = KNNGraph(k=6)(Batch.from_data_list([NormalizeScale()(c) for c in clouds()]))
+    apart = Batch.from_data_list([transform(c) for c in clouds()])
+    assert torch.equal(together.edge_index, apart.edge_index)
+    assert together.edge_index.shape[1] == 12 * 6 + 4 * 3 + 9 * 6
+    assert together.num_graphs == 3
+
+
+def test_transform_makes_edges_undirected():
+    data = clouds()[0]
+    directed = KNNGraph(3)(data).edge_index
+    edges = KNNGraph(3, force_undirected=True)(data).edge_index
+    assert not is_undirected(directed)
+    assert is_undirected(edges)
+    both = {tuple(e) for e in torch.cat([directed, directed.flip(0)], 1).T.tolist()}
+    assert {tuple(e) for e in edges.T.tolist()} == both
+
+
+def test_library_does_not_import_pyg():
+    """It takes seconds; what needs it imports it."""
+    program = "import sys, polygraph, polygraph.nn; assert 'torch_geometric' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True)
