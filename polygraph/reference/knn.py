@@ -54,6 +54,9 @@ def _candidates(
 
 def _sample(x: Tensor, y: Tensor, k: int, allowed: Tensor) -> tuple[Tensor, Tensor]:
     """One sample: ``x [N, C]``, ``y [M, C]``."""
+    if len(y) == 0:
+        index = torch.empty((0, k), dtype=torch.int64, device=x.device)
+        return index, squared_distance(y[:, None], x[index])
     with torch.no_grad():
         order = squared_distance(y[:, None], x).sort(dim=1, stable=True).indices
         excluded = ~allowed.gather(1, order)
@@ -86,7 +89,8 @@ def knn(
         parts = [_sample(a, b, k, allowed) for a, b in zip(x, queries, strict=True)]
         if not parts:
             shape = (0, queries.shape[1], k)
-            return x.new_empty(shape, dtype=torch.int64), x.new_empty(shape)
+            none = torch.empty(shape, dtype=torch.int64, device=x.device)
+            return none, (queries[:, :, :1] * 0).sum(2, keepdim=True).expand(shape) + x.sum()
         return torch.stack([i for i, _ in parts]), torch.stack([d for _, d in parts])
     ends = [0, x.shape[0]] if ptr is None else ptr.tolist()
     y_ends = [0, queries.shape[0]] if ptr is None else (ptr if y_ptr is None else y_ptr).tolist()
@@ -94,9 +98,8 @@ def knn(
     dist2 = [x.new_empty((0, k))]
     for s in range(len(ends) - 1):
         points, mine = x[ends[s] : ends[s + 1]], queries[y_ends[s] : y_ends[s + 1]]
-        if len(mine):
-            allowed = _candidates(len(points), len(mine), *settings)
-            i, d = _sample(points, mine, k, allowed)
-            index.append(i + ends[s])
-            dist2.append(d)
+        allowed = _candidates(len(points), len(mine), *settings)
+        i, d = _sample(points, mine, k, allowed)
+        index.append(i + ends[s])
+        dist2.append(d)
     return torch.cat(index), torch.cat(dist2)
