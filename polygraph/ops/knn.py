@@ -9,7 +9,6 @@ from torch import Tensor
 
 from polygraph import _load
 from polygraph.ops._common import check_devices
-from polygraph.ops.resample import resample
 from polygraph.ops.transpose_table import transpose_table
 
 _load.load_libraries()
@@ -141,23 +140,23 @@ def _backward(ctx: Any, _: Tensor, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, y, index = ctx.saved_tensors
     samples, points, channels = x.shape
     queries, k = index.shape[1:]
-    # In the dtype of the distances, all samples as rows of one.
-    wide_x = x.to(grad.dtype).reshape(samples * points, channels)
-    wide_y = y.to(grad.dtype).reshape(samples * queries, channels)
+    # All samples as rows of one. In float64, for y Σ g and Σ g x nearly cancel where the cloud is
+    # far from the origin or its clusters are small.
+    wide_x = x.double().reshape(samples * points, channels)
+    wide_y = y.double().reshape(samples * queries, channels)
     offset = torch.arange(samples, device=x.device)[:, None, None] * points
     rows = (index + offset).reshape(samples * queries, k)
-    weight = grad.reshape(samples * queries, k)
+    weight = grad.double().reshape(samples * queries, k)
     table = transpose_table(rows, samples * points)
     grad_x = grad_y = None
     if ctx.needs_input_grad[1]:
-        near = resample(wide_x, rows, weight, transposed=table)
+        near = _ops.resample(wide_x[None], rows, weight, *table)[0]
         grad_y = 2 * (wide_y * weight.sum(1, keepdim=True) - near)
         grad_y = grad_y.reshape(y.shape).to(y.dtype)
     if ctx.needs_input_grad[0]:
         ones = torch.ones_like(wide_y[:, :1])
-        to_x = torch.ops.polygraph.resample_backward_x
-        total = to_x(ones[None], rows, weight, *table)[0]
-        near = to_x(wide_y[None], rows, weight, *table)[0]
+        total = _ops.resample_backward_x(ones[None], rows, weight, *table)[0]
+        near = _ops.resample_backward_x(wide_y[None], rows, weight, *table)[0]
         grad_x = 2 * (wide_x * total - near)
         grad_x = grad_x.reshape(x.shape).to(x.dtype)
     return grad_x, grad_y, *(None,) * 8

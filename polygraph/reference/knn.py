@@ -16,10 +16,12 @@ def squared_distance(y: Tensor, x: Tensor) -> Tensor:
     """
     difference = y - x
     square = difference * difference
+    if square.shape[-1] == 0:
+        return square.sum(-1)
     padded = torch.nn.functional.pad(square, (0, -square.shape[-1] % LANES))
     lane = padded.new_zeros((*padded.shape[:-1], LANES))
-    for part in torch.split(padded, LANES, dim=-1):
-        lane = lane + part
+    for first in range(0, padded.shape[-1], LANES):
+        lane = lane + padded[..., first : first + LANES]
     half = lane[..., :4] + lane[..., 4:]
     quarter = half[..., :2] + half[..., 2:]
     return quarter[..., 0] + quarter[..., 1]
@@ -94,8 +96,8 @@ def knn(
         return torch.stack([i for i, _ in parts]), torch.stack([d for _, d in parts])
     ends = [0, x.shape[0]] if ptr is None else ptr.tolist()
     y_ends = [0, queries.shape[0]] if ptr is None else (ptr if y_ptr is None else y_ptr).tolist()
-    index = [x.new_empty((0, k), dtype=torch.int64)]
-    dist2 = [x.new_empty((0, k))]
+    empty_index, empty_dist2 = _sample(x[:0], queries[:0], k, x.new_empty((0, 0), dtype=torch.bool))
+    index, dist2 = [empty_index], [empty_dist2]
     for s in range(len(ends) - 1):
         points, mine = x[ends[s] : ends[s + 1]], queries[y_ends[s] : y_ends[s + 1]]
         allowed = _candidates(len(points), len(mine), *settings)
