@@ -61,6 +61,8 @@ class Problem:
     definition: Callable[[], tuple[Tensor, list[Tensor]]]  #: result and gradients, in float64
     result_shape: tuple[int, ...]
     buffer_mib: float | None = None  #: the intermediate that ours claims not to store
+    value: Callable[[Any], Tensor] = lambda found: found  #: what of a forward result is compared
+    notes: Callable[[], dict[str, Any]] = dict  #: what else belongs in the row; called once
 
 
 @dataclass
@@ -99,6 +101,7 @@ class Benchmark:
     quick: list[str]  #: names of the workloads of --quick
     tiny: dict[str, int]  #: sizes of a call that loads code before memory is measured
     targets: list[Target] = field(default_factory=list)
+    passes: tuple[str, ...] = PASSES
 
 
 _UPSTREAM: dict[Any, Tensor] = {}
@@ -134,14 +137,17 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
     return float((actual - expected).abs().max() / expected.abs().max())
 
 
-def check(problem: Problem) -> dict[str, dict[str, float]]:
+def check(problem: Problem, passes: tuple[str, ...] = PASSES) -> dict[str, dict[str, float]]:
     """Error of every contender against the definition; stops where one is wrong."""
     out, grads = problem.definition()
     errors: dict[str, dict[str, float]] = {}
     for name, contender in problem.contenders.items():
-        for which in contender.checked:
+        for which in [c for c in contender.checked if c in passes]:
             found = contender.call(which)
-            pairs = [(found, out)] if which == FORWARD else zip(found, grads, strict=True)
+            if which == FORWARD:
+                pairs = [(problem.value(found), out)]
+            else:
+                pairs = list(zip(found, grads, strict=True))
             error = max(relative_error(a, e) for a, e in pairs)
             if not error <= TOLERANCE:
                 raise SystemExit(
@@ -167,19 +173,27 @@ def seconds(contender: Contender, which: str, repeats: int, device: str) -> floa
     return (time.perf_counter() - start) / repeats
 
 
-def take_turns(problem: Problem, which: str, rounds: int, device: str) -> dict[str, list[float]]:
-    """Samples of every contender, one after the other in every round, so that they share noise."""
-    repeats = {}
+def take_turns(
+    problem: Problem, which: str, rounds: int, device: str, limit: float
+) -> dict[str, list[float]]:
+    """Samples of every contender, one after the other in every round, so that they share noise.
+
+    A contender sits out the rounds that would take it beyond ``limit`` seconds, but for the first.
+    """
+    repeats, once = {}, {}
     for name, contender in problem.contenders.items():
-        seconds(contender, which, 1, device)
-        once = min(seconds(contender, which, 1, device) for _ in range(3))
-        repeats[name] = max(1, round(SAMPLE_SECONDS / max(once, 1e-7)))
+        first = seconds(contender, which, 1, device)
+        more = 3 if first < 1 else 0
+        once[name] = min([first] + [seconds(contender, which, 1, device) for _ in range(more)])
+        repeats[name] = max(1, round(SAMPLE_SECONDS / max(once[name], 1e-7)))
     samples: dict[str, list[float]] = {name: [] for name in problem.contenders}
     gc.collect()
     gc.disable()
     try:
-        for _ in range(rounds):
+        for turn in range(rounds):
             for name, contender in problem.contenders.items():
+                if turn and (turn + 1) * repeats[name] * once[name] > limit:
+                    continue
                 samples[name].append(seconds(contender, which, repeats[name], device))
     finally:
         gc.enable()
@@ -188,6 +202,7 @@ def take_turns(problem: Problem, which: str, rounds: int, device: str) -> dict[s
 
 def summary(values: list[float]) -> dict[str, float]:
     """Median and the quartiles around it."""
+    values = values * 2 if len(values) == 1 else values
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
     return {"median": middle, "low": low, "high": high}
 
@@ -201,7 +216,7 @@ def ratios(problem: Problem, samples: dict[str, list[float]]) -> dict[str, dict[
             continue
         top, bottom = (name, ours) if contender.role == "peer" else (ours, name)
         label = f"{name} / ours" if contender.role == "peer" else f"ours / {name}"
-        pairs = zip(samples[top], samples[bottom], strict=True)
+        pairs = zip(samples[top], samples[bottom], strict=False)  # the rounds that both were in
         found[label] = summary([a / b for a, b in pairs])
     return found
 
@@ -219,10 +234,12 @@ def resident(label: str) -> int:
 
 def peak_bytes(benchmark: Benchmark, sizes: dict[str, int], name: str, which: str, device: str):
     """Bytes that one call adds at its peak to what its inputs hold, results included."""
-    for contender in benchmark.make(benchmark.tiny, device).contenders.values():
-        contender.call(which)  # loads the code, starts the threads
+    for other, contender in benchmark.make(benchmark.tiny, device).contenders.items():
+        if other == name:
+            contender.call(which)  # loads the code, starts the threads
     problem = benchmark.make(sizes, device)
-    upstream(problem.result_shape, device)
+    if which == BOTH:
+        upstream(problem.result_shape, device)
     gc.collect()
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -294,10 +311,11 @@ def provenance(device: str) -> dict[str, Any]:
 def measure(benchmark: Benchmark, workload: Workload, options: argparse.Namespace) -> list[dict]:
     """The rows of one workload: one per pass."""
     problem = benchmark.make(workload.sizes, options.device)
-    errors = check(problem)
+    errors = check(problem, benchmark.passes)
+    notes = problem.notes()
     rows = []
-    for which in PASSES:
-        samples = take_turns(problem, which, options.rounds, options.device)
+    for which in benchmark.passes:
+        samples = take_turns(problem, which, options.rounds, options.device, options.limit)
         row = {
             "benchmark": benchmark.name,
             "workload": workload.name,
@@ -306,8 +324,9 @@ def measure(benchmark: Benchmark, workload: Workload, options: argparse.Namespac
             "rounds": options.rounds,
             "ratios": ratios(problem, samples),
             "seconds": {name: summary(values) for name, values in samples.items()},
+            "samples": {name: len(values) for name, values in samples.items()},
             "errors": errors.get(which, {}),
-        }
+        } | notes
         if not options.no_memory:
             row["memory_mib"] = {
                 name: memory_mib(
@@ -351,6 +370,10 @@ def parse(benchmark: Benchmark) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="few workloads, few rounds")
     parser.add_argument("--out", type=Path, help="write the rows to this JSON file")
     parser.add_argument("--rounds", type=int, help="samples per contender (default 21, quick 5)")
+    parser.add_argument(
+        "--limit", type=float, default=20, help="seconds of a contender in a row (default 20)"
+    )
+    parser.add_argument("--only", nargs="+", metavar="WORKLOAD", help="these workloads alone")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--no-memory", action="store_true", help="leave peak memory out")
@@ -360,6 +383,9 @@ def parse(benchmark: Benchmark) -> argparse.Namespace:
         options.rounds = 5 if options.quick else 21
     if options.rounds < 2:
         parser.error(f"--rounds must be at least 2, got {options.rounds}")
+    unknown = set(options.only or []) - {w.name for w in benchmark.workloads}
+    if unknown:
+        parser.error(f"--only: no such workload: {', '.join(sorted(unknown))}")
     return options
 
 
@@ -372,15 +398,16 @@ def main(benchmark: Benchmark) -> None:
         sizes = next(w.sizes for w in benchmark.workloads if w.name == name)
         print(peak_bytes(benchmark, sizes, contender, which, options.device))
         return
-    chosen = [w for w in benchmark.workloads if not options.quick or w.name in benchmark.quick]
+    names = options.only or (benchmark.quick if options.quick else None)
+    chosen = [w for w in benchmark.workloads if names is None or w.name in names]
     common = provenance(options.device)
     print(json.dumps(common))
     print("ratios of times: median over rounds [quartiles]; peer / ours above 1 is in our favour")
     rows = []
     for workload in chosen:
         for row in measure(benchmark, workload, options):
-            show(row, benchmark.targets)
             rows.append(row | common)
+            show(rows[-1], benchmark.targets)
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(rows, indent=1) + "\n")

@@ -532,3 +532,84 @@ def test_same_bits_on_every_instruction_set_and_number_of_threads():
         results += json.loads(done.stdout)
     assert {isa for isa, _ in results} >= {0, torch.ops.polygraph.instruction_set()}
     assert len({digest for _, digest in results}) == 1
+
+
+# ---- the same lists on a GPU ----
+
+EVERY_KERNEL = [
+    {"sizes": (2, 300, 3), "k": 20},
+    {"sizes": (2, 300, 2), "k": 250},
+    {"sizes": (2, 1500, 66), "k": 32},
+    {"sizes": (2, 333, 33), "k": 50, "exclude_self": True},
+    {"sizes": (1, 700, 16), "k": 128},
+    {"sizes": (1, 3000, 20), "k": 2000},
+    {"sizes": (600, 7), "k": 5, "ptr": torch.tensor([0, 200, 200, 213, 600])},
+    {"sizes": (2, 20 * 31, 12), "k": 9, "grid": (20, 31), "exclude_radius": 1, "search_radius": 6},
+]
+
+
+def require_same_on_gpu(x, k, **options):
+    """The GPU's list is the CPU's, and both distances are the same bits."""
+    there = {n: v.cuda() if isinstance(v, torch.Tensor) else v for n, v in options.items()}
+    index, found = ops.knn(x.cuda(), k, **there)
+    expected_index, expected = ops.knn(x, k, **options)
+    assert torch.equal(found.cpu(), expected)
+    assert torch.equal(index.cpu(), expected_index)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("cloud", CLOUDS)
+@pytest.mark.parametrize("case", EVERY_KERNEL, ids=lambda c: f"{c['sizes']} k {c['k']}")
+def test_gpu_lists(case, cloud):
+    """Every kernel, every dtype, every hostile cloud."""
+    generator = torch.Generator().manual_seed(3)
+    options = {name: value for name, value in case.items() if name != "sizes"}
+    *samples, points, channels = case["sizes"]
+    rows = [CLOUDS[cloud]((points, channels), generator, torch.float32) for _ in range(2)]
+    x = torch.stack(rows[: samples[0]]) if samples else rows[0]
+    require_same_on_gpu(x, **options)
+    require_same_on_gpu(x.double(), **options)
+    for dtype in (torch.float16, torch.bfloat16):
+        if x.to(dtype).isfinite().all():
+            require_same_on_gpu(x.to(dtype), **options)
+
+
+@pytest.mark.gpu
+def test_gpu_graph_capture():
+    """Nothing waits for the device: a CUDA graph replays on other points and other samples."""
+    x = normal(200, 9).float().cuda()
+    ptr = torch.tensor([0, 50, 200]).cuda()
+    ops.knn(x, 7, ptr=ptr)  # loads the kernels
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        index, found = ops.knn(x, 7, ptr=ptr)
+    x.copy_(normal(200, 9, seed=1))
+    ptr.copy_(torch.tensor([0, 130, 200]))
+    graph.replay()
+    expected_index, expected = ops.knn(x.cpu(), 7, ptr=ptr.cpu())
+    assert torch.equal(index.cpu(), expected_index)
+    assert torch.equal(found.cpu(), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ("x = torch.full((1, 9, 5), float('nan')).cuda(); ops.knn(x, 2)", "must be finite"),
+        ("x[0, 3] = float('inf'); ops.knn(x, 2)", "must be finite"),
+        ("ops.knn(x[0], 2, ptr=torch.tensor([0, 5, 4, 9]).cuda())", "must rise"),
+        ("ops.knn(x[0], 2, ptr=torch.tensor([0, 8]).cuda())", "must rise"),
+        ("ops.knn(x[0], 2, ptr=torch.tensor([0, 1, 9]).cuda())", "fewer candidates"),
+    ],
+)
+def test_gpu_asserts(broken, message):
+    """What only the values tell stops the kernel, with a message; never a wrong index."""
+    program = (
+        "import torch; from polygraph import ops; x = torch.rand(1, 9, 5).cuda();"
+        f"{broken}; torch.cuda.synchronize()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "device-side assert" in done.stderr
