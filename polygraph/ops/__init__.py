@@ -1,9 +1,28 @@
 """The operators: compiled kernels, differentiable any number of times."""
 
+from polygraph.ops.ecc import ecc
+from polygraph.ops.edge_conv import edge_aggregate, edge_conv, edge_max, edge_values
+from polygraph.ops.graph import Graph, graph_from_coo, graph_from_table
 from polygraph.ops.knn import knn
+from polygraph.ops.light_ecc import light_ecc
 from polygraph.ops.poly_step import poly_step
 from polygraph.ops.resample import resample
 from polygraph.ops.spiral_conv import spiral_conv
 from polygraph.ops.transpose_table import transpose_table
 
-__all__ = ["knn", "poly_step", "resample", "spiral_conv", "transpose_table"]
+__all__ = [
+    "Graph",
+    "ecc",
+    "edge_aggregate",
+    "edge_conv",
+    "edge_max",
+    "edge_values",
+    "graph_from_coo",
+    "graph_from_table",
+    "knn",
+    "light_ecc",
+    "poly_step",
+    "resample",
+    "spiral_conv",
+    "transpose_table",
+]

@@ -1,9 +1,22 @@
 """The operators in plain PyTorch: slow, short; the definition every kernel is tested against."""
 
+from polygraph.reference.ecc import ecc, light_ecc
+from polygraph.reference.edge_conv import edge_aggregate, edge_conv, edge_values
 from polygraph.reference.knn import knn
 from polygraph.reference.poly_step import poly_step
 from polygraph.reference.resample import resample
 from polygraph.reference.spiral_conv import spiral_conv
 from polygraph.reference.transpose_table import transpose_table
 
-__all__ = ["knn", "poly_step", "resample", "spiral_conv", "transpose_table"]
+__all__ = [
+    "ecc",
+    "edge_aggregate",
+    "edge_conv",
+    "edge_values",
+    "knn",
+    "light_ecc",
+    "poly_step",
+    "resample",
+    "spiral_conv",
+    "transpose_table",
+]

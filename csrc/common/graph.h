@@ -1,0 +1,156 @@
+// Graphs as the edge kernels read them: slots, listed segment by segment.
+//
+//   ptr [S+1]    segment s has the positions ptr[s] .. ptr[s+1]
+//   slot [E]     position p is slot slot[p]; absent: p itself (then ptr ends with E)
+//   other [E]    the node at the other end of a slot, in [0, O), or -1: the slot is empty and is passed over
+//   edge [E]     the row of edge features of a slot; absent: the slot's own number
+//
+// With segments = targets, `other` holds sources and `slot` is absent; with segments = sources, `slot` lists the slots
+// that leave each source and `other` holds targets. One kernel serves both directions. The order of a sum is that of
+// the positions, and one thread computes it, so results repeat bit for bit.
+#pragma once
+
+#include "common/table.h"
+
+namespace polygraph {
+
+struct GraphSizes {
+  int64_t S, O, E;  // segments, other nodes, slots
+};
+
+struct GraphPointers {
+  const int64_t* ptr;
+  const int64_t* slot;  // null: absent
+  const int64_t* other;
+  const int64_t* edge;  // null: absent
+
+#if defined(__CUDACC__)
+#define POLYGRAPH_BOTH __host__ __device__ __forceinline__
+#else
+#define POLYGRAPH_BOTH inline
+#endif
+  POLYGRAPH_BOTH int64_t slot_at(int64_t position) const {
+    return slot == nullptr ? position : slot[position];
+  }
+  POLYGRAPH_BOTH int64_t row_of(int64_t at) const {
+    return edge == nullptr ? at : edge[at];
+  }
+#undef POLYGRAPH_BOTH
+};
+
+// Shapes, dtypes and devices; O is the number of other nodes.
+inline GraphSizes check_graph(
+    const char* op, const Tensor& like, int64_t O, const Tensor& ptr, const std::optional<Tensor>& slot,
+    const Tensor& other, const std::optional<Tensor>& edge) {
+  check_dtype(op, "ptr", ptr, ScalarType::Long);
+  check_shape(op, "ptr", ptr, "[S+1]", {-1});
+  check_device(op, "ptr", ptr, like);
+  STD_TORCH_CHECK(ptr.size(0) > 0, op, ": ptr must have shape [S+1], got [0]");
+  check_dtype(op, "other", other, ScalarType::Long);
+  check_shape(op, "other", other, "[E]", {-1});
+  check_device(op, "other", other, like);
+  const int64_t E = other.size(0);
+  STD_TORCH_CHECK(E < (int64_t(1) << 31), op, ": a graph may have at most 2^31 - 1 slots, got ", E);
+  for (const auto& [name, tensor] :
+       {std::pair<const char*, const std::optional<Tensor>&>{"slot", slot}, {"edge", edge}}) {
+    if (tensor.has_value()) {
+      check_dtype(op, name, *tensor, ScalarType::Long);
+      check_shape(op, name, *tensor, "[E]", {E});
+      check_device(op, name, *tensor, like);
+    }
+  }
+  return {ptr.size(0) - 1, O, E};
+}
+
+inline bool all_within(const int64_t* values, int64_t count, int64_t low, int64_t high) {
+  std::atomic<bool> valid{true};
+  parallel_tasks(count, 1, [&](int64_t begin, int64_t end) {
+    bool good = true;
+    for (int64_t i = begin; i < end; ++i) {
+      good &= static_cast<uint64_t>(values[i] - low) < static_cast<uint64_t>(high - low);
+    }
+    if (!good) {
+      valid = false;
+    }
+  });
+  return valid;
+}
+
+inline void check_within(
+    const char* op, const char* name, const int64_t* values, int64_t count, int64_t low, int64_t high) {
+  if (all_within(values, count, low, high)) {
+    return;
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    STD_TORCH_CHECK(
+        values[i] >= low && values[i] < high, op, ": ", name, " must lie in [", low, ", ", high, "), got ", values[i],
+        " at position ", i);
+  }
+}
+
+// Values, on the CPU, of contiguous tensors, as far as the segments [first, last) read them; `rows` is the number of
+// rows of edge features.
+inline void check_graph_values(
+    const char* op, const GraphSizes& n, const GraphPointers& graph, int64_t rows, int64_t first, int64_t last) {
+  const int64_t begin = graph.ptr[first];
+  const int64_t end = graph.ptr[last];
+  bool rises = begin >= 0 && end <= n.E && (first > 0 || begin == 0);
+  rises &= last < n.S || graph.slot != nullptr || end == n.E;
+  for (int64_t s = first; s < last; ++s) {
+    rises &= graph.ptr[s] <= graph.ptr[s + 1];
+  }
+  STD_TORCH_CHECK(rises, op, ": ptr must rise from 0 to E = ", n.E);
+  if (graph.slot == nullptr) {
+    check_within(op, "other", graph.other + begin, end - begin, -1, n.O);
+    if (graph.edge != nullptr) {
+      check_within(op, "edge", graph.edge + begin, end - begin, 0, rows);
+    }
+    return;
+  }
+  check_within(op, "slot", graph.slot + begin, end - begin, 0, n.E);
+  std::atomic<bool> valid{true};
+  parallel_tasks(end - begin, 4, [&](int64_t from, int64_t to) {
+    bool good = true;
+    for (int64_t position = begin + from; position < begin + to; ++position) {
+      const int64_t slot = graph.slot[position];
+      good &= static_cast<uint64_t>(graph.other[slot] + 1) <= static_cast<uint64_t>(n.O);
+      good &= static_cast<uint64_t>(graph.row_of(slot)) < static_cast<uint64_t>(rows);
+    }
+    if (!good) {
+      valid = false;
+    }
+  });
+  STD_TORCH_CHECK(valid, op, ": other must lie in [-1, ", n.O, ") and edge in [0, ", rows, ")");
+}
+
+inline void check_graph_values(const char* op, const GraphSizes& n, const GraphPointers& graph, int64_t rows) {
+  check_graph_values(op, n, graph, rows, 0, n.S);
+}
+
+// The tensors of a graph, contiguous, and where they are.
+struct GraphTensors {
+  Tensor ptr, other;
+  std::optional<Tensor> slot, edge;
+
+  GraphTensors(
+      const Tensor& ptr_, const std::optional<Tensor>& slot_, const Tensor& other_, const std::optional<Tensor>& edge_)
+      : ptr(dense(ptr_)), other(dense(other_)) {
+    if (slot_.has_value()) {
+      slot = dense(*slot_);
+    }
+    if (edge_.has_value()) {
+      edge = dense(*edge_);
+    }
+  }
+
+  GraphPointers pointers() const {
+    return {data(ptr), slot.has_value() ? data(*slot) : nullptr, data(other), edge.has_value() ? data(*edge) : nullptr};
+  }
+
+ private:
+  static const int64_t* data(const Tensor& tensor) {
+    return static_cast<const int64_t*>(tensor.const_data_ptr());
+  }
+};
+
+}  // namespace polygraph

@@ -1,0 +1,89 @@
+// The edge-wise halves of edge-conditioned convolutions: what is left of them when every product with a weight matrix
+// is taken per node.
+//
+//   edge_outer     Z[s - first] = sum over the slots of s of  phi'[e] (x) x[r]              [H', C]
+//   edge_inner     a[e, h] = sum_c G[s - first, h, c] x[r, c]
+//                  y[e, c] = sum_h phi'[e, h] G[s - first, h, c]
+//
+// for the segments first <= s < last. A slot has the row e of edge features, and r = e if x_per_edge, else the other
+// node. phi' is phi [E', H] with a column of ones behind it if `ones`: H' = H + ones. Without phi it is made on the fly
+// from nodes, max(p, slope p) of p = seg_phi[s] + oth_phi[o]. a [E', H'], y [E', C].
+// edge_inner_ writes only the rows of the slots it visits, into a and y where they are given (y needs no x, a no phi):
+// its caller goes through the segments in chunks, so that Z and G never exist whole. Each row belongs to one slot, and
+// each sum has a fixed order, so results repeat bit for bit.
+#pragma once
+
+#include "common/graph.h"
+
+namespace polygraph {
+
+struct EccSizes {
+  GraphSizes g;
+  int64_t rows;         // of edge features, E'
+  int64_t H, C;         // columns of phi, channels of x
+  int64_t ones;         // 0 or 1
+  int64_t first, last;  // segments
+  bool x_per_edge;
+
+  int64_t hidden() const {
+    return H + ones;
+  }
+};
+
+struct EccPhi {
+  std::optional<Tensor> phi, seg_phi, oth_phi;
+};
+
+// `like` is a tensor of the wanted dtype and device, C its channels.
+inline EccSizes check_ecc(
+    const char* op, const Tensor& like, int64_t C, const EccPhi& phi, const std::optional<Tensor>& x, bool x_per_edge,
+    bool ones, int64_t hidden, int64_t others, int64_t rows, int64_t first, int64_t last, const Tensor& ptr,
+    const std::optional<Tensor>& slot, const Tensor& other, const std::optional<Tensor>& edge) {
+  check_floating(op, "x", like);
+  STD_TORCH_CHECK(others >= 0 && rows >= 0, op, ": sizes must not be negative, got ", others, " and ", rows);
+  const int64_t H = hidden - (ones ? 1 : 0);
+  STD_TORCH_CHECK(H >= 0, op, ": hidden must be at least ", ones ? 1 : 0, ", got ", hidden);
+  const EccSizes n{
+      check_graph(op, like, others, ptr, slot, other, edge), rows, H, C, ones ? 1 : 0, first, last, x_per_edge};
+  const auto check = [&](const char* name, const std::optional<Tensor>& tensor, const char* meaning, int64_t count,
+                         int64_t columns) {
+    if (tensor.has_value()) {
+      check_dtype(op, name, *tensor, like.scalar_type());
+      check_shape(op, name, *tensor, meaning, {count, columns});
+      check_device(op, name, *tensor, like);
+    }
+  };
+  STD_TORCH_CHECK(
+      phi.seg_phi.has_value() == phi.oth_phi.has_value() && !(phi.phi.has_value() && phi.seg_phi.has_value()), op,
+      ": either phi is given, or seg_phi and oth_phi");
+  check("x", x, x_per_edge ? "[E, C]" : "[N, C]", x_per_edge ? rows : others, C);
+  check("phi", phi.phi, "[E, H]", rows, H);
+  check("seg_phi", phi.seg_phi, "[S, H]", n.g.S, H);
+  check("oth_phi", phi.oth_phi, "[O, H]", others, H);
+  STD_TORCH_CHECK(edge.has_value() || rows == n.g.E, op, ": there are ", n.g.E, " slots and ", rows, " rows of edges");
+  STD_TORCH_CHECK(
+      0 <= first && first <= last && last <= n.g.S, op, ": segments ", first, " to ", last, " of ", n.g.S,
+      " do not exist");
+  return n;
+}
+
+inline void check_ecc_inner(
+    const EccSizes& n, const Tensor& G, const EccPhi& phi, const std::optional<Tensor>& x,
+    const std::optional<Tensor>& a, const std::optional<Tensor>& y) {
+  const char* op = "edge_inner_";
+  check_shape(op, "G", G, "[last - first, H', C]", {n.last - n.first, n.hidden(), n.C});
+  STD_TORCH_CHECK(!a.has_value() || x.has_value(), op, ": a needs x");
+  STD_TORCH_CHECK(!y.has_value() || phi.phi.has_value() || phi.seg_phi.has_value(), op, ": y needs phi");
+  const auto check = [&](const char* name, const std::optional<Tensor>& out, const char* meaning, int64_t columns) {
+    if (out.has_value()) {
+      check_dtype(op, name, *out, G.scalar_type());
+      check_shape(op, name, *out, meaning, {n.rows, columns});
+      check_device(op, name, *out, G);
+      STD_TORCH_CHECK(out->is_contiguous(), op, ": ", name, " must be contiguous");
+    }
+  };
+  check("a", a, "[E, H']", n.hidden());
+  check("y", y, "[E, C]", n.C);
+}
+
+}  // namespace polygraph

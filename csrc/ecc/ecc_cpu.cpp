@@ -1,0 +1,183 @@
+// CPU edge-wise halves of ECC: float32 and float64; half types are widened to float32 first.
+#include <vector>
+
+#include "common/simd.h"
+#include "ecc/ecc.h"
+
+namespace polygraph {
+namespace {
+
+constexpr int kTileRows = 6;    // of a product, kept in registers
+constexpr int64_t kSlots = 32;  // packed at a time; a multiple of every vector
+
+template <class T>
+struct EccParams {
+  EccSizes n;
+  GraphPointers graph;
+  const T* phi;      // [E', H], null: from the nodes
+  const T* seg_phi;  // [S, H]
+  const T* oth_phi;  // [O, H]
+  T slope;
+  const T* x;  // [O, C] or [E', C]
+  const T* G;  // [last - first, H', C], edge_inner only
+  T* out;      // [last - first, H', C], edge_outer only
+  T* a;        // [E', H'], null: not wanted
+  T* y;        // [E', C], likewise
+};
+
+// A thread's own. Rows are as long as whole vectors, and there are as many as fill whole tiles; what lies past the ends
+// is zero from the start or never stored.
+template <class T>
+struct EccScratch {
+  int64_t rows[kSlots];    // of edge features
+  int64_t others[kSlots];  // nodes
+  int64_t count;
+  int64_t phi_step, x_step;
+  T* phi;      // [kSlots + kTileRows, phi_step]
+  T* x;        // [kSlots, x_step] or [C, kSlots]
+  T* G;        // [H' + kTileRows, x_step]
+  T* product;  // [H', kSlots] or [kSlots, x_step]
+};
+
+#define POLYGRAPH_KERNEL_FILE "ecc/ecc_kernel.inc"
+#include "common/each_isa.inc"
+
+int64_t whole(int64_t size, int64_t step) {
+  return (size + step - 1) / step * step;
+}
+
+template <class T>
+class Scratch {
+ public:
+  Scratch(const EccSizes& n, bool inner) {
+    constexpr int64_t kLanes = 64 / static_cast<int64_t>(sizeof(T));  // of the widest vector, two of which are read
+    view.x_step = whole(n.C, 2 * kLanes);
+    view.phi_step = whole(n.hidden(), kTileRows) + kTileRows;
+    const int64_t phi = (kSlots + kTileRows) * view.phi_step;
+    const int64_t x = std::max(kSlots * view.x_step, n.C * kSlots);
+    const int64_t G = inner ? (n.hidden() + kTileRows) * view.x_step : 0;
+    const int64_t product = inner ? std::max(n.hidden() * kSlots, kSlots * view.x_step) : 0;
+    memory.assign(static_cast<size_t>(phi + x + G + product), T(0));
+    view.phi = memory.data();
+    view.x = view.phi + phi;
+    view.G = view.x + x;
+    view.product = view.G + G;
+  }
+
+  EccScratch<T> view{};
+
+ private:
+  std::vector<T> memory;
+};
+
+int64_t work_per_segment(const EccSizes& n) {
+  return (n.g.E / std::max<int64_t>(1, n.g.S) + 1) * n.hidden() * n.C;
+}
+
+template <class T>
+void edge_outer_cpu(const EccParams<T>& p) {
+  parallel_tasks(p.n.last - p.n.first, work_per_segment(p.n), [&](int64_t begin, int64_t end) {
+    const Scratch<T> scratch(p.n, false);
+    POLYGRAPH_SIMD_CALL(edge_outer<T>(p, scratch.view, begin, end));
+  });
+}
+
+template <class T>
+void edge_inner_cpu(const EccParams<T>& p) {
+  parallel_tasks(p.n.last - p.n.first, 2 * work_per_segment(p.n), [&](int64_t begin, int64_t end) {
+    const Scratch<T> scratch(p.n, true);
+    POLYGRAPH_SIMD_CALL(edge_inner<T>(p, scratch.view, begin, end));
+  });
+}
+
+template <class T>
+const T* data(const std::optional<Tensor>& tensor) {
+  return tensor.has_value() ? static_cast<const T*>(tensor->const_data_ptr()) : nullptr;
+}
+
+std::optional<Tensor> ready(const std::optional<Tensor>& tensor) {
+  return tensor.has_value() ? std::optional<Tensor>(widened(dense(*tensor))) : std::nullopt;
+}
+
+// Calls fn(zero) in the type that the CPU computes in.
+template <class F>
+void with_type(const Tensor& tensor, const F& fn) {
+  if (tensor.scalar_type() == ScalarType::Double) {
+    fn(0.0);
+  } else {
+    fn(0.0F);
+  }
+}
+
+}  // namespace
+
+Tensor edge_outer_cpu(
+    const std::optional<Tensor>& phi, const std::optional<Tensor>& seg_phi, const std::optional<Tensor>& oth_phi,
+    double slope, const Tensor& x, bool x_per_edge, bool ones, int64_t hidden, int64_t others, int64_t rows,
+    int64_t first, int64_t last, const Tensor& ptr, const std::optional<Tensor>& slot, const Tensor& other,
+    const std::optional<Tensor>& edge) {
+  const char* op = "edge_outer";
+  STD_TORCH_CHECK(phi.has_value() || seg_phi.has_value() || hidden == (ones ? 1 : 0), op, ": phi is needed");
+  check_shape(op, "x", x, "[N, C]", {-1, -1});
+  const EccSizes n = check_ecc(
+      op, x, x.size(1), {phi, seg_phi, oth_phi}, x, x_per_edge, ones, hidden, others, rows, first, last, ptr, slot,
+      other, edge);
+  const GraphTensors graph(ptr, slot, other, edge);
+  check_graph_values(op, n.g, graph.pointers(), rows, first, last);
+  const EccPhi f{ready(phi), ready(seg_phi), ready(oth_phi)};
+  const std::optional<Tensor> features = ready(x);
+  Tensor out = torch::stable::new_empty(*features, {last - first, hidden, n.C});
+  with_type(out, [&](auto zero) {
+    using T = decltype(zero);
+    edge_outer_cpu(
+        EccParams<T>{
+            n, graph.pointers(), data<T>(f.phi), data<T>(f.seg_phi), data<T>(f.oth_phi), static_cast<T>(slope),
+            data<T>(features), nullptr, static_cast<T*>(out.mutable_data_ptr()), nullptr, nullptr});
+  });
+  return narrowed(out, x.scalar_type());
+}
+
+void edge_inner_cpu(
+    const Tensor& G, const std::optional<Tensor>& phi, const std::optional<Tensor>& seg_phi,
+    const std::optional<Tensor>& oth_phi, double slope, const std::optional<Tensor>& x, bool x_per_edge, bool ones,
+    int64_t others, int64_t rows, int64_t first, int64_t last, const Tensor& ptr, const std::optional<Tensor>& slot,
+    const Tensor& other, const std::optional<Tensor>& edge, std::optional<Tensor> a, std::optional<Tensor> y) {
+  const char* op = "edge_inner_";
+  check_shape(op, "G", G, "[last - first, H', C]", {-1, -1, -1});
+  const EccSizes n = check_ecc(
+      op, G, G.size(2), {phi, seg_phi, oth_phi}, x, x_per_edge, ones, G.size(1), others, rows, first, last, ptr, slot,
+      other, edge);
+  check_ecc_inner(n, G, {phi, seg_phi, oth_phi}, x, a, y);
+  const GraphTensors graph(ptr, slot, other, edge);
+  check_graph_values(op, n.g, graph.pointers(), rows, first, last);
+  const std::optional<Tensor> upstream = ready(G);
+  const EccPhi f{ready(phi), ready(seg_phi), ready(oth_phi)};
+  const std::optional<Tensor> features = ready(x);
+  // Half types are computed aside; the rows of other slots must stay as they are.
+  std::optional<Tensor> wide_a = ready(a);
+  std::optional<Tensor> wide_y = ready(y);
+  with_type(*upstream, [&](auto zero) {
+    using T = decltype(zero);
+    edge_inner_cpu(
+        EccParams<T>{
+            n, graph.pointers(), data<T>(f.phi), data<T>(f.seg_phi), data<T>(f.oth_phi), static_cast<T>(slope),
+            data<T>(features), data<T>(upstream), nullptr,
+            a.has_value() ? static_cast<T*>(wide_a->mutable_data_ptr()) : nullptr,
+            y.has_value() ? static_cast<T*>(wide_y->mutable_data_ptr()) : nullptr});
+  });
+  if (is_half(G.scalar_type())) {
+    if (a.has_value()) {
+      torch::stable::copy_(*a, *wide_a);
+    }
+    if (y.has_value()) {
+      torch::stable::copy_(*y, *wide_y);
+    }
+  }
+}
+
+}  // namespace polygraph
+
+STABLE_TORCH_LIBRARY_IMPL(polygraph, CPU, m) {
+  m.impl("edge_outer", TORCH_BOX(&polygraph::edge_outer_cpu));
+  m.impl("edge_inner_", TORCH_BOX(&polygraph::edge_inner_cpu));
+}

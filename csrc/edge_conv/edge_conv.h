@@ -1,0 +1,75 @@
+// Sums over the edges of a graph whose values are u_s + v_o under an activation, and all their derivatives.
+//
+// A slot joins the segment s and the other node o and has the row e of edge features (common/graph.h).
+//
+//   edge_sum     out[s]  = sum over the slots of s of  weight[e] * m * (seg_val[s] + oth_val[o] + edge_val[e])
+//   edge_values  out[e]  = m * (seg_val[s] + oth_val[o] + edge_val[e])            rows of empty slots are 0
+//   edge_dot     out[e]  = sum over channels of  grad[s] * m * (seg_val[s] + oth_val[o])
+//
+//   m = 1 where seg_mask[s] + oth_mask[o] > 0, else slope (channel by channel); without masks, m = 1.
+//
+// With seg_val = seg_mask = u and oth_val = oth_mask = v, m (u + v) is the activation max(a, slope a) of a = u + v:
+// none (slope 1), ReLU (0), leaky ReLU. Almost everywhere m is constant, and the three are partial derivatives of one
+// form, linear in grad, in weight and in the values: their derivatives of every order are these three again, over the
+// graph or its transpose.
+//
+// t_ptr, t_slot, t_other are the same graph seen from the other side, for the derivatives; the kernels do not read
+// them. seg_* [S, D], oth_* [O, D], edge_val [E', D], weight [E'], grad [S, D]; all but grad may be absent: the masks
+// come both or not at all, at least one value must be there, and weight does not come with edge_val.
+#pragma once
+
+#include "common/graph.h"
+
+namespace polygraph {
+
+struct EdgeConvSizes {
+  GraphSizes g;
+  int64_t D;     // channels
+  int64_t rows;  // of edge features, E'
+};
+
+struct EdgeConvTensors {
+  std::optional<Tensor> seg_mask, oth_mask, seg_val, oth_val, edge_val, weight;
+};
+
+inline EdgeConvSizes check_edge_conv(
+    const char* op, const EdgeConvTensors& t, int64_t others, int64_t rows, const Tensor& ptr,
+    const std::optional<Tensor>& slot, const Tensor& other, const std::optional<Tensor>& edge) {
+  const std::optional<Tensor>& first = t.seg_val.has_value()   ? t.seg_val
+                                       : t.oth_val.has_value() ? t.oth_val
+                                                               : t.edge_val;
+  STD_TORCH_CHECK(first.has_value(), op, ": one of seg_val, oth_val and edge_val is needed");
+  STD_TORCH_CHECK(t.seg_mask.has_value() == t.oth_mask.has_value(), op, ": seg_mask and oth_mask come together");
+  STD_TORCH_CHECK(!t.weight.has_value() || !t.edge_val.has_value(), op, ": weight and edge_val exclude each other");
+  STD_TORCH_CHECK(others >= 0 && rows >= 0, op, ": sizes must not be negative, got ", others, " and ", rows);
+  const Tensor& like = *first;
+  check_floating(op, "values", like);
+  STD_TORCH_CHECK(like.dim() == 2, op, ": values must have shape [*, D], got ", shape_string(like));
+  const EdgeConvSizes n{check_graph(op, like, others, ptr, slot, other, edge), like.size(1), rows};
+  const auto check = [&](const char* name, const std::optional<Tensor>& tensor, const char* meaning, int64_t count) {
+    if (tensor.has_value()) {
+      check_dtype(op, name, *tensor, like.scalar_type());
+      check_shape(op, name, *tensor, meaning, {count, n.D});
+      check_device(op, name, *tensor, like);
+    }
+  };
+  check("seg_mask", t.seg_mask, "[S, D]", n.g.S);
+  check("oth_mask", t.oth_mask, "[O, D]", n.g.O);
+  check("seg_val", t.seg_val, "[S, D]", n.g.S);
+  check("oth_val", t.oth_val, "[O, D]", n.g.O);
+  check("edge_val", t.edge_val, "[E, D]", n.rows);
+  if (t.weight.has_value()) {
+    check_dtype(op, "weight", *t.weight, like.scalar_type());
+    check_shape(op, "weight", *t.weight, "[E]", {n.rows});
+    check_device(op, "weight", *t.weight, like);
+  }
+  return n;
+}
+
+inline void check_edge_dot_grad(const EdgeConvSizes& n, const Tensor& grad, const Tensor& like) {
+  check_dtype("edge_dot", "grad", grad, like.scalar_type());
+  check_shape("edge_dot", "grad", grad, "[S, D]", {n.g.S, n.D});
+  check_device("edge_dot", "grad", grad, like);
+}
+
+}  // namespace polygraph

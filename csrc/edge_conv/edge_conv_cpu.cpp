@@ -1,0 +1,162 @@
+// CPU sums over edges: float32 and float64; half types are widened to float32 first.
+#include <utility>
+
+#include "common/simd.h"
+#include "edge_conv/edge_conv.h"
+
+namespace polygraph {
+namespace {
+
+template <class T>
+struct EdgeConvParams {
+  EdgeConvSizes n;
+  GraphPointers graph;
+  const T* seg_mask;  // [S, D]; these are null where absent
+  const T* oth_mask;  // [O, D]
+  const T* seg_val;   // [S, D]
+  const T* oth_val;   // [O, D]
+  const T* edge_val;  // [E', D]
+  const T* weight;    // [E']
+  const T* grad;      // [S, D], edge_dot only
+  T slope;
+  T* out;
+};
+
+#define POLYGRAPH_KERNEL_FILE "edge_conv/edge_conv_kernel.inc"
+#include "common/each_isa.inc"
+
+std::optional<Tensor> ready(const std::optional<Tensor>& tensor) {
+  return tensor.has_value() ? std::optional<Tensor>(widened(dense(*tensor))) : std::nullopt;
+}
+
+// Contiguous and wide enough; these own what the parameters point to.
+EdgeConvTensors ready(const EdgeConvTensors& t) {
+  return {ready(t.seg_mask), ready(t.oth_mask), ready(t.seg_val), ready(t.oth_val), ready(t.edge_val), ready(t.weight)};
+}
+
+template <class T>
+const T* data(const std::optional<Tensor>& tensor) {
+  return tensor.has_value() ? static_cast<const T*>(tensor->const_data_ptr()) : nullptr;
+}
+
+template <class T>
+EdgeConvParams<T> params(
+    const EdgeConvSizes& n, const GraphPointers& graph, const EdgeConvTensors& t, const std::optional<Tensor>& grad,
+    double slope, Tensor& out) {
+  return {
+      n,
+      graph,
+      data<T>(t.seg_mask),
+      data<T>(t.oth_mask),
+      data<T>(t.seg_val),
+      data<T>(t.oth_val),
+      data<T>(t.edge_val),
+      data<T>(t.weight),
+      data<T>(grad),
+      static_cast<T>(slope),
+      static_cast<T*>(out.mutable_data_ptr())};
+}
+
+int64_t work_per_segment(const EdgeConvSizes& n) {
+  return (n.g.E / std::max<int64_t>(1, n.g.S) + 1) * n.D;
+}
+
+const Tensor& any_value(const EdgeConvTensors& t) {
+  return t.seg_val.has_value() ? *t.seg_val : t.oth_val.has_value() ? *t.oth_val : *t.edge_val;
+}
+
+template <class T>
+void edge_sum_cpu(const EdgeConvParams<T>& p) {
+  parallel_tasks(p.n.g.S, work_per_segment(p.n), [&](int64_t begin, int64_t end) {
+    POLYGRAPH_SIMD_CALL(edge_sum<T>(p, begin, end));
+  });
+}
+
+template <class T>
+void edge_values_cpu(const EdgeConvParams<T>& p) {
+  parallel_tasks(p.n.g.S, work_per_segment(p.n), [&](int64_t begin, int64_t end) {
+    POLYGRAPH_SIMD_CALL(edge_values<T>(p, begin, end));
+  });
+}
+
+template <class T>
+void edge_dot_cpu(const EdgeConvParams<T>& p) {
+  parallel_tasks(p.n.g.S, work_per_segment(p.n), [&](int64_t begin, int64_t end) {
+    POLYGRAPH_SIMD_CALL(edge_dot<T>(p, begin, end));
+  });
+}
+
+}  // namespace
+
+Tensor edge_sum_cpu(
+    const std::optional<Tensor>& seg_mask, const std::optional<Tensor>& oth_mask, const std::optional<Tensor>& seg_val,
+    const std::optional<Tensor>& oth_val, const std::optional<Tensor>& edge_val, const std::optional<Tensor>& weight,
+    double slope, int64_t others, int64_t rows, const Tensor& ptr, const std::optional<Tensor>& slot,
+    const Tensor& other, const std::optional<Tensor>& edge, const std::optional<Tensor>& /*t_ptr*/,
+    const std::optional<Tensor>& /*t_slot*/, const std::optional<Tensor>& /*t_other*/) {
+  const EdgeConvTensors given{seg_mask, oth_mask, seg_val, oth_val, edge_val, weight};
+  const EdgeConvSizes n = check_edge_conv("edge_sum", given, others, rows, ptr, slot, other, edge);
+  const GraphTensors graph(ptr, slot, other, edge);
+  check_graph_values("edge_sum", n.g, graph.pointers(), rows);
+  const EdgeConvTensors t = ready(given);
+  Tensor out = torch::stable::new_empty(any_value(t), {n.g.S, n.D});
+  if (out.scalar_type() == ScalarType::Double) {
+    edge_sum_cpu(params<double>(n, graph.pointers(), t, std::nullopt, slope, out));
+  } else {
+    edge_sum_cpu(params<float>(n, graph.pointers(), t, std::nullopt, slope, out));
+  }
+  return narrowed(out, any_value(given).scalar_type());
+}
+
+Tensor edge_values_cpu(
+    const std::optional<Tensor>& seg_mask, const std::optional<Tensor>& oth_mask, const std::optional<Tensor>& seg_val,
+    const std::optional<Tensor>& oth_val, const std::optional<Tensor>& edge_val, double slope, int64_t others,
+    int64_t rows, const Tensor& ptr, const std::optional<Tensor>& slot, const Tensor& other,
+    const std::optional<Tensor>& edge, const std::optional<Tensor>& /*t_ptr*/, const std::optional<Tensor>& /*t_slot*/,
+    const std::optional<Tensor>& /*t_other*/) {
+  const EdgeConvTensors given{seg_mask, oth_mask, seg_val, oth_val, edge_val, std::nullopt};
+  const EdgeConvSizes n = check_edge_conv("edge_values", given, others, rows, ptr, slot, other, edge);
+  const GraphTensors graph(ptr, slot, other, edge);
+  check_graph_values("edge_values", n.g, graph.pointers(), rows);
+  const EdgeConvTensors t = ready(given);
+  // Where the rows are named by a list, some may be named by no slot.
+  const bool whole = !slot.has_value() && !edge.has_value() && rows == n.g.E;
+  Tensor out =
+      whole ? torch::stable::new_empty(any_value(t), {rows, n.D}) : torch::stable::new_zeros(any_value(t), {rows, n.D});
+  if (out.scalar_type() == ScalarType::Double) {
+    edge_values_cpu(params<double>(n, graph.pointers(), t, std::nullopt, slope, out));
+  } else {
+    edge_values_cpu(params<float>(n, graph.pointers(), t, std::nullopt, slope, out));
+  }
+  return narrowed(out, any_value(given).scalar_type());
+}
+
+Tensor edge_dot_cpu(
+    const Tensor& grad, const std::optional<Tensor>& seg_mask, const std::optional<Tensor>& oth_mask,
+    const std::optional<Tensor>& seg_val, const std::optional<Tensor>& oth_val, double slope, int64_t others,
+    int64_t rows, const Tensor& ptr, const std::optional<Tensor>& slot, const Tensor& other,
+    const std::optional<Tensor>& edge, const std::optional<Tensor>& /*t_ptr*/, const std::optional<Tensor>& /*t_slot*/,
+    const std::optional<Tensor>& /*t_other*/) {
+  const EdgeConvTensors given{seg_mask, oth_mask, seg_val, oth_val, std::nullopt, std::nullopt};
+  const EdgeConvSizes n = check_edge_conv("edge_dot", given, others, rows, ptr, slot, other, edge);
+  check_edge_dot_grad(n, grad, any_value(given));
+  const GraphTensors graph(ptr, slot, other, edge);
+  check_graph_values("edge_dot", n.g, graph.pointers(), rows);
+  const EdgeConvTensors t = ready(given);
+  const std::optional<Tensor> upstream = widened(dense(grad));
+  Tensor out = torch::stable::new_zeros(any_value(t), {rows});
+  if (out.scalar_type() == ScalarType::Double) {
+    edge_dot_cpu(params<double>(n, graph.pointers(), t, upstream, slope, out));
+  } else {
+    edge_dot_cpu(params<float>(n, graph.pointers(), t, upstream, slope, out));
+  }
+  return narrowed(out, grad.scalar_type());
+}
+
+}  // namespace polygraph
+
+STABLE_TORCH_LIBRARY_IMPL(polygraph, CPU, m) {
+  m.impl("edge_sum", TORCH_BOX(&polygraph::edge_sum_cpu));
+  m.impl("edge_values", TORCH_BOX(&polygraph::edge_values_cpu));
+  m.impl("edge_dot", TORCH_BOX(&polygraph::edge_dot_cpu));
+}

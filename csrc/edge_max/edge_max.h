@@ -1,0 +1,80 @@
+// The largest neighbour of every segment, channel by channel.
+//
+//   edge_max           value[s, d] = v[o*, d] for the slot t* of s whose sign[d] * v[o, d] is largest
+//                      arg[s, d]   = t*
+//                      sum[s, d]   = sum over the slots of s of v[o, d]                   (only if with_sum)
+//   edge_max_backward  out[o, d]   = sum over the slots t of o with arg[target[t], d] = t of grad[target[t], d]
+//   edge_take          out[s, d]   = v[other[arg[s, d]], d]
+//
+// sign [D] > 0 (or absent) takes the maximum, < 0 the minimum. Among equals the first slot wins, and NaN wins over
+// numbers. A segment without edges has value 0 and arg -1. v [O, D], arg [S, D] int32.
+// Given arg the value is linear in v: edge_max_backward and edge_take are each other's adjoints, so derivatives of
+// every order are these two. On the CPU edge_max_backward scatters, a thread owning channels; on CUDA it gathers along
+// the transposed graph (target, t_ptr, t_slot), which the CPU does not read. Both add in the order of the slots, so
+// results repeat bit for bit.
+#pragma once
+
+#include "common/graph.h"
+
+namespace polygraph {
+
+struct EdgeMaxSizes {
+  GraphSizes g;
+  int64_t D;
+};
+
+inline EdgeMaxSizes check_edge_max(
+    const Tensor& v, const std::optional<Tensor>& sign, const Tensor& ptr, const Tensor& other) {
+  const char* op = "edge_max";
+  check_floating(op, "v", v);
+  check_shape(op, "v", v, "[N, D]", {-1, -1});
+  const EdgeMaxSizes n{check_graph(op, v, v.size(0), ptr, std::nullopt, other, std::nullopt), v.size(1)};
+  if (sign.has_value()) {
+    check_dtype(op, "sign", *sign, v.scalar_type());
+    check_shape(op, "sign", *sign, "[D]", {n.D});
+    check_device(op, "sign", *sign, v);
+  }
+  return n;
+}
+
+inline EdgeMaxSizes check_edge_max_args(const char* op, const Tensor& arg, const Tensor& other, const Tensor& like) {
+  check_dtype(op, "arg", arg, ScalarType::Int);
+  check_shape(op, "arg", arg, "[M, D]", {-1, -1});
+  check_device(op, "arg", arg, like);
+  check_dtype(op, "other", other, ScalarType::Long);
+  check_shape(op, "other", other, "[E]", {-1});
+  check_device(op, "other", other, like);
+  return {{arg.size(0), 0, other.size(0)}, arg.size(1)};
+}
+
+inline EdgeMaxSizes check_edge_max_backward(
+    const Tensor& grad, const Tensor& arg, int64_t others, const Tensor& other, const std::optional<Tensor>& target,
+    const std::optional<Tensor>& t_ptr, const std::optional<Tensor>& t_slot) {
+  const char* op = "edge_max_backward";
+  EdgeMaxSizes n = check_edge_max_args(op, arg, other, grad);
+  check_floating(op, "grad", grad);
+  check_shape(op, "grad", grad, "[M, D]", {n.g.S, n.D});
+  STD_TORCH_CHECK(others >= 0, op, ": others must not be negative, got ", others);
+  n.g.O = others;
+  const auto check = [&](const char* name, const std::optional<Tensor>& tensor, const char* meaning, int64_t size) {
+    if (tensor.has_value()) {
+      check_dtype(op, name, *tensor, ScalarType::Long);
+      check_shape(op, name, *tensor, meaning, {size});
+      check_device(op, name, *tensor, grad);
+    }
+  };
+  check("target", target, "[E]", n.g.E);
+  check("t_ptr", t_ptr, "[N+1]", others + 1);
+  check("t_slot", t_slot, "[E]", n.g.E);
+  return n;
+}
+
+inline EdgeMaxSizes check_edge_take(const Tensor& v, const Tensor& arg, const Tensor& other) {
+  EdgeMaxSizes n = check_edge_max_args("edge_take", arg, other, v);
+  check_floating("edge_take", "v", v);
+  check_shape("edge_take", "v", v, "[N, D]", {-1, n.D});
+  n.g.O = v.size(0);
+  return n;
+}
+
+}  // namespace polygraph

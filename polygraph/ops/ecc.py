@@ -1,0 +1,357 @@
+"""Edge-conditioned convolution without any matrix per edge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from polygraph import _load
+from polygraph.ops._common import autocast_dtype, cast, check_devices
+from polygraph.ops.edge_conv import ANY_NODES, Sides, _forward, turned
+from polygraph.ops.graph import Graph
+
+_load.load_libraries()
+_ops = torch.ops.polygraph
+
+# Bytes of the node products that exist at a time: in the cache of a CPU, enough to fill a GPU.
+CHUNK_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}
+
+
+def ecc(
+    x: Tensor,
+    phi: Tensor | tuple[Tensor, Tensor, float],
+    weight: Tensor,
+    graph: Graph,
+    aggr: str = "sum",
+    *,
+    edge_weight: Tensor | None = None,
+    side: str | None = None,
+) -> Tensor:
+    """``out_i = Σ_j γ_ij Θ_ijᵀ x_j`` with ``Θ_ij = Σ_h φ_ij,h W_h (+ W_H)``, a C x D matrix per edge.
+
+    No Θ is made. Either every target adds up ``φ_ij ⊗ x_j`` and takes one product with all of W, or
+    every source does, and its edges combine the results: both cost K times less than a matrix
+    per edge. What a node needs for it exists for a few megabytes of nodes at a time. The cheaper
+    side is chosen from the sizes.
+
+    Source: Simonovsky and Komodakis, "Dynamic Edge-Conditioned Filters in Convolutional Neural
+    Networks on Graphs", CVPR 2017, eq. 1; Gilmer et al., "Neural Message Passing for Quantum
+    Chemistry", ICML 2017 (NNConv).
+
+    Args:
+        x: sources ``[N, C]``; float32, float64, float16 or bfloat16, any strides.
+        phi: hidden features of the edges ``[E, H]``, dtype of ``x``; or made on the fly and never
+            stored, ``(u, v, slope)``: ``φ_ij = act(u_i + v_j)`` with u ``[M, H]``, v ``[N, H]``
+            and the activation of `edge_conv`.
+        weight: W ``[H, C, D]``, or ``[H + 1, C, D]``, whose last is the constant part (the bias of
+            the edge network's last layer).
+        graph: M targets and N sources.
+        aggr: ``"sum"`` or ``"mean"``.
+        edge_weight: γ ``[E]``; only with ``phi`` given per edge.
+        side: ``"target"`` or ``"source"`` forces a side; None: the cheaper one.
+
+    Returns:
+        ``[M, D]``; 0 for a target without neighbours. Deterministic; differentiable any number of
+        times in ``x``, ``phi``, ``weight`` and ``edge_weight``.
+
+    Raises:
+        ValueError: an option is none of those above.
+        RuntimeError: a shape, dtype, device or entry of the graph is wrong (the message names it).
+    """
+    if aggr not in ("sum", "mean"):
+        raise ValueError(f"ecc: aggr must be sum or mean, got {aggr!r}")
+    if side not in (None, "target", "source"):
+        raise ValueError(f"ecc: side must be target or source, got {side!r}")
+    given = isinstance(phi, Tensor)
+    u, v, slope = (None, None, 1.0) if isinstance(phi, Tensor) else phi
+    hidden = phi if isinstance(phi, Tensor) else None
+    check_devices("ecc", "x", x, phi=hidden, u=u, v=v, weight=weight, **graph._asdict())
+    dtype = autocast_dtype(x)
+    x, weight, edge_weight = cast(x, dtype), cast(weight, dtype), cast(edge_weight, dtype)
+    hidden, u, v = cast(hidden, dtype), cast(u, dtype), cast(v, dtype)
+    width = (hidden if hidden is not None else v).shape[1]  # type: ignore[union-attr]
+    if weight.dim() != 3 or weight.shape[1] != x.shape[-1] or weight.shape[0] - width not in (0, 1):
+        raise RuntimeError(
+            f"ecc: weight must have shape [H, C, D] or [H + 1, C, D] with H = {width} and "
+            f"C = {x.shape[-1]}, got {list(weight.shape)}"
+        )
+    if edge_weight is not None:
+        if hidden is None:
+            raise ValueError("ecc: edge_weight needs phi per edge")
+        if weight.shape[0] > width:
+            hidden = torch.cat([hidden, hidden.new_ones(hidden.shape[0], 1)], 1)
+        hidden = hidden * edge_weight[:, None]
+    by_source = _source_is_cheaper(x, weight, graph) if side is None else side == "source"
+    rows = graph.num_slots
+    if given and graph.edge is not None:
+        assert hidden is not None
+        rows = hidden.shape[0]
+    out: Tensor = _ops.ecc(x, hidden, u, v, slope, weight, by_source, rows, *_forward(graph))
+    return out / graph.degree().clamp(min=1)[:, None].to(out.dtype) if aggr == "mean" else out
+
+
+def _source_is_cheaper(x: Tensor, weight: Tensor, graph: Graph) -> bool:
+    hidden, C, D = weight.shape
+    per_target = graph.num_targets * hidden * C * D + graph.num_slots * hidden * C
+    per_source = x.shape[0] * hidden * C * D + graph.num_slots * (hidden + 1) * D
+    return per_source < per_target
+
+
+# ---- one operator for the values, one for all first derivatives, and those of these ----
+#
+# <grad, ecc(x, φ, W)> is linear in each of its four arguments, so the derivatives of its
+# derivatives are sums of it and of them with one argument replaced. A column of ones behind φ is
+# constant: where φ is replaced, the last W is left out.
+
+_library = torch.library.Library("polygraph", "FRAGMENT")
+_SIDES = "Tensor ptr, Tensor? slot, Tensor other, Tensor? edge, Tensor? t_ptr, Tensor? t_slot, "
+_SIDES += "Tensor? t_other"
+_library.define(
+    "ecc(Tensor x, Tensor? phi, Tensor? u, Tensor? v, float slope, Tensor weight, bool by_source, "
+    f"int rows, {_SIDES}) -> Tensor"
+)
+_library.define(
+    "ecc_backward(Tensor grad, Tensor x, Tensor phi, Tensor weight, bool by_source, bool to_x, "
+    f"bool to_phi, bool to_weight, {_SIDES}) -> (Tensor, Tensor, Tensor)"
+)
+
+
+def _chunks(segments: int, columns: int, like: Tensor) -> Iterator[tuple[int, int]]:
+    """Ranges of nodes whose products, ``columns`` numbers each, fit the budget."""
+    budget = CHUNK_BYTES[like.device.type] // (like.element_size() * max(1, columns))
+    step = max(1, budget)
+    for first in range(0, segments, step):
+        yield first, min(first + step, segments)
+
+
+def _ecc(
+    x: Tensor,
+    phi: Tensor | None,
+    u: Tensor | None,
+    v: Tensor | None,
+    slope: float,
+    weight: Tensor,
+    by_source: bool,
+    rows: int,
+    *sides: Tensor | None,
+) -> Tensor:
+    hidden, C, D = weight.shape
+    ptr, slot, other, edge = sides[:4]
+    assert ptr is not None and other is not None
+    width = (phi if phi is not None else v).shape[1]  # type: ignore[union-attr]
+    targets, ones = ptr.shape[0] - 1, hidden > width
+    if not by_source:
+        out = x.new_empty(targets, D)
+        matrix = weight.reshape(hidden * C, D)
+        for first, last in _chunks(targets, hidden * C, x):
+            sizes = (ones, hidden, x.shape[0], rows, first, last)
+            z = _ops.edge_outer(phi, u, v, slope, x, False, *sizes, *sides[:4])
+            torch.mm(z.view(last - first, hidden * C), matrix, out=out[first:last])
+        return out
+    back = turned(sides, x.shape[0])
+    matrix = weight.transpose(0, 1).reshape(C, hidden * D)
+    message = x.new_zeros(rows, D)
+    for first, last in _chunks(x.shape[0], hidden * D, x):
+        y = torch.mm(x[first:last], matrix).view(last - first, hidden, D)
+        sizes = (False, ones, targets, rows, first, last)
+        _ops.edge_inner_(y, phi, v, u, slope, None, *sizes, *back[:4], None, message)
+    numbers = (1.0, ANY_NODES, rows)
+    total: Tensor = _ops.edge_sum(None, None, None, None, message, None, *numbers, *sides)
+    return total
+
+
+def _ecc_backward(
+    grad: Tensor,
+    x: Tensor,
+    phi: Tensor,
+    weight: Tensor,
+    by_source: bool,
+    to_x: bool,
+    to_phi: bool,
+    to_weight: bool,
+    *sides: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    hidden, C, D = weight.shape
+    rows, width = phi.shape
+    ptr, other = sides[0], sides[2]
+    assert ptr is not None and other is not None
+    targets, sources, ones = ptr.shape[0] - 1, x.shape[0], hidden > width
+    nothing = x.new_empty(0)
+    inner = x.new_zeros(rows, hidden) if to_phi else None
+    if not by_source:
+        matrix = weight.reshape(hidden * C, D)
+        message = x.new_zeros(rows, C) if to_x else None
+        grad_weight = x.new_zeros(hidden * C, D) if to_weight else nothing
+        for first, last in _chunks(targets, hidden * C, x):
+            sizes = (sources, rows, first, last)
+            part = grad[first:last]
+            if to_x or to_phi:
+                dz = torch.mm(part, matrix.t()).view(last - first, hidden, C)
+                options = (phi, None, None, 1.0, x, False, ones)
+                _ops.edge_inner_(dz, *options, *sizes, *sides[:4], inner, message)
+            if to_weight:
+                z = _ops.edge_outer(
+                    phi, None, None, 1.0, x, False, ones, hidden, *sizes, *sides[:4]
+                )
+                grad_weight.addmm_(z.view(last - first, hidden * C).t(), part)
+        grad_x = nothing
+        if to_x:
+            values = (None, None, None, None, message, None, 1.0, ANY_NODES, rows)
+            grad_x = _ops.edge_sum(*values, *turned(sides, sources))
+        grad_weight = grad_weight.view(hidden, C, D) if to_weight else nothing
+    else:
+        back = turned(sides, sources)
+        matrix = weight.transpose(0, 1).reshape(C, hidden * D)
+        grad_x = torch.empty_like(x, memory_format=torch.contiguous_format) if to_x else nothing
+        grad_weight = x.new_zeros(C, hidden * D) if to_weight else nothing
+        for first, last in _chunks(sources, hidden * D, x):
+            part = x[first:last]
+            sizes = (targets, rows, first, last)
+            if to_phi:
+                y = torch.mm(part, matrix).view(last - first, hidden, D)
+                options = (phi, None, None, 1.0, grad, False, ones)
+                _ops.edge_inner_(y, *options, *sizes, *back[:4], inner, None)
+            if to_x or to_weight:
+                dy = _ops.edge_outer(
+                    phi, None, None, 1.0, grad, False, ones, hidden, *sizes, *back[:4]
+                )
+                dy = dy.view(last - first, hidden * D)
+                if to_x:
+                    torch.mm(dy, matrix.t(), out=grad_x[first:last])
+                if to_weight:
+                    grad_weight.addmm_(part.t(), dy)
+        if to_weight:
+            grad_weight = grad_weight.view(C, hidden, D).transpose(0, 1).contiguous()
+    grad_phi = nothing
+    if inner is not None:
+        grad_phi = inner[:, :width].contiguous() if ones else inner
+    return grad_x, grad_phi, grad_weight
+
+
+for _key in ("CPU", "CUDA"):
+    _library.impl("ecc", _ecc, _key)
+    _library.impl("ecc_backward", _ecc_backward, _key)
+
+
+@torch.library.register_fake("polygraph::ecc")
+def _(
+    x: Tensor,
+    phi: Tensor | None,
+    u: Tensor | None,
+    v: Tensor | None,
+    slope: float,
+    weight: Tensor,
+    by_source: bool,
+    rows: int,
+    ptr: Tensor,
+    *sides: Tensor | None,
+) -> Tensor:
+    return x.new_empty(ptr.shape[0] - 1, weight.shape[2])
+
+
+@torch.library.register_fake("polygraph::ecc_backward")
+def _(
+    grad: Tensor,
+    x: Tensor,
+    phi: Tensor,
+    weight: Tensor,
+    by_source: bool,
+    to_x: bool,
+    to_phi: bool,
+    to_weight: bool,
+    *sides: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        x.new_empty(x.shape if to_x else (0,)),
+        x.new_empty(phi.shape if to_phi else (0,)),
+        x.new_empty(weight.shape if to_weight else (0,)),
+    )
+
+
+def _ecc_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, phi, u, v, ctx.slope, weight, ctx.by_source, ctx.rows, *sides = inputs
+    ctx.save_for_backward(x, phi, u, v, weight, *sides)
+
+
+def _ecc_formula(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, phi, u, v, weight, *sides = ctx.saved_tensors
+    needs = ctx.needs_input_grad
+    if u is None:
+        wanted = (needs[0], needs[1], needs[5])
+        grads = _ops.ecc_backward(grad, x, phi, weight, ctx.by_source, *wanted, *sides)
+        to_x, to_phi, to_weight = (g if w else None for g, w in zip(grads, wanted, strict=True))
+        return to_x, to_phi, None, None, None, to_weight, *(None,) * 9
+    # φ from the nodes is made again, and stored for as long as this takes.
+    sides = _complete(sides, x.shape[0])
+    masks = (None, None) if ctx.slope == 1 else (u, v)
+    numbers = (ctx.slope, v.shape[0], ctx.rows)
+    phi = _ops.edge_values(*masks, u, v, None, *numbers, *sides)
+    wanted = (needs[0], needs[2] or needs[3], needs[5])
+    grads = _ops.ecc_backward(grad, x, phi, weight, ctx.by_source, *wanted, *sides)
+    to_x, to_phi, to_weight = (g if w else None for g, w in zip(grads, wanted, strict=True))
+    to_u = to_v = None
+    if needs[2]:
+        to_u = _ops.edge_sum(*masks, None, None, to_phi, None, *numbers, *sides)
+    if needs[3]:
+        back = turned(tuple(sides), v.shape[0])
+        numbers = (ctx.slope, u.shape[0], ctx.rows)
+        to_v = _ops.edge_sum(*masks[::-1], None, None, to_phi, None, *numbers, *back)
+    return to_x, None, to_u, to_v, None, to_weight, *(None,) * 9
+
+
+def _complete(sides: Any, others: int) -> Sides:
+    """The graph with its other side."""
+    back = turned(tuple(sides), others)
+    return (*back[4:], back[3], *back[:3])
+
+
+def _ecc_backward_save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    grad, x, phi, weight, ctx.by_source, *wanted = inputs[:8]
+    ctx.wanted = wanted
+    ctx.save_for_backward(grad, x, phi, weight, *inputs[8:])
+
+
+def _ecc_backward_formula(
+    ctx: Any, for_x: Tensor, for_phi: Tensor, for_weight: Tensor
+) -> tuple[Tensor | None, ...]:
+    grad, x, phi, weight, *sides = ctx.saved_tensors
+    by_source = ctx.by_source
+    needs = ctx.needs_input_grad[:4]
+    sides = _complete(sides, x.shape[0])
+    width, rows = phi.shape[1], phi.shape[0]
+    # (x, φ, W) with one of the three replaced by what its derivative is multiplied with.
+    terms = []
+    if ctx.wanted[0]:
+        terms.append((0, for_x, phi, weight))
+    if ctx.wanted[1]:
+        terms.append((1, x, for_phi, weight[:width]))
+    if ctx.wanted[2]:
+        terms.append((2, x, phi, for_weight))
+    found: list[Tensor | None] = [None] * 4
+
+    def add(place: int, part: Tensor) -> None:
+        before = found[place]
+        found[place] = part if before is None else before + part
+
+    for replaced, x_, phi_, weight_ in terms:
+        if needs[0]:
+            add(0, _ops.ecc(x_, phi_, None, None, 1.0, weight_, by_source, rows, *sides))
+        wanted = [needs[i + 1] and i != replaced for i in range(3)]
+        if any(wanted):
+            parts = _ops.ecc_backward(grad, x_, phi_, weight_, by_source, *wanted, *sides)
+            for i in range(3):
+                if wanted[i]:
+                    part = parts[i]
+                    if i == 2 and part.shape[0] < weight.shape[0]:
+                        part = torch.nn.functional.pad(part, (0, 0, 0, 0, 0, 1))
+                    add(i + 1, part)
+    return *found, *(None,) * 11
+
+
+torch.library.register_autograd("polygraph::ecc", _ecc_formula, setup_context=_ecc_save)
+torch.library.register_autograd(
+    "polygraph::ecc_backward", _ecc_backward_formula, setup_context=_ecc_backward_save
+)

@@ -1,0 +1,409 @@
+"""EdgeConv: edge values that are a sum of a target's and a source's, aggregated; none is stored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from polygraph import _load
+from polygraph.ops._common import autocast_dtype, cast, check_devices
+from polygraph.ops.graph import Graph, targets_of
+from polygraph.ops.transpose_table import transpose_table
+
+_load.load_libraries()
+_ops = torch.ops.polygraph
+
+AGGREGATIONS = ("max", "min", "sum", "mean")
+ANY_NODES = 2**62  # of nodes that only say that a slot is not empty
+
+
+def edge_conv(
+    u: Tensor,
+    v: Tensor,
+    graph: Graph,
+    aggr: str = "max",
+    slope: float = 1.0,
+    *,
+    weight: Tensor | None = None,
+) -> Tensor:
+    """``out_i = aggr_j weight_ij act(u_i + v_j)`` over the neighbours j of every target i.
+
+    EdgeConv's edge value act(Wψ x_i + Wφ (x_j - x_i) + b) is of this form, with the node products
+    ``u = x (Wψ - Wφ)ᵀ + b`` and ``v = x Wφᵀ``: K times fewer operations than a product per edge,
+    and nothing of size E x D is stored, forwards or backwards.
+
+    Source: Wang et al., "Dynamic Graph CNN for Learning on Point Clouds", ACM TOG 2019, eq. 7 and
+    8; for sums with edge weights, Valsesia, Fracastoro and Magli, "Deep Graph-Convolutional Image
+    Denoising", IEEE TIP 2020.
+
+    Args:
+        u: targets' part ``[M, D]``; float32, float64, float16 or bfloat16 (half types accumulate
+            in float32), any strides.
+        v: sources' part ``[N, D]``, dtype of ``u``.
+        graph: M targets and N sources.
+        aggr: ``"max"``, ``"min"``, ``"sum"`` or ``"mean"``.
+        slope: of the activation where its argument is not positive: 1 is no activation, 0 is ReLU,
+            others leaky ReLU. For a maximum or minimum not negative.
+        weight: ``[E]``, a factor of each edge; for sums and means.
+
+    Returns:
+        ``[M, D]``; 0 for a target without neighbours. Among equals the first neighbour takes the
+        gradient of a maximum. Deterministic, also for any number of threads; differentiable any
+        number of times in ``u``, ``v`` and ``weight``.
+
+    Raises:
+        ValueError: ``aggr`` is none of the four, or does not go with ``weight`` or ``slope``.
+        RuntimeError: a shape, dtype, device or entry of the graph is wrong (the message names it).
+            On CUDA an entry out of range is a device-side assertion.
+    """
+    _check("edge_conv", aggr)
+    check_devices("edge_conv", "u", u, v=v, weight=weight, **graph._asdict())
+    dtype = autocast_dtype(u)
+    u, v, weight = cast(u, dtype), cast(v, dtype), cast(weight, dtype)
+    if aggr in ("sum", "mean"):
+        masks = (None, None) if slope == 1 else (u, v)
+        out = _edge_sum(masks, u, v, None, weight, slope, graph, v.shape[0])
+        return out / _count(graph, out) if aggr == "mean" else out
+    if weight is not None:
+        raise ValueError(f"edge_conv: weight goes with sum and mean, not with {aggr}")
+    if slope < 0:
+        raise ValueError(f"edge_conv: {aggr} needs a slope that is not negative, got {slope}")
+    sign = None if aggr == "max" else v.new_full((v.shape[1],), -1)
+    value, arg, _ = edge_max(v, graph, sign)
+    return torch.where(arg >= 0, activate(u + value, slope), 0)
+
+
+def edge_values(u: Tensor, v: Tensor, graph: Graph, slope: float = 1.0) -> Tensor:
+    """``[E, D]``: act(u_i + v_j) of every edge, for what comes behind it edge by edge.
+
+    Arguments as of `edge_conv`. The row of an edge is that of its features; rows of empty slots
+    are 0. Differentiable any number of times.
+    """
+    check_devices("edge_values", "u", u, v=v, **graph._asdict())
+    dtype = autocast_dtype(u)
+    u, v = cast(u, dtype), cast(v, dtype)
+    masks = (None, None) if slope == 1 else (u, v)
+    rows = graph.num_slots
+    found: Tensor = _ops.edge_values(*masks, u, v, None, slope, v.shape[0], rows, *_forward(graph))
+    return found
+
+
+def edge_aggregate(values: Tensor, graph: Graph, aggr: str = "max") -> Tensor:
+    """``[M, D]``: edge features ``[E, D]`` aggregated over the edges of each target.
+
+    Arguments and result otherwise as of `edge_conv`; differentiable any number of times.
+    """
+    _check("edge_aggregate", aggr)
+    check_devices("edge_aggregate", "values", values, **graph._asdict())
+    if aggr in ("sum", "mean"):
+        out = _edge_sum((None, None), None, None, values, None, 1.0, graph, ANY_NODES)
+        return out / _count(graph, out) if aggr == "mean" else out
+    rows = graph.edge
+    if rows is None:
+        rows = torch.arange(graph.num_slots, device=graph.source.device)
+    rows = torch.where(graph.source < 0, -1, rows)
+    sign = None if aggr == "max" else values.new_full((values.shape[1],), -1)
+    return edge_max(values, Graph(graph.ptr, rows), sign)[0]
+
+
+def edge_max(
+    v: Tensor, graph: Graph, sign: Tensor | None = None, *, with_sum: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The largest of ``sign * v`` among each target's neighbours, channel by channel.
+
+    Args:
+        v: sources ``[N, D]``.
+        graph: M targets and N sources.
+        sign: ``[D]``, of 1 (maximum) and -1 (minimum); None: maxima.
+        with_sum: also add up the neighbours, in the same pass.
+
+    Returns:
+        The value of ``v`` ``[M, D]`` (0 without neighbours), its slot int32 ``[M, D]`` (-1), and
+        the sum ``[M, D]`` (``[0, D]`` if not wanted). Value and sum are differentiable any number
+        of times.
+    """
+    transposed = (graph.target, graph.t_ptr, graph.t_slot)
+    value, arg, total = _ops.edge_max(v, sign, with_sum, graph.ptr, graph.source, *transposed)
+    return value, arg, total
+
+
+def activate(x: Tensor, slope: float) -> Tensor:
+    """max(x, slope x)."""
+    if slope == 1:
+        return x
+    return torch.relu(x) if slope == 0 else torch.nn.functional.leaky_relu(x, slope)
+
+
+def _check(op: str, aggr: str) -> None:
+    if aggr not in AGGREGATIONS:
+        raise ValueError(f"{op}: aggr must be one of {', '.join(AGGREGATIONS)}, got {aggr!r}")
+
+
+def _count(graph: Graph, like: Tensor) -> Tensor:
+    return graph.degree().clamp(min=1)[:, None].to(like.dtype)
+
+
+def _forward(graph: Graph) -> tuple[Tensor | None, ...]:
+    """The graph as the raw operators take it, seen from the targets."""
+    return (
+        graph.ptr,
+        None,
+        graph.source,
+        graph.edge,
+        graph.t_ptr,
+        graph.t_slot,
+        graph.target,
+    )
+
+
+def _edge_sum(
+    masks: tuple[Tensor | None, Tensor | None],
+    seg_val: Tensor | None,
+    oth_val: Tensor | None,
+    edge_val: Tensor | None,
+    weight: Tensor | None,
+    slope: float,
+    graph: Graph,
+    others: int,
+) -> Tensor:
+    values = (seg_val, oth_val, edge_val, weight)
+    out: Tensor = _ops.edge_sum(*masks, *values, slope, others, graph.num_slots, *_forward(graph))
+    return out
+
+
+# ---- the raw operators: shapes and derivatives ----
+#
+# A graph is seven arguments: (ptr, slot, other, edge), by which an operator reads it, and (t_ptr,
+# t_slot, t_other), by which its derivatives read it from the other side. The first three and the
+# last three change places on the way.
+
+Sides = tuple[Tensor | None, ...]
+
+
+def turned(sides: Sides, others: int) -> Sides:
+    """The graph seen from the other side; made from this side where it is not given."""
+    ptr, slot, other, edge, t_ptr, t_slot, t_other = sides
+    if t_ptr is None or t_other is None:
+        assert ptr is not None and other is not None and slot is None
+        t_ptr, t_slot = transpose_table(other[:, None], others)
+        t_other = targets_of(ptr, other.shape[0])
+    return t_ptr, t_slot, t_other, edge, ptr, slot, other
+
+
+def _rows_like(*values: Tensor | None) -> Tensor:
+    return next(value for value in values if value is not None)
+
+
+@torch.library.register_fake("polygraph::edge_sum")
+def _(
+    seg_mask: Tensor | None,
+    oth_mask: Tensor | None,
+    seg_val: Tensor | None,
+    oth_val: Tensor | None,
+    edge_val: Tensor | None,
+    weight: Tensor | None,
+    slope: float,
+    others: int,
+    rows: int,
+    ptr: Tensor,
+    *sides: Tensor | None,
+) -> Tensor:
+    like = _rows_like(seg_val, oth_val, edge_val)
+    return like.new_empty(ptr.shape[0] - 1, like.shape[1])
+
+
+@torch.library.register_fake("polygraph::edge_values")
+def _(
+    seg_mask: Tensor | None,
+    oth_mask: Tensor | None,
+    seg_val: Tensor | None,
+    oth_val: Tensor | None,
+    edge_val: Tensor | None,
+    slope: float,
+    others: int,
+    rows: int,
+    *sides: Tensor | None,
+) -> Tensor:
+    like = _rows_like(seg_val, oth_val, edge_val)
+    return like.new_empty(rows, like.shape[1])
+
+
+@torch.library.register_fake("polygraph::edge_dot")
+def _(grad: Tensor, *arguments: Any) -> Tensor:
+    return grad.new_empty(arguments[6])
+
+
+def _edge_sum_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:6], *inputs[9:])
+    ctx.slope, ctx.others, ctx.rows = inputs[6:9]
+
+
+def _edge_sum_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    seg_mask, oth_mask, seg_val, oth_val, _, weight, *sides = ctx.saved_tensors
+    masks, numbers = (seg_mask, oth_mask), (ctx.slope, ctx.others, ctx.rows)
+    needs = ctx.needs_input_grad
+    to_seg = to_oth = to_edge = to_weight = None
+    if needs[2]:
+        to_seg = _ops.edge_sum(*masks, grad, None, None, weight, *numbers, *sides)
+    if needs[3]:
+        to_oth = _to_others(masks, grad, None, weight, ctx.slope, ctx.others, ctx.rows, sides)
+    if needs[4]:
+        to_edge = _ops.edge_values(*masks, grad, None, None, *numbers, *sides)
+    if needs[5]:
+        to_weight = _ops.edge_dot(grad, *masks, seg_val, oth_val, *numbers, *sides)
+    return None, None, to_seg, to_oth, to_edge, to_weight, *(None,) * 10
+
+
+def _to_others(
+    masks: tuple[Tensor | None, Tensor | None],
+    value: Tensor | None,
+    edge_val: Tensor | None,
+    weight: Tensor | None,
+    slope: float,
+    others: int,
+    rows: int,
+    sides: list[Tensor | None],
+) -> Tensor:
+    """The sum of what flows along the edges to the other nodes, ``[others, D]``."""
+    seg_mask, oth_mask = masks
+    ptr = sides[0]
+    assert ptr is not None
+    back = turned(tuple(sides), others)
+    numbers = (slope, ptr.shape[0] - 1, rows)
+    out: Tensor = _ops.edge_sum(oth_mask, seg_mask, None, value, edge_val, weight, *numbers, *back)
+    return out
+
+
+def _edge_values_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:2], *inputs[8:])
+    ctx.slope, ctx.others, ctx.rows = inputs[5:8]
+
+
+def _edge_values_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    seg_mask, oth_mask, *sides = ctx.saved_tensors
+    masks, numbers = (seg_mask, oth_mask), (ctx.slope, ctx.others, ctx.rows)
+    needs = ctx.needs_input_grad
+    to_seg = to_oth = to_edge = None
+    if needs[2]:
+        to_seg = _ops.edge_sum(*masks, None, None, grad, None, *numbers, *sides)
+    if needs[3]:
+        to_oth = _to_others(masks, None, grad, None, ctx.slope, ctx.others, ctx.rows, sides)
+    if needs[4]:
+        to_edge = _ops.edge_values(*masks, None, None, grad, *numbers, *sides)
+    return None, None, to_seg, to_oth, to_edge, *(None,) * 10
+
+
+def _edge_dot_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:5], *inputs[8:])
+    ctx.slope, ctx.others, ctx.rows = inputs[5:8]
+
+
+def _edge_dot_backward(ctx: Any, weight: Tensor) -> tuple[Tensor | None, ...]:
+    grad, seg_mask, oth_mask, seg_val, oth_val, *sides = ctx.saved_tensors
+    masks, numbers = (seg_mask, oth_mask), (ctx.slope, ctx.others, ctx.rows)
+    needs = ctx.needs_input_grad
+    to_grad = to_seg = to_oth = None
+    if needs[0]:
+        to_grad = _ops.edge_sum(*masks, seg_val, oth_val, None, weight, *numbers, *sides)
+    if needs[3]:
+        to_seg = _ops.edge_sum(*masks, grad, None, None, weight, *numbers, *sides)
+    if needs[4]:
+        to_oth = _to_others(masks, grad, None, weight, ctx.slope, ctx.others, ctx.rows, sides)
+    return to_grad, None, None, to_seg, to_oth, *(None,) * 10
+
+
+for _name, _save, _formula in (
+    ("edge_sum", _edge_sum_save, _edge_sum_backward),
+    ("edge_values", _edge_values_save, _edge_values_backward),
+    ("edge_dot", _edge_dot_save, _edge_dot_backward),
+):
+    torch.library.register_autograd(f"polygraph::{_name}", _formula, setup_context=_save)
+
+
+# ---- maxima: linear, given the slots ----
+
+
+@torch.library.register_fake("polygraph::edge_max")
+def _(
+    v: Tensor,
+    sign: Tensor | None,
+    with_sum: bool,
+    ptr: Tensor,
+    other: Tensor,
+    target: Tensor | None,
+    t_ptr: Tensor | None,
+    t_slot: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    shape = (ptr.shape[0] - 1, v.shape[1])
+    total = (shape[0] if with_sum else 0, v.shape[1])
+    return v.new_empty(shape), v.new_empty(shape, dtype=torch.int32), v.new_empty(total)
+
+
+@torch.library.register_fake("polygraph::edge_max_backward")
+def _(
+    grad: Tensor,
+    arg: Tensor,
+    others: int,
+    other: Tensor,
+    target: Tensor | None,
+    t_ptr: Tensor | None,
+    t_slot: Tensor | None,
+) -> Tensor:
+    return grad.new_empty(others, grad.shape[1])
+
+
+@torch.library.register_fake("polygraph::edge_take")
+def _(v: Tensor, arg: Tensor, *graph: Tensor | None) -> Tensor:
+    return v.new_empty(arg.shape)
+
+
+def _edge_max_save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    v, _, ctx.with_sum, *graph = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(output[1], *graph)
+    ctx.others = v.shape[0]
+
+
+def _edge_max_backward(
+    ctx: Any, grad: Tensor, _: Tensor, grad_sum: Tensor
+) -> tuple[Tensor | None, ...]:
+    arg, ptr, other, target, t_ptr, t_slot = ctx.saved_tensors
+    # The CPU scatters maxima; CUDA gathers, and so do sums everywhere.
+    if t_ptr is None and (grad.is_cuda or ctx.with_sum):
+        t_ptr, t_slot = transpose_table(other[:, None], ctx.others)
+        target = targets_of(ptr, other.shape[0])
+    back = (target, t_ptr, t_slot)
+    out = _ops.edge_max_backward(grad, arg, ctx.others, other, *back)
+    if ctx.with_sum:
+        sides = [ptr, None, other, None, t_ptr, t_slot, target]
+        rows = other.shape[0]
+        out = out + _to_others((None, None), grad_sum, None, None, 1.0, ctx.others, rows, sides)
+    return out, *(None,) * 7
+
+
+def _linear_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    first, arg, *rest = inputs
+    ctx.others = rest.pop(0) if isinstance(rest[0], int) else first.shape[0]
+    ctx.save_for_backward(arg, *rest)
+
+
+def _edge_max_backward_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return _ops.edge_take(grad, *ctx.saved_tensors), *(None,) * 6
+
+
+def _edge_take_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    arg, *graph = ctx.saved_tensors
+    return _ops.edge_max_backward(grad, arg, ctx.others, *graph), *(None,) * 5
+
+
+torch.library.register_autograd(
+    "polygraph::edge_max", _edge_max_backward, setup_context=_edge_max_save
+)
+torch.library.register_autograd(
+    "polygraph::edge_max_backward", _edge_max_backward_backward, setup_context=_linear_save
+)
+torch.library.register_autograd(
+    "polygraph::edge_take", _edge_take_backward, setup_context=_linear_save
+)

@@ -1,0 +1,127 @@
+"""Graphs as the edge operators read them: slots in the order of their targets."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from polygraph.ops.transpose_table import transpose_table
+
+
+class Graph(NamedTuple):
+    """A graph of E slots, each of which holds an edge from a source to a target, or nothing.
+
+    A gather over the neighbours of a target reads ``source`` in order. A gradient that flows to the
+    sources gathers through the transposed graph, so no sum is contended and results repeat bit
+    for bit; `with_transposed` makes it once for all layers that share the graph, and an operator
+    that needs it makes it for itself otherwise. A plain tuple of tensors, it goes through
+    `torch.compile` as it is.
+    """
+
+    ptr: Tensor  #: int64 ``[M + 1]``: target i has the slots ``ptr[i]:ptr[i + 1]``
+    source: Tensor  #: int64 ``[E]``: the source of each slot; -1: the slot is empty
+    edge: Tensor | None = (
+        None  #: int64 ``[E]``: the row of edge features of each slot; None: its own
+    )
+    target: Tensor | None = None  #: int64 ``[E]``: the target of each slot
+    t_ptr: Tensor | None = (
+        None  #: int64 ``[N + 1]``: source j has ``t_slot[t_ptr[j]:t_ptr[j + 1]]``
+    )
+    t_slot: Tensor | None = (
+        None  #: int64 ``[E]``: slots by source, ascending; empty ones at the end
+    )
+
+    @property
+    def num_targets(self) -> int:
+        """M."""
+        return self.ptr.shape[0] - 1
+
+    @property
+    def num_slots(self) -> int:
+        """E."""
+        return self.source.shape[0]
+
+    def degree(self) -> Tensor:
+        """int64 ``[M]``: edges into each target."""
+        filled = torch.nn.functional.pad((self.source >= 0).cumsum(0), (1, 0))
+        return filled[self.ptr[1:]] - filled[self.ptr[:-1]]
+
+    def with_transposed(self, num_sources: int) -> Graph:
+        """The same graph, its transpose made where it was not."""
+        if self.t_ptr is not None:
+            return self
+        t_ptr, t_slot = transpose_table(self.source[:, None], num_sources)
+        return self._replace(
+            target=targets_of(self.ptr, self.num_slots), t_ptr=t_ptr, t_slot=t_slot
+        )
+
+
+def targets_of(ptr: Tensor, slots: int) -> Tensor:
+    """int64 ``[slots]``: the segment of ``ptr`` that each slot lies in."""
+    rows = torch.arange(ptr.shape[0] - 1, device=ptr.device)
+    return torch.repeat_interleave(rows, ptr.diff(), output_size=slots)
+
+
+def graph_from_coo(
+    source: Tensor,
+    target: Tensor,
+    num_sources: int,
+    num_targets: int,
+    *,
+    sorted_by_target: bool = False,
+) -> Graph:
+    """A graph from its edges in any order.
+
+    The edges of a target keep their order, and edge features stay where they are.
+
+    Args:
+        source: int64 ``[E]``, entries in ``[0, num_sources)``.
+        target: int64 ``[E]``, entries in ``[0, num_targets)``.
+        num_sources: N.
+        num_targets: M.
+        sorted_by_target: ``target`` is known not to fall, as in a `torch_geometric.EdgeIndex` that
+            is sorted by it: nothing is sorted, nothing is looked up.
+
+    Raises:
+        ValueError: the two are not int64 of the same one dimension.
+        RuntimeError: an entry of ``target`` is out of range (of ``source``: when the graph is used).
+    """
+    for name, ends in (("source", source), ("target", target)):
+        if ends.dim() != 1 or ends.dtype != torch.int64 or ends.shape != source.shape:
+            raise ValueError(
+                f"graph_from_coo: {name} must be int64 of shape [E], got {ends.dtype} "
+                f"{list(ends.shape)}"
+            )
+    if sorted_by_target:
+        bounds = torch.arange(num_targets + 1, device=target.device)
+        return Graph(torch.searchsorted(target, bounds), source)
+    ptr, order = transpose_table(target[:, None], num_targets)
+    return Graph(ptr, source[order], order)
+
+
+def graph_from_table(index: Tensor, num_sources: int) -> Graph:
+    """A graph from a neighbour table, such as `polygraph.ops.knn` returns.
+
+    Args:
+        index: int64 ``[M, K]``, entries in ``[-1, num_sources)``, or ``[B, M, K]``: then target m
+            and source n of sample b are the nodes ``b * M + m`` and ``b * num_sources + n``.
+        num_sources: N, of each sample.
+
+    Raises:
+        ValueError: ``index`` has another shape or dtype.
+    """
+    if index.dim() not in (2, 3) or index.dtype != torch.int64:
+        raise ValueError(
+            "graph_from_table: index must be int64 of shape [M, K] or [B, M, K], got "
+            f"{index.dtype} {list(index.shape)}"
+        )
+    source = index
+    if index.dim() == 3:
+        offset = torch.arange(index.shape[0], device=index.device)[:, None, None] * num_sources
+        source = torch.where(index < 0, index, index + offset)
+    neighbours = index.shape[-1]
+    targets = index.shape[:-1].numel()
+    ptr = torch.arange(targets + 1, device=index.device) * neighbours
+    return Graph(ptr, source.flatten())
