@@ -1,16 +1,17 @@
 // The edge-wise halves of edge-conditioned convolutions: what is left of them when every product with a weight matrix
 // is taken per node.
 //
-//   edge_outer     Z[s - first] = sum over the slots of s of  phi'[e] (x) x[r]              [H', C]
-//   edge_inner     a[e, h] = sum_c G[s - first, h, c] x[r, c]
-//                  y[e, c] = sum_h phi'[e, h] G[s - first, h, c]
+//   edge_outer_    Z[s - first] = sum over the slots of s of  phi'[e] (x) x[r]              [H', C]
+//   edge_inner_    a[e, h] = sum_c G[s - first, h, c] x[r, c]
+//                  y[e, c] = (y[e, c] if add) + sum_h phi'[e, h] G[s - first, h, c]
 //
 // for the segments first <= s < last. A slot has the row e of edge features, and r = e if x_per_edge, else the other
 // node. phi' is phi [E', H] with a column of ones behind it if `ones`: H' = H + ones. Without phi it is made on the fly
-// from nodes, max(p, slope p) of p = seg_phi[s] + oth_phi[o]. a [E', H'], y [E', C].
-// edge_inner_ writes only the rows of the slots it visits, into a and y where they are given (y needs no x, a no phi):
-// its caller goes through the segments in chunks, so that Z and G never exist whole. Each row belongs to one slot, and
-// each sum has a fixed order, so results repeat bit for bit.
+// from nodes, max(p, slope p) of p = seg_phi[s] + oth_phi[o]. a [E', H'] (a part of the columns of a larger one, too),
+// y [E', C].
+// Results go to tensors that are given, so that the caller takes the segments, and the columns of phi, a chunk at a
+// time, and Z and G never exist whole; of a and y only the rows of the slots that are visited are written. y needs no
+// x, a no phi. Each row belongs to one slot, and each sum has a fixed order, so results repeat bit for bit.
 #pragma once
 
 #include "common/graph.h"
@@ -79,11 +80,21 @@ inline void check_ecc_inner(
       check_dtype(op, name, *out, G.scalar_type());
       check_shape(op, name, *out, meaning, {n.rows, columns});
       check_device(op, name, *out, G);
-      STD_TORCH_CHECK(out->is_contiguous(), op, ": ", name, " must be contiguous");
     }
   };
   check("a", a, "[E, H']", n.hidden());
   check("y", y, "[E, C]", n.C);
+  STD_TORCH_CHECK(!a.has_value() || n.hidden() < 2 || a->stride(1) == 1, op, ": rows of a must be contiguous");
+  STD_TORCH_CHECK(!y.has_value() || y->is_contiguous(), op, ": y must be contiguous");
+}
+
+inline void check_ecc_outer(const EccSizes& n, const EccPhi& phi, const Tensor& x, const Tensor& out) {
+  const char* op = "edge_outer_";
+  STD_TORCH_CHECK(phi.phi.has_value() || phi.seg_phi.has_value() || n.H == 0, op, ": phi is needed");
+  check_dtype(op, "out", out, x.scalar_type());
+  check_shape(op, "out", out, "[last - first, H', C]", {n.last - n.first, n.hidden(), n.C});
+  check_device(op, "out", out, x);
+  STD_TORCH_CHECK(out.is_contiguous(), op, ": out must be contiguous");
 }
 
 }  // namespace polygraph

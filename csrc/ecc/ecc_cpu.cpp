@@ -1,4 +1,4 @@
-// CPU edge-wise halves of ECC: float32 and float64; half types are widened to float32 first.
+// CPU edge-wise halves of ECC: float32 and float64; half types are widened to float32 by the callers.
 #include <vector>
 
 #include "common/simd.h"
@@ -18,11 +18,13 @@ struct EccParams {
   const T* seg_phi;  // [S, H]
   const T* oth_phi;  // [O, H]
   T slope;
-  const T* x;  // [O, C] or [E', C]
-  const T* G;  // [last - first, H', C], edge_inner only
-  T* out;      // [last - first, H', C], edge_outer only
-  T* a;        // [E', H'], null: not wanted
-  T* y;        // [E', C], likewise
+  const T* x;      // [O, C] or [E', C]
+  const T* G;      // [last - first, H', C], edge_inner only
+  T* out;          // [last - first, H', C], edge_outer only
+  T* a;            // [E', H'], null: not wanted
+  T* y;            // [E', C], likewise
+  int64_t a_step;  // from row to row of a
+  bool add;        // to y
 };
 
 // A thread's own. Rows are as long as whole vectors, and there are as many as fill whole tiles; what lies past the ends
@@ -96,7 +98,7 @@ const T* data(const std::optional<Tensor>& tensor) {
 }
 
 std::optional<Tensor> ready(const std::optional<Tensor>& tensor) {
-  return tensor.has_value() ? std::optional<Tensor>(widened(dense(*tensor))) : std::nullopt;
+  return tensor.has_value() ? std::optional<Tensor>(dense(*tensor)) : std::nullopt;
 }
 
 // Calls fn(zero) in the type that the CPU computes in.
@@ -111,73 +113,64 @@ void with_type(const Tensor& tensor, const F& fn) {
 
 }  // namespace
 
-Tensor edge_outer_cpu(
+void edge_outer_cpu(
     const std::optional<Tensor>& phi, const std::optional<Tensor>& seg_phi, const std::optional<Tensor>& oth_phi,
-    double slope, const Tensor& x, bool x_per_edge, bool ones, int64_t hidden, int64_t others, int64_t rows,
-    int64_t first, int64_t last, const Tensor& ptr, const std::optional<Tensor>& slot, const Tensor& other,
-    const std::optional<Tensor>& edge) {
-  const char* op = "edge_outer";
-  STD_TORCH_CHECK(phi.has_value() || seg_phi.has_value() || hidden == (ones ? 1 : 0), op, ": phi is needed");
+    double slope, const Tensor& x, bool x_per_edge, bool ones, int64_t others, int64_t rows, int64_t first,
+    int64_t last, const Tensor& ptr, const std::optional<Tensor>& slot, const Tensor& other,
+    const std::optional<Tensor>& edge, Tensor out) {
+  const char* op = "edge_outer_";
   check_shape(op, "x", x, "[N, C]", {-1, -1});
+  check_shape(op, "out", out, "[last - first, H', C]", {-1, -1, -1});
+  const EccPhi given{phi, seg_phi, oth_phi};
   const EccSizes n = check_ecc(
-      op, x, x.size(1), {phi, seg_phi, oth_phi}, x, x_per_edge, ones, hidden, others, rows, first, last, ptr, slot,
-      other, edge);
+      op, x, x.size(1), given, x, x_per_edge, ones, out.size(1), others, rows, first, last, ptr, slot, other, edge);
+  check_ecc_outer(n, given, x, out);
+  STD_TORCH_CHECK(!is_half(x.scalar_type()), op, ": half types are widened before on the CPU");
   const GraphTensors graph(ptr, slot, other, edge);
   check_graph_values(op, n.g, graph.pointers(), rows, first, last);
   const EccPhi f{ready(phi), ready(seg_phi), ready(oth_phi)};
-  const std::optional<Tensor> features = ready(x);
-  Tensor out = torch::stable::new_empty(*features, {last - first, hidden, n.C});
+  const std::optional<Tensor> features = dense(x);
   with_type(out, [&](auto zero) {
     using T = decltype(zero);
     edge_outer_cpu(
         EccParams<T>{
             n, graph.pointers(), data<T>(f.phi), data<T>(f.seg_phi), data<T>(f.oth_phi), static_cast<T>(slope),
-            data<T>(features), nullptr, static_cast<T*>(out.mutable_data_ptr()), nullptr, nullptr});
+            data<T>(features), nullptr, static_cast<T*>(out.mutable_data_ptr()), nullptr, nullptr, 0, false});
   });
-  return narrowed(out, x.scalar_type());
 }
 
 void edge_inner_cpu(
     const Tensor& G, const std::optional<Tensor>& phi, const std::optional<Tensor>& seg_phi,
     const std::optional<Tensor>& oth_phi, double slope, const std::optional<Tensor>& x, bool x_per_edge, bool ones,
     int64_t others, int64_t rows, int64_t first, int64_t last, const Tensor& ptr, const std::optional<Tensor>& slot,
-    const Tensor& other, const std::optional<Tensor>& edge, std::optional<Tensor> a, std::optional<Tensor> y) {
+    const Tensor& other, const std::optional<Tensor>& edge, std::optional<Tensor> a, std::optional<Tensor> y,
+    bool add) {
   const char* op = "edge_inner_";
   check_shape(op, "G", G, "[last - first, H', C]", {-1, -1, -1});
+  const EccPhi given{phi, seg_phi, oth_phi};
   const EccSizes n = check_ecc(
-      op, G, G.size(2), {phi, seg_phi, oth_phi}, x, x_per_edge, ones, G.size(1), others, rows, first, last, ptr, slot,
-      other, edge);
-  check_ecc_inner(n, G, {phi, seg_phi, oth_phi}, x, a, y);
+      op, G, G.size(2), given, x, x_per_edge, ones, G.size(1), others, rows, first, last, ptr, slot, other, edge);
+  check_ecc_inner(n, G, given, x, a, y);
+  STD_TORCH_CHECK(!is_half(G.scalar_type()), op, ": half types are widened before on the CPU");
   const GraphTensors graph(ptr, slot, other, edge);
   check_graph_values(op, n.g, graph.pointers(), rows, first, last);
-  const std::optional<Tensor> upstream = ready(G);
+  const std::optional<Tensor> upstream = dense(G);
   const EccPhi f{ready(phi), ready(seg_phi), ready(oth_phi)};
   const std::optional<Tensor> features = ready(x);
-  // Half types are computed aside; the rows of other slots must stay as they are.
-  std::optional<Tensor> wide_a = ready(a);
-  std::optional<Tensor> wide_y = ready(y);
-  with_type(*upstream, [&](auto zero) {
+  with_type(G, [&](auto zero) {
     using T = decltype(zero);
     edge_inner_cpu(
         EccParams<T>{
             n, graph.pointers(), data<T>(f.phi), data<T>(f.seg_phi), data<T>(f.oth_phi), static_cast<T>(slope),
             data<T>(features), data<T>(upstream), nullptr,
-            a.has_value() ? static_cast<T*>(wide_a->mutable_data_ptr()) : nullptr,
-            y.has_value() ? static_cast<T*>(wide_y->mutable_data_ptr()) : nullptr});
+            a.has_value() ? static_cast<T*>(a->mutable_data_ptr()) : nullptr,
+            y.has_value() ? static_cast<T*>(y->mutable_data_ptr()) : nullptr, a.has_value() ? a->stride(0) : 0, add});
   });
-  if (is_half(G.scalar_type())) {
-    if (a.has_value()) {
-      torch::stable::copy_(*a, *wide_a);
-    }
-    if (y.has_value()) {
-      torch::stable::copy_(*y, *wide_y);
-    }
-  }
 }
 
 }  // namespace polygraph
 
 STABLE_TORCH_LIBRARY_IMPL(polygraph, CPU, m) {
-  m.impl("edge_outer", TORCH_BOX(&polygraph::edge_outer_cpu));
+  m.impl("edge_outer_", TORCH_BOX(&polygraph::edge_outer_cpu));
   m.impl("edge_inner_", TORCH_BOX(&polygraph::edge_inner_cpu));
 }

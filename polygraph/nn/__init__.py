@@ -1,5 +1,10 @@
 """Layers over the operators, and polynomial blocks over any linear operator."""
 
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
 from polygraph.nn.block import ACTIVATIONS, PolynomialBlock, polynomial_step
 from polygraph.nn.knn import knn, knn_graph, pixel_knn
 from polygraph.nn.layout import LAYOUTS, Layout, layout_of
@@ -8,9 +13,35 @@ from polygraph.nn.polynomial import CCP, NCP, FirstOrder, NCPSkip, ProdPoly, Sim
 from polygraph.nn.resample import Resample, SelectVertices
 from polygraph.nn.spiral_conv import SpiralConv
 
+# Descendants of PyG's layers: importing PyG takes seconds, so they are imported when asked for.
+_LAZY = {
+    "DynamicEdgeConv": "edge_conv",
+    "ECConv": "ecc",
+    "EdgeConv": "edge_conv",
+    "LightECConv": "ecc",
+    "NNConv": "ecc",
+    "NonLocalGraphConv2d": "nonlocal_conv",
+    "OnGraph": "nonlocal_conv",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a layer of `_LAZY`."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+
+
 __all__ = [
     "ACTIVATIONS",
     "CCP",
+    "DynamicEdgeConv",
+    "ECConv",
+    "EdgeConv",
+    "LightECConv",
+    "NNConv",
+    "NonLocalGraphConv2d",
+    "OnGraph",
     "LAYOUTS",
     "NCP",
     "NORMS",

@@ -157,6 +157,26 @@ def pixel_knn(
     return ops.knn(pixels, k, grid=grid, exclude_radius=exclude_radius, search_radius=search_radius)
 
 
+def knn_neighbours(
+    owner: str,
+    x: Tensor,
+    y: Tensor,
+    k: int,
+    batch_x: Tensor | None = None,
+    batch_y: Tensor | None = None,
+) -> ops.Graph:
+    """The graph of what `knn` finds, from points ``x`` (sources) to queries ``y`` (targets)."""
+    points, queries = _points(owner, "x", x), _points(owner, "y", y)
+    ptr = None
+    if batch_x is not None or batch_y is not None:
+        ptr = _pointers(owner, points, queries, batch_x=batch_x, batch_y=batch_y)
+    query, near = _neighbours(owner, points, queries, k, ptr, False, False)
+    if near.dim() == 2:
+        return ops.graph_from_table(near, points.shape[0])
+    sizes = (points.shape[0], queries.shape[0])
+    return ops.graph_from_coo(near, query, *sizes, sorted_by_target=True)
+
+
 def _points(owner: str, name: str, x: Tensor) -> Tensor:
     """``x`` as ``[N, C]``, without its graph."""
     if x.dim() not in (1, 2):

@@ -1,7 +1,14 @@
 """The operators: compiled kernels, differentiable any number of times."""
 
 from polygraph.ops.ecc import ecc
-from polygraph.ops.edge_conv import edge_aggregate, edge_conv, edge_max, edge_values
+from polygraph.ops.edge_conv import (
+    edge_aggregate,
+    edge_conv,
+    edge_dist2,
+    edge_max,
+    edge_sum,
+    edge_values,
+)
 from polygraph.ops.graph import Graph, graph_from_coo, graph_from_table
 from polygraph.ops.knn import knn
 from polygraph.ops.light_ecc import light_ecc
@@ -15,7 +22,9 @@ __all__ = [
     "ecc",
     "edge_aggregate",
     "edge_conv",
+    "edge_dist2",
     "edge_max",
+    "edge_sum",
     "edge_values",
     "graph_from_coo",
     "graph_from_table",

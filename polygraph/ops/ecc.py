@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,8 +16,32 @@ from polygraph.ops.graph import Graph
 _load.load_libraries()
 _ops = torch.ops.polygraph
 
-# Bytes of the node products that exist at a time: in the cache of a CPU, enough to fill a GPU.
-CHUNK_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}
+# Nodes whose products exist at a time, and the bytes of these: in the cache of a CPU, enough to
+# fill a GPU.
+CHUNK_NODES = {"cpu": 256, "cuda": 1 << 16}
+CHUNK_BYTES = {"cpu": 6 << 20, "cuda": 256 << 20}
+
+
+class Chunk(NamedTuple):
+    """Some nodes, and some columns of φ."""
+
+    first: int
+    last: int
+    h0: int
+    h1: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Nodes and columns."""
+        return self.last - self.first, self.h1 - self.h0
+
+    def part_of(self, buffer: Tensor, columns: int) -> Tensor:
+        """``[nodes, columns of φ, columns]`` in the memory of ``buffer``, if it is large enough."""
+        shape = (*self.shape, columns)
+        size = shape[0] * shape[1] * shape[2]
+        return (buffer.view(-1)[:size] if size <= buffer.numel() else buffer.new_empty(size)).view(
+            shape
+        )
 
 
 def ecc(
@@ -30,7 +54,7 @@ def ecc(
     edge_weight: Tensor | None = None,
     side: str | None = None,
 ) -> Tensor:
-    """``out_i = Σ_j γ_ij Θ_ijᵀ x_j`` with ``Θ_ij = Σ_h φ_ij,h W_h (+ W_H)``, a C x D matrix per edge.
+    """``out_i = Σ_j γ_ij Θ_ijᵀ x_j`` with a C x D matrix per edge, ``Θ_ij = Σ_h φ_ij,h W_h (+ W_H)``.
 
     No Θ is made. Either every target adds up ``φ_ij ⊗ x_j`` and takes one product with all of W, or
     every source does, and its edges combine the results: both cost K times less than a matrix
@@ -119,12 +143,48 @@ _library.define(
 )
 
 
-def _chunks(segments: int, columns: int, like: Tensor) -> Iterator[tuple[int, int]]:
-    """Ranges of nodes whose products, ``columns`` numbers each, fit the budget."""
-    budget = CHUNK_BYTES[like.device.type] // (like.element_size() * max(1, columns))
-    step = max(1, budget)
+def _chunks(segments: int, hidden: int, columns: int, like: Tensor) -> Iterator[Chunk]:
+    """Nodes, and of them columns of φ, whose products, ``columns`` numbers each, fit the budget.
+
+    Many nodes come before many columns: a product with W must not read W for a few rows.
+    """
+    device = like.device.type
+    step = min(max(1, segments), CHUNK_NODES[device])
+    budget = CHUNK_BYTES[device] // (like.element_size() * step * max(1, columns))
+    parts = -(-hidden // max(1, min(hidden, budget))) if hidden else 1
     for first in range(0, segments, step):
-        yield first, min(first + step, segments)
+        for part in range(parts):
+            yield Chunk(
+                first,
+                min(first + step, segments),
+                hidden * part // parts,
+                hidden * (part + 1) // parts,
+            )
+
+
+class _Hidden:
+    """φ and what it is made of, of some columns at a time."""
+
+    def __init__(
+        self, phi: Tensor | None, seg: Tensor | None, oth: Tensor | None, slope: float
+    ) -> None:
+        self.parts = (phi, seg, oth)
+        self.slope = slope
+        self.width = next(p for p in self.parts if p is not None).shape[1]
+
+    def columns(self, chunk: Chunk) -> tuple[tuple[Any, ...], bool]:
+        """φ, its two halves and the slope; whether the column of ones is the last of them."""
+        end = min(chunk.h1, self.width)
+        cut = [None if p is None else p[:, chunk.h0 : end] for p in self.parts]
+        return (*cut, self.slope), chunk.h1 > self.width
+
+
+def _widened(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Half types in float32 on the CPU, whose kernels know none."""
+    return tuple(
+        t.float() if t is not None and t.is_cpu and t.dtype in (torch.half, torch.bfloat16) else t
+        for t in tensors
+    )
 
 
 def _ecc(
@@ -138,29 +198,41 @@ def _ecc(
     rows: int,
     *sides: Tensor | None,
 ) -> Tensor:
+    dtype = x.dtype
+    x, phi, u, v, weight = _widened(x, phi, u, v, weight)  # type: ignore[assignment]
     hidden, C, D = weight.shape
-    ptr, slot, other, edge = sides[:4]
-    assert ptr is not None and other is not None
-    width = (phi if phi is not None else v).shape[1]  # type: ignore[union-attr]
-    targets, ones = ptr.shape[0] - 1, hidden > width
+    targets, sources = _nodes(sides, x)
     if not by_source:
-        out = x.new_empty(targets, D)
-        matrix = weight.reshape(hidden * C, D)
-        for first, last in _chunks(targets, hidden * C, x):
-            sizes = (ones, hidden, x.shape[0], rows, first, last)
-            z = _ops.edge_outer(phi, u, v, slope, x, False, *sizes, *sides[:4])
-            torch.mm(z.view(last - first, hidden * C), matrix, out=out[first:last])
-        return out
-    back = turned(sides, x.shape[0])
-    matrix = weight.transpose(0, 1).reshape(C, hidden * D)
+        parts = _Hidden(phi, u, v, slope)
+        out = x.new_zeros(targets, D)
+        buffer = x.new_empty(0)
+        for chunk in _chunks(targets, hidden, C, x):
+            z = chunk.part_of(buffer, C)
+            buffer = z if buffer.numel() < z.numel() else buffer
+            options, ones = parts.columns(chunk)
+            sizes = (sources, rows, chunk.first, chunk.last)
+            _ops.edge_outer_(*options, x, False, ones, *sizes, *sides[:4], z)
+            matrix = weight[chunk.h0 : chunk.h1].reshape(-1, D)
+            out[chunk.first : chunk.last].addmm_(z.flatten(1), matrix)
+        return out.to(dtype)
+    parts = _Hidden(phi, v, u, slope)
+    back = turned(sides, sources)
     message = x.new_zeros(rows, D)
-    for first, last in _chunks(x.shape[0], hidden * D, x):
-        y = torch.mm(x[first:last], matrix).view(last - first, hidden, D)
-        sizes = (False, ones, targets, rows, first, last)
-        _ops.edge_inner_(y, phi, v, u, slope, None, *sizes, *back[:4], None, message)
+    for chunk in _chunks(sources, hidden, D, x):
+        matrix = weight[chunk.h0 : chunk.h1].transpose(0, 1).reshape(C, -1)
+        y = torch.mm(x[chunk.first : chunk.last], matrix).view(*chunk.shape, D)
+        options, ones = parts.columns(chunk)
+        sizes = (targets, rows, chunk.first, chunk.last)
+        _ops.edge_inner_(y, *options, None, False, ones, *sizes, *back[:4], None, message, True)
     numbers = (1.0, ANY_NODES, rows)
-    total: Tensor = _ops.edge_sum(None, None, None, None, message, None, *numbers, *sides)
-    return total
+    total = _ops.edge_sum(None, None, None, None, message, None, *numbers, *sides)
+    return total.to(dtype)
+
+
+def _nodes(sides: Sides, x: Tensor) -> tuple[int, int]:
+    """Targets and sources."""
+    assert sides[0] is not None
+    return sides[0].shape[0] - 1, x.shape[0]
 
 
 def _ecc_backward(
@@ -174,61 +246,51 @@ def _ecc_backward(
     to_weight: bool,
     *sides: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    dtype = x.dtype
+    grad, x, phi, weight = _widened(grad, x, phi, weight)  # type: ignore[assignment]
     hidden, C, D = weight.shape
     rows, width = phi.shape
-    ptr, other = sides[0], sides[2]
-    assert ptr is not None and other is not None
-    targets, sources, ones = ptr.shape[0] - 1, x.shape[0], hidden > width
-    nothing = x.new_empty(0)
+    targets, sources = _nodes(sides, x)
+    # Seen from the side whose nodes take the products: `near` has their other factor.
+    segments, others = (sources, targets) if by_source else (targets, sources)
+    seen = turned(sides, sources) if by_source else sides
+    columns, near, far = (D, x, grad) if by_source else (C, grad, x)
+    matrices = weight.transpose(1, 2) if by_source else weight  # [H', columns, D or C]
+    parts = _Hidden(phi, None, None, 1.0)
     inner = x.new_zeros(rows, hidden) if to_phi else None
-    if not by_source:
-        matrix = weight.reshape(hidden * C, D)
-        message = x.new_zeros(rows, C) if to_x else None
-        grad_weight = x.new_zeros(hidden * C, D) if to_weight else nothing
-        for first, last in _chunks(targets, hidden * C, x):
-            sizes = (sources, rows, first, last)
-            part = grad[first:last]
-            if to_x or to_phi:
-                dz = torch.mm(part, matrix.t()).view(last - first, hidden, C)
-                options = (phi, None, None, 1.0, x, False, ones)
-                _ops.edge_inner_(dz, *options, *sizes, *sides[:4], inner, message)
-            if to_weight:
-                z = _ops.edge_outer(
-                    phi, None, None, 1.0, x, False, ones, hidden, *sizes, *sides[:4]
-                )
-                grad_weight.addmm_(z.view(last - first, hidden * C).t(), part)
-        grad_x = nothing
-        if to_x:
-            values = (None, None, None, None, message, None, 1.0, ANY_NODES, rows)
-            grad_x = _ops.edge_sum(*values, *turned(sides, sources))
-        grad_weight = grad_weight.view(hidden, C, D) if to_weight else nothing
-    else:
-        back = turned(sides, sources)
-        matrix = weight.transpose(0, 1).reshape(C, hidden * D)
-        grad_x = torch.empty_like(x, memory_format=torch.contiguous_format) if to_x else nothing
-        grad_weight = x.new_zeros(C, hidden * D) if to_weight else nothing
-        for first, last in _chunks(sources, hidden * D, x):
-            part = x[first:last]
-            sizes = (targets, rows, first, last)
-            if to_phi:
-                y = torch.mm(part, matrix).view(last - first, hidden, D)
-                options = (phi, None, None, 1.0, grad, False, ones)
-                _ops.edge_inner_(y, *options, *sizes, *back[:4], inner, None)
-            if to_x or to_weight:
-                dy = _ops.edge_outer(
-                    phi, None, None, 1.0, grad, False, ones, hidden, *sizes, *back[:4]
-                )
-                dy = dy.view(last - first, hidden * D)
-                if to_x:
-                    torch.mm(dy, matrix.t(), out=grad_x[first:last])
-                if to_weight:
-                    grad_weight.addmm_(part.t(), dy)
-        if to_weight:
-            grad_weight = grad_weight.view(C, hidden, D).transpose(0, 1).contiguous()
-    grad_phi = nothing
-    if inner is not None:
-        grad_phi = inner[:, :width].contiguous() if ones else inner
-    return grad_x, grad_phi, grad_weight
+    message = x.new_zeros(rows, C) if to_x and not by_source else None
+    grad_x = x.new_zeros(x.shape) if to_x and by_source else None
+    grad_matrices = x.new_zeros(matrices.shape) if to_weight else None
+    buffer = x.new_empty(0)
+    for chunk in _chunks(segments, hidden, columns, x):
+        part = near[chunk.first : chunk.last]
+        options, ones = parts.columns(chunk)
+        sizes = (others, rows, chunk.first, chunk.last)
+        matrix = matrices[chunk.h0 : chunk.h1].reshape(-1, part.shape[1])
+        product = chunk.part_of(buffer, columns)
+        buffer = product if buffer.numel() < product.numel() else buffer
+        if inner is not None or message is not None:
+            torch.mm(part, matrix.t(), out=product.flatten(1))
+            a = None if inner is None else inner[:, chunk.h0 : chunk.h1]
+            graph = (*sizes, *seen[:4])
+            _ops.edge_inner_(product, *options, far, False, ones, *graph, a, message, True)
+        if grad_matrices is not None or grad_x is not None:
+            _ops.edge_outer_(*options, far, False, ones, *sizes, *seen[:4], product)
+            if grad_matrices is not None:
+                to = grad_matrices[chunk.h0 : chunk.h1].view(-1, part.shape[1])
+                to.addmm_(product.flatten(1).t(), part)
+            if grad_x is not None:
+                grad_x[chunk.first : chunk.last].addmm_(product.flatten(1), matrix)
+    if message is not None:
+        values = (None, None, None, None, message, None, 1.0, ANY_NODES, rows)
+        grad_x = _ops.edge_sum(*values, *turned(sides, sources))
+    if grad_matrices is not None and by_source:
+        grad_matrices = grad_matrices.transpose(1, 2).contiguous()
+    if inner is not None and hidden > width:
+        inner = inner[:, :width].contiguous()
+    nothing = x.new_empty(0)
+    found = [nothing if g is None else g for g in (grad_x, inner, grad_matrices)]
+    return found[0].to(dtype), found[1].to(dtype), found[2].to(dtype)
 
 
 for _key in ("CPU", "CUDA"):

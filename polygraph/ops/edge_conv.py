@@ -108,6 +108,38 @@ def edge_aggregate(values: Tensor, graph: Graph, aggr: str = "max") -> Tensor:
     return edge_max(values, Graph(graph.ptr, rows), sign)[0]
 
 
+def edge_sum(v: Tensor, graph: Graph, weight: Tensor | None = None) -> Tensor:
+    """``[M, D]``: ``Σ_j weight_ij v_j`` over the neighbours of each target.
+
+    Args:
+        v: sources ``[N, D]``.
+        graph: M targets and N sources.
+        weight: ``[E]``, a factor of each edge.
+
+    Deterministic; differentiable any number of times in ``v`` and ``weight``.
+    """
+    return _edge_sum((None, None), None, v, None, weight, 1.0, graph, v.shape[0])
+
+
+def edge_dist2(x: Tensor, graph: Graph) -> Tensor:
+    """``[E]``: ``|x_j - x_i|²`` of every edge, in the rows of edge features; 0 for empty slots.
+
+    Args:
+        x: nodes ``[N, C]``, sources and targets alike.
+        graph: N targets and N sources.
+
+    Nothing of size E x C is stored. Deterministic; differentiable any number of times.
+    """
+    graph = graph.with_transposed(x.shape[0])
+    # As x_i (x_i - x_j) + x_j (x_j - x_i), around the middle of all nodes.
+    x = x - x.detach().mean(0)
+    options = (None, None, x, -x, 1.0, x.shape[0], graph.num_slots)
+    sides = _forward(graph)
+    near = _ops.edge_dot(x, *options, *sides)
+    total: Tensor = near + _ops.edge_dot(x, *options, *turned(sides, x.shape[0]))
+    return total.clamp(min=0)
+
+
 def edge_max(
     v: Tensor, graph: Graph, sign: Tensor | None = None, *, with_sum: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -48,6 +48,12 @@ class Graph(NamedTuple):
         filled = torch.nn.functional.pad((self.source >= 0).cumsum(0), (1, 0))
         return filled[self.ptr[1:]] - filled[self.ptr[:-1]]
 
+    def source_degree(self, num_sources: int) -> Tensor:
+        """int64 ``[N]``: edges out of each source."""
+        count = self.source.new_zeros(num_sources + 1)
+        count.scatter_add_(0, self.source + 1, torch.ones_like(self.source))
+        return count[1:]
+
     def with_transposed(self, num_sources: int) -> Graph:
         """The same graph, its transpose made where it was not."""
         if self.t_ptr is not None:

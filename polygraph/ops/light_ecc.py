@@ -9,6 +9,7 @@ from torch import Tensor
 
 from polygraph import _load
 from polygraph.ops._common import autocast_dtype, cast, check_devices
+from polygraph.ops.ecc import _widened
 from polygraph.ops.edge_conv import Sides, _forward, turned
 from polygraph.ops.graph import Graph
 
@@ -112,22 +113,23 @@ def _others(sides: Sides) -> int:
 
 
 def _edge_gather_outer(phi: Tensor, x: Tensor, *sides: Tensor | None) -> Tensor:
-    sizes = (phi.shape[1], _others(sides), phi.shape[0], 0, _segments(sides))
-    out: Tensor = _ops.edge_outer(phi, None, None, 1.0, x, True, False, *sizes, *sides[:4])
-    return out
+    wide_phi, wide_x = _widened(phi, x)
+    out = wide_x.new_empty(_segments(sides), phi.shape[1], x.shape[1])  # type: ignore[union-attr]
+    options = (wide_phi, None, None, 1.0, wide_x, True, False)
+    sizes = (_others(sides), phi.shape[0], 0, _segments(sides))
+    _ops.edge_outer_(*options, *sizes, *sides[:4], out)
+    return out.to(x.dtype)
 
 
 def _edge_project(G: Tensor, x: Tensor, turn: bool, *sides: Tensor | None) -> Tensor:
+    wide_G, wide_x = _widened(G, x)
     rows = x.shape[0]
-    out = x.new_zeros(rows, G.shape[2 if turn else 1])
+    out = wide_x.new_zeros(rows, G.shape[2 if turn else 1])  # type: ignore[union-attr]
     sizes = (_others(sides), rows, 0, _segments(sides))
-    if turn:
-        options = (x, None, None, 1.0, None, True, False)
-        _ops.edge_inner_(G, *options, *sizes, *sides[:4], None, out)
-    else:
-        options = (None, None, None, 1.0, x, True, False)
-        _ops.edge_inner_(G, *options, *sizes, *sides[:4], out, None)
-    return out
+    phi, x_, a, y = (wide_x, None, None, out) if turn else (None, wide_x, out, None)
+    options = (phi, None, None, 1.0, x_, True, False)
+    _ops.edge_inner_(wide_G, *options, *sizes, *sides[:4], a, y, False)
+    return out.to(x.dtype)
 
 
 for _key in ("CPU", "CUDA"):

@@ -1,0 +1,295 @@
+"""Edge-conditioned convolutions: PyG's NNConv without a matrix per edge, and the lightweight one."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import torch
+import torch_geometric
+from torch import Tensor
+from torch_geometric.typing import OptPairTensor, OptTensor
+
+from polygraph.nn._choices import check_positive
+from polygraph.nn.edge_conv import graph_of, is_plain, warn_once
+from polygraph.nn.edge_mlp import is_linear, steps_of
+from polygraph.ops import ecc, edge_dist2, edge_values, light_ecc
+from polygraph.ops.graph import Graph
+
+SUMS = {"add": "sum", "sum": "sum", "mean": "mean"}
+
+
+class NNConv(torch_geometric.nn.NNConv):  # type: ignore[misc]  # PyG's base class has no types
+    """``x'_i = W x_i + aggr_j Θ(e_ij)ᵀ x_j + b``: PyG's NNConv, the same in every respect but cost.
+
+    The edge network's last linear layer, which makes a matrix ``Θ`` for every edge, is taken to the
+    nodes: see `polygraph.ops.ecc`. An edge network that does not end with one, or has hooks, and
+    aggregations other than sums and means, are computed by PyG, with one warning.
+
+    Source: Gilmer et al., "Neural Message Passing for Quantum Chemistry", ICML 2017; Simonovsky and
+    Komodakis, "Dynamic Edge-Conditioned Filters", CVPR 2017.
+
+    Args:
+        in_channels: C, or a pair of sources' and targets'.
+        out_channels: D.
+        nn: maps edge features ``[E, F]`` to ``[E, C * D]``.
+        aggr: ``"add"`` (``"sum"``) or ``"mean"``; any other of PyG's is computed by PyG.
+        root_weight: add ``W x_i``.
+        bias: add ``b``.
+        **kwargs: of PyG's `MessagePassing`, such as ``flow``.
+
+    Call it with nodes ``[N, C]`` or a pair, ``edge_index [2, E]`` and ``edge_attr [E, F]``; it
+    returns ``[M, D]``. Deterministic, differentiable any number of times.
+
+    Raises:
+        ValueError: ``edge_index`` is out of range, ``edge_attr`` has other than E rows, ``x`` or the
+            edge network's output another width than C or C * D.
+    """
+
+    # What PyG would look for in forward's source.
+    propagate_type: ClassVar = {"x": OptPairTensor, "edge_attr": OptTensor}
+
+    def forward(
+        self, x: Any, edge_index: Any, edge_attr: Tensor | None = None, size: Any = None
+    ) -> Tensor:
+        """``x`` is ``[N, C]`` or ``([N, C], [M, C'] or None)``."""
+        pair = (x, x) if isinstance(x, Tensor) else tuple(x)
+        if is_plain(self, edge_index) or edge_attr is None or pair[0].dim() != 2:
+            return super().forward(x, edge_index, edge_attr, size)
+        steps = steps_of(self.nn)
+        if self.aggr not in SUMS:
+            warn_once("NNConv", f"aggregation {self.aggr} needs the messages of edges")
+            return super().forward(x, edge_index, edge_attr, size)
+        if not steps or not is_linear(steps[-1]):
+            warn_once("NNConv", "nn does not end with a linear layer, or has hooks")
+            return super().forward(x, edge_index, edge_attr, size)
+        sources, targets = pair
+        if size is not None:
+            num_targets = size[1 if self.flow == "source_to_target" else 0]
+        else:
+            num_targets = sources.shape[0] if targets is None else targets.shape[0]
+        graph = graph_of("NNConv", edge_index, self.flow, sources.shape[0], num_targets)
+        last: Any = steps[-1]
+        C, D = self.in_channels_l, self.out_channels
+        if sources.shape[1] != C:
+            raise ValueError(f"NNConv: x must have {C} channels, got {sources.shape[1]}")
+        if last.weight.shape[0] != C * D:
+            raise ValueError(
+                f"NNConv: nn must make {C} * {D} = {C * D} features, its last layer makes "
+                f"{last.weight.shape[0]}"
+            )
+        if edge_attr.shape[0] != graph.num_slots:
+            raise ValueError(
+                f"NNConv: edge_attr must have one row per edge, {graph.num_slots}, got "
+                f"{list(edge_attr.shape)}"
+            )
+        phi = edge_attr
+        for step in steps[:-1]:
+            phi = step(phi)
+        weight = last.weight.t().reshape(phi.shape[1], C, D)
+        if last.bias is not None:
+            weight = torch.cat([weight, last.bias.view(1, C, D)])
+        out = ecc(sources, phi, weight, graph, SUMS[self.aggr])
+        if targets is not None and self.root_weight:
+            out = out + self.lin(targets)
+        return out if self.bias is None else out + self.bias
+
+
+ECConv = NNConv
+
+
+class LightEdgeFilter(torch.nn.Module):
+    """The weights of lightweight ECC: from an edge's hidden features to a matrix of rank R.
+
+    ``Θ = Σ_r κ_r θL_r θR_rᵀ``, with θL, θR and κ linear in the H hidden features. The matrices that
+    make θL and θR, ``[R D, H]`` and ``[R C, H]``, are stacks of ``blocks`` circulant blocks: every
+    row is the row above it, rolled by one, so a block has H parameters.
+
+    The weights of θL and θR start with variance 1/(H √(C D)), those of κ with √(C D)/(H R): for
+    H = C = D the published 1/(√H √C) and 1/√R as standard deviations, and for other sizes the
+    same scale of what comes out.
+
+    Args:
+        in_channels: C.
+        out_channels: D.
+        hidden: H.
+        rank: R.
+        blocks: circulant blocks in each of the two; None: full matrices.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, hidden: int, rank: int, blocks: int | None
+    ) -> None:
+        super().__init__()
+        check_positive(
+            "LightECConv",
+            in_channels=in_channels,
+            out_channels=out_channels,
+            hidden=hidden,
+            rank=rank,
+        )
+        if blocks is not None:
+            for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
+                if blocks < 1 or rank * channels % blocks:
+                    raise ValueError(
+                        f"LightECConv: blocks must divide rank * {name} = {rank * channels}, "
+                        f"got {blocks}"
+                    )
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.hidden, self.rank, self.blocks = hidden, rank, blocks
+        for side, channels in (("left", out_channels), ("right", in_channels)):
+            rows = rank * channels if blocks is None else blocks
+            self.register_parameter(f"{side}_weight", torch.nn.Parameter(torch.empty(rows, hidden)))
+            self.register_parameter(
+                f"{side}_bias", torch.nn.Parameter(torch.empty(rank, channels, 1))
+            )
+            if blocks is not None:
+                row = torch.arange(rank * channels)
+                block, shift = row // (rank * channels // blocks), row % (rank * channels // blocks)
+                column = (torch.arange(hidden) - shift[:, None]) % hidden
+                index = block[:, None] * hidden + column
+                self.register_buffer(f"{side}_index", index, persistent=False)
+        self.kappa_weight = torch.nn.Parameter(torch.empty(rank, hidden))
+        self.kappa_bias = torch.nn.Parameter(torch.empty(rank, 1))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Output and gradients start at the scale of the input."""
+        spread = 1 / math.sqrt(self.hidden * math.sqrt(self.in_channels * self.out_channels))
+        torch.nn.init.normal_(self.left_weight, std=spread)
+        torch.nn.init.normal_(self.right_weight, std=spread)
+        width = math.sqrt(self.in_channels * self.out_channels)
+        torch.nn.init.normal_(self.kappa_weight, std=math.sqrt(width / (self.hidden * self.rank)))
+        for bias in (self.left_bias, self.right_bias, self.kappa_bias):
+            torch.nn.init.zeros_(bias)
+
+    def _matrices(self, side: str, channels: int) -> Tensor:
+        weight: Tensor = getattr(self, f"{side}_weight")
+        if self.blocks is not None:
+            weight = weight.flatten()[getattr(self, f"{side}_index")]
+        bias: Tensor = getattr(self, f"{side}_bias")
+        return torch.cat([weight.view(self.rank, channels, self.hidden), bias], 2)
+
+    def forward(self) -> tuple[Tensor, Tensor, Tensor]:
+        """``left [R, D, H + 1]``, ``right [R, C, H + 1]`` and ``kappa [R, H + 1]``."""
+        left = self._matrices("left", self.out_channels)
+        right = self._matrices("right", self.in_channels)
+        return left, right, torch.cat([self.kappa_weight, self.kappa_bias], 1)
+
+
+class DifferenceHidden(torch.nn.Module):
+    """Hidden features of edges from the difference of their ends: ``act(W (x_j - x_i) + b)``.
+
+    Made from nodes, as ``u_i + v_j`` with ``u = b - x Wᵀ`` and ``v = x Wᵀ``.
+
+    Args:
+        in_channels: C.
+        hidden: H.
+        slope: of the leaky ReLU.
+    """
+
+    def __init__(self, in_channels: int, hidden: int, slope: float = 0.2) -> None:
+        super().__init__()
+        self.lin = torch.nn.Linear(in_channels, hidden)
+        self.slope = slope
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Hidden features start with a mean square of 1, for independent ends of variance 1."""
+        mean_square = (1 + self.slope**2) / 2
+        spread = 1 / math.sqrt(2 * self.lin.in_features * mean_square)
+        torch.nn.init.normal_(self.lin.weight, std=spread)
+        torch.nn.init.zeros_(self.lin.bias)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, float]:
+        """``(u, v, slope)``, as `polygraph.ops.ecc` takes them."""
+        v = torch.nn.functional.linear(x, self.lin.weight)
+        return self.lin.bias - v, v, self.slope
+
+
+def attention(x: Tensor, graph: Graph, delta: float) -> Tensor:
+    """``γ_ij = exp(-|x_j - x_i|² / delta)`` of every edge ``[E]``, in the order of its features."""
+    return torch.exp(edge_dist2(x, graph) / -delta)
+
+
+class LightECConv(torch.nn.Module):
+    """Lightweight edge-conditioned convolution: matrices of low rank, none of which is made.
+
+    ``x'_i = (1/|N_i|) Σ_j γ_ij Θ(φ_ij) x_j + b`` with `LightEdgeFilter`'s Θ, the hidden features
+    ``φ_ij = leaky ReLU(W (x_j - x_i) + b)`` (or a network of given edge features) and
+    ``γ_ij = exp(-|x_j - x_i|² / delta)``.
+
+    Source: Valsesia, Fracastoro and Magli, "Deep Graph-Convolutional Image Denoising", IEEE TIP
+    2020, section III-B and C.
+
+    Args:
+        in_channels: C.
+        out_channels: D.
+        hidden: H; None: C.
+        rank: R.
+        blocks: circulant blocks; must divide R C and R D. None: full matrices.
+        delta: of γ; None: γ is 1.
+        nn: maps given edge features to ``[E, H]``; None: from the difference of the ends.
+        aggr: ``"mean"`` or ``"sum"``.
+        bias: add b.
+
+    Raises:
+        ValueError: a size is not positive, ``blocks`` does not divide, ``edge_index`` is out of
+            range, or edge features are missing.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        hidden: int | None = None,
+        rank: int = 11,
+        blocks: int | None = 3,
+        delta: float | None = 10.0,
+        nn: torch.nn.Module | None = None,
+        aggr: str = "mean",
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        hidden = in_channels if hidden is None else hidden
+        self.filter = LightEdgeFilter(in_channels, out_channels, hidden, rank, blocks)
+        self.nn = DifferenceHidden(in_channels, hidden) if nn is None else nn
+        self.delta, self.aggr = delta, aggr
+        if aggr not in SUMS:
+            raise ValueError(f"LightECConv: aggr must be one of {', '.join(SUMS)}, got {aggr!r}")
+        self.bias = torch.nn.Parameter(torch.zeros(out_channels)) if bias else None
+
+    def reset_parameters(self) -> None:
+        """Initialise anew."""
+        self.filter.reset_parameters()
+        if hasattr(self.nn, "reset_parameters"):
+            self.nn.reset_parameters()
+        if self.bias is not None:
+            torch.nn.init.zeros_(self.bias)
+
+    def forward(
+        self, x: Tensor, edge_index: Tensor | Graph, edge_attr: Tensor | None = None
+    ) -> Tensor:
+        """``[N, C]`` to ``[N, D]``; ``edge_index`` is PyG's, or a `polygraph.ops.Graph`."""
+        graph = edge_index
+        if not isinstance(graph, Graph):
+            nodes = (x.shape[0], x.shape[0])
+            graph = graph_of("LightECConv", edge_index, "source_to_target", *nodes)
+        graph = graph.with_transposed(x.shape[0])
+        if isinstance(self.nn, DifferenceHidden):
+            phi = edge_values(*self.nn(x)[:2], graph, self.nn.slope)
+        elif edge_attr is None:
+            raise ValueError("LightECConv: edge_attr is needed, for nn is given")
+        else:
+            phi = self.nn(edge_attr)
+        gamma = None if self.delta is None else attention(x, graph, self.delta)
+        out = light_ecc(x, phi, *self.filter(), graph, SUMS[self.aggr], edge_weight=gamma)
+        return out if self.bias is None else out + self.bias
+
+    def __repr__(self) -> str:
+        """Sizes, rank and blocks."""
+        f = self.filter
+        return (
+            f"{type(self).__name__}({f.in_channels}, {f.out_channels}, rank={f.rank}, "
+            f"blocks={f.blocks})"
+        )

@@ -1,0 +1,195 @@
+"""Graph convolution on images, and graph convolutions as maps of features on a fixed graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from polygraph.nn._choices import check_choice, check_positive
+from polygraph.nn.ecc import DifferenceHidden, LightEdgeFilter
+from polygraph.nn.edge_mlp import edge_network
+from polygraph.nn.knn import pixel_knn
+from polygraph.ops import ecc, edge_values, graph_from_table, light_ecc
+from polygraph.ops.graph import Graph
+
+KINDS = ("edge", "ecc", "light")
+
+
+class NonLocalGraphConv2d(torch.nn.Module):
+    """The mean of a 3 x 3 convolution and of a graph convolution over pixels that look alike.
+
+    For every pixel the k pixels nearest in feature space, outside of the window that the local
+    convolution sees, are found anew in every call; then each pixel's row and column, from -1 to
+    1, join its features. The result is ``(non-local + local) / 2 + b``. The non-local part is the
+    mean over the neighbours j of
+
+    - ``"edge"``: ``Wψ x_i + Wφ (x_j - x_i)``,
+    - ``"ecc"``: ``γ_ij Θ_ijᵀ x_j`` with ``Θ_ij = W_H + Σ_h φ_ij,h W_h``,
+    - ``"light"``: the same with Θ of low rank (`polygraph.nn.LightECConv`),
+
+    with ``φ_ij = leaky ReLU(W (x_j - x_i) + b)`` and ``γ_ij = exp(-|x_j - x_i|² / delta)``, or 1.
+
+    Source: Valsesia, Fracastoro and Magli, "Learning Localized Generative Models for 3D Point
+    Clouds via Graph Convolution", ICLR 2019, and "Deep Graph-Convolutional Image Denoising", IEEE
+    TIP 2020, section III.
+
+    Args:
+        in_channels: C.
+        out_channels: D.
+        k: neighbours of each pixel.
+        kind: one of the three.
+        hidden: H, of φ; None: C.
+        exclude_radius: the window that is left out, 1 for 3 x 3; None: none.
+        search_radius: how far away neighbours may be; None: anywhere in the image.
+        delta: of γ, over the features without row and column; None: γ is 1. Not for ``"edge"``.
+        rank: of ``"light"``.
+        blocks: of ``"light"``: circulant blocks, which must divide rank (C + 2) and rank D.
+        coordinates: whether row and column join the features.
+        bias: add b.
+
+    Call it with images ``[B, C, H, W]``; it returns ``[B, D, H, W]``. Deterministic, differentiable
+    any number of times (the choice of neighbours has no gradient).
+
+    Raises:
+        ValueError: an argument is none of those above, or the input is not an image.
+        RuntimeError: a pixel has fewer than k candidates, or a value is not finite.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        k: int = 8,
+        kind: str = "edge",
+        *,
+        hidden: int | None = None,
+        exclude_radius: int | None = 1,
+        search_radius: int | None = None,
+        delta: float | None = None,
+        rank: int = 11,
+        blocks: int | None = None,
+        coordinates: bool = True,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        check_choice("NonLocalGraphConv2d", "kind", kind, KINDS)
+        check_positive(
+            "NonLocalGraphConv2d", in_channels=in_channels, out_channels=out_channels, k=k
+        )
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.k, self.kind, self.delta = k, kind, delta
+        self.exclude_radius, self.search_radius = exclude_radius, search_radius
+        self.coordinates = coordinates
+        width = in_channels + 2 * coordinates
+        hidden = in_channels if hidden is None else hidden
+        self.local = torch.nn.Conv2d(width, out_channels, 3, padding=1, bias=False)
+        self.hidden = DifferenceHidden(width, hidden) if kind != "edge" else None
+        self.weight: torch.nn.Parameter | None = None
+        if kind == "edge":
+            self.lin = torch.nn.Linear(2 * width, out_channels, bias=False)
+        elif kind == "ecc":
+            self.weight = torch.nn.Parameter(torch.empty(hidden + 1, width, out_channels))
+        else:
+            self.filter = LightEdgeFilter(width, out_channels, hidden, rank, blocks)
+        self.bias = torch.nn.Parameter(torch.zeros(out_channels)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialise anew."""
+        for part in ("local", "lin", "filter", "hidden"):
+            module = getattr(self, part, None)
+            if module is not None:
+                module.reset_parameters()
+        if self.weight is not None:
+            # A sum over C channels and H + 1 hidden features, whose mean square is about 1.
+            torch.nn.init.normal_(self.weight, std=self.weight[:, :, 0].numel() ** -0.5)
+        if self.bias is not None:
+            torch.nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, H, W]`` to ``[B, D, H, W]``."""
+        if x.dim() != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(
+                f"NonLocalGraphConv2d: x must have shape [B, {self.in_channels}, H, W], got "
+                f"{list(x.shape)}"
+            )
+        batch, _, height, width = x.shape
+        near, dist2 = pixel_knn(
+            x if self.delta is not None else x.detach(),
+            self.k,
+            self.exclude_radius,
+            self.search_radius,
+        )
+        graph = graph_from_table(near, height * width)
+        if self.coordinates:
+            x = torch.cat([x, self._coordinates(x)], 1)
+        local = self.local(x)
+        nodes = x.permute(0, 2, 3, 1).flatten(0, 2)
+        gamma = None
+        if self.delta is not None:
+            gamma = torch.exp(dist2.flatten() / -self.delta).to(nodes.dtype)
+        found = self._nonlocal(nodes, graph, gamma).to(local.dtype)
+        found = found.view(batch, height, width, -1).permute(0, 3, 1, 2)
+        out = (found + local) / 2
+        return out if self.bias is None else out + self.bias[:, None, None]
+
+    def _coordinates(self, x: Tensor) -> Tensor:
+        batch, _, height, width = x.shape
+        row, column = (
+            torch.linspace(-1, 1, size, device=x.device, dtype=x.dtype) for size in (height, width)
+        )
+        return torch.stack(torch.meshgrid(row, column, indexing="ij")).expand(batch, -1, -1, -1)
+
+    def _nonlocal(self, nodes: Tensor, graph: Graph, gamma: Tensor | None) -> Tensor:
+        if self.hidden is None:
+            return edge_network([self.lin], nodes, nodes, graph, "mean")
+        graph = graph.with_transposed(nodes.shape[0])
+        u, v, slope = self.hidden(nodes)
+        if self.weight is not None and gamma is None:
+            return ecc(nodes, (u, v, slope), self.weight, graph, "mean")
+        phi = edge_values(u, v, graph, slope)
+        if self.weight is not None:
+            return ecc(nodes, phi, self.weight, graph, "mean", edge_weight=gamma)
+        return light_ecc(nodes, phi, *self.filter(), graph, "mean", edge_weight=gamma)
+
+    def extra_repr(self) -> str:
+        """Sizes and kind."""
+        return f"{self.in_channels}, {self.out_channels}, k={self.k}, kind={self.kind}"
+
+
+class OnGraph(torch.nn.Module):
+    """A graph convolution with its graph: a map of ``[N, C]``, or ``[B, N, C]``, to ``[..., N, D]``.
+
+    With it, a polynomial block takes graph convolutions as its linear maps:
+    ``NCP(lambda i, o, bias: OnGraph(EdgeConv(torch.nn.Linear(2 * i, o, bias), "add"), edges), ...)``.
+    An EdgeConv that adds up a single linear layer is linear in the nodes; so are NNConv and
+    LightECConv with given edge features, or labels that do not come from the nodes.
+
+    Args:
+        conv: called as ``conv(x, edge_index)`` or ``conv(x, edge_index, edge_attr)``.
+        edge_index: ``[2, E]``, of one graph.
+        edge_attr: ``[E, F]``.
+    """
+
+    def __init__(
+        self, conv: torch.nn.Module, edge_index: Tensor, edge_attr: Tensor | None = None
+    ) -> None:
+        super().__init__()
+        self.conv = conv
+        self.register_buffer("edge_index", edge_index, persistent=False)
+        self.register_buffer("edge_attr", edge_attr, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The samples of a batch are so many copies of the graph."""
+        samples, nodes = (x.shape[0] if x.dim() == 3 else 1), x.shape[-2]
+        edge_index: Any = self.edge_index
+        edge_attr: Any = self.edge_attr
+        if x.dim() == 3:
+            offset = torch.arange(samples, device=x.device)[:, None] * nodes
+            edge_index = (edge_index[:, None] + offset).flatten(1)
+            edge_attr = None if edge_attr is None else edge_attr.repeat(samples, 1)
+        rest = () if edge_attr is None else (edge_attr,)
+        out: Tensor = self.conv(x.reshape(samples * nodes, -1), edge_index, *rest)
+        return out.view(*x.shape[:-1], -1)
