@@ -4,13 +4,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from polygraph.models.dgcnn import (
+    DGCNNClassifier,
+    DGCNNClassifierConfig,
+    DGCNNSegmenter,
+    DGCNNSegmenterConfig,
+)
 from polygraph.models.mesh_autoencoder import MeshAutoencoder, MeshAutoencoderConfig
 from polygraph.models.pca import PCA
 
 if TYPE_CHECKING:
     from polygraph.models.presets import PRESETS, get_preset
 
-__all__ = ["PCA", "PRESETS", "MeshAutoencoder", "MeshAutoencoderConfig", "get_preset"]
+__all__ = [
+    "PCA",
+    "PRESETS",
+    "DGCNNClassifier",
+    "DGCNNClassifierConfig",
+    "DGCNNSegmenter",
+    "DGCNNSegmenterConfig",
+    "MeshAutoencoder",
+    "MeshAutoencoderConfig",
+    "get_preset",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,351 @@
+"""Labelled point clouds: a reader of one archive, and a small set that is built in.
+
+An archive is an ``.npz`` file with the arrays ``xyz`` ``[S, N, 3]`` (floats, or int16 in units of
+1 / 32767), ``label`` (integers ``[S]``), ``is_test`` (booleans, or 0 and 1, ``[S]``) and, if there
+are names, ``classes`` (strings). The clouds are used as they lie: the published recipe wants them
+centred, within the unit sphere, and the second axis up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+
+REQUIRED = ("xyz", "label", "is_test")
+UNIT = 32767  # of int16 coordinates
+_TEST_EVERY = 4  # of the built-in shapes of a class
+
+
+@dataclass(frozen=True)
+class ShapeDataConfig:
+    """Which labelled point clouds, and which of them validate.
+
+    Attributes:
+        path: an .npz archive with xyz, label and is_test; None: the built-in shapes.
+        val_fraction: share of the training shapes of each class that validates instead, rounded;
+            at least one of every class that has two or more.
+        val_seed: draws these shapes.
+        num_shapes: number of built-in shapes.
+        num_points: points of each built-in shape.
+        seed: of the built-in shapes.
+    """
+
+    path: str | None = None
+    val_fraction: float = 0.15
+    val_seed: int = 0
+    num_shapes: int = 240
+    num_points: int = 256
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what no data set can be opened from."""
+        if not 0 < self.val_fraction < 1:
+            raise ValueError(f"data: val_fraction must be in (0, 1), got {self.val_fraction}")
+        for name, low in (("num_shapes", 1), ("num_points", 1), ("val_seed", 0), ("seed", 0)):
+            if getattr(self, name) < low:
+                raise ValueError(f"data: {name} must be at least {low}, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class ShapeDataset:
+    """Labelled point clouds in memory, and what each of them is for.
+
+    Attributes:
+        name: for people.
+        points: float32 ``[S, N, 3]``.
+        labels: int64 ``[S]``, in ``[0, len(classes))``.
+        classes: their names.
+        train: int64, ascending: the shapes that train.
+        val: the shapes that select the weights.
+        test: the shapes that are measured once.
+        content_hash: SHA-256 of points and labels.
+        split_hash: SHA-256 of the three parts.
+    """
+
+    name: str
+    points: NDArray[np.float32]
+    labels: IntArray
+    classes: tuple[str, ...]
+    train: IntArray
+    val: IntArray
+    test: IntArray
+    content_hash: str
+    split_hash: str
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.classes)
+
+
+def open_shapes(config: ShapeDataConfig) -> ShapeDataset:
+    """Open an archive, or make the built-in shapes, and draw the validation part.
+
+    Raises:
+        FileNotFoundError: there is no file at the path.
+        ValueError: the archive is damaged, an array is missing or has another shape, dtype or range
+            than it must, or a part would be empty; the message names the file and the array.
+    """
+    if config.path is None:
+        name = f"shapes-{config.num_shapes}-{config.num_points}-{config.seed}"
+        made = make_shapes(config.num_shapes, config.num_points, config.seed)
+        return _dataset(name, made, config)
+    path = Path(config.path)
+    return _dataset(str(path), _read(path), config)
+
+
+# ---- archives ----
+
+
+def _read(path: Path) -> dict[str, NDArray[Any]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            found = set(archive.files)
+            arrays = {name: archive[name] for name in (*REQUIRED, "classes") if name in found}
+    except Exception as error:  # a damaged archive can fail anywhere between zip and array
+        detail = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        raise ValueError(f"{path}: not a readable .npz archive: {detail}") from error
+    missing = [name for name in REQUIRED if name not in arrays]
+    if missing:
+        raise ValueError(
+            f"{path}: {missing[0]} is missing, got the arrays {', '.join(sorted(found)) or 'none'}"
+        )
+    return arrays
+
+
+def _points(name: str, xyz: NDArray[Any]) -> NDArray[np.float32]:
+    if xyz.ndim != 3 or xyz.shape[2] != 3 or 0 in xyz.shape:
+        raise ValueError(
+            f"{name}: xyz must have shape [S, N, 3] with S and N at least 1, got {list(xyz.shape)}"
+        )
+    if xyz.dtype == np.int16:
+        whole: NDArray[np.float32] = xyz.astype(np.float32) / np.float32(UNIT)
+        return whole
+    if not np.issubdtype(xyz.dtype, np.floating):
+        raise ValueError(f"{name}: xyz must be int16 or floating point, got {xyz.dtype}")
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes inf, and is named below
+        points = xyz.astype(np.float32)
+    bad = ~np.isfinite(points).all(axis=(1, 2))
+    if bad.any():
+        raise ValueError(
+            f"{name}: xyz must be finite (in float32), but {int(bad.sum())} clouds are not, the "
+            f"first of them cloud {int(bad.argmax())}"
+        )
+    return points
+
+
+def _labels(name: str, label: NDArray[Any], size: int, classes: int | None) -> IntArray:
+    if label.shape != (size,) or not np.issubdtype(label.dtype, np.integer):
+        raise ValueError(
+            f"{name}: label must be integers of shape [{size}], got {label.dtype} "
+            f"{list(label.shape)}"
+        )
+    labels = label.astype(np.int64)
+    # Without names every number up to the largest label is a class, and each needs shapes.
+    count = size if classes is None else classes
+    bad = (labels < 0) | (labels >= count)
+    if bad.any():
+        at = int(bad.argmax())
+        raise ValueError(f"{name}: label must lie in [0, {count}), got {label[at]} for cloud {at}")
+    return labels
+
+
+def _is_test(name: str, is_test: NDArray[Any], size: int) -> NDArray[np.bool_]:
+    whole = is_test.dtype == np.bool_ or np.issubdtype(is_test.dtype, np.integer)
+    if is_test.shape != (size,) or not whole or not np.isin(is_test, (0, 1)).all():
+        raise ValueError(
+            f"{name}: is_test must be booleans (or 0 and 1) of shape [{size}], got "
+            f"{is_test.dtype} {list(is_test.shape)}"
+        )
+    return is_test.astype(np.bool_)
+
+
+def _classes(name: str, arrays: dict[str, NDArray[Any]]) -> tuple[str, ...] | None:
+    classes = arrays.get("classes")
+    if classes is None:
+        return None
+    if classes.ndim != 1 or classes.dtype.kind != "U" or not len(classes):
+        raise ValueError(
+            f"{name}: classes must be strings of shape [number of classes], got {classes.dtype} "
+            f"{list(classes.shape)}"
+        )
+    return tuple(str(word) for word in classes)
+
+
+def _dataset(name: str, arrays: dict[str, NDArray[Any]], config: ShapeDataConfig) -> ShapeDataset:
+    points = _points(name, arrays["xyz"])
+    classes = _classes(name, arrays)
+    labels = _labels(name, arrays["label"], len(points), None if classes is None else len(classes))
+    if classes is None:
+        classes = tuple(str(number) for number in range(int(labels.max()) + 1))
+    is_test = _is_test(name, arrays["is_test"], len(points))
+    if not is_test.any():
+        raise ValueError(f"{name}: is_test must name at least one test shape, got none")
+    seen = np.bincount(labels[~is_test], minlength=len(classes))
+    if (seen == 0).any():
+        at = int((seen == 0).argmax())
+        raise ValueError(
+            f"{name}: every class must have training shapes, got none of class {at} "
+            f"({classes[at]!r})"
+        )
+    if len(classes) < 2:
+        raise ValueError(f"{name}: label must name at least 2 classes, got 1")
+    train, val = _draw(labels, np.flatnonzero(~is_test), config)
+    if not len(val):
+        raise ValueError(f"{name}: no class has two training shapes, so that one could validate")
+    test = np.flatnonzero(is_test)
+    return ShapeDataset(
+        name=name,
+        points=points,
+        labels=labels,
+        classes=classes,
+        train=train,
+        val=val,
+        test=test,
+        content_hash=_digest(points.astype("<f4"), labels.astype("<i8")),
+        split_hash=_digest(*(part.astype("<i8") for part in (train, val, test))),
+    )
+
+
+def _draw(
+    labels: IntArray, candidates: IntArray, config: ShapeDataConfig
+) -> tuple[IntArray, IntArray]:
+    """Training and validation shapes: of each class the same share, drawn from the seed."""
+    held = np.zeros(len(labels), np.bool_)
+    for number in np.unique(labels[candidates]):
+        members = candidates[labels[candidates] == number]
+        count = min(max(1, round(config.val_fraction * len(members))), len(members) - 1)
+        draw = np.random.default_rng([config.val_seed, int(number)])
+        held[draw.permutation(members)[:count]] = True
+    return candidates[~held[candidates]], candidates[held[candidates]]
+
+
+def _digest(*arrays: NDArray[Any]) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+# ---- built in ----
+
+Sampler = Callable[[np.random.Generator, int], FloatArray]
+
+
+def _sphere(rng: np.random.Generator, n: int) -> FloatArray:
+    x = rng.standard_normal((n, 3))
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    stretched: FloatArray = x * rng.uniform(0.7, 1.3, 3)
+    return stretched
+
+
+def _box(rng: np.random.Generator, n: int) -> FloatArray:
+    sides = rng.uniform(0.5, 1.5, 3)
+    areas = np.array([sides[1] * sides[2], sides[2] * sides[0], sides[0] * sides[1]])
+    axis = rng.choice(3, n, p=areas / areas.sum())
+    x = rng.uniform(-1, 1, (n, 3))
+    x[np.arange(n), axis] = rng.choice([-1.0, 1.0], n)
+    scaled: FloatArray = x * sides
+    return scaled
+
+
+def _disc(rng: np.random.Generator, n: int, height: float) -> FloatArray:
+    radius, angle = np.sqrt(rng.uniform(0, 1, n)), rng.uniform(0, 2 * np.pi, n)
+    return np.stack([radius * np.cos(angle), np.full(n, height), radius * np.sin(angle)], 1)
+
+
+def _cylinder(rng: np.random.Generator, n: int) -> FloatArray:
+    half = rng.uniform(0.6, 2.0)
+    wall = rng.binomial(n, 2 * half / (2 * half + 1))
+    angle = rng.uniform(0, 2 * np.pi, wall)
+    side = np.stack([np.cos(angle), rng.uniform(-half, half, wall), np.sin(angle)], 1)
+    ends = _disc(rng, n - wall, half)
+    ends[:, 1] *= rng.choice([-1.0, 1.0], n - wall)
+    return np.concatenate([side, ends])
+
+
+def _cone(rng: np.random.Generator, n: int) -> FloatArray:
+    height = rng.uniform(1.0, 3.0)
+    slant = math.hypot(1, height)
+    wall = rng.binomial(n, slant / (slant + 1))
+    away, angle = np.sqrt(rng.uniform(0, 1, wall)), rng.uniform(0, 2 * np.pi, wall)
+    side = [away * np.cos(angle), height * (1 - away), away * np.sin(angle)]
+    return np.concatenate([np.stack(side, 1), _disc(rng, n - wall, 0.0)])
+
+
+def _torus(rng: np.random.Generator, n: int) -> FloatArray:
+    thin = rng.uniform(0.2, 0.5)
+    around, across = rng.uniform(0, 2 * np.pi, (2, n))
+    ring = 1 + thin * np.cos(across)
+    return np.stack([ring * np.cos(around), thin * np.sin(across), ring * np.sin(around)], 1)
+
+
+BUILT_IN: dict[str, Sampler] = {
+    "sphere": _sphere,
+    "box": _box,
+    "cylinder": _cylinder,
+    "cone": _cone,
+    "torus": _torus,
+}
+
+
+def make_shapes(
+    num_shapes: int = 240, num_points: int = 256, seed: int = 0
+) -> dict[str, NDArray[Any]]:
+    """Points on spheres, boxes, cylinders, cones and tori, as the arrays of an archive.
+
+    Proportions are random, and so is the rotation about the up axis (the second); each cloud is
+    centred and scaled into the unit sphere. The classes take turns, and every fourth shape of a
+    class is a test shape. Each shape depends on the seed and its own number alone.
+
+    Args:
+        num_shapes: S.
+        num_points: N.
+        seed: any non-negative integer.
+
+    Returns:
+        ``xyz`` int16 ``[S, N, 3]`` in units of 1 / 32767, ``label`` int64 ``[S]``, ``is_test`` bool
+        ``[S]``, ``classes`` strings ``[5]``.
+
+    Raises:
+        ValueError: `num_shapes`, `num_points` or `seed` is out of range.
+    """
+    for name, value, low in (
+        ("num_shapes", num_shapes, 1),
+        ("num_points", num_points, 1),
+        ("seed", seed, 0),
+    ):
+        if value < low:
+            raise ValueError(f"make_shapes: {name} must be at least {low}, got {value}")
+    samplers = list(BUILT_IN.values())
+    number = np.arange(num_shapes)
+    label = number % len(samplers)
+    xyz = np.empty((num_shapes, num_points, 3), np.int16)
+    for i in number:
+        rng = np.random.default_rng([seed, int(i)])
+        x = samplers[label[i]](rng, num_points)
+        cos, sin = np.cos(turn := rng.uniform(0, 2 * np.pi)), np.sin(turn)
+        x = x @ np.array([[cos, 0, -sin], [0, 1, 0], [sin, 0, cos]])
+        x -= (x.min(0) + x.max(0)) / 2
+        largest = np.linalg.norm(x, axis=1).max()
+        x = x / (largest if largest > 0 else 1)
+        xyz[i] = np.round(x * UNIT)  # whole numbers: the same on every machine
+    return {
+        "xyz": xyz,
+        "label": label.astype(np.int64),
+        "is_test": number // len(samplers) % _TEST_EVERY == _TEST_EVERY - 1,
+        "classes": np.array(list(BUILT_IN)),
+    }
