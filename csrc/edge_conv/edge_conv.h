@@ -46,6 +46,7 @@ inline EdgeConvSizes check_edge_conv(
   check_floating(op, "values", like);
   STD_TORCH_CHECK(like.dim() == 2, op, ": values must have shape [*, D], got ", shape_string(like));
   const EdgeConvSizes n{check_graph(op, like, others, ptr, slot, other, edge), like.size(1), rows};
+  STD_TORCH_CHECK(edge.has_value() || rows == n.g.E, op, ": there are ", n.g.E, " slots and ", rows, " rows of edges");
   const auto check = [&](const char* name, const std::optional<Tensor>& tensor, const char* meaning, int64_t count) {
     if (tensor.has_value()) {
       check_dtype(op, name, *tensor, like.scalar_type());

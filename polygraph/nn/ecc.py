@@ -1,4 +1,4 @@
-"""Edge-conditioned convolutions: PyG's NNConv without a matrix per edge, and the lightweight one."""
+"""Edge-conditioned convolutions: PyG's NNConv without matrices of edges; the lightweight one."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class NNConv(torch_geometric.nn.NNConv):  # type: ignore[misc]  # PyG's base cla
     returns ``[M, D]``. Deterministic, differentiable any number of times.
 
     Raises:
-        ValueError: ``edge_index`` is out of range, ``edge_attr`` has other than E rows, ``x`` or the
-            edge network's output another width than C or C * D.
+        ValueError: ``edge_index`` is out of range, ``edge_attr`` has other than E rows, ``x`` or
+            the edge network's output another width than C or C * D.
     """
 
     # What PyG would look for in forward's source.
@@ -55,14 +55,14 @@ class NNConv(torch_geometric.nn.NNConv):  # type: ignore[misc]  # PyG's base cla
         """``x`` is ``[N, C]`` or ``([N, C], [M, C'] or None)``."""
         pair = (x, x) if isinstance(x, Tensor) else tuple(x)
         if is_plain(self, edge_index) or edge_attr is None or pair[0].dim() != 2:
-            return super().forward(x, edge_index, edge_attr, size)
+            return self._plain(x, edge_index, edge_attr, size)
         steps = steps_of(self.nn)
         if self.aggr not in SUMS:
             warn_once("NNConv", f"aggregation {self.aggr} needs the messages of edges")
-            return super().forward(x, edge_index, edge_attr, size)
+            return self._plain(x, edge_index, edge_attr, size)
         if not steps or not is_linear(steps[-1]):
             warn_once("NNConv", "nn does not end with a linear layer, or has hooks")
-            return super().forward(x, edge_index, edge_attr, size)
+            return self._plain(x, edge_index, edge_attr, size)
         sources, targets = pair
         if size is not None:
             num_targets = size[1 if self.flow == "source_to_target" else 0]
@@ -93,6 +93,10 @@ class NNConv(torch_geometric.nn.NNConv):  # type: ignore[misc]  # PyG's base cla
         if targets is not None and self.root_weight:
             out = out + self.lin(targets)
         return out if self.bias is None else out + self.bias
+
+    def _plain(self, *arguments: Any) -> Tensor:
+        out: Tensor = super().forward(*arguments)
+        return out
 
 
 ECConv = NNConv
@@ -137,12 +141,14 @@ class LightEdgeFilter(torch.nn.Module):
                     )
         self.in_channels, self.out_channels = in_channels, out_channels
         self.hidden, self.rank, self.blocks = hidden, rank, blocks
+        self.left_weight: torch.nn.Parameter
+        self.left_bias: torch.nn.Parameter
+        self.right_weight: torch.nn.Parameter
+        self.right_bias: torch.nn.Parameter
         for side, channels in (("left", out_channels), ("right", in_channels)):
             rows = rank * channels if blocks is None else blocks
-            self.register_parameter(f"{side}_weight", torch.nn.Parameter(torch.empty(rows, hidden)))
-            self.register_parameter(
-                f"{side}_bias", torch.nn.Parameter(torch.empty(rank, channels, 1))
-            )
+            setattr(self, f"{side}_weight", torch.nn.Parameter(torch.empty(rows, hidden)))
+            setattr(self, f"{side}_bias", torch.nn.Parameter(torch.empty(rank, channels, 1)))
             if blocks is not None:
                 row = torch.arange(rank * channels)
                 block, shift = row // (rank * channels // blocks), row % (rank * channels // blocks)
@@ -228,7 +234,7 @@ class LightECConv(torch.nn.Module):
         hidden: H; None: C.
         rank: R.
         blocks: circulant blocks; must divide R C and R D. None: full matrices.
-        delta: of γ; None: γ is 1.
+        delta: of γ, in units of squared distances of features (10 in the paper); None: γ is 1.
         nn: maps given edge features to ``[E, H]``; None: from the difference of the ends.
         aggr: ``"mean"`` or ``"sum"``.
         bias: add b.
@@ -245,7 +251,7 @@ class LightECConv(torch.nn.Module):
         hidden: int | None = None,
         rank: int = 11,
         blocks: int | None = 3,
-        delta: float | None = 10.0,
+        delta: float | None = None,
         nn: torch.nn.Module | None = None,
         aggr: str = "mean",
         bias: bool = True,
@@ -263,7 +269,8 @@ class LightECConv(torch.nn.Module):
         """Initialise anew."""
         self.filter.reset_parameters()
         if hasattr(self.nn, "reset_parameters"):
-            self.nn.reset_parameters()
+            reset: Any = self.nn.reset_parameters
+            reset()
         if self.bias is not None:
             torch.nn.init.zeros_(self.bias)
 
@@ -271,19 +278,20 @@ class LightECConv(torch.nn.Module):
         self, x: Tensor, edge_index: Tensor | Graph, edge_attr: Tensor | None = None
     ) -> Tensor:
         """``[N, C]`` to ``[N, D]``; ``edge_index`` is PyG's, or a `polygraph.ops.Graph`."""
-        graph = edge_index
-        if not isinstance(graph, Graph):
+        if not isinstance(edge_index, Graph):
             nodes = (x.shape[0], x.shape[0])
-            graph = graph_of("LightECConv", edge_index, "source_to_target", *nodes)
-        graph = graph.with_transposed(x.shape[0])
+            edge_index = graph_of("LightECConv", edge_index, "source_to_target", *nodes)
+        graph = edge_index.with_transposed(x.shape[0])
         if isinstance(self.nn, DifferenceHidden):
-            phi = edge_values(*self.nn(x)[:2], graph, self.nn.slope)
+            u, v, slope = self.nn(x)
+            phi = edge_values(u, v, graph, slope)
         elif edge_attr is None:
             raise ValueError("LightECConv: edge_attr is needed, for nn is given")
         else:
             phi = self.nn(edge_attr)
         gamma = None if self.delta is None else attention(x, graph, self.delta)
-        out = light_ecc(x, phi, *self.filter(), graph, SUMS[self.aggr], edge_weight=gamma)
+        left, right, kappa = self.filter()
+        out = light_ecc(x, phi, left, right, kappa, graph, SUMS[self.aggr], edge_weight=gamma)
         return out if self.bias is None else out + self.bias
 
     def __repr__(self) -> str:

@@ -71,12 +71,14 @@ def warn_once(owner: str, reason: str) -> None:
 
 def is_plain(layer: Any, edge_index: Any) -> bool:
     """Whether PyG's machinery must run: hooks, explanations, or other kinds of graphs."""
-    hooks = ("_propagate_forward_pre_hooks", "_message_forward_pre_hooks")
-    hooks += ("_propagate_forward_hooks", "_message_forward_hooks")
-    hooks += ("_aggregate_forward_pre_hooks", "_aggregate_forward_hooks")
+    listening = any(
+        getattr(layer, f"_{step}_forward_{when}", None)
+        for step in ("propagate", "message", "aggregate")
+        for when in ("pre_hooks", "hooks")
+    )
     return (
-        bool(getattr(layer, "explain", False))
-        or any(getattr(layer, name, None) for name in hooks)
+        listening
+        or bool(getattr(layer, "explain", False))
         or not isinstance(edge_index, Tensor)
         or edge_index.layout != torch.strided
     )
@@ -118,15 +120,19 @@ class EdgeConv(torch_geometric.nn.EdgeConv):  # type: ignore[misc]  # PyG's base
             or self.aggr not in AGGREGATION_NAMES
             or any(part.dim() != 2 for part in pair)
         ):
-            return super().forward(x, edge_index)
+            return self._plain(x, edge_index)
         if not can_split(steps):
             warn_once("EdgeConv", "nn does not begin with a linear layer, or has hooks")
-            return super().forward(x, edge_index)
+            return self._plain(x, edge_index)
         assert steps is not None
         sources, targets = pair
         nodes = (sources.shape[0], targets.shape[0])
         graph = graph_of("EdgeConv", edge_index, self.flow, *nodes)
         return edge_network(steps, targets, sources, graph, self.aggr)
+
+    def _plain(self, x: Any, edge_index: Any) -> Tensor:
+        out: Tensor = super().forward(x, edge_index)
+        return out
 
 
 class DynamicEdgeConv(torch.nn.Module):

@@ -49,7 +49,8 @@ def steps_of(network: Any) -> list[Step] | None:
 
 def _has_hooks(module: torch.nn.Module) -> bool:
     return any(
-        getattr(module, name) for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
+        getattr(module, name)
+        for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
     )
 
 
@@ -80,7 +81,7 @@ class _Dropout:
 
 
 def is_linear(step: Any) -> bool:
-    """torch's or PyG's linear layer, and not a descendant that may do something else."""
+    """Torch's or PyG's linear layer, and not a descendant that may do something else."""
     kind = type(step)
     return kind is torch.nn.Linear or (
         kind.__name__ == "Linear" and kind.__module__ == "torch_geometric.nn.dense.linear"
@@ -98,7 +99,10 @@ def slope_of(step: Any) -> float | None:
 
 def can_split(steps: list[Step] | None) -> bool:
     """Whether the first step is a linear layer that is ready."""
-    return bool(steps) and is_linear(steps[0]) and isinstance(steps[0].weight, Tensor)  # type: ignore[index, attr-defined]
+    if not steps or not is_linear(steps[0]):
+        return False
+    linear: Any = steps[0]
+    return not isinstance(linear.weight, torch.nn.parameter.UninitializedParameter)
 
 
 def edge_network(
@@ -191,9 +195,7 @@ def _normalisation(
     """BatchNorm's scale and shift from the edges ``u_i + v_j``; updates its running statistics."""
     edges = graph.num_slots
     if edges <= 1:
-        raise ValueError(
-            f"Expected more than 1 value per channel when training, got {edges} edges"
-        )
+        raise ValueError(f"Expected more than 1 value per channel when training, got {edges} edges")
     wide = torch.float64 if u.dtype == torch.float64 else torch.float32
     u, v, total = u.to(wide), v.to(wide), total.to(wide)
     into, out_of = graph.degree().to(wide), graph.source_degree(v.shape[0]).to(wide)

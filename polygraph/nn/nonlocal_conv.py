@@ -125,7 +125,7 @@ class NonLocalGraphConv2d(torch.nn.Module):
         graph = graph_from_table(near, height * width)
         if self.coordinates:
             x = torch.cat([x, self._coordinates(x)], 1)
-        local = self.local(x)
+        local: Tensor = self.local(x)
         nodes = x.permute(0, 2, 3, 1).flatten(0, 2)
         gamma = None
         if self.delta is not None:
@@ -152,7 +152,8 @@ class NonLocalGraphConv2d(torch.nn.Module):
         phi = edge_values(u, v, graph, slope)
         if self.weight is not None:
             return ecc(nodes, phi, self.weight, graph, "mean", edge_weight=gamma)
-        return light_ecc(nodes, phi, *self.filter(), graph, "mean", edge_weight=gamma)
+        left, right, kappa = self.filter()
+        return light_ecc(nodes, phi, left, right, kappa, graph, "mean", edge_weight=gamma)
 
     def extra_repr(self) -> str:
         """Sizes and kind."""
@@ -160,10 +161,10 @@ class NonLocalGraphConv2d(torch.nn.Module):
 
 
 class OnGraph(torch.nn.Module):
-    """A graph convolution with its graph: a map of ``[N, C]``, or ``[B, N, C]``, to ``[..., N, D]``.
+    """A graph convolution with its graph: maps ``[N, C]``, or ``[B, N, C]``, to ``[..., N, D]``.
 
-    With it, a polynomial block takes graph convolutions as its linear maps:
-    ``NCP(lambda i, o, bias: OnGraph(EdgeConv(torch.nn.Linear(2 * i, o, bias), "add"), edges), ...)``.
+    With it, a polynomial block takes graph convolutions as its linear maps, such as
+    ``lambda i, o, bias: OnGraph(EdgeConv(torch.nn.Linear(2 * i, o, bias), "add"), edge_index)``.
     An EdgeConv that adds up a single linear layer is linear in the nodes; so are NNConv and
     LightECConv with given edge features, or labels that do not come from the nodes.
 

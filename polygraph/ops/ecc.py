@@ -54,7 +54,7 @@ def ecc(
     edge_weight: Tensor | None = None,
     side: str | None = None,
 ) -> Tensor:
-    """``out_i = Σ_j γ_ij Θ_ijᵀ x_j`` with a C x D matrix per edge, ``Θ_ij = Σ_h φ_ij,h W_h (+ W_H)``.
+    """``out_i = Σ_j γ_ij Θ_ijᵀ x_j``, with C x D matrices ``Θ_ij = Σ_h φ_ij,h W_h (+ W_H)``.
 
     No Θ is made. Either every target adds up ``φ_ij ⊗ x_j`` and takes one product with all of W, or
     every source does, and its edges combine the results: both cost K times less than a matrix
@@ -78,8 +78,9 @@ def ecc(
         side: ``"target"`` or ``"source"`` forces a side; None: the cheaper one.
 
     Returns:
-        ``[M, D]``; 0 for a target without neighbours. Deterministic; differentiable any number of
-        times in ``x``, ``phi``, ``weight`` and ``edge_weight``.
+        ``[M, D]``; 0 for a target without neighbours. Differentiable any number of times in ``x``,
+        ``phi``, ``weight`` and ``edge_weight``. Deterministic; the products with W are PyTorch's,
+        which may round otherwise on another number of threads.
 
     Raises:
         ValueError: an option is none of those above.
@@ -199,7 +200,7 @@ def _ecc(
     *sides: Tensor | None,
 ) -> Tensor:
     dtype = x.dtype
-    x, phi, u, v, weight = _widened(x, phi, u, v, weight)  # type: ignore[assignment]
+    x, phi, u, v, weight = _widened(x.contiguous(), phi, u, v, weight)  # type: ignore[assignment]
     hidden, C, D = weight.shape
     targets, sources = _nodes(sides, x)
     if not by_source:
@@ -247,6 +248,7 @@ def _ecc_backward(
     *sides: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     dtype = x.dtype
+    grad, x = grad.contiguous(), x.contiguous()
     grad, x, phi, weight = _widened(grad, x, phi, weight)  # type: ignore[assignment]
     hidden, C, D = weight.shape
     rows, width = phi.shape
@@ -288,14 +290,23 @@ def _ecc_backward(
         grad_matrices = grad_matrices.transpose(1, 2).contiguous()
     if inner is not None and hidden > width:
         inner = inner[:, :width].contiguous()
-    nothing = x.new_empty(0)
-    found = [nothing if g is None else g for g in (grad_x, inner, grad_matrices)]
+    found = [x.new_empty(0) if g is None else g for g in (grad_x, inner, grad_matrices)]
     return found[0].to(dtype), found[1].to(dtype), found[2].to(dtype)
 
 
 for _key in ("CPU", "CUDA"):
     _library.impl("ecc", _ecc, _key)
     _library.impl("ecc_backward", _ecc_backward, _key)
+
+
+@torch.library.register_fake("polygraph::edge_outer_")
+def _(*arguments: Any) -> None:
+    return None
+
+
+@torch.library.register_fake("polygraph::edge_inner_")
+def _(*arguments: Any) -> None:
+    return None
 
 
 @torch.library.register_fake("polygraph::ecc")

@@ -60,6 +60,11 @@ def edge_conv(
     """
     _check("edge_conv", aggr)
     check_devices("edge_conv", "u", u, v=v, weight=weight, **graph._asdict())
+    if v.dim() != 2 or u.shape != (graph.num_targets, v.shape[1]):
+        raise RuntimeError(
+            f"edge_conv: u and v must have shape [M, D] and [N, D] with M = {graph.num_targets}, "
+            f"got {list(u.shape)} and {list(v.shape)}"
+        )
     dtype = autocast_dtype(u)
     u, v, weight = cast(u, dtype), cast(v, dtype), cast(weight, dtype)
     if aggr in ("sum", "mean"):
@@ -218,7 +223,8 @@ def turned(sides: Sides, others: int) -> Sides:
     """The graph seen from the other side; made from this side where it is not given."""
     ptr, slot, other, edge, t_ptr, t_slot, t_other = sides
     if t_ptr is None or t_other is None:
-        assert ptr is not None and other is not None and slot is None
+        assert ptr is not None
+        assert other is not None
         t_ptr, t_slot = transpose_table(other[:, None], others)
         t_other = targets_of(ptr, other.shape[0])
     return t_ptr, t_slot, t_other, edge, ptr, slot, other

@@ -92,7 +92,7 @@ def graph_from_coo(
 
     Raises:
         ValueError: the two are not int64 of the same one dimension.
-        RuntimeError: an entry of ``target`` is out of range (of ``source``: when the graph is used).
+        RuntimeError: an entry of ``target`` is out of range (``source`` is checked at use).
     """
     for name, ends in (("source", source), ("target", target)):
         if ends.dim() != 1 or ends.dtype != torch.int64 or ends.shape != source.shape:

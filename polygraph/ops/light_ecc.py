@@ -50,8 +50,9 @@ def light_ecc(
         edge_weight: γ ``[E]``.
 
     Returns:
-        ``[M, D]``; 0 for a target without neighbours. Deterministic; differentiable any number of
-        times in all but the graph.
+        ``[M, D]``; 0 for a target without neighbours. Differentiable any number of times in all
+        but the graph. Deterministic; the products with L and R are PyTorch's, which may round
+        otherwise on another number of threads. Half types are computed in float32.
 
     Raises:
         ValueError: ``aggr`` is neither.
@@ -62,7 +63,15 @@ def light_ecc(
     tensors = {"phi": phi, "left": left, "right": right, "kappa": kappa}
     check_devices("light_ecc", "x", x, **tensors, **graph._asdict())
     dtype = autocast_dtype(x)
-    x, phi, left, right, kappa = (cast(t, dtype) for t in (x, phi, left, right, kappa))
+    result = x.dtype if dtype is None else dtype
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    for name, tensor in tensors.items():
+        if dtype is None and tensor.dtype != x.dtype:
+            raise RuntimeError(f"light_ecc: {name} must be {x.dtype}, got {tensor.dtype}")
+    x, phi, left, right, kappa = (
+        cast(cast(t, dtype), wide).contiguous() for t in (x, phi, left, right, kappa)
+    )
+    edge_weight = cast(cast(edge_weight, dtype), wide)
     rank, hidden = left.shape[0], phi.shape[1] + 1
     channels = {"left": left.shape[1], "right": x.shape[1]}
     for name, wanted in (
@@ -75,23 +84,37 @@ def light_ecc(
                 f"light_ecc: {name} must have shape {wanted}, got {list(tensors[name].shape)}"
             )
     graph = graph.with_transposed(x.shape[0])
-    sides = _forward(graph)
+    with torch.autocast(x.device.type, enabled=False):  # the products, too, in the wide type
+        out = _light_ecc(x, phi, left, right, kappa, edge_weight, _forward(graph))
+    if aggr == "mean":
+        out = out / graph.degree().clamp(min=1)[:, None].to(out.dtype)
+    return out.to(result)
+
+
+def _light_ecc(
+    x: Tensor,
+    phi: Tensor,
+    left: Tensor,
+    right: Tensor,
+    kappa: Tensor,
+    edge_weight: Tensor | None,
+    sides: Sides,
+) -> Tensor:
+    rank, channels, hidden = right.shape
     phi = torch.nn.functional.pad(phi, (0, 1), value=1.0)
-    projected = (x @ right.permute(1, 0, 2).reshape(x.shape[1], rank * hidden)).view(
-        -1, rank, hidden
-    )
-    scale = phi @ kappa.t() * _ops.edge_project(projected, phi, False, *turned(sides, x.shape[0]))
+    projected = (x @ right.permute(1, 0, 2).reshape(channels, -1)).view(-1, rank, hidden)
+    found = _ops.edge_project(projected, phi, False, *turned(sides, x.shape[0]))
+    scale = phi @ kappa.t() * found
     if edge_weight is not None:
-        scale = scale * cast(edge_weight, dtype)[:, None]
+        scale = scale * edge_weight[:, None]
     gathered = _ops.edge_gather_outer(scale, phi, *sides)
-    out: Tensor = gathered.flatten(1) @ left.permute(0, 2, 1).reshape(rank * hidden, -1)
-    return out / graph.degree().clamp(min=1)[:, None].to(out.dtype) if aggr == "mean" else out
+    return gathered.flatten(1) @ left.permute(0, 2, 1).reshape(rank * hidden, -1)
 
 
 # ---- edge_outer and edge_inner_ (csrc/ecc) with features of edges on both sides ----
 #
 #   edge_gather_outer(φ [E, H], x [E, C])      Z_s = Σ φ_e ⊗ x_e over the edges of s
-#   edge_project(G [S, H, C], x [E, C])        a_e = G_s x_e          and, turned, G_sᵀ x_e, x [E, H]
+#   edge_project(G [S, H, C], x [E, C])        a_e = G_s x_e; turned: G_sᵀ x_e, with x [E, H]
 #
 # <G, Z> is linear in G, φ and x, and these are its derivatives: of every order.
 

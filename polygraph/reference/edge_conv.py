@@ -18,7 +18,7 @@ def ends(graph: Graph) -> tuple[Tensor, Tensor, Tensor]:
 
 def aggregate(values: Tensor, target: Tensor, num_targets: int, aggr: str) -> Tensor:
     """``[M, D]``: edges' values ``[E, D]`` over their targets; 0 where there are none."""
-    out = values.new_zeros(num_targets, values.shape[1])
+    out = values.new_zeros(num_targets, values.shape[1]) + values[:0].sum(0)
     if aggr in ("max", "min"):
         # One target after the other: among equals the first edge takes the gradient.
         rows = []
@@ -33,10 +33,10 @@ def aggregate(values: Tensor, target: Tensor, num_targets: int, aggr: str) -> Te
     return out
 
 
-def edge_values(u: Tensor | None, v: Tensor | None, graph: Graph, slope: float = 1.0) -> Tensor:
+def edge_values(u: Tensor, v: Tensor, graph: Graph, slope: float = 1.0) -> Tensor:
     """``[E, D]``: act(u_i + v_j) of every edge, in the rows of edge features."""
     target, source, row = ends(graph)
-    value = (0 if u is None else u[target]) + (0 if v is None else v[source])
+    value = u[target] + v[source]
     value = torch.where(value > 0, value, slope * value)
     return value.new_zeros(graph.num_slots, value.shape[1]).index_copy(0, row, value)
 

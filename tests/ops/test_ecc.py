@@ -1,0 +1,268 @@
+"""Edge-conditioned convolutions: no matrix per edge, and the same numbers."""
+
+from functools import partial
+
+import pytest
+import torch
+from calls import convert, floats, leaves, run, upstream_like
+from contract import OperatorContract, require_same
+from faults import put, with_value
+from tables import normal
+from test_edge_conv import random_edges
+from tolerances import KERNEL, assert_close
+
+from polygraph import ops, reference
+from polygraph.ops import Graph
+from polygraph.ops import ecc as ecc_function
+
+
+def ecc(x, phi, weight, source, ptr, edge=None, aggr="sum", edge_weight=None, side=None):
+    """The operator with its graph in parts."""
+    graph = Graph(ptr, source, edge)
+    return ops.ecc(x, phi, weight, graph, aggr, edge_weight=edge_weight, side=side)
+
+
+def ecc_reference(x, phi, weight, source, ptr, edge=None, aggr="sum", edge_weight=None, side=None):
+    """The definition likewise."""
+    graph = Graph(ptr, source, edge)
+    return reference.ecc(x, phi, weight, graph, aggr, edge_weight=edge_weight)
+
+
+def call(M, N, E, C, D, H, *, seed=0, edge=False, ones=False, gamma=False, holes=False, **options):
+    """One call's arguments."""
+    inputs = {
+        "x": normal(N, C, seed=seed),
+        "phi": normal(E, H, seed=seed + 1),
+        "weight": normal(H + ones, C, D, seed=seed + 2) / max(1, C * H) ** 0.5,
+    } | random_edges(M, N, E, seed, holes)
+    if edge:
+        inputs["edge"] = torch.randperm(E, generator=torch.Generator().manual_seed(seed))
+    if gamma:
+        inputs["edge_weight"] = normal(E, seed=seed + 3)
+    return inputs | options
+
+
+TARGET = {"side": "target"}
+SOURCE = {"side": "source"}
+CASES = {
+    "target": partial(call, 6, 7, 23, 4, 2, 3, ones=True, **TARGET),
+    "source": partial(call, 6, 7, 23, 4, 2, 3, ones=True, **SOURCE),
+    "weights in another order": partial(
+        call, 6, 7, 23, 3, 5, 4, edge=True, gamma=True, ones=True, aggr="mean", **TARGET
+    ),
+    "the same from the sources": partial(
+        call, 6, 7, 23, 3, 5, 4, edge=True, gamma=True, aggr="mean", **SOURCE
+    ),
+    "empty slots": partial(call, 6, 7, 23, 4, 4, 5, holes=True, **TARGET),
+    "empty slots, source": partial(call, 6, 7, 23, 4, 4, 5, holes=True, ones=True, **SOURCE),
+    "wide": partial(call, 5, 6, 30, 19, 33, 17, ones=True, **TARGET),
+    "wide, source": partial(call, 5, 6, 30, 33, 19, 17, ones=True, **SOURCE),
+    "many neighbours": partial(call, 2, 50, 90, 8, 6, 7, ones=True, **TARGET),
+    "many rows": partial(call, 700, 600, 3000, 12, 10, 9, ones=True, gamma=True),
+}
+EMPTY = {
+    "no targets": partial(call, 0, 3, 0, 4, 2, 3),
+    "no sources": partial(call, 4, 0, 0, 4, 2, 3, ones=True, **TARGET),
+    "no edges": partial(call, 4, 3, 0, 4, 2, 3, ones=True, **SOURCE),
+    "no channels": partial(call, 4, 3, 9, 0, 2, 3, **TARGET),
+    "nothing but empty slots": lambda: call(3, 2, 6, 4, 2, 3) | {"source": torch.full((6,), -1)},
+}
+BROKEN = {
+    "aggr": (put("aggr", lambda _: "max"), ValueError, "aggr must be sum or mean"),
+    "side": (put("side", lambda _: "left"), ValueError, "side must be target or source"),
+    "weight": (put("weight", lambda t: t[1:, 1:]), RuntimeError, r"weight must have shape \[H, C"),
+    "hidden": (put("weight", lambda t: t[2:]), RuntimeError, r"weight must have shape \[H, C"),
+    "phi": (put("phi", lambda t: t[1:]), RuntimeError, "phi must have|slots"),
+    "phi dtype": (put("phi", lambda t: t.double()), RuntimeError, "phi must be float32"),
+    "x": (put("x", lambda t: t[:, 1:]), RuntimeError, "weight must have shape"),
+    "source": (
+        put("source", with_value(5, 7)),
+        RuntimeError,
+        r"other must lie in \[-1, 7\), got 7",
+    ),
+    "ptr": (put("ptr", with_value(2, 23)), RuntimeError, "ptr must rise from 0 to E"),
+    "elsewhere": (put("source", lambda t: t.to("meta")), RuntimeError, "on the device of x"),
+}
+
+
+def sides():
+    """A graph as the compiled operators take it."""
+    graph = Graph(**random_edges(6, 7, 23)).with_transposed(7)
+    return (graph.ptr, None, graph.source, None, graph.t_ptr, graph.t_slot, graph.target)
+
+
+def arguments():
+    """For ecc: φ per edge and from nodes, either side."""
+    x, phi, weight = normal(7, 4), normal(23, 3), normal(4, 4, 2)
+    u, v = normal(6, 3), normal(7, 3)
+    return [
+        [x, phi, None, None, 1.0, weight, False, 23, *sides()],
+        [x, None, u, v, 0.2, weight, True, 23, *sides()],
+    ]
+
+
+def backward_arguments():
+    """For ecc_backward: everything wanted, and one thing."""
+    start = [normal(6, 2), normal(7, 4), normal(23, 3), normal(4, 4, 2)]
+    return [
+        [*start, False, True, True, True, *sides()],
+        [*start, True, True, True, True, *sides()],
+        [*start, False, False, True, False, *sides()],
+    ]
+
+
+class WithProducts(OperatorContract):
+    """Some of the work are PyTorch's matrix products, which depend on the number of threads."""
+
+    test_without_batch = None  # there is no batch dimension
+    test_gpu_more_than_2_31_elements = None
+
+    def test_repeats_bit_for_bit(self, dtype, set_threads):
+        """Twice the same on one thread and on two, and within rounding of each other."""
+        inputs = convert(self.cases[self.threaded](), dtype=dtype)
+        set_threads(1)
+        expected = run(self.op, inputs)
+        require_same(run(self.op, inputs), expected)
+        set_threads(2)
+        actual = run(self.op, inputs)
+        for name, value in expected.items():
+            assert_close(actual[name], value, KERNEL[dtype], name)
+        torch.use_deterministic_algorithms(True)
+        try:
+            require_same(run(self.op, inputs), actual)
+        finally:
+            torch.use_deterministic_algorithms(False)
+
+
+class TestEcc(WithProducts):
+    """The contract."""
+
+    stem = "ecc"
+    op = staticmethod(ecc)
+    reference = staticmethod(ecc_reference)
+    cases = CASES
+    small = ("target", "source", "weights in another order", "empty slots, source")
+    empty = EMPTY
+    threaded = "many rows"
+    broken = BROKEN
+    raw = {"ecc": arguments, "ecc_backward": backward_arguments}  # noqa: RUF012
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    """Few nodes, and few columns of φ, at a time."""
+    monkeypatch.setitem(ecc_function.__globals__["CHUNK_NODES"], "cpu", 4)
+    monkeypatch.setitem(ecc_function.__globals__["CHUNK_BYTES"], "cpu", 4 * 8 * 4 * 2)
+
+
+@pytest.mark.parametrize("side", ["target", "source"])
+@pytest.mark.parametrize("ones", [False, True])
+def test_chunks_change_nothing(small_chunks, side, ones):
+    """Nodes and columns of φ in pieces: values and all derivatives."""
+    inputs = call(11, 9, 60, 4, 5, 7, ones=ones, edge=True)
+    names = ("x", "phi", "weight")
+    leaves = [inputs[n].requires_grad_() for n in names]
+
+    def function(*values):
+        return ecc(**(inputs | dict(zip(names, values, strict=True)) | {"side": side}))
+
+    torch.testing.assert_close(function(*leaves), ecc_reference(**inputs))
+    assert torch.autograd.gradcheck(function, leaves)
+    assert torch.autograd.gradgradcheck(function, leaves)
+
+
+@pytest.mark.parametrize("side", ["target", "source"])
+@pytest.mark.parametrize("slope", [0.2, 1.0])
+def test_hidden_features_made_on_the_fly(side, slope):
+    """As with the features of edges stored; first and second derivatives."""
+    inputs = call(6, 7, 23, 4, 2, 3, ones=True)
+    graph = Graph(inputs["ptr"], inputs["source"])
+    x, weight = inputs["x"].requires_grad_(), inputs["weight"].requires_grad_()
+    u, v = normal(6, 3, seed=5).requires_grad_(), normal(7, 3, seed=6).requires_grad_()
+
+    def function(x, u, v, weight):
+        return ops.ecc(x, (u, v, slope), weight, graph, side=side)
+
+    stored = reference.ecc(x, reference.edge_values(u, v, graph, slope), weight, graph)
+    torch.testing.assert_close(function(x, u, v, weight), stored)
+    assert torch.autograd.gradcheck(function, (x, u, v, weight))
+    assert torch.autograd.gradgradcheck(function, (x, u, v, weight))
+    with pytest.raises(ValueError, match="edge_weight needs phi per edge"):
+        ops.ecc(x, (u, v, slope), weight, graph, edge_weight=torch.ones(23))
+
+
+def light(x, phi, left, right, kappa, source, ptr, edge=None, aggr="mean", edge_weight=None):
+    """The operator with its graph in parts."""
+    graph = Graph(ptr, source, edge)
+    return ops.light_ecc(x, phi, left, right, kappa, graph, aggr, edge_weight=edge_weight)
+
+
+def light_reference(
+    x, phi, left, right, kappa, source, ptr, edge=None, aggr="mean", edge_weight=None
+):
+    """The definition likewise."""
+    graph = Graph(ptr, source, edge)
+    return reference.light_ecc(x, phi, left, right, kappa, graph, aggr, edge_weight=edge_weight)
+
+
+def light_call(M, N, E, C, D, H, R, *, seed=0, edge=False, gamma=False, holes=False, **options):
+    """One call's arguments."""
+    scale = (H + 1) ** -0.5
+    inputs = {
+        "x": normal(N, C, seed=seed),
+        "phi": normal(E, H, seed=seed + 1),
+        "left": scale * normal(R, D, H + 1, seed=seed + 2),
+        "right": scale * normal(R, C, H + 1, seed=seed + 3) / max(1, C) ** 0.5,
+        "kappa": scale * normal(R, H + 1, seed=seed + 4),
+    } | random_edges(M, N, E, seed, holes)
+    if edge:
+        inputs["edge"] = torch.randperm(E, generator=torch.Generator().manual_seed(seed))
+    if gamma:
+        inputs["edge_weight"] = normal(E, seed=seed + 5)
+    return inputs | options
+
+
+class TestLightEcc(WithProducts):
+    """The contract."""
+
+    def test_autocast(self):
+        """Autocast rounds the arguments and the result; gradients come back in float32."""
+        inputs = convert(self.cases[self.small[0]](), dtype=torch.float32)
+        expected = run(self.op, convert(inputs, dtype=torch.bfloat16))
+        wanted = leaves(inputs)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            out = self.op(**wanted)
+        assert out.dtype == torch.bfloat16
+        assert torch.equal(out, expected["out"])
+        grads = torch.autograd.grad(out, list(floats(wanted).values()), upstream_like(out))
+        for name, grad in zip(floats(wanted), grads, strict=True):
+            assert grad.dtype == torch.float32
+            assert torch.equal(grad, expected[f"grad of {name}"].float())
+
+    stem = "light_ecc"
+    op = staticmethod(light)
+    reference = staticmethod(light_reference)
+    cases = {  # noqa: RUF012
+        "plain": partial(light_call, 6, 7, 23, 4, 3, 5, 2),
+        "weights in another order": partial(
+            light_call, 6, 7, 23, 4, 3, 5, 2, edge=True, gamma=True, aggr="sum"
+        ),
+        "empty slots": partial(light_call, 6, 7, 23, 4, 3, 5, 2, holes=True, gamma=True),
+        "wide": partial(light_call, 5, 6, 40, 18, 34, 17, 9),
+        "many rows": partial(light_call, 500, 400, 3000, 9, 8, 10, 4, gamma=True),
+    }
+    small = ("plain", "weights in another order", "empty slots")
+    empty = {  # noqa: RUF012
+        "no targets": partial(light_call, 0, 3, 0, 4, 3, 5, 2),
+        "no sources": partial(light_call, 4, 0, 0, 4, 3, 5, 2),
+        "no edges": partial(light_call, 4, 3, 0, 4, 3, 5, 2),
+    }
+    threaded = "many rows"
+    broken = {  # noqa: RUF012
+        "aggr": (put("aggr", lambda _: "max"), ValueError, "aggr must be sum or mean"),
+        "left": (put("left", lambda t: t[..., 1:]), RuntimeError, "left must have shape"),
+        "right": (put("right", lambda t: t[:, 1:]), RuntimeError, "right must have shape"),
+        "kappa": (put("kappa", lambda t: t[1:]), RuntimeError, "kappa must have shape"),
+        "source": (put("source", with_value(5, 7)), RuntimeError, r"\[-1, 7\), got 7"),
+        "elsewhere": (put("phi", lambda t: t.to("meta")), RuntimeError, "on the device of x"),
+    }

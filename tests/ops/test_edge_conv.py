@@ -1,0 +1,352 @@
+"""EdgeConv's operators: sums, means and maxima over edges that are not stored."""
+
+from functools import partial
+
+import pytest
+import torch
+from contract import OperatorContract
+from faults import at, put, with_value
+from hypothesis import given
+from hypothesis import strategies as st
+from tables import normal
+
+from polygraph import ops, reference
+from polygraph.ops import Graph, graph_from_coo, graph_from_table
+from polygraph.reference.edge_conv import ends
+
+
+def edge_conv(u, v, source, ptr, edge=None, aggr="max", slope=1.0, weight=None):
+    """The operator with its graph in parts."""
+    return ops.edge_conv(u, v, Graph(ptr, source, edge), aggr, slope, weight=weight)
+
+
+def edge_conv_reference(u, v, source, ptr, edge=None, aggr="max", slope=1.0, weight=None):
+    """The definition likewise."""
+    return reference.edge_conv(u, v, Graph(ptr, source, edge), aggr, slope, weight=weight)
+
+
+def random_edges(M, N, E, seed=0, holes=False):
+    """``ptr`` and ``source`` of random edges; the last target has none."""
+    generator = torch.Generator().manual_seed(seed)
+    target = torch.randint(max(1, M - 1), (E,), generator=generator).sort().values
+    source = torch.randint(-1 if holes else 0, max(N, 1), (E,), generator=generator)
+    return {"source": source, "ptr": torch.searchsorted(target, torch.arange(M + 1))}
+
+
+def call(M, N, E, D, seed=0, edge=False, weight=False, holes=False, **options):
+    """One call's arguments."""
+    inputs = {"u": normal(M, D, seed=seed), "v": normal(N, D, seed=seed + 1)}
+    inputs |= random_edges(M, N, E, seed, holes)
+    if edge:
+        inputs["edge"] = torch.randperm(E, generator=torch.Generator().manual_seed(seed))
+    if weight:
+        inputs["weight"] = normal(E, seed=seed + 2)
+    return inputs | options
+
+
+CASES = {
+    "max": partial(call, 6, 7, 23, 5, slope=0.2),
+    "min": partial(call, 6, 7, 23, 5, aggr="min", slope=0.0),
+    "sum": partial(call, 6, 7, 23, 5, aggr="sum", slope=0.3),
+    "weights in another order": partial(
+        call, 6, 7, 23, 5, edge=True, weight=True, aggr="sum", slope=0.3
+    ),
+    "mean of ReLU": partial(call, 6, 7, 23, 9, aggr="mean", slope=0.0, weight=True),
+    "linear": partial(call, 5, 3, 20, 33, aggr="sum"),
+    "empty slots": partial(call, 6, 7, 23, 8, aggr="mean", slope=0.1, holes=True, weight=True),
+    "empty slots, max": partial(call, 6, 7, 23, 8, slope=0.1, holes=True),
+    "many channels": partial(call, 9, 9, 40, 70, aggr="mean", slope=0.1),
+    "many channels, max": partial(call, 9, 9, 40, 70, slope=0.1),
+    "one edge": partial(call, 2, 1, 1, 3, aggr="sum", slope=0.1),
+    "many rows": partial(call, 900, 700, 9000, 40, aggr="sum", slope=0.2, weight=True),
+}
+EMPTY = {
+    "no targets": partial(call, 0, 3, 0, 4, aggr="sum"),
+    "no sources": partial(call, 4, 0, 0, 4, aggr="sum"),
+    "no edges, max": partial(call, 4, 3, 0, 4),
+    "no channels": partial(call, 4, 3, 9, 0, aggr="sum"),
+    "nothing but empty slots": lambda: call(3, 2, 6, 4) | {"source": torch.full((6,), -1)},
+}
+
+
+def runtime(name, change, message):
+    """A fault that the operator itself refuses."""
+    return {name: (change, RuntimeError, message)}
+
+
+def value(name, change, message):
+    """A fault that the function refuses."""
+    return {name: (change, ValueError, message)}
+
+
+BROKEN = (
+    value("aggr", put("aggr", lambda _: "median"), "aggr must be one of max, min, sum, mean")
+    | value("weights of a maximum", put("weight", lambda _: torch.ones(23)), "weight goes with sum")
+    | value("slope of a maximum", put("slope", lambda _: -0.5), "needs a slope that is not neg")
+    | runtime("u of rank 1", put("u", lambda t: t[0]), "must have shape")
+    | runtime("v of another width", put("v", lambda t: t[:, 1:]), "size of tensor|must have shape")
+    | runtime("v of integers", put("v", lambda t: t.long()), "v must be float32")
+    | runtime("ptr int32", put("ptr", lambda t: t.int()), "ptr must be int64, got int32")
+    | runtime("ptr falls", put("ptr", with_value(2, 23)), "ptr must rise from 0 to E = 23")
+    | runtime("ptr ends early", put("ptr", with_value(-1, 22)), "ptr must rise from 0 to E = 23")
+    | runtime("ptr empty", put("ptr", lambda t: t[:0]), r"must have shape .* with M = -1")
+    | runtime(
+        "source too large",
+        put("source", with_value(5, 7)),
+        r"other must lie in \[-1, 7\), got 7 at position 5",
+    )
+    | runtime("source too small", put("source", with_value(5, -2)), r"got -2 at position 5")
+    | runtime("source int32", put("source", lambda t: t.int()), "other must be int64")
+    | runtime(
+        "source elsewhere", put("source", lambda t: t.to("meta")), "must be on the device of u"
+    )
+)
+
+
+def sides(N=7, M=6, E=23):
+    """A graph as the compiled operators take it, from both sides."""
+    graph = Graph(**random_edges(M, N, E)).with_transposed(N)
+    here = (graph.ptr, None, graph.source, None, graph.t_ptr, graph.t_slot, graph.target)
+    return here, (*here[4:], None, *here[:3])
+
+
+HERE, BACK = sides()
+U, V, EDGES, W = normal(6, 4), normal(7, 4, seed=1), normal(23, 4, seed=2), normal(23, seed=3)
+
+
+def sum_arguments():
+    """For edge_sum; the last list is the transposed graph."""
+    return [
+        [U, V, U, V, None, W, 0.3, 7, 23, *HERE],
+        [None, None, None, V, None, None, 1.0, 7, 23, *HERE],
+        [None, None, None, None, EDGES, None, 1.0, 7, 23, *HERE],
+        [V, U, None, U, None, W, 0.3, 6, 23, *BACK],
+    ]
+
+
+def values_arguments():
+    """For edge_values."""
+    return [[U, V, U, V, None, 0.3, 7, 23, *HERE], [None, None, U, V, EDGES, 0.3, 7, 23, *HERE]]
+
+
+def dot_arguments():
+    """For edge_dot."""
+    return [[U, U, V, U, V, 0.3, 7, 23, *HERE], [V, None, None, None, U, 1.0, 6, 23, *BACK]]
+
+
+LIST = (HERE[6], HERE[4], HERE[5])  # target, t_ptr, t_slot
+
+
+def max_arguments():
+    """For edge_max."""
+    sign = torch.tensor([1.0, -1, 1, -1], dtype=torch.float64)
+    graph = (HERE[0], HERE[2])
+    return [[V, sign, True, *graph, *LIST], [V, None, False, *graph, None, None, None]]
+
+
+def chosen():
+    """The slots that edge_max chooses."""
+    return torch.ops.polygraph.edge_max(*max_arguments()[0])[1]
+
+
+def outer_arguments():
+    """For edge_outer_: segments 1 to 5 of 6."""
+    x, phi = normal(7, 3), normal(23, 2)
+    out = normal(4, 3, 3)
+    return [[phi, None, None, 1.0, x, False, True, 7, 23, 1, 5, *HERE[:4], out]]
+
+
+def inner_arguments():
+    """For edge_inner_."""
+    x, phi = normal(7, 3), normal(23, 2)
+    graph = (7, 23, 1, 5, *HERE[:4])
+    outs = (torch.zeros(23, 3).double(), torch.zeros(23, 3).double())
+    return [[normal(4, 3, 3), phi, None, None, 1.0, x, False, True, *graph, *outs, True]]
+
+
+RAW = {
+    "edge_sum": sum_arguments,
+    "edge_values": values_arguments,
+    "edge_dot": dot_arguments,
+    "edge_max": max_arguments,
+    "edge_max_backward": lambda: [[U, chosen(), 7, HERE[2], *LIST]],
+    "edge_take": lambda: [[V, chosen(), HERE[2], *LIST]],
+    "edge_outer_": outer_arguments,
+    "edge_inner_": inner_arguments,
+    "edge_gather_outer": lambda: [[EDGES, normal(23, 3), *HERE]],
+    "edge_project": lambda: [
+        [normal(6, 4, 3), normal(23, 3), False, *HERE],
+        [normal(6, 3, 4), normal(23, 3), True, *HERE],
+    ],
+}
+RAW_BROKEN = {
+    name: (op, change, message)
+    for name, op, change, message in (
+        (
+            "no values",
+            "edge_sum",
+            lambda a: [*a[:2], None, None, None, *a[5:]],
+            "one of seg_val, oth_val and edge_val is needed",
+        ),
+        ("one mask", "edge_sum", at(0, lambda _: None), "seg_mask and oth_mask come together"),
+        ("weights of edges", "edge_sum", at(4, lambda _: EDGES), "exclude each other"),
+        ("mask width", "edge_sum", at(1, lambda t: t[:, 1:]), r"oth_mask must have shape \[O, D\]"),
+        ("weight", "edge_sum", at(5, lambda t: t[1:]), r"weight must have shape \[E\] = \[23\]"),
+        ("dtype", "edge_values", at(3, lambda t: t.float()), "oth_val must be float64"),
+        ("rows", "edge_values", at(7, lambda _: 22), "23 slots and 22 rows of edges"),
+        ("grad", "edge_dot", at(0, lambda t: t[1:]), r"grad must have shape \[S, D\] = \[6, 4\]"),
+        ("sign", "edge_max", at(1, lambda t: t[1:]), r"sign must have shape \[D\] = \[4\]"),
+        ("arg", "edge_take", at(1, with_value(0, 23)), "arg must name slots"),
+        ("arg int64", "edge_max_backward", at(1, lambda t: t.long()), "arg must be int32"),
+        ("segments", "edge_outer_", at(10, lambda _: 7), "segments 1 to 7 of 6 do not exist"),
+        ("out", "edge_outer_", at(15, lambda t: t[1:]), r"out must have shape \[last - first"),
+        ("G", "edge_inner_", at(0, lambda t: t[1:]), r"G must have shape \[last - first"),
+        ("a", "edge_inner_", at(16, lambda t: t[1:]), r"a must have shape \[E, H'\]"),
+    )
+}
+
+
+class TestEdgeConv(OperatorContract):
+    """The contract."""
+
+    stem = "edge"
+    op = staticmethod(edge_conv)
+    reference = staticmethod(edge_conv_reference)
+    cases = CASES
+    small = ("max", "sum", "weights in another order", "empty slots", "empty slots, max")
+    empty = EMPTY
+    threaded = "many rows"
+    broken = BROKEN
+    raw = RAW
+    raw_broken = RAW_BROKEN
+
+    test_without_batch = None  # there is no batch dimension
+    test_gpu_more_than_2_31_elements = None
+
+
+@given(
+    M=st.integers(1, 9),
+    N=st.integers(1, 9),
+    K=st.integers(0, 6),
+    D=st.integers(1, 20),
+    aggr=st.sampled_from(["max", "min", "sum", "mean"]),
+    slope=st.sampled_from([1.0, 0.0, 0.2]),
+    seed=st.integers(0, 10**6),
+)
+def test_any_table(M, N, K, D, aggr, slope, seed):
+    """Neighbour tables with holes, dense batches of them too, against the definition."""
+    generator = torch.Generator().manual_seed(seed)
+    graph = graph_from_table(torch.randint(-1, N, (2, M, K), generator=generator), N)
+    u, v = normal(2 * M, D, seed=seed), normal(2 * N, D, seed=seed + 1)
+    expected = reference.edge_conv(u, v, graph, aggr, slope)
+    torch.testing.assert_close(ops.edge_conv(u, v, graph, aggr, slope), expected)
+
+
+@given(E=st.integers(0, 40), seed=st.integers(0, 10**6))
+def test_any_order_of_edges(E, seed):
+    """COO edges in any order: features of edges stay in their rows."""
+    generator = torch.Generator().manual_seed(seed)
+    source, target = torch.randint(5, (2, E), generator=generator)
+    graph = graph_from_coo(source, target, 5, 5)
+    into, out_of, row = ends(graph)
+    assert torch.equal(target[row], into)
+    assert torch.equal(source[row], out_of)
+    assert torch.equal(graph.degree(), torch.bincount(target, minlength=5))
+    assert torch.equal(graph.source_degree(5), torch.bincount(source, minlength=5))
+    values, weight = normal(E, 3, seed=seed), normal(E, seed=seed + 1)
+    expected = torch.zeros(5, 3).double().index_add(0, target, values)
+    torch.testing.assert_close(ops.edge_aggregate(values, graph, "sum"), expected)
+    u, v = normal(5, 3, seed=seed), normal(5, 3, seed=seed + 2)
+    expected = torch.zeros(5, 3).double()
+    expected.index_add_(0, target, weight[:, None] * torch.relu(u[target] + v[source]))
+    torch.testing.assert_close(ops.edge_conv(u, v, graph, "sum", 0.0, weight=weight), expected)
+    made = ops.edge_values(u, v, graph, 0.0)
+    torch.testing.assert_close(made, torch.relu(u[target] + v[source]))
+    distance = (u[target] - u[source]).square().sum(1)
+    torch.testing.assert_close(ops.edge_dist2(u, graph), distance)
+    if E > 0:
+        ordered = target.sort(stable=True)
+        known = graph_from_coo(source[ordered.indices], ordered.values, 5, 5, sorted_by_target=True)
+        assert torch.equal(known.ptr, graph.ptr)
+        assert torch.equal(known.source, graph.source)
+
+
+@pytest.mark.parametrize("aggr", ["max", "min", "sum", "mean"])
+def test_edge_aggregate(aggr):
+    """Values, first and second derivatives of what is aggregated edge by edge."""
+    inputs = random_edges(6, 7, 23, holes=True)
+    graph = Graph(**inputs)._replace(edge=torch.randperm(23))
+    values = normal(23, 4).requires_grad_()
+    expected = reference.edge_aggregate(values, graph, aggr)
+    torch.testing.assert_close(ops.edge_aggregate(values, graph, aggr), expected)
+    function = partial(ops.edge_aggregate, graph=graph, aggr=aggr)
+    assert torch.autograd.gradcheck(function, values)
+    assert torch.autograd.gradgradcheck(function, values)
+
+
+def test_maximum_and_sum_in_one_pass():
+    """Signs choose maxima and minima; the sum has its own gradient."""
+    graph = Graph(**random_edges(6, 7, 23))
+    sign = torch.tensor([1, -1, 1, -1]).double()
+    v = normal(7, 4).requires_grad_()
+
+    def both(v):
+        value, _, total = ops.edge_max(v, graph, sign, with_sum=True)
+        return value, total
+
+    zero = torch.zeros(6, 4).double()
+    found = both(v)
+    most = reference.edge_conv(zero, sign * v, graph, "max") * sign
+    torch.testing.assert_close(found[0], most)
+    torch.testing.assert_close(found[1], reference.edge_conv(zero, v, graph, "sum"))
+    assert torch.autograd.gradcheck(both, v)
+    assert torch.autograd.gradgradcheck(both, v)
+
+
+def test_first_of_equals_takes_the_gradient():
+    """Among equal maxima: the first slot."""
+    graph = graph_from_table(torch.tensor([[2, 0, 1]]), 3)
+    v = torch.ones(3, 1).requires_grad_()
+    ops.edge_conv(torch.zeros(1, 1), v, graph).sum().backward()
+    assert v.grad.flatten().tolist() == [0, 0, 1]
+
+
+def test_nan_is_not_hidden():
+    """A NaN among the neighbours comes out, wherever it stands."""
+    for place in range(3):
+        v = torch.arange(3.0)[:, None].clone()
+        v[place] = float("nan")
+        graph = graph_from_table(torch.tensor([[0, 1, 2]]), 3)
+        for aggr in ("max", "min", "sum", "mean"):
+            assert ops.edge_conv(torch.zeros(1, 1), v, graph, aggr).isnan().all()
+
+
+def test_given_transpose_changes_nothing():
+    """The same bits with the transposed graph made before."""
+    inputs = call(6, 7, 23, 5, weight=True)
+    graph = Graph(inputs["ptr"], inputs["source"])
+    for aggr, weight in (("max", None), ("sum", inputs["weight"])):
+        grads = []
+        for g in (graph, graph.with_transposed(7)):
+            v = inputs["v"].clone().requires_grad_()
+            out = ops.edge_conv(inputs["u"], v, g, aggr, 0.1, weight=weight)
+            grads.append(torch.autograd.grad(out.sin().sum(), v)[0])
+        assert torch.equal(*grads)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: graph_from_table(torch.zeros(3, dtype=torch.int64), 2), r"\[M, K\] or \[B, M, K"),
+        (lambda: graph_from_table(torch.zeros(3, 2), 2), "got torch.float32"),
+        (lambda: graph_from_coo(torch.zeros(3), torch.zeros(3), 2, 2), "source must be int64"),
+        (
+            lambda: graph_from_coo(*torch.zeros(2, 3, dtype=torch.int64).int(), 2, 2),
+            "source must be int64",
+        ),
+    ],
+)
+def test_bad_graphs(make, message):
+    """Refused with what was wanted and what was got."""
+    with pytest.raises(ValueError, match=message):
+        make()
