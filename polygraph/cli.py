@@ -48,31 +48,69 @@ def doctor(arguments: Sequence[str]) -> int:
     return 0 if working else 1
 
 
-def train(arguments: Sequence[str]) -> int:
-    """Train a model; `polygraph train mesh --help` lists the settings."""
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(f"usage: polygraph train mesh [settings]\n\n{train.__doc__}")
-        return 0 if arguments else 2
-    if arguments[0] != "mesh":
-        raise UsageError(
-            f"train: unknown kind of model {arguments[0]!r}{_nearest(arguments[0], ['mesh'])}"
-        )
+def _is_first() -> bool:
+    """Whether this process is the one that prints."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _train_mesh(arguments: Sequence[str]) -> None:
     from polygraph.train.arguments import parse_train_mesh
 
-    try:
-        config, out, resume = parse_train_mesh(arguments[1:])
-    except (ValueError, TypeError) as error:
-        raise UsageError(f"train mesh: {error}") from error
+    config, out, resume = _settings("train mesh", parse_train_mesh, arguments)
     from polygraph.train.mesh import train_mesh
 
     result = train_mesh(config, out, resume=resume)
-    if int(os.environ.get("RANK", "0")) == 0:
+    if _is_first():
         test, val = result["test"], result["val"]
         print(
             f"{result['steps']:,} steps, weights of step {result['best_step']}: vertex error on "
             f"test {test['mean']:.3f} mm mean, {test['std']:.3f} std, {test['median']:.3f} median "
             f"(validation {val['mean']:.3f})\n{Path(out).resolve()}"
         )
+
+
+def _train_points(arguments: Sequence[str]) -> None:
+    from polygraph.train.arguments import parse_train_points
+
+    config, out, resume = _settings("train points", parse_train_points, arguments)
+    from polygraph.train.points import train_points
+
+    result = train_points(config, out, resume=resume)
+    if _is_first():
+        test, val = result["test"], result["val"]
+        print(
+            f"{result['steps']:,} steps, weights of step {result['best_step']}: "
+            f"{test['accuracy']:.1%} of {test['num_samples']} test shapes right, "
+            f"{test['mean_class_accuracy']:.1%} mean of {len(test['per_class'])} classes "
+            f"(validation {val['accuracy']:.1%})\n{Path(out).resolve()}"
+        )
+
+
+def _settings(
+    name: str, parse: Callable[[Sequence[str]], tuple[Any, str, bool]], arguments: Sequence[str]
+) -> tuple[Any, str, bool]:
+    try:
+        return parse(arguments)
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"{name}: {error}") from error
+
+
+TRAINED: dict[str, Callable[[Sequence[str]], None]] = {
+    "mesh": _train_mesh,
+    "points": _train_points,
+}
+
+
+def train(arguments: Sequence[str]) -> int:
+    """Train a model; `polygraph train mesh --help` and `train points --help` list the settings."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        usage = [f"polygraph train {kind} [settings]" for kind in TRAINED]
+        print("usage: " + "\n       ".join(usage) + f"\n\n{train.__doc__}")
+        return 0 if arguments else 2
+    kind = arguments[0]
+    if kind not in TRAINED:
+        raise UsageError(f"train: unknown kind of model {kind!r}{_nearest(kind, list(TRAINED))}")
+    TRAINED[kind](arguments[1:])
     return 0
 
 

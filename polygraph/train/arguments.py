@@ -1,4 +1,4 @@
-"""Settings of `polygraph train mesh`: options, YAML files, presets."""
+"""Settings of `polygraph train mesh` and `train points`: options, YAML files, presets."""
 
 from __future__ import annotations
 
@@ -13,25 +13,33 @@ from typing import Any, Literal
 import jsonargparse
 import yaml  # type: ignore[import-untyped]
 
-from polygraph.data import MeshDataConfig
+from polygraph.data import MeshDataConfig, ShapeDataConfig
 from polygraph.mesh.spiral import SpiralConfig
+from polygraph.models.dgcnn import DGCNNClassifierConfig
 from polygraph.models.mesh_autoencoder import MeshAutoencoderConfig
 from polygraph.models.presets import get_preset
 from polygraph.train.config import TrainConfig
 from polygraph.train.mesh import LOSSES, NORMALIZATIONS, MeshRunConfig
+from polygraph.train.points import RECIPE, PointsRunConfig
 
 PACKAGED = Path(__file__).parent.parent / "configs"
 DEFAULT_PRESET = "full-2"
 _OF_THE_RUN = ("upsampling", "normalization", "loss", "augmentation")
-_NESTED = {"model": MeshAutoencoderConfig, "spiral": SpiralConfig, "data": MeshDataConfig}
+_NESTED: dict[str, Any] = {
+    "model": MeshAutoencoderConfig,
+    "spiral": SpiralConfig,
+    "data": MeshDataConfig,
+}
+_OF_POINTS = ("label_smoothing", "scale", "shift")
+_NESTED_POINTS: dict[str, Any] = {"model": DGCNNClassifierConfig, "data": ShapeDataConfig}
 
 
-def packaged_configs() -> list[str]:
-    """Names that ``--config`` takes besides paths."""
-    return sorted(path.stem for path in PACKAGED.glob("*.yaml"))
+def packaged_configs(kind: str = "mesh") -> list[str]:
+    """Names that ``--config`` takes besides paths, for a kind of model."""
+    return sorted(path.stem for path in PACKAGED.glob(f"{kind}-*.yaml"))
 
 
-def config_path(name: str) -> str:
+def config_path(name: str, kind: str = "mesh") -> str:
     """The path of a configuration: a file, or one that comes with polygraph by its name.
 
     Raises:
@@ -39,12 +47,11 @@ def config_path(name: str) -> str:
     """
     if Path(name).is_file():
         return name
-    packaged = PACKAGED / f"{name}.yaml"
-    if packaged.is_file():
-        return str(packaged)
-    raise ValueError(
-        f"--config {name}: no such file, and not one of the names {', '.join(packaged_configs())}"
-    )
+    known = packaged_configs(kind)
+    if name in known:
+        return str(PACKAGED / f"{name}.yaml")
+    names = f", and not one of the names {', '.join(known)}" if known else ""
+    raise ValueError(f"--config {name}: no such file{names}")
 
 
 def attribute_help(cls: type) -> dict[str, str]:
@@ -56,22 +63,25 @@ def attribute_help(cls: type) -> dict[str, str]:
     return found
 
 
-def make_parser(preset: str) -> Any:
-    """The parser, with the settings of a preset as its defaults."""
+def _base_parser(kind: str, description: str, known: Sequence[str]) -> Any:
+    """A parser with what every kind of run has: configurations, folder, resume."""
     parser = jsonargparse.ArgumentParser(
-        prog="polygraph train mesh",
-        description="Train a mesh autoencoder.",
+        prog=f"polygraph train {kind}",
+        description=description,
         exit_on_error=False,
         default_env=False,
     )
-    parser.add_argument(
-        "--config",
-        action="config",
-        help=f"YAML file with settings, or one of: {', '.join(packaged_configs())}",
-    )
-    parser.add_argument("--preset", type=str, default=preset, help="model to start from")
+    names = f", or one of: {', '.join(known)}" if known else ""
+    parser.add_argument("--config", action="config", help=f"YAML file with settings{names}")
     parser.add_argument("--out", type=str, required=True, help="folder of the run")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    return parser
+
+
+def make_parser(preset: str) -> Any:
+    """The parser of meshes, with the settings of a preset as its defaults."""
+    parser = _base_parser("mesh", "Train a mesh autoencoder.", packaged_configs("mesh"))
+    parser.add_argument("--preset", type=str, default=preset, help="model to start from")
     parser.add_argument(
         "--factors", type=list[int], default=[4, 4, 4, 4], help="vertices divided by, per level"
     )
@@ -80,47 +90,90 @@ def make_parser(preset: str) -> Any:
     for name, choices in (("normalization", NORMALIZATIONS), ("loss", LOSSES)):
         parser.add_argument(f"--{name}", type=Literal[choices], default=choices[0])
     model, spiral = get_preset(preset)
-    defaults: dict[str, Any] = {"model": model, "spiral": spiral, "data": MeshDataConfig()}
-    for name, default in defaults.items():
-        parser.add_class_arguments(_NESTED[name], name, fail_untyped=False)
-        parser.set_defaults({f"{name}.{key}": value for key, value in asdict(default).items()})
-    parser.add_class_arguments(TrainConfig, None)
-    _add_help(parser)
+    _add_nested(parser, _NESTED, {"model": model, "spiral": spiral, "data": MeshDataConfig()})
+    _add_help(parser, _NESTED, MeshRunConfig, _OF_THE_RUN)
     return parser
 
 
-def _add_help(parser: Any) -> None:
+def make_points_parser() -> Any:
+    """The parser of point clouds, with the published recipe as its defaults."""
+    parser = _base_parser(
+        "points", "Train a classifier of point clouds.", packaged_configs("points")
+    )
+    run = PointsRunConfig()
+    for name in _OF_POINTS:
+        parser.add_argument(f"--{name}", type=float, default=getattr(run, name))
+    _add_nested(parser, _NESTED_POINTS, {"model": run.model, "data": run.data})
+    parser.set_defaults(RECIPE)
+    _add_help(parser, _NESTED_POINTS, PointsRunConfig, _OF_POINTS)
+    return parser
+
+
+def _add_nested(parser: Any, nested: dict[str, Any], defaults: dict[str, Any]) -> None:
+    """Add the fields of each class under its name, and those of training as they are."""
+    for name, default in defaults.items():
+        parser.add_class_arguments(nested[name], name, fail_untyped=False)
+        parser.set_defaults({f"{name}.{key}": value for key, value in asdict(default).items()})
+    parser.add_class_arguments(TrainConfig, None)
+
+
+def _add_help(parser: Any, nested: dict[str, Any], run: type, own: Sequence[str]) -> None:
     """Put the words of the docstrings into --help."""
     words = {
         f"{name}.{key}": text
-        for name, cls in _NESTED.items()
+        for name, cls in nested.items()
         for key, text in attribute_help(cls).items()
     }
     words |= attribute_help(TrainConfig)
-    words |= {k: v for k, v in attribute_help(MeshRunConfig).items() if k in _OF_THE_RUN}
+    words |= {k: v for k, v in attribute_help(run).items() if k in own}
     for action in parser._actions:
         if action.dest in words:
             action.help = words[action.dest]
 
 
-def _first_look(arguments: Sequence[str]) -> tuple[str, list[str]]:
-    """The preset that is asked for, and the arguments with names of configurations made paths."""
+def _configs(
+    arguments: Sequence[str], kind: str
+) -> tuple[list[dict[str, Any]], list[str], list[str]]:
+    """What the configurations hold, the words that name them by path, and all other words."""
     look = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    look.add_argument("--preset")
     look.add_argument("--config", action="append", default=[])
     known, rest = look.parse_known_args(list(arguments))
-    preset, paths = DEFAULT_PRESET, [config_path(name) for name in known.config]
-    for path in paths:
+    contents, words = [], []
+    for path in [config_path(name, kind) for name in known.config]:
         try:
             content = yaml.safe_load(Path(path).read_text())
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from error
         if not isinstance(content, dict):
             raise ValueError(f"{path}: must map names of settings to values")
+        contents.append(content)
+        words += ["--config", path]
+    return contents, words, rest
+
+
+def _first_look(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """The preset that is asked for, and the arguments with names of configurations made paths."""
+    contents, words, rest = _configs(arguments, "mesh")
+    look = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    look.add_argument("--preset")
+    known, rest = look.parse_known_args(rest)
+    preset = DEFAULT_PRESET
+    for content in contents:
         preset = str(content.get("preset", preset))
     preset = known.preset or preset
-    again = [word for path in paths for word in ("--config", path)]
-    return preset, [*again, "--preset", preset, *rest]
+    return preset, [*words, "--preset", preset, *rest]
+
+
+def _parsed(parser: Any, words: Sequence[str], nested: dict[str, Any]) -> dict[str, Any]:
+    """The values of all settings; those of ``nested`` classes and ``train`` are still values."""
+    try:
+        values: dict[str, Any] = parser.parse_args(list(words)).as_dict()
+    except (jsonargparse.ArgumentError, argparse.ArgumentError) as error:
+        raise ValueError(_readable(str(error), parser)) from error
+    for name, cls in nested.items():
+        values[name] = {f.name: _tuple(values[name][f.name]) for f in fields(cls)}
+    values["train"] = {f.name: values[f.name] for f in fields(TrainConfig)}
+    return values
 
 
 def parse_train_mesh(arguments: Sequence[str]) -> tuple[MeshRunConfig, str, bool]:
@@ -135,27 +188,38 @@ def parse_train_mesh(arguments: Sequence[str]) -> tuple[MeshRunConfig, str, bool
         ValueError: a setting is unknown or has a bad value; an unknown preset suggests the nearest.
     """
     preset, words = _first_look(arguments)
-    parser = make_parser(preset)
-    try:
-        parsed = parser.parse_args(words)
-    except (jsonargparse.ArgumentError, argparse.ArgumentError) as error:
-        raise ValueError(_readable(str(error), parser)) from error
-    values = parsed.as_dict()
+    values = _parsed(make_parser(preset), words, _NESTED)
     data = values["data"]
     if data["path"] is not None and not any(w.startswith("--data.kind") for w in words):
         # A path alone means a folder of registered meshes.
         data["kind"] = "registered" if data["kind"] == "synthetic" else data["kind"]
-    nested = {
-        name: cls(**{f.name: _tuple(values[name][f.name]) for f in fields(cls)})
-        for name, cls in _NESTED.items()
-    }
-    train = TrainConfig(**{f.name: values[f.name] for f in fields(TrainConfig)})
     config = MeshRunConfig(
         preset=preset,
-        train=train,
+        train=TrainConfig(**values["train"]),
         factors=tuple(values["factors"]),
         **{name: values[name] for name in _OF_THE_RUN},
-        **nested,
+        **{name: cls(**values[name]) for name, cls in _NESTED.items()},
+    )
+    return config, values["out"], values["resume"]
+
+
+def parse_train_points(arguments: Sequence[str]) -> tuple[PointsRunConfig, str, bool]:
+    """Read the command line of `polygraph train points`.
+
+    Later settings win: the published recipe, configurations in their order, options.
+
+    Returns:
+        The run's configuration, its folder, whether to resume.
+
+    Raises:
+        ValueError: a setting is unknown or has a bad value.
+    """
+    _, words, rest = _configs(arguments, "points")
+    values = _parsed(make_points_parser(), [*words, *rest], _NESTED_POINTS)
+    config = PointsRunConfig(
+        train=TrainConfig(**values["train"]),
+        **{name: values[name] for name in _OF_POINTS},
+        **{name: cls(**values[name]) for name, cls in _NESTED_POINTS.items()},
     )
     return config, values["out"], values["resume"]
 

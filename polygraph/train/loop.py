@@ -65,6 +65,30 @@ class Task(ABC):
         """Measure on the validation set: the same numbers on every rank, among them ``score``."""
 
 
+def descend(
+    fabric: Any, module: Any, optimizer: Any, loss: Tensor, grad_clip: float | None
+) -> None:
+    """One step down the gradient of a loss: what `Task.training_step` does with one optimizer.
+
+    Args:
+        fabric: launched Fabric.
+        module: as Fabric wrapped it.
+        optimizer: as Fabric wrapped it.
+        loss: scalar.
+        grad_clip: largest norm of the gradient, or None.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    fabric.backward(loss)
+    if grad_clip is not None:
+        fabric.clip_gradients(
+            module,
+            optimizer,
+            max_norm=grad_clip,
+            error_if_nonfinite=False,  # the loop stops with its own message
+        )
+    optimizer.step()
+
+
 @dataclass
 class Progress:
     """Where a run stands; stored in every checkpoint.

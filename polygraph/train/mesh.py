@@ -31,7 +31,7 @@ from polygraph.train.batches import NormalizedBatches
 from polygraph.train.checkpoint import load_checkpoint, write_atomic, write_json
 from polygraph.train.config import TrainConfig, config_hash
 from polygraph.train.distributed import gather_rows, make_fabric, process_group, shard
-from polygraph.train.loop import BEST, LAST, Progress, Task, Trainer
+from polygraph.train.loop import BEST, LAST, Progress, Task, Trainer, descend
 from polygraph.train.provenance import provenance
 
 if TYPE_CHECKING:
@@ -228,16 +228,7 @@ class MeshTask(Task):
     def training_step(self, step: int) -> dict[str, Tensor]:
         """Forward, backward, Adam."""
         loss = self._loss(self.batches(step))
-        self._optimizer.zero_grad(set_to_none=True)
-        self.fabric.backward(loss)
-        if self.config.grad_clip is not None:
-            self.fabric.clip_gradients(
-                self._loss,
-                self._optimizer,
-                max_norm=self.config.grad_clip,
-                error_if_nonfinite=False,  # the loop stops with its own message
-            )
-        self._optimizer.step()
+        descend(self.fabric, self._loss, self._optimizer, loss, self.config.grad_clip)
         return {"loss": loss}
 
     def validate(self) -> dict[str, float]:
