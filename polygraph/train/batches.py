@@ -1,4 +1,8 @@
-"""Training batches of meshes, normalised: from memory when they fit, else from the memory map."""
+"""Training batches, functions of (seed, step) alone.
+
+Of meshes, normalised: from memory when they fit, else from the memory map. Of point clouds, scaled
+and shifted at random, always from memory.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from polygraph.data.shapes import ShapeDataset
 from polygraph.models.mesh_autoencoder import MeshAutoencoder
 from polygraph.train.config import TrainConfig, sample_indices
 
@@ -82,3 +87,51 @@ class NormalizedBatches:
         if self._held is None:
             return self._gather(self.indices[chosen])
         return self._held.index_select(0, torch.from_numpy(chosen).to(self._held.device))
+
+
+class PointBatches:
+    """Training batches of clouds, scaled and shifted at random, by step.
+
+    Args:
+        dataset: its training shapes are used.
+        config: batch size and seed.
+        device: where batches are wanted.
+        dtype: of the points.
+        scale: see `polygraph.train.points.PointsRunConfig`.
+        shift: see `polygraph.train.points.PointsRunConfig`.
+        rank: of this process.
+        world: number of processes; each takes every world-th cloud of a batch.
+    """
+
+    def __init__(
+        self,
+        dataset: ShapeDataset,
+        config: TrainConfig,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        scale: float = 1.0,
+        shift: float = 0.0,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.config, self.scale, self.shift = config, scale, shift
+        self.rank, self.world = rank, world
+        self._points = torch.from_numpy(dataset.points[dataset.train]).to(device, dtype)
+        self._labels = torch.from_numpy(dataset.labels[dataset.train]).to(device)
+
+    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
+        """This process's part of the batch of ``step``: points ``[b, N, 3]`` and int64 ``[b]``."""
+        config = self.config
+        chosen = sample_indices(config.seed, len(self._labels), config.batch_size, step)
+        draw = np.random.default_rng([config.seed, step, _AUGMENTATION])
+        size = (len(chosen), 1, 3)
+        drawn = (
+            draw.uniform(1 / self.scale, self.scale, size),
+            draw.uniform(-self.shift, self.shift, size),
+        )
+        mine = slice(self.rank, None, self.world)
+        rows = torch.from_numpy(chosen[mine]).to(self._labels.device)
+        points = self._points[rows]
+        factor, offset = (torch.from_numpy(part[mine]).to(points) for part in drawn)
+        return torch.addcmul(offset, points, factor), self._labels[rows]

@@ -21,8 +21,9 @@ from torch.nn import functional
 
 from polygraph.data.shapes import ShapeDataConfig, ShapeDataset, open_shapes
 from polygraph.models.dgcnn import DGCNNClassifier, DGCNNClassifierConfig
+from polygraph.train.batches import PointBatches
 from polygraph.train.checkpoint import CheckpointError, load_checkpoint, write_json
-from polygraph.train.config import TrainConfig, config_hash, sample_indices
+from polygraph.train.config import TrainConfig, config_hash
 from polygraph.train.distributed import gather_rows, make_fabric, process_group, shard
 from polygraph.train.loop import BEST, LAST, Progress, Task, Trainer, descend
 from polygraph.train.provenance import provenance
@@ -35,7 +36,6 @@ RECIPE: dict[str, Any] = {
     "schedule": "cosine",
     "weight_decay": 1e-4,
 }  #: where the published recipe differs from the defaults of `TrainConfig`
-_AUGMENTATION = 1  # sets its draws apart from others of the same seed and step
 
 
 def points_train_config(**settings: Any) -> TrainConfig:
@@ -113,54 +113,6 @@ class ClassificationLoss(torch.nn.Module):
         share = self.smoothing * classes / (classes - 1)
         loss = functional.cross_entropy(logits, labels, label_smoothing=share)
         return loss, (logits.detach().argmax(-1) == labels).float().mean()
-
-
-class PointBatches:
-    """Training batches of clouds, scaled and shifted at random, by step.
-
-    Args:
-        dataset: its training shapes are used.
-        config: batch size and seed.
-        device: where batches are wanted.
-        dtype: of the points.
-        scale: see `PointsRunConfig`.
-        shift: see `PointsRunConfig`.
-        rank: of this process.
-        world: number of processes; each takes every world-th cloud of a batch.
-    """
-
-    def __init__(
-        self,
-        dataset: ShapeDataset,
-        config: TrainConfig,
-        *,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-        scale: float = 1.0,
-        shift: float = 0.0,
-        rank: int = 0,
-        world: int = 1,
-    ) -> None:
-        self.config, self.scale, self.shift = config, scale, shift
-        self.rank, self.world = rank, world
-        self._points = torch.from_numpy(dataset.points[dataset.train]).to(device, dtype)
-        self._labels = torch.from_numpy(dataset.labels[dataset.train]).to(device)
-
-    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
-        """This process's part of the batch of ``step``: points ``[b, N, 3]`` and int64 ``[b]``."""
-        config = self.config
-        chosen = sample_indices(config.seed, len(self._labels), config.batch_size, step)
-        draw = np.random.default_rng([config.seed, step, _AUGMENTATION])
-        size = (len(chosen), 1, 3)
-        drawn = (
-            draw.uniform(1 / self.scale, self.scale, size),
-            draw.uniform(-self.shift, self.shift, size),
-        )
-        mine = slice(self.rank, None, self.world)
-        rows = torch.from_numpy(chosen[mine]).to(self._labels.device)
-        points = self._points[rows]
-        factor, offset = (torch.from_numpy(part[mine]).to(points) for part in drawn)
-        return torch.addcmul(offset, points, factor), self._labels[rows]
 
 
 class PointsTask(Task):

@@ -14,9 +14,9 @@ from polygraph.data import MeshDataConfig, open_dataset
 from polygraph.mesh.hierarchy import MeshHierarchy
 from polygraph.mesh.io import Mesh, read_mesh, write_mesh
 from polygraph.models.mesh_autoencoder import MeshAutoencoder, MeshAutoencoderConfig
-from polygraph.train.checkpoint import CheckpointError, load_checkpoint
+from polygraph.train.checkpoint import CheckpointError, load_checkpoint, read_meta
 from polygraph.train.loop import BEST, LAST
-from polygraph.train.mesh import HIERARCHY, get_split, model_errors, topology_hash
+from polygraph.train.mesh import HIERARCHY, RESULT, get_split, model_errors, topology_hash
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,11 @@ def load_run(folder: str | Path, device: torch.device | str = "cpu") -> Run:
     checkpoint = folder / (BEST if (folder / BEST).is_file() else LAST)
     if not checkpoint.is_file():
         raise CheckpointError(f"{folder}: no run here ({BEST} and {LAST} are missing)")
+    if read_meta(checkpoint).get("kind") == "points":
+        raise CheckpointError(
+            f"{folder} holds a classifier of point clouds, not a mesh autoencoder: its "
+            f"{RESULT} has what it reached, polygraph.train.points.load_classifier reads it"
+        )
     hierarchy = MeshHierarchy.load(folder / HIERARCHY)
     model, meta = load_model(checkpoint, hierarchy, device)
     return Run(folder, model, hierarchy, meta)
