@@ -142,6 +142,11 @@ def _layers(widths: Iterable[int], *, bias: bool = False) -> nn.Sequential:
     return nn.Sequential(*parts)
 
 
+def _by_cloud(nodes: Tensor, B: int, N: int) -> Tensor:
+    """``[B * N, C]`` as ``[B, N, C]``, also where B is 0."""
+    return nodes.view(B, N, nodes.shape[1])
+
+
 def dynamic_edge_layer(network: nn.Module, x: Tensor, k: int) -> Tensor:
     """``max_j network([x_i, x_j - x_i])`` over the k points of the same cloud nearest to ``x_i``.
 
@@ -159,10 +164,10 @@ def dynamic_edge_layer(network: nn.Module, x: Tensor, k: int) -> Tensor:
     nodes = x.reshape(B * N, C)
     steps = steps_of(network)
     if steps is not None:
-        return edge_network(steps, nodes, nodes, graph, "max").view(B, N, -1)
+        return _by_cloud(edge_network(steps, nodes, nodes, graph, "max"), B, N)
     centre = nodes[targets_of(graph.ptr, graph.num_slots)]  # somebody listens in with hooks
     values = network(torch.cat([centre, nodes[graph.source] - centre], -1))
-    return ops.edge_aggregate(values, graph, "max").view(B, N, -1)
+    return _by_cloud(ops.edge_aggregate(values, graph, "max"), B, N)
 
 
 class _DGCNN(nn.Module):
@@ -247,7 +252,7 @@ class DGCNNClassifier(_DGCNN):
         """Logits ``[B, num_classes]`` of ``points [B, N, in_channels]``."""
         x = self.features(points)
         B, N, C = x.shape
-        x = self.embedding(x.view(B * N, C)).view(B, N, -1)
+        x = _by_cloud(self.embedding(x.reshape(B * N, C)), B, N)
         logits: Tensor = self.head(torch.cat([x.amax(1), x.mean(1)], -1))
         return logits
 
@@ -317,8 +322,8 @@ class DGCNNSegmenter(_DGCNN):
         self._check_category(points, category)
         x = self.features(points)
         B, N, C = x.shape
-        nodes = x.view(B * N, C)
-        cloud = self.embedding(nodes).view(B, N, -1).amax(1)
+        nodes = x.reshape(B * N, C)
+        cloud = _by_cloud(self.embedding(nodes), B, N).amax(1)
         if self.category is not None and category is not None:
             kinds = nn.functional.one_hot(category, self.config.num_categories).to(x.dtype)
             cloud = torch.cat([cloud, self.category(kinds)], -1)
@@ -328,6 +333,5 @@ class DGCNNSegmenter(_DGCNN):
         width = cloud.shape[1]
         of_cloud = nn.functional.linear(cloud, first.weight[:, :width])
         of_point = nn.functional.linear(nodes, first.weight[:, width:])
-        hidden = (of_point.view(B, N, -1) + of_cloud[:, None]).view(B * N, -1)
-        logits: Tensor = self.head[1:](hidden)
-        return logits.view(B, N, -1)
+        hidden = (_by_cloud(of_point, B, N) + of_cloud[:, None]).flatten(0, 1)
+        return _by_cloud(self.head[1:](hidden), B, N)
