@@ -1,0 +1,296 @@
+"""NNConv, LightECConv and the graph convolution on images."""
+
+import copy
+
+import pytest
+import torch
+import torch_geometric.nn as pyg
+from torch.nn import Linear, ReLU, Sequential
+
+from polygraph import nn, ops, reference
+from polygraph.analysis.degree import polynomial_degree
+from polygraph.nn.ecc import DifferenceHidden
+
+C, D, F, N, E = 5, 6, 4, 30, 150
+NETWORKS = {
+    "two layers": lambda: Sequential(Linear(F, 7), ReLU(), Linear(7, C * D)),
+    "without bias": lambda: Sequential(Linear(F, 7), ReLU(), Linear(7, C * D, bias=False)),
+    "one layer": lambda: Linear(F, C * D),
+    "MLP": lambda: pyg.MLP([F, 7, 6, C * D]),
+    "ends otherwise": lambda: Sequential(Linear(F, C * D), ReLU()),
+}
+
+
+def edges(seed=0):
+    """Random edges, the last two nodes isolated, and their features."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(N - 2, (2, E), generator=generator), torch.randn(
+        E, F, generator=generator
+    ).double()
+
+
+@pytest.mark.filterwarnings("ignore:NNConv")
+@pytest.mark.parametrize("aggr", ["add", "mean", "max"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_same_as_pyg(network, aggr):
+    """Values and gradients, with and without root weight and bias, bipartite too."""
+    edge_index, edge_attr = edges()
+    for options in ({}, {"root_weight": False, "bias": False}, {"flow": "target_to_source"}):
+        theirs = pyg.NNConv(C, D, NETWORKS[network](), aggr, **options).double()
+        ours = nn.NNConv(C, D, NETWORKS[network](), aggr, **options).double()
+        ours.load_state_dict(theirs.state_dict())
+        theirs.load_state_dict(ours.state_dict())
+        x = torch.randn(N, C).double().requires_grad_()
+        pair = (x, torch.randn(N, C).double().requires_grad_())
+        for nodes in (x, pair, (x, None)):
+            leaves = [x, edge_attr.requires_grad_()]
+            found = []
+            for layer in (ours, theirs):
+                size = (N, N) if isinstance(nodes, tuple) and nodes[1] is None else None
+                out = layer(nodes, edge_index, edge_attr, size)
+                wanted = [*leaves, *layer.parameters()]
+                grads = torch.autograd.grad(
+                    out.sin().sum(), wanted, allow_unused=True, materialize_grads=True
+                )
+                found.append([out, *grads])
+            for actual, expected in zip(*found, strict=True):
+                torch.testing.assert_close(actual, expected)
+
+
+def test_alias():
+    """ECConv is NNConv."""
+    assert nn.ECConv is nn.NNConv
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": torch.randn(N, 4)}, "x must have 5 channels, got 4"),
+        ({"edge_attr": torch.randn(E - 1, F)}, "edge_attr must have one row per edge, 150"),
+        ({"edge_index": torch.full((2, E), N)}, r"edge_index must lie in \[0, 30\) in row 0"),
+    ],
+)
+def test_bad_input(change, message):
+    """Refused with what was wanted and what was got."""
+    edge_index, edge_attr = edges()
+    good = {"x": torch.randn(N, C), "edge_index": edge_index, "edge_attr": edge_attr.float()}
+    layer = nn.NNConv(C, D, NETWORKS["two layers"]())
+    layer(**good)
+    with pytest.raises(ValueError, match=message):
+        layer(**(good | change))
+
+
+def test_bad_edge_network():
+    """One whose output is no C x D matrix."""
+    edge_index, edge_attr = edges()
+    layer = nn.NNConv(C, D, Sequential(Linear(F, 7), ReLU(), Linear(7, C * D + 1)))
+    with pytest.raises(ValueError, match=r"nn must make 5 \* 6 = 30 features, .* 31"):
+        layer(torch.randn(N, C), edge_index, edge_attr.float())
+
+
+def test_light_filter():
+    """Every row of a circulant block is the one above it, rolled by one; the rest by definition."""
+    torch.manual_seed(0)
+    layer = nn.LightECConv(6, 4, hidden=5, rank=3, blocks=2).double()
+    left, right, kappa = layer.filter()
+    for matrix, base, channels in (
+        (left, layer.filter.left_weight, 4),
+        (right, layer.filter.right_weight, 6),
+    ):
+        rows = matrix[..., :-1].reshape(2, 3 * channels // 2, 5)
+        for block in range(2):
+            for row in range(rows.shape[1]):
+                assert torch.equal(rows[block, row], base[block].roll(row))
+    x = torch.randn(N, 6).double()
+    edge_index, _ = edges()
+    graph = ops.graph_from_coo(*edge_index, N, N)
+    label = x[edge_index[0]] - x[edge_index[1]]
+    phi = torch.nn.functional.leaky_relu(layer.nn.lin(label), 0.2)
+    layer.delta = 7.0
+    gamma = torch.exp(-label.square().sum(1) / 7.0)
+    expected = reference.light_ecc(x, phi, left, right, kappa, graph, edge_weight=gamma)
+    torch.testing.assert_close(layer(x, edge_index), expected + layer.bias)
+
+
+@pytest.mark.parametrize("blocks", [None, 3])
+@pytest.mark.parametrize("channels", [16, 32, 66, 132, 264])
+def test_light_starts_at_the_scale_of_its_input(channels, blocks):
+    """Output and gradient have 0.3 to 3 times the deviation of what goes in."""
+    scales = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        x = torch.randn(300, channels, requires_grad=True)
+        layer = nn.LightECConv(channels, channels, rank=12, blocks=blocks)
+        out = layer(x, nn.knn_graph(x, 8))
+        (grad,) = torch.autograd.grad(out, x, torch.randn_like(out))
+        scales.append([out.std(), grad.std()])
+    for scale in torch.tensor(scales).mean(0).tolist():
+        assert 0.3 < scale < 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rank": 5, "blocks": 3}, r"blocks must divide rank \* in_channels = 20, got 3"),
+        ({"rank": 3, "blocks": 4, "in_channels": 8}, r"blocks must divide .* out_channels = 15"),
+        ({"rank": 0}, "rank must be a positive integer"),
+        ({"aggr": "max", "blocks": None}, "aggr must be one of"),
+    ],
+)
+def test_light_refuses(options, message):
+    """Sizes that do not divide."""
+    with pytest.raises(ValueError, match=message):
+        nn.LightECConv(**({"in_channels": 4, "out_channels": 5} | options))
+
+
+def test_light_with_edge_features():
+    """A network of given features; they are needed then."""
+    edge_index, edge_attr = edges()
+    layer = nn.LightECConv(C, D, hidden=7, nn=Sequential(Linear(F, 7), ReLU()), rank=2, blocks=None)
+    assert layer(torch.randn(N, C), edge_index, edge_attr.float()).shape == (N, D)
+    with pytest.raises(ValueError, match="edge_attr is needed"):
+        layer(torch.randn(N, C), edge_index)
+
+
+@pytest.mark.parametrize("delta", [None, 4.0])
+@pytest.mark.parametrize("kind", ["edge", "ecc", "light"])
+def test_graph_convolution_on_images(kind, delta):
+    """Against its formula, edge by edge; gradients of first and second order."""
+    torch.manual_seed(0)
+    layer = nn.NonLocalGraphConv2d(3, 4, 5, kind, delta=delta, rank=2, hidden=6).double()
+    torch.nn.init.normal_(layer.bias)
+    x = torch.randn(2, 3, 6, 7).double().requires_grad_()
+    out = layer(x)
+    assert out.shape == (2, 4, 6, 7)
+    near, dist2 = nn.pixel_knn(x.detach(), 5)
+    row, column = torch.meshgrid(
+        torch.linspace(-1, 1, 6, dtype=torch.float64),
+        torch.linspace(-1, 1, 7, dtype=torch.float64),
+        indexing="ij",
+    )
+    wide = torch.cat([x, torch.stack([row, column]).expand(2, -1, -1, -1)], 1)
+    nodes = wide.flatten(2).mT
+    found = torch.zeros(2, 42, 4).double()
+    for b in range(2):
+        for i in range(42):
+            for j, d in zip(near[b, i], dist2[b, i], strict=True):
+                x_i, x_j = nodes[b, i], nodes[b, j]
+                gamma = 1 if delta is None or kind == "edge" else torch.exp(-d / delta)
+                if kind == "edge":
+                    message = layer.lin(torch.cat([x_i, x_j - x_i]))
+                else:
+                    phi = torch.nn.functional.leaky_relu(layer.hidden.lin(x_j - x_i), 0.2)
+                    phi = torch.cat([phi, torch.ones(1).double()])
+                    if kind == "ecc":
+                        theta = torch.einsum("h,hcd->dc", phi, layer.weight)
+                    else:
+                        left, right, kappa = layer.filter()
+                        theta = torch.einsum("r,rd,rc->dc", kappa @ phi, left @ phi, right @ phi)
+                    message = theta @ x_j
+                found[b, i] = found[b, i] + gamma * message / 5
+    local = torch.nn.functional.conv2d(wide, layer.local.weight, padding=1)
+    expected = (found.mT.view(2, 4, 6, 7) + local) / 2 + layer.bias[:, None, None]
+    torch.testing.assert_close(out, expected)
+    parameters = [x, *layer.parameters()]
+    if kind != "edge":
+        grads = torch.autograd.grad(out.sum(), parameters, retain_graph=True)
+        if delta is None:  # with it the wanted gradient also flows through the distances
+            wanted = torch.autograd.grad(expected.sum(), parameters)
+            for actual, other in zip(grads, wanted, strict=True):
+                torch.testing.assert_close(actual, other)
+    (grad,) = torch.autograd.grad(layer(x).sin().sum(), x, create_graph=True)
+    grad.square().sum().backward()
+    assert x.grad.isfinite().all()
+
+
+def test_graph_convolution_refuses():
+    """What is no image, and kinds that do not exist."""
+    with pytest.raises(ValueError, match="kind must be one of edge, ecc, light"):
+        nn.NonLocalGraphConv2d(3, 4, kind="ecx")
+    with pytest.raises(ValueError, match=r"x must have shape \[B, 3, H, W\]"):
+        nn.NonLocalGraphConv2d(3, 4)(torch.randn(1, 4, 8, 8))
+    with pytest.raises(RuntimeError, match="candidates"):
+        nn.NonLocalGraphConv2d(3, 4, k=60)(torch.randn(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize("kind", ["edge", "ecc", "light"])
+def test_compiles_without_graph_break(kind):
+    """fullgraph, forward and backward."""
+    torch.manual_seed(0)
+    layer = nn.NonLocalGraphConv2d(3, 4, 5, kind, rank=2)
+    x = torch.randn(1, 3, 6, 7, requires_grad=True)
+    torch.compiler.reset()
+    out = torch.compile(layer, fullgraph=True, backend="aot_eager")(x)
+    torch.testing.assert_close(out, layer(x))
+    actual = torch.autograd.grad(out.sin().sum(), x)
+    torch.testing.assert_close(actual, torch.autograd.grad(layer(x).sin().sum(), x))
+
+
+@pytest.mark.parametrize("kind", ["edge", "ecc", "light"])
+def test_gradient_penalty_trains(kind):
+    """A critic of each layer under WGAN's gradient penalty: second derivatives, no NaN."""
+    torch.manual_seed(0)
+    critic = Sequential(
+        nn.NonLocalGraphConv2d(2, 6, 4, kind, rank=2),
+        torch.nn.LeakyReLU(0.2),
+        torch.nn.Flatten(),
+        Linear(6 * 36, 1),
+    )
+    optimizer = torch.optim.Adam(critic.parameters(), 1e-3, betas=(0.0, 0.9))
+    first = None
+    for step in range(500):
+        real = torch.randn(4, 2, 6, 6).cumsum(3) / 3
+        fake = torch.randn(4, 2, 6, 6)
+        mixed = torch.lerp(real, fake, torch.rand(4, 1, 1, 1)).requires_grad_()
+        (grad,) = torch.autograd.grad(critic(mixed).sum(), mixed, create_graph=True)
+        penalty = (grad.flatten(1).norm(dim=1) - 1).square().mean()
+        loss = critic(fake).mean() - critic(real).mean() + 10 * penalty
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        first = float(loss) if step == 0 else first
+    assert torch.isfinite(loss)
+    assert all(torch.isfinite(p).all() for p in critic.parameters())
+    assert float(loss) < first
+
+
+def on_graph(kind):
+    """A factory of linear maps on a fixed graph, for polynomials."""
+    edge_index, edge_attr = edges()
+
+    def make(i, o, bias):
+        if kind == "edge":
+            conv = nn.EdgeConv(Linear(2 * i, o, bias), "mean")
+        else:
+            conv = nn.NNConv(
+                i, o, Sequential(Linear(F, 3), ReLU(), Linear(3, i * o)), "mean", bias=bias
+            )
+        return nn.OnGraph(conv, edge_index, None if kind == "edge" else edge_attr)
+
+    return make
+
+
+@pytest.mark.parametrize("order", [2, 3])
+@pytest.mark.parametrize("kind", ["edge", "ecc"])
+def test_polynomials_over_graph_convolutions(kind, order):
+    """NCP over EdgeConv and over ECC is exactly a polynomial of its degree; batches are copies."""
+    torch.manual_seed(0)
+    made = nn.NCP(on_graph(kind), C, D, order=order, norm="none").double()
+    x = torch.randn(N, C).double()
+    assert polynomial_degree(made, tuple(x.shape)) == order
+    other = torch.randn(N, C).double()
+    both = made(torch.stack([x, other]))
+    torch.testing.assert_close(both, torch.stack([made(x), made(other)]))
+
+
+def test_difference_hidden():
+    """From nodes as from differences."""
+    hidden = DifferenceHidden(C, 7).double()
+    x = torch.randn(N, C).double()
+    edge_index, _ = edges()
+    graph = ops.graph_from_coo(*edge_index, N, N)
+    u, v, slope = hidden(x)
+    label = x[edge_index[0]] - x[edge_index[1]]
+    expected = torch.nn.functional.leaky_relu(hidden.lin(label), 0.2)
+    torch.testing.assert_close(ops.edge_values(u, v, graph, slope), expected)
+    assert copy.deepcopy(hidden).lin.weight.shape == (7, C)

@@ -1,0 +1,220 @@
+"""EdgeConv and DynamicEdgeConv: PyG's layers, to rounding."""
+
+import copy
+
+import pytest
+import torch
+import torch_geometric.nn as pyg
+from torch.nn import ELU, BatchNorm1d, LayerNorm, LeakyReLU, Linear, ReLU, Sequential
+from torch_geometric import EdgeIndex
+
+from polygraph import nn
+from polygraph.nn import edge_conv as edge_conv_module
+
+C, D, N, E = 5, 6, 30, 150
+
+NETWORKS = {
+    "linear layer": lambda: Linear(2 * C, D),
+    "linear": lambda: Sequential(Linear(2 * C, D)),
+    "ReLU": lambda: Sequential(Linear(2 * C, D), ReLU()),
+    "BatchNorm": lambda: Sequential(Linear(2 * C, D, bias=False), BatchNorm1d(D)),
+    "DGCNN": lambda: Sequential(Linear(2 * C, D), BatchNorm1d(D), LeakyReLU(0.2)),
+    "no affine": lambda: Sequential(Linear(2 * C, D), BatchNorm1d(D, affine=False), ReLU()),
+    "cumulative": lambda: Sequential(Linear(2 * C, D), BatchNorm1d(D, momentum=None)),
+    "untracked": lambda: Sequential(
+        Linear(2 * C, D), BatchNorm1d(D, track_running_stats=False), ReLU()
+    ),
+    "deep": lambda: Sequential(
+        Sequential(Linear(2 * C, 8), BatchNorm1d(8), ReLU()), Linear(8, D), BatchNorm1d(D)
+    ),
+    "MLP": lambda: pyg.MLP([2 * C, 8, D]),
+    "MLP, activation first": lambda: pyg.MLP(
+        [2 * C, 8, D], act="leaky_relu", act_first=True, plain_last=False
+    ),
+    "ELU": lambda: Sequential(Linear(2 * C, D), ELU()),
+    "begins otherwise": lambda: Sequential(LayerNorm(2 * C), Linear(2 * C, D)),
+}
+
+
+def layers(network, aggr, **options):
+    """Ours and PyG's with the same weights, in float64."""
+    torch.manual_seed(0)
+    made = NETWORKS[network]().double()
+    for module in made.modules():
+        if isinstance(module, BatchNorm1d) and module.affine:
+            torch.nn.init.normal_(module.weight)  # some are negative
+            torch.nn.init.normal_(module.bias)
+    theirs = pyg.EdgeConv(copy.deepcopy(made), aggr, **options)
+    theirs.nn.load_state_dict(made.state_dict())
+    ours = nn.EdgeConv(copy.deepcopy(made), aggr, **options)
+    ours.load_state_dict(theirs.state_dict())
+    return ours, theirs
+
+
+def require_same(ours, theirs, x, edge_index, tolerance=1e-9):
+    """Outputs, all gradients, and what training leaves in the state."""
+    leaves = [part.requires_grad_() for part in (x if isinstance(x, tuple) else (x,))]
+    found = []
+    for layer in (ours, theirs):
+        out = layer(x, edge_index)
+        wanted = [*leaves, *layer.parameters()]
+        grads = torch.autograd.grad(out.sin().sum(), wanted, materialize_grads=True)
+        found.append([out, *grads])
+    for actual, expected in zip(*found, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+    for name, value in theirs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], value)
+
+
+@pytest.mark.filterwarnings("ignore:EdgeConv")
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("aggr", ["max", "add", "mean", "min"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_same_as_pyg(network, aggr, training):
+    """Any network, far from the origin, with isolated nodes, self-loops and multi-edges."""
+    ours, theirs = layers(network, aggr)
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(N, C, generator=generator).double() + 3
+    edge_index = torch.randint(N - 2, (2, E), generator=generator)
+    edge_index[:, 0] = edge_index[:, 1]
+    for layer in (ours, theirs):
+        layer.train(training)
+    require_same(ours, theirs, x, edge_index)
+    require_same(ours, theirs, x, edge_index)  # running statistics move on
+    bipartite = (x, torch.randn(N - 5, C, generator=generator).double())
+    edge_index[1] %= N - 5
+    require_same(ours, theirs, bipartite, edge_index)
+    if training:
+        for layer in (ours, theirs):
+            layer.eval()
+        require_same(ours, theirs, x, edge_index)
+
+
+def test_flow_and_sorted_edges():
+    """The other direction; an EdgeIndex that is sorted by target is taken as it is."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(N, C, generator=generator).double()
+    edge_index = torch.randint(N, (2, E), generator=generator)
+    for flow, order in (("source_to_target", "col"), ("target_to_source", "row")):
+        ours, theirs = layers("ReLU", "max", flow=flow)
+        require_same(ours, theirs, x, edge_index)
+        ordered = EdgeIndex(edge_index, sparse_size=(N, N)).sort_by(order)[0]
+        assert torch.equal(ours(x, ordered), ours(x, ordered.as_tensor()))
+        other = EdgeIndex(edge_index, sparse_size=(N, N)).sort_by(
+            "row" if order == "col" else "col"
+        )
+        torch.testing.assert_close(ours(x, other[0]), ours(x, edge_index))
+
+
+def test_what_is_left_to_pyg():
+    """Other aggregations, other kinds of graphs, hooks: PyG's own way, with its result."""
+    ours, theirs = layers("ReLU", "median")
+    x = torch.randn(N, C).double()
+    edge_index = torch.randint(N, (2, E))
+    torch.testing.assert_close(ours(x, edge_index), theirs(x, edge_index))
+    ours, theirs = layers("ReLU", "max")
+    sparse = torch.sparse_coo_tensor(edge_index.flip(0), torch.ones(E).double(), (N, N)).coalesce()
+    torch.testing.assert_close(ours(x, sparse), theirs(x, sparse))
+    edge_conv_module._WARNED.clear()
+    seen = []
+    ours.nn[0].register_forward_hook(lambda *arguments: seen.append(arguments))
+    with pytest.warns(UserWarning, match="or has hooks; computed edge by edge"):
+        torch.testing.assert_close(ours(x, edge_index), theirs(x, edge_index))
+    assert len(seen) == 1
+
+
+def test_warns_once(recwarn):
+    """A network that cannot be split: one warning in a process."""
+    edge_conv_module._WARNED.clear()
+    ours, _ = layers("begins otherwise", "max")
+    for _ in range(3):
+        ours(torch.randn(N, C).double(), torch.randint(N, (2, E)))
+    assert len(recwarn) == 1
+    assert "does not begin with a linear layer" in str(recwarn[0].message)
+
+
+@pytest.mark.parametrize(
+    ("edge_index", "message"),
+    [
+        (torch.tensor([[0, 30], [1, 2]]), r"edge_index must lie in \[0, 30\) in row 0, got 30"),
+        (torch.tensor([[0, 1], [-1, 2]]), r"edge_index must lie in \[0, 30\) in row 1, got -1"),
+        (torch.zeros(3, 2, dtype=torch.int64), r"edge_index must be int64 of shape \[2, E\]"),
+        (torch.zeros(2, 2), "got torch.float32"),
+    ],
+)
+def test_bad_edges(edge_index, message):
+    """Refused with what was wanted and what was got."""
+    ours, _ = layers("ReLU", "max")
+    with pytest.raises(ValueError, match=message):
+        ours(torch.randn(N, C).double(), edge_index)
+
+
+def test_bad_width():
+    """A network for other features."""
+    ours, _ = layers("ReLU", "max")
+    with pytest.raises(ValueError, match=r"nn must take 2 \* 4 = 8 features, .* takes 10"):
+        ours(torch.randn(N, 4).double(), torch.randint(N, (2, E)))
+
+
+def test_no_edges():
+    """Zeros, as PyG; with BatchNorm in training its own error."""
+    none = torch.zeros(2, 0, dtype=torch.int64)
+    ours, theirs = layers("ReLU", "max")
+    x = torch.randn(N, C).double()
+    torch.testing.assert_close(ours(x, none), theirs(x, none))
+    ours, _ = layers("DGCNN", "max")
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        ours(x, none)
+
+
+@pytest.mark.parametrize("network", ["ReLU", "DGCNN", "deep", "begins otherwise"])
+@pytest.mark.filterwarnings("ignore:DynamicEdgeConv", "ignore:EdgeConv")
+def test_dynamic(network):
+    """EdgeConv over the neighbours that `knn` finds, samples of a batch apart, small ones too."""
+    torch.manual_seed(0)
+    dynamic = nn.DynamicEdgeConv(NETWORKS[network](), k=6, aggr="max").double()
+    static = nn.EdgeConv(NETWORKS[network](), "max").double()
+    static.load_state_dict(dynamic.state_dict())
+    x, y = torch.randn(40, C).double(), torch.randn(20, C).double()
+    for batch in (None, torch.arange(4).repeat_interleave(10), torch.tensor([0] * 37 + [2] * 3)):
+        edge_index = nn.knn(x, x, 6, batch, batch).flip(0)
+        torch.testing.assert_close(dynamic(x, batch), static(x, edge_index))
+    pair = (torch.arange(4).repeat_interleave(10), torch.arange(4).repeat_interleave(5))
+    edge_index = nn.knn(x, y, 6, *pair).flip(0)
+    torch.testing.assert_close(dynamic((x, y), pair), static((x, y), edge_index))
+
+
+def test_dynamic_refuses():
+    """Aggregations that it does not know, and static graphs."""
+    with pytest.raises(ValueError, match="aggr must be one of"):
+        nn.DynamicEdgeConv(Linear(4, 4), 3, "median")
+    with pytest.raises(ValueError, match="Static graphs"):
+        nn.DynamicEdgeConv(Linear(2 * C, 4), 3)(torch.randn(2, 9, C))
+
+
+@pytest.mark.parametrize("network", ["DGCNN", "deep"])
+def test_compiles_without_graph_break(network):
+    """fullgraph, forward and backward, in training."""
+    torch.manual_seed(0)
+    layer = nn.DynamicEdgeConv(NETWORKS[network](), k=6)
+    x = torch.randn(40, C, requires_grad=True)
+    expected = copy.deepcopy(layer)(x)
+    torch.compiler.reset()
+    out = torch.compile(layer, fullgraph=True, backend="aot_eager")(x)
+    torch.testing.assert_close(out, expected)
+    (grad,) = torch.autograd.grad(out.square().sum(), x)
+    (wanted,) = torch.autograd.grad(expected.square().sum(), x)
+    torch.testing.assert_close(grad, wanted)
+
+
+def test_statistics_far_from_the_origin():
+    """BatchNorm's variance does not cancel where the features are large and nearly equal."""
+    torch.manual_seed(0)
+    made = Sequential(Linear(2 * C, D), BatchNorm1d(D))
+    layer = nn.EdgeConv(made, "max")
+    wide = copy.deepcopy(layer).double()
+    x = torch.randn(N, C) + 1000
+    edge_index = torch.randint(N, (2, E))
+    torch.testing.assert_close(
+        layer(x, edge_index).double(), wide(x.double(), edge_index), rtol=1e-3, atol=1e-3
+    )
