@@ -55,10 +55,9 @@ __device__ __forceinline__ void list_slots(const EccParams<T>& p, int64_t positi
 
 // phi'[k, h]; 0 past the ends.
 template <class T>
-__device__ __forceinline__ Acc<T> phi_at(
-    const EccParams<T>& p, const SlotList& list, int64_t s, int k, int64_t h) {
+__device__ __forceinline__ Acc<T> phi_at(const EccParams<T>& p, const SlotList& list, int64_t s, int k, int64_t h) {
   const int64_t row = list.row[k];
-  if (row < 0 || h >= p.n.hidden()) {
+  if (row < 0 || h >= (p.n.H + p.n.ones)) {
     return 0;
   }
   if (h >= p.n.H) {
@@ -109,7 +108,7 @@ __global__ void __launch_bounds__(kThreads, 3) edge_outer_kernel(EccParams<T> p)
   SlotList& list = *reinterpret_cast<SlotList*>(x + kSlots * kTile);
   const int lane = static_cast<int>(threadIdx.x) % 16;
   const int line = static_cast<int>(threadIdx.x) / 16;
-  const int64_t hidden = p.n.hidden();
+  const int64_t hidden = p.n.H + p.n.ones;
   const int64_t row_tiles = (hidden + kTile - 1) / kTile;
   const int64_t col_tiles = (p.n.C + kTile - 1) / kTile;
   const int64_t tiles = (p.n.last - p.n.first) * row_tiles * col_tiles;
@@ -162,7 +161,7 @@ __global__ void __launch_bounds__(kThreads, 3) edge_inner_kernel(EccParams<T> p)
   SlotList& list = *reinterpret_cast<SlotList*>(left + kSlots * kDepth);
   const int lane = static_cast<int>(threadIdx.x) % kTile;
   const int line = static_cast<int>(threadIdx.x) / kTile;
-  const int64_t hidden = p.n.hidden();
+  const int64_t hidden = p.n.H + p.n.ones;
   const int64_t columns = kToPhi ? hidden : p.n.C;
   const int64_t depth = kToPhi ? p.n.C : hidden;
   const int64_t col_tiles = (columns + kTile - 1) / kTile;
@@ -233,8 +232,7 @@ void launch_edge_inner(const EccParams<T>& p, const DeviceScope& scope) {
   if (tiles == 0) {
     return;
   }
-  const int64_t shared =
-      (kDepth * (kTile + 1) + kSlots * kDepth) * int64_t(sizeof(Acc<T>)) + int64_t(sizeof(SlotList));
+  const int64_t shared = (kDepth * (kTile + 1) + kSlots * kDepth) * int64_t(sizeof(Acc<T>)) + int64_t(sizeof(SlotList));
   start_kernel({std::min(tiles, kMaxBlocksX), 1, kThreads, shared}, scope, edge_inner_kernel<T, kToPhi>, p);
 }
 

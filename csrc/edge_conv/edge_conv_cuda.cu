@@ -142,7 +142,8 @@ __global__ void __launch_bounds__(kThreads, 3) edge_dot_kernel(EdgeConvParams<T>
 template <class T>
 bool takes_packs(const EdgeConvParams<T>& p) {
   bool aligned = p.n.D % kPackWidth<T> == 0;
-  for (const T* pointer : {p.seg_mask, p.oth_mask, p.seg_val, p.oth_val, p.edge_val, p.grad}) {
+  const T* const rows[] = {p.seg_mask, p.oth_mask, p.seg_val, p.oth_val, p.edge_val, p.grad};
+  for (const T* pointer : rows) {
     aligned = aligned && is_aligned(pointer, 16);
   }
   return aligned;

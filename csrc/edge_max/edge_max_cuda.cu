@@ -74,8 +74,8 @@ __global__ void __launch_bounds__(kThreads, 3) edge_max_kernel(EdgeMaxParams<T> 
 template <class T>
 struct EdgeArgParams {
   EdgeMaxSizes n;
-  const T* from;        // grad [S, D] or v [O, D]
-  const int32_t* arg;   // [S, D]
+  const T* from;          // grad [S, D] or v [O, D]
+  const int32_t* arg;     // [S, D]
   const int64_t* other;   // [E]
   const int64_t* target;  // [E]; these three edge_max_backward only
   const int64_t* t_ptr;   // [O+1]
@@ -126,7 +126,8 @@ __global__ void __launch_bounds__(kThreads) edge_take_kernel(EdgeArgParams<T> p)
       CUDA_KERNEL_ASSERT_MSG(slot < p.n.g.E, "edge_take: arg must name slots that hold an edge");
       const int64_t o = p.other[slot];
       CUDA_KERNEL_ASSERT_MSG(
-          static_cast<uint64_t>(o) < static_cast<uint64_t>(p.n.g.O), "edge_take: arg must name slots that hold an edge");
+          static_cast<uint64_t>(o) < static_cast<uint64_t>(p.n.g.O),
+          "edge_take: arg must name slots that hold an edge");
       value = p.from[o * D + c];
     }
     p.out[item] = value;
@@ -231,8 +232,8 @@ Tensor edge_take_cuda(
   dispatch_floating(v.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     launch_edge_take<T>(
-        {n, const_data<T>(features), const_data<int32_t>(args), const_data<int64_t>(sources), nullptr, nullptr,
-         nullptr, mutable_data<T>(out)},
+        {n, const_data<T>(features), const_data<int32_t>(args), const_data<int64_t>(sources), nullptr, nullptr, nullptr,
+         mutable_data<T>(out)},
         scope);
   });
   return out;
