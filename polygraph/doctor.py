@@ -23,6 +23,8 @@ EXTRAS = {
         "safetensors": "safetensors",
         "tqdm": "tqdm",
         "tensorboard": "tensorboard",
+        "torchmetrics": "torchmetrics",
+        "PIL": "pillow",
     },
     "report": {"matplotlib": "matplotlib"},
 }

@@ -1,0 +1,341 @@
+"""Readers of image files: IDX (MNIST, Fashion-MNIST), CIFAR-10's binary layout, single pictures.
+
+Archives are read where they lie, member by member: nothing is written, so no name in an archive can
+lead anywhere. What a header promises is checked against what is there before anything of that size
+is kept. Every fault is a `ValueError` that names the file, what was wanted and what was found.
+"""
+
+from __future__ import annotations
+
+import gzip
+import tarfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+Images = NDArray[np.uint8]
+IntArray = NDArray[np.int64]
+
+CIFAR10_TRAIN = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
+CIFAR10_TEST = "test_batch.bin"
+CIFAR10_FOLDER = "cifar-10-batches-bin"
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+_RECORD = 1 + 3 * 32 * 32  # a label, then the red, green and blue planes of 32 x 32
+_IDX_UINT8 = 0x08
+_BLOCK = 1 << 22
+_MAX_BYTES = 1 << 32  # of one IDX file or one archive; ImageNet at 32 x 32 is 3.9e9
+_MAX_MEMBERS = 1000
+_MAX_TAIL = 1 << 20  # zeros at the end of an archive
+_MAX_PIXELS = 1 << 26  # of one picture: 8192 x 8192
+_TRANSPARENT = ("LA", "La", "PA", "RGBA", "RGBa")
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+
+
+def _unpacked(raw: BinaryIO) -> BinaryIO | gzip.GzipFile:
+    """The file itself, or what is gzipped in it: told apart by content, not by name."""
+    packed = raw.read(2) == b"\x1f\x8b"
+    raw.seek(0)
+    return gzip.GzipFile(fileobj=raw) if packed else raw
+
+
+def _read_up_to(file: BinaryIO | gzip.GzipFile, size: int) -> bytes:
+    """At most `size` bytes, in blocks: a damaged header must not make memory for what it claims."""
+    blocks, missing = [], size
+    while missing > 0 and (block := file.read(min(missing, _BLOCK))):
+        blocks.append(block)
+        missing -= len(block)
+    return b"".join(blocks)
+
+
+# ---- IDX ----
+
+
+def read_idx(path: str | Path, dims: int) -> Images:
+    """Read an IDX file of bytes, plain or gzipped (told apart by content, not by name).
+
+    Format: http://yann.lecun.com/exdb/mnist: two zero bytes, 0x08 for bytes, the number of
+    dimensions, each of them as a big-endian 32-bit number, the bytes.
+
+    Args:
+        path: the file.
+        dims: dimensions wanted: 3 for images ``[N, H, W]``, 1 for labels ``[N]``.
+
+    Returns:
+        uint8 with `dims` dimensions, in C order.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: wrong magic number, an empty dimension, too few bytes or too many; a damaged
+            gzip stream.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        with open(path, "rb") as raw, _unpacked(raw) as file:
+            return _read_idx(path, file, dims)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path}: truncated or damaged gzip stream: {error}") from error
+
+
+def _read_idx(path: Path, file: BinaryIO | gzip.GzipFile, dims: int) -> Images:
+    header = 4 + 4 * dims
+    head = _read_up_to(file, header)
+    want = bytes((0, 0, _IDX_UINT8, dims))
+    if head[:4] != want:
+        raise ValueError(
+            f"{path}: wrong magic number: an IDX file of bytes with {dims} dimensions starts with "
+            f"{want.hex(' ')}, got {head[:4].hex(' ') or 'an empty file'}"
+        )
+    if len(head) < header:
+        raise ValueError(f"{path}: truncated: the header has {header} bytes, got {len(head)}")
+    shape = tuple(int(size) for size in np.frombuffer(head, ">u4", dims, 4))
+    size = int(np.prod([float(n) for n in shape]))  # as floats: 2^96 bytes may be claimed
+    if not 0 < size <= _MAX_BYTES:
+        raise ValueError(
+            f"{path}: every dimension must be at least 1 and all bytes together at most "
+            f"{_MAX_BYTES}, got the shape {list(shape)}"
+        )
+    data = _read_up_to(file, size + 1)
+    if len(data) != size:
+        got = f"{len(data)}" if len(data) < size else "more"
+        fault = "truncated" if len(data) < size else "wrong size"
+        raise ValueError(f"{path}: {fault}: shape {list(shape)} needs {size} bytes, got {got}")
+    return np.frombuffer(data, np.uint8).reshape(shape)
+
+
+def _idx_file(folder: Path, part: str, what: str, dims: int) -> Path:
+    """The file of one part, by any of the names in use; the tree of torchvision has it in raw/."""
+    names = [f"{part}-{what}{dot}idx{dims}-ubyte{gz}" for dot in "-." for gz in ("", ".gz")]
+    for place in (folder, folder / "raw"):
+        for name in names:
+            if (place / name).is_file():
+                return place / name
+    raise FileNotFoundError(f"{folder}: no {names[0]} (or {names[1]})")
+
+
+def read_idx_folder(path: str | Path) -> dict[str, tuple[Images, IntArray]]:
+    """Read the four files of MNIST or Fashion-MNIST, gzipped or plain.
+
+    Args:
+        path: the folder with ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte`` and the same
+            with ``t10k``, each with or without ``.gz``.
+
+    Returns:
+        "train" and "test": images uint8 ``[N, 1, H, W]``, labels int64 ``[N]`` from 0 to 9.
+
+    Raises:
+        FileNotFoundError: the folder or one of the files is not there.
+        ValueError: a file is damaged, labels and images differ in number, a label exceeds 9, or the
+            two parts have images of different size.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder; want the one with the IDX files")
+    parts = {}
+    for part, prefix in (("train", "train"), ("test", "t10k")):
+        image_file = _idx_file(folder, prefix, "images", 3)
+        label_file = _idx_file(folder, prefix, "labels", 1)
+        images, labels = read_idx(image_file, 3), read_idx(label_file, 1)
+        if len(images) != len(labels):
+            raise ValueError(
+                f"{label_file}: one label is wanted for each of the {len(images)} images of "
+                f"{image_file.name}, got {len(labels)}"
+            )
+        _check_labels(label_file, labels)
+        parts[part] = images[:, None], labels.astype(np.int64)
+    train, test = (parts[part][0].shape[2:] for part in ("train", "test"))
+    if train != test:
+        raise ValueError(
+            f"{folder}: images of both parts must have one size, got {list(train)} for train and "
+            f"{list(test)} for test"
+        )
+    return parts
+
+
+def _check_labels(name: object, labels: Images) -> None:
+    if labels.max() > 9:
+        at = int((labels > 9).argmax())
+        raise ValueError(f"{name}: labels must lie in [0, 10), got {labels[at]} for image {at}")
+
+
+# ---- CIFAR-10 ----
+
+
+def read_cifar10(path: str | Path) -> dict[str, tuple[Images, IntArray]]:
+    """Read CIFAR-10 in its official binary layout.
+
+    ``data_batch_1.bin`` to 5 train, ``test_batch.bin`` tests. A record is a label byte and the red,
+    green and blue planes, 3,073 bytes. The six files must have equally many records, so one that
+    was cut between two records is noticed.
+
+    Args:
+        path: the folder ``cifar-10-batches-bin``, the folder above it, or the archive
+            ``cifar-10-binary.tar.gz`` (or unpacked, ``.tar``), which is read as it is.
+
+    Returns:
+        "train" and "test": images uint8 ``[N, 3, 32, 32]``, labels int64 ``[N]``.
+
+    Raises:
+        FileNotFoundError: the path or one of the six files is not there.
+        ValueError: a file is truncated or has a label above 9; the archive is damaged, too big, or
+            has an unsafe or a repeated member.
+    """
+    path = Path(path)
+    wanted = (*CIFAR10_TRAIN, CIFAR10_TEST)
+    if path.is_dir():
+        inner = path / CIFAR10_FOLDER
+        folder = inner if inner.is_dir() else path
+        found = {}
+        for name in wanted:
+            file = folder / name
+            if file.is_file():
+                if file.stat().st_size > _MAX_BYTES:
+                    raise ValueError(f"{file}: at most {_MAX_BYTES} bytes are read, got more")
+                found[name] = file.read_bytes()
+        python = (folder / "data_batch_1").exists() or (path / "cifar-10-batches-py").exists()
+    elif path.is_file():
+        found, python = _cifar10_members(path, wanted)
+    else:
+        raise FileNotFoundError(f"{path}: no such file or folder")
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        hint = " (this is the Python version; want the binary version)" if python else ""
+        raise FileNotFoundError(f"{path}: no {missing[0]}{hint}")
+    records = {name: _records(f"{path}: {name}", data) for name, data in found.items()}
+    count = len(records[wanted[0]])
+    for name in wanted:
+        if len(records[name]) != count:
+            raise ValueError(
+                f"{path}: {name}: every file must have as many images as {wanted[0]}, {count}, got "
+                f"{len(records[name])}"
+            )
+    train = np.concatenate([records[name] for name in CIFAR10_TRAIN])
+    return {
+        part: (rows[:, 1:].reshape(-1, 3, 32, 32), rows[:, 0].astype(np.int64))
+        for part, rows in (("train", train), ("test", records[CIFAR10_TEST]))
+    }
+
+
+def _records(name: str, data: bytes) -> Images:
+    if not data or len(data) % _RECORD:
+        raise ValueError(
+            f"{name}: truncated or of another format: the size must be a multiple of {_RECORD} "
+            f"bytes, got {len(data)}"
+        )
+    rows = np.frombuffer(data, np.uint8).reshape(-1, _RECORD)
+    _check_labels(name, rows[:, 0])
+    return rows
+
+
+def _cifar10_members(path: Path, wanted: tuple[str, ...]) -> tuple[dict[str, bytes], bool]:
+    """The wanted files of an archive, and whether it is that of the Python version."""
+    found: dict[str, bytes] = {}
+    python = False
+    try:
+        # As a stream: unpacked once, in memory, and only as far as the caps allow.
+        with open(path, "rb") as raw, _unpacked(raw) as stream:
+            with tarfile.open(fileobj=stream, mode="r|") as archive:
+                for member in _members(path, archive):
+                    name = PurePosixPath(member.name)
+                    python = python or "cifar-10-batches-py" in name.parts
+                    inside = name.parts[:-1] in ((), (CIFAR10_FOLDER,))
+                    if member.isdir() or name.name not in wanted or not inside:
+                        continue
+                    file = archive.extractfile(member) if member.isreg() else None
+                    if file is None:
+                        raise ValueError(f"{path}: {name}: want a file, got a link or a device")
+                    if name.name in found:
+                        raise ValueError(f"{path}: {name}: want it once, got it twice")
+                    found[name.name] = file.read()
+            # gzip's checksum comes last, behind what tar takes for the end.
+            _read_up_to(stream, _MAX_TAIL)
+    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+        raise ValueError(f"{path}: not a readable tar archive, or truncated: {error}") from error
+    return found, python
+
+
+def _members(path: Path, archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    total = 0
+    for number, member in enumerate(archive):
+        total += member.size
+        if number >= _MAX_MEMBERS or total > _MAX_BYTES:
+            raise ValueError(
+                f"{path}: an archive of at most {_MAX_MEMBERS} members and {_MAX_BYTES} bytes is "
+                "wanted, got more"
+            )
+        name = PurePosixPath(member.name)
+        if name.is_absolute() or ".." in name.parts:
+            raise ValueError(
+                f"{path}: member names must stay inside the archive, got {member.name!r}"
+            )
+        yield member
+
+
+# ---- single pictures ----
+
+
+def list_pictures(root: Path) -> list[Path]:
+    """Files below `root` with the suffix of a picture, hidden ones left out, sorted by path."""
+    found = [
+        path
+        for path in root.rglob("*")
+        if path.suffix.lower() in SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(root).parts)
+    ]
+    return sorted(found, key=lambda path: path.relative_to(root).as_posix())
+
+
+def read_picture(path: str | Path, size: int, channels: int) -> Images:
+    """Read one picture, scale its shorter side to `size` and cut out the middle.
+
+    The camera's orientation is obeyed; transparent pixels are laid over white; of an animation the
+    first picture is taken. Scaling is Pillow's Lanczos filter, which does not alias.
+
+    Args:
+        path: a BMP, GIF, JPEG, PNG, TIFF or WebP file of at most 2^26 pixels.
+        size: height and width of the result.
+        channels: 3 for RGB, 1 for its luminance (ITU-R 601).
+
+    Returns:
+        uint8 ``[channels, size, size]``.
+
+    Raises:
+        ImportError: Pillow is missing; the message names the extra.
+        ValueError: the file is no such picture, truncated, too large, or not of 8 bits a channel.
+    """
+    try:
+        from PIL import Image, ImageOps
+    except ImportError as error:
+        raise ImportError("pictures need pillow: pip install 'polygraph[train]'") from error
+    if channels not in (1, 3):
+        raise ValueError(f"read_picture: channels must be 1 or 3, got {channels}")
+    if size < 1:
+        raise ValueError(f"read_picture: size must be at least 1, got {size}")
+    try:
+        with Image.open(path, formats=_FORMATS) as file:
+            if file.width * file.height > _MAX_PIXELS:
+                raise ValueError(
+                    f"at most {_MAX_PIXELS} pixels are read, got {file.width} x {file.height}"
+                )
+            if file.mode.startswith(("I", "F")):
+                raise ValueError(f"want 8 bits a channel, got Pillow's mode {file.mode!r}")
+            picture: Any = ImageOps.exif_transpose(file)
+            if picture.mode in _TRANSPARENT or "transparency" in picture.info:
+                picture = picture.convert("RGBA")
+                white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
+                picture = Image.alpha_composite(white, picture)
+            picture = picture.convert("RGB" if channels == 3 else "L")
+            # `fit` scales and cuts at once, about the middle.
+            picture = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
+    except Exception as error:  # Pillow fails with anything, SyntaxError included
+        detail = f"{error}".splitlines()[0][:200] if f"{error}" else type(error).__name__
+        raise ValueError(f"{path}: not a readable picture: {detail}") from error
+    pixels = np.asarray(picture, np.uint8)
+    return np.ascontiguousarray(pixels.reshape(size, size, channels).transpose(2, 0, 1))

@@ -1,0 +1,350 @@
+"""Image data sets: one type for all of them, one configuration, one function that opens them.
+
+Images are bytes ``[N, C, H, W]``, as they lie in the files; smaller ones are padded with black to
+the size wanted (28 to 32), grey ones repeated or coloured ones reduced to the channels wanted.
+Networks see them as float32 in [-1, 1]: `to_float` and `to_uint8` are the way there and back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from polygraph.data import glyphs
+from polygraph.data.image_files import (
+    SUFFIXES,
+    Images,
+    IntArray,
+    list_pictures,
+    read_cifar10,
+    read_idx_folder,
+    read_picture,
+)
+from polygraph.data.splits import unknown_name
+from polygraph.data.store import MANIFEST, Entry, NpyWriter, progress, write_synced
+
+Parts = dict[str, tuple[Images, IntArray]]
+
+_FASHION = (
+    *("T-shirt/top", "trouser", "pullover", "dress", "coat"),
+    *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
+)
+_CIFAR10 = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
+# kind -> (name for people, reader, names of the classes)
+_FILES: dict[str, tuple[str, Callable[[str], Parts], tuple[str, ...]]] = {
+    "mnist": ("MNIST", read_idx_folder, tuple("0123456789")),
+    "fashion-mnist": ("Fashion-MNIST", read_idx_folder, _FASHION),
+    "cifar10": ("CIFAR-10", read_cifar10, _CIFAR10),
+}
+IMAGE_KINDS = ("glyphs", *_FILES, "folder")
+
+
+@dataclass(frozen=True)
+class ImageDataConfig:
+    """Which images, and in which form.
+
+    Attributes:
+        kind: "glyphs" (digits that are built in), "mnist", "fashion-mnist", "cifar10" or "folder"
+            (pictures of any size, at any depth).
+        path: the folder (or CIFAR-10's archive); not for "glyphs".
+        size: height and width. Pictures of a folder are scaled and cut to it; the others are padded
+            with black, and may not be larger.
+        channels: 1 or 3; None: as the data set has them (3 for folders).
+        test_fraction: of a folder without subfolders train/ and test/: share of its pictures that
+            is for testing, at least one.
+        cache_dir: where the scaled pictures of a folder are kept; None for the user's cache.
+        full_check: verify the SHA-256 of the cached arrays, and not only their sizes.
+        num_images: number of built-in glyphs.
+        seed: of the glyphs; draws the pictures for testing.
+    """
+
+    kind: str = "glyphs"
+    path: str | None = None
+    size: int = 32
+    channels: int | None = None
+    test_fraction: float = 0.1
+    cache_dir: str | None = None
+    full_check: bool = False
+    num_images: int = 7000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what no data set can be opened from."""
+        if self.kind not in IMAGE_KINDS:
+            raise ValueError(f"data: {unknown_name('kind', self.kind, IMAGE_KINDS)}")
+        if self.kind == "glyphs" and self.path is not None:
+            raise ValueError(f"data: path must not be set for kind 'glyphs', got {self.path!r}")
+        if self.kind != "glyphs" and self.path is None:
+            raise ValueError(f"data: path must be set for kind {self.kind!r}, got none")
+        if self.channels not in (None, 1, 3):
+            raise ValueError(f"data: channels must be 1 or 3, got {self.channels}")
+        if not 0 < self.test_fraction < 1:
+            raise ValueError(f"data: test_fraction must be in (0, 1), got {self.test_fraction}")
+        for name, low in (("size", 8), ("num_images", 1), ("seed", 0)):
+            if getattr(self, name) < low:
+                raise ValueError(f"data: {name} must be at least {low}, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """Images in memory (or memory-mapped), and what each of them is for.
+
+    Attributes:
+        name: for people and for the labels of metrics: "Fashion-MNIST".
+        images: uint8 ``[N, C, H, W]``, read-only.
+        labels: int64 ``[N]`` in ``[0, len(classes))``, read-only; or None.
+        classes: their names; empty without labels.
+        train: int64, ascending: images that train.
+        test: int64, ascending: images that are held out.
+        content_hash: SHA-256 of images and labels, as they are here (padded, with these channels).
+        split_hash: SHA-256 of the two parts.
+    """
+
+    name: str
+    images: Images
+    labels: IntArray | None
+    classes: tuple[str, ...]
+    train: IntArray
+    test: IntArray
+    content_hash: str
+    split_hash: str
+
+    def __len__(self) -> int:
+        """Number of images, of both parts together."""
+        return len(self.images)
+
+    @property
+    def channels(self) -> int:
+        """C of the images."""
+        return int(self.images.shape[1])
+
+    @property
+    def size(self) -> int:
+        """H and W of the images."""
+        return int(self.images.shape[2])
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes; 0 without labels."""
+        return len(self.classes)
+
+    def part(self, name: str) -> IntArray:
+        """Indices of "train" or "test".
+
+        Raises:
+            ValueError: another name.
+        """
+        if name not in ("train", "test"):
+            raise ValueError(f"{self.name}: {unknown_name('part', name, ('train', 'test'))}")
+        return self.train if name == "train" else self.test
+
+    def batch(self, indices: NDArray[np.integer[Any]] | Tensor) -> Tensor:
+        """Images of these indices ``[B]`` as float32 ``[B, C, H, W]`` in [-1, 1], on the CPU."""
+        rows = indices.cpu().numpy() if isinstance(indices, Tensor) else indices
+        return to_float(torch.from_numpy(self.images[rows]))
+
+
+def to_float(images: Tensor) -> Tensor:
+    """Bytes (any shape) as float32 in [-1, 1]: x / 127.5 - 1, the range of tanh.
+
+    Raises:
+        ValueError: `images` is not uint8.
+    """
+    if images.dtype != torch.uint8:
+        raise ValueError(f"to_float: images must be uint8, got {images.dtype}")
+    return images.to(torch.float32) / 127.5 - 1
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Floating-point images in [-1, 1] (any shape) as bytes, rounded; what exceeds is clipped.
+
+    `to_uint8(to_float(x))` is x for every byte.
+
+    Raises:
+        ValueError: `images` is not floating point, or holds NaN: no byte stands for it.
+    """
+    if not images.is_floating_point():
+        raise ValueError(f"to_uint8: images must be floating point, got {images.dtype}")
+    if bool(images.isnan().any()):
+        raise ValueError(f"to_uint8: images must not hold NaN, got {int(images.isnan().sum())}")
+    return ((images.detach().float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def open_images(config: ImageDataConfig) -> ImageDataset:
+    """Open the data set in the size and with the channels asked for.
+
+    Deterministic: the same files and the same configuration give the same bytes and hashes.
+
+    Raises:
+        FileNotFoundError: the path, or a file that must lie there, does not exist.
+        ImportError: Pillow is missing; the message names the extra.
+        ValueError: a file is damaged, images are larger than `size`, or a part would be empty; the
+            message names the file.
+    """
+    if config.kind == "glyphs":
+        images, labels, is_test = glyphs.make_glyphs(config.num_images, config.seed, config.size)
+        return _dataset(
+            f"glyphs-{config.num_images}-{config.seed}",
+            _in_channels(images, config.channels),
+            labels,
+            glyphs.CLASSES,
+            is_test,
+        )
+    assert config.path is not None
+    if config.kind == "folder":
+        return _open_folder(Path(config.path), config)
+    name, reader, classes = _FILES[config.kind]
+    parts = reader(config.path)
+    images = np.concatenate([_padded(name, parts[part][0], config.size) for part in parts])
+    labels = np.concatenate([parts[part][1] for part in parts])
+    is_test = np.arange(len(labels)) >= len(parts["train"][1])
+    return _dataset(name, _in_channels(images, config.channels), labels, classes, is_test)
+
+
+def _dataset(
+    name: str,
+    images: Images,
+    labels: IntArray | None,
+    classes: tuple[str, ...],
+    is_test: NDArray[np.bool_],
+) -> ImageDataset:
+    train, test = np.flatnonzero(~is_test), np.flatnonzero(is_test)
+    for part, rows in (("train on", train), ("test on", test)):
+        if not len(rows):
+            raise ValueError(
+                f"{name}: want images to train on and images to test on, got none to {part}"
+            )
+    content = [images] if labels is None else [images, labels.astype("<i8")]
+    images.setflags(write=False)
+    if labels is not None:
+        labels.setflags(write=False)
+    return ImageDataset(
+        name=name,
+        images=images,
+        labels=labels,
+        classes=classes,
+        train=train,
+        test=test,
+        content_hash=_digest(*content),
+        split_hash=_digest(train.astype("<i8"), test.astype("<i8")),
+    )
+
+
+def _digest(*arrays: NDArray[Any]) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data.cast("B"))
+    return digest.hexdigest()
+
+
+def _padded(name: str, images: Images, size: int) -> Images:
+    """Black borders on all sides, an odd row or column of them below and to the right."""
+    height, width = images.shape[2:]
+    if height > size or width > size:
+        raise ValueError(
+            f"{name}: size must be at least that of the images, {height} x {width}, got {size}"
+        )
+    top, left = (size - height) // 2, (size - width) // 2
+    around = ((top, size - height - top), (left, size - width - left))
+    return np.pad(images, ((0, 0), (0, 0), *around))
+
+
+def _in_channels(images: Images, channels: int | None) -> Images:
+    if channels is None or channels == images.shape[1]:
+        return images
+    if channels == 3:
+        return np.repeat(images, 3, axis=1)
+    grey = np.empty((len(images), 1, *images.shape[2:]), np.uint8)
+    weights = np.array([299, 587, 114], np.uint32)[:, None, None]  # ITU-R 601, in thousandths
+    for start in range(0, len(images), 1024):
+        block = images[start : start + 1024].astype(np.uint32) * weights
+        grey[start : start + 1024, 0] = (block.sum(1, dtype=np.uint32) + 500) // 1000
+    return grey
+
+
+# ---- folders of pictures ----
+
+
+def _open_folder(root: Path, config: ImageDataConfig) -> ImageDataset:
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such folder; want one with pictures")
+    files = list_pictures(root)
+    if not files:
+        raise ValueError(f"{root}: want at least one picture ({', '.join(SUFFIXES)}), got none")
+    names = [path.relative_to(root).parts for path in files]
+    is_test, names = _folder_parts(names, config)
+    labels, classes = _folder_classes(names)
+    channels = 3 if config.channels is None else config.channels
+    images = _cached_pictures(root, files, config, channels)
+    return _dataset(root.resolve().name, images, labels, classes, is_test)
+
+
+def _folder_parts(
+    names: list[tuple[str, ...]], config: ImageDataConfig
+) -> tuple[NDArray[np.bool_], list[tuple[str, ...]]]:
+    """Which pictures test, and the names without train/ and test/."""
+    if {name[0] for name in names if len(name) > 1} == {"train", "test"} and all(
+        len(name) > 1 for name in names
+    ):
+        return np.array([name[0] == "test" for name in names]), [name[1:] for name in names]
+    is_test = np.zeros(len(names), np.bool_)
+    count = max(1, round(config.test_fraction * len(names)))
+    is_test[np.random.default_rng(config.seed).permutation(len(names))[:count]] = True
+    return is_test, names
+
+
+def _folder_classes(names: list[tuple[str, ...]]) -> tuple[IntArray | None, tuple[str, ...]]:
+    """Folders are classes when every picture lies in one, and there are several."""
+    classes = sorted({name[0] for name in names})
+    if any(len(name) != 2 for name in names) or len(classes) < 2:
+        return None, ()
+    number = {name: i for i, name in enumerate(classes)}
+    return np.array([number[name[0]] for name in names], np.int64), tuple(classes)
+
+
+def _cached_pictures(
+    root: Path, files: list[Path], config: ImageDataConfig, channels: int
+) -> Images:
+    """The scaled pictures, memory-mapped; made first where they are not in the cache."""
+    entry = Entry(f"pictures-{config.size}-{channels}", root, files, config.cache_dir)
+    if entry.load(config.full_check) is None:
+        with entry.locked():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # said already
+                made = entry.load(config.full_check)  # by another process, meanwhile
+            if made is None:
+                with entry.replace() as folder:
+                    _write_pictures(entry, folder, files, config.size, channels)
+    images: Images = np.load(entry.folder / "images.npy", mmap_mode="r", allow_pickle=False)
+    return images
+
+
+def _write_pictures(
+    entry: Entry, folder: Path, files: list[Path], size: int, channels: int
+) -> None:
+    writer = NpyWriter(folder / "images.npy", (len(files), channels, size, size), "|u1")
+    try:
+        for path in progress(files, f"reading {entry.root.name}", len(files)):
+            writer.write(read_picture(path, size, channels)[None])
+        listing = [path.relative_to(entry.root).as_posix() for path in files]
+        described = {
+            "images.npy": writer.close(),
+            "files.json": write_synced(folder / "files.json", json.dumps(listing)),
+        }
+    finally:
+        writer.abandon()
+    write_synced(folder / MANIFEST, entry.manifest(described))
