@@ -48,7 +48,8 @@ def make_fabric(config: TrainConfig) -> Any:
     if world > 1:
         devices = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
         nodes = world // devices
-        # Buffers are neighbour tables and constants, equal everywhere; DDP would send them always.
+        # Buffers are neighbour tables and constants, equal everywhere, or statistics, of which
+        # the first process's are taken before they are used; DDP would send them at every step.
         strategy = strategies.DDPStrategy(broadcast_buffers=False)
     accelerator = config.accelerator
     if (

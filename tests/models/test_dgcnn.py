@@ -1,9 +1,12 @@
 """DGCNN against PyG's EdgeConv with the same weights, and what both networks promise."""
 
+import json
+import os
 import subprocess
 import sys
 from copy import deepcopy
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +20,7 @@ from polygraph.models import (
 )
 from polygraph.nn import knn
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 CLASSIFIER = DGCNNClassifierConfig(
     num_classes=5, k=6, edge_channels=(8, 8, 12), embedding_channels=32, head_channels=(16, 12)
 )
@@ -231,12 +235,16 @@ def test_a_classifier_needs_its_number_of_classes():
 
 @pytest.mark.parametrize("config", [CLASSIFIER, SEGMENTER])
 def test_a_configuration_survives_json(config):
-    import json
-
     assert type(config)(**json.loads(json.dumps(asdict(config)))) == config
 
 
 def test_importing_models_does_not_import_pyg():
     code = "import sys, polygraph.models; print('torch_geometric' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout.strip() == "False"
