@@ -70,7 +70,8 @@ class Workload:
     """Sizes with a name."""
 
     name: str
-    sizes: dict[str, int]
+    sizes: dict[str, Any]
+    tiny: dict[str, Any] | None = None  #: of another kind than the benchmark's: its own
 
 
 @dataclass
@@ -97,9 +98,9 @@ class Benchmark:
 
     name: str
     workloads: list[Workload]
-    make: Callable[[dict[str, int], str], Problem]  #: (sizes, device) -> problem
+    make: Callable[[dict[str, Any], str], Problem]  #: (sizes, device) -> problem
     quick: list[str]  #: names of the workloads of --quick
-    tiny: dict[str, int]  #: sizes of a call that loads code before memory is measured
+    tiny: dict[str, Any]  #: sizes of a call that loads code before memory is measured
     targets: list[Target] = field(default_factory=list)
     passes: tuple[str, ...] = PASSES
 
@@ -232,12 +233,13 @@ def resident(label: str) -> int:
     raise OSError(f"no {label} in /proc/self/status")
 
 
-def peak_bytes(benchmark: Benchmark, sizes: dict[str, int], name: str, which: str, device: str):
+def peak_bytes(benchmark: Benchmark, workload: Workload, name: str, which: str, device: str) -> int:
     """Bytes that one call adds at its peak to what its inputs hold, results included."""
-    for other, contender in benchmark.make(benchmark.tiny, device).contenders.items():
+    tiny = workload.tiny or benchmark.tiny
+    for other, contender in benchmark.make(tiny, device).contenders.items():
         if other == name:
             contender.call(which)  # loads the code, starts the threads
-    problem = benchmark.make(sizes, device)
+    problem = benchmark.make(workload.sizes, device)
     if which == BOTH:
         upstream(problem.result_shape, device)
     gc.collect()
@@ -395,8 +397,8 @@ def main(benchmark: Benchmark) -> None:
     torch.set_num_threads(options.threads)
     if options.memory:
         name, contender, which = options.memory
-        sizes = next(w.sizes for w in benchmark.workloads if w.name == name)
-        print(peak_bytes(benchmark, sizes, contender, which, options.device))
+        workload = next(w for w in benchmark.workloads if w.name == name)
+        print(peak_bytes(benchmark, workload, contender, which, options.device))
         return
     names = options.only or (benchmark.quick if options.quick else None)
     chosen = [w for w in benchmark.workloads if names is None or w.name in names]
