@@ -4,6 +4,8 @@ The published tables give the mean, the standard deviation and the median over a
 test meshes. Here they are exact (no running approximation), and a prediction that is not finite
 counts as an infinite error: it makes the mean infinite and is reported, because a metric that drops
 bad batches makes a diverged model look good.
+
+Scores of generated images are in `polygraph.image_metrics`.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from polygraph.models.classifier import LeNet, LeNetConfig
 from polygraph.models.dgcnn import (
     DGCNNClassifier,
     DGCNNClassifierConfig,
@@ -23,6 +24,8 @@ __all__ = [
     "DGCNNClassifierConfig",
     "DGCNNSegmenter",
     "DGCNNSegmenterConfig",
+    "LeNet",
+    "LeNetConfig",
     "MeshAutoencoder",
     "MeshAutoencoderConfig",
     "get_preset",

@@ -83,7 +83,7 @@ def train_classifier(
     if dataset.labels is None:
         raise ValueError(
             f"train_classifier: {dataset.name} must have labels, got none: score it through "
-            "Inception's weights"
+            "a classifier of another data set"
         )
     config = LeNetConfig(dataset.channels, dataset.size, dataset.num_classes)
     identity = {
@@ -147,7 +147,7 @@ def _train(model: LeNet, dataset: ImageDataset, steps: int, seed: int, batch_siz
         loss = functional.cross_entropy(logits, labels[torch.from_numpy(rows).to(device)])
         if step % 100 == 99 or step == steps - 1:  # a NaN stays: no need to wait for every step
             if not bool(torch.isfinite(loss)):
-                raise RuntimeError(f"{model.label}: the loss is {float(loss)} at step {step + 1}")
+                raise RuntimeError(f"{model.label}: the loss is {loss.item()} at step {step + 1}")
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         optimizer.step()
