@@ -83,6 +83,15 @@ class NNConv(torch_geometric.nn.NNConv):  # type: ignore[misc]  # PyG's base cla
                 f"NNConv: edge_attr must have one row per edge, {graph.num_slots}, got "
                 f"{list(edge_attr.shape)}"
             )
+        first: Any = steps[0]
+        if edge_attr.dim() != 2 or (
+            is_linear(first) and edge_attr.shape[1] != first.weight.shape[1]
+        ):
+            wanted = first.weight.shape[1] if is_linear(first) else "F"
+            raise ValueError(
+                f"NNConv: edge_attr must have shape [E, {wanted}], which nn takes, got "
+                f"{list(edge_attr.shape)}"
+            )
         phi = edge_attr
         for step in steps[:-1]:
             phi = step(phi)

@@ -67,6 +67,7 @@ def test_alias():
     [
         ({"x": torch.randn(N, 4)}, "x must have 5 channels, got 4"),
         ({"edge_attr": torch.randn(E - 1, F)}, "edge_attr must have one row per edge, 150"),
+        ({"edge_attr": torch.randn(E, F + 1)}, r"edge_attr must have shape \[E, 4\]"),
         ({"edge_index": torch.full((2, E), N)}, r"edge_index must lie in \[0, 30\) in row 0"),
     ],
 )
