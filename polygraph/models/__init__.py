@@ -11,6 +11,7 @@ from polygraph.models.dgcnn import (
     DGCNNSegmenter,
     DGCNNSegmenterConfig,
 )
+from polygraph.models.inception import InceptionV3, load_inception
 from polygraph.models.mesh_autoencoder import MeshAutoencoder, MeshAutoencoderConfig
 from polygraph.models.pca import PCA
 
@@ -24,11 +25,13 @@ __all__ = [
     "DGCNNClassifierConfig",
     "DGCNNSegmenter",
     "DGCNNSegmenterConfig",
+    "InceptionV3",
     "LeNet",
     "LeNetConfig",
     "MeshAutoencoder",
     "MeshAutoencoderConfig",
     "get_preset",
+    "load_inception",
 ]
 
 

@@ -83,7 +83,7 @@ def train_classifier(
     if dataset.labels is None:
         raise ValueError(
             f"train_classifier: {dataset.name} must have labels, got none: score it through "
-            "a classifier of another data set"
+            "Inception-v3 (polygraph.models.load_inception)"
         )
     config = LeNetConfig(dataset.channels, dataset.size, dataset.num_classes)
     identity = {
