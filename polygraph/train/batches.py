@@ -1,7 +1,7 @@
 """Training batches, functions of (seed, step) alone.
 
 Of meshes, normalised: from memory when they fit, else from the memory map. Of point clouds, scaled
-and shifted at random, always from memory.
+and shifted at random, always from memory. Of images, as bytes in memory or in the map.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from polygraph.data.images import ImageDataset, to_float
 from polygraph.data.shapes import ShapeDataset
 from polygraph.models.mesh_autoencoder import MeshAutoencoder
 from polygraph.train.config import TrainConfig, sample_indices
@@ -135,3 +136,46 @@ class PointBatches:
         points = self._points[rows]
         factor, offset = (torch.from_numpy(part[mine]).to(points) for part in drawn)
         return torch.addcmul(offset, points, factor), self._labels[rows]
+
+
+class ImageBatches:
+    """Training batches of images, float in [-1, 1], by step.
+
+    Bytes up to ``memory_limit`` are held on the device; more are gathered from where they lie.
+
+    Args:
+        dataset: its training images are used.
+        config: batch size and seed.
+        device: where batches are wanted.
+        dtype: of the batches.
+        rank: of this process.
+        world: number of processes; each takes every world-th image of a batch.
+        memory_limit: bytes.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        config: TrainConfig,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        rank: int = 0,
+        world: int = 1,
+        memory_limit: int = MEMORY_LIMIT,
+    ) -> None:
+        self.dataset, self.config = dataset, config
+        self.device, self.dtype = torch.device(device), dtype
+        self.rank, self.world = rank, world
+        self._held: Tensor | None = None
+        if dataset.images[:1].nbytes * len(dataset.train) <= memory_limit:
+            self._held = torch.from_numpy(dataset.images[dataset.train]).to(self.device)
+
+    def __call__(self, step: int) -> Tensor:
+        """This process's part of the batch of ``step``: ``[b, C, H, W]``."""
+        config, train = self.config, self.dataset.train
+        chosen = sample_indices(config.seed, len(train), config.batch_size, step)
+        chosen = chosen[self.rank :: self.world]
+        if self._held is None:
+            return self.dataset.batch(train[chosen]).to(self.device, self.dtype)
+        return to_float(self._held[torch.from_numpy(chosen).to(self.device)]).to(self.dtype)

@@ -39,8 +39,8 @@ class TrainConfig:
         epochs: passes over the training set.
         batch_size: samples per step over all processes together.
         learning_rate: Adam's rate at the first step.
-        schedule: ``published`` (times ``lr_decay`` after every epoch), ``cosine`` (to zero at the
-            last step) or ``constant``.
+        schedule: ``published`` (times ``lr_decay`` after every epoch), ``cosine`` or ``linear`` (to
+            zero at the last step) or ``constant``.
         lr_decay: factor per epoch of the published schedule.
         weight_decay: L2 penalty inside Adam, as published.
         grad_clip: largest norm of the gradient; None for no limit (published).
@@ -59,7 +59,7 @@ class TrainConfig:
     epochs: int = 300
     batch_size: int = 16
     learning_rate: float = 1e-3
-    schedule: Literal["published", "cosine", "constant"] = "published"
+    schedule: Literal["published", "cosine", "linear", "constant"] = "published"
     lr_decay: float = 0.99
     weight_decay: float = 5e-5
     grad_clip: float | None = None
@@ -117,6 +117,8 @@ class TrainConfig:
         if self.schedule == "cosine":
             done = step / self.total_steps(num_samples)
             return self.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+        if self.schedule == "linear":
+            return self.learning_rate * (1 - step / self.total_steps(num_samples))
         return self.learning_rate
 
     def semantics(self) -> dict[str, Any]:
@@ -128,7 +130,7 @@ class TrainConfig:
         fields = {k: v for k, v in asdict(self).items() if k not in _FREE_FIELDS}
         for name in ("steps", "epochs"):
             del fields[name]
-        if self.schedule == "cosine":
+        if self.schedule in ("cosine", "linear"):
             fields["length"] = self.length()
         return fields
 

@@ -48,13 +48,14 @@ class Task(ABC):
         optimizers: by name; the loop sets their learning rate (``rate_scale`` times the schedule)
             before every step.
         num_samples: size of the training set.
-        score: name of the validated value that selects the best weights; smaller is better.
+        score: name of the validated value that selects the best weights; smaller is better. None
+            where no value does: ``best.safetensors`` is not written then.
     """
 
     modules: Mapping[str, nn.Module]
     optimizers: Mapping[str, Optimizer]
     num_samples: int
-    score: str = "val_loss"
+    score: str | None = "val_loss"
 
     @abstractmethod
     def training_step(self, step: int) -> dict[str, Tensor]:
@@ -62,7 +63,7 @@ class Task(ABC):
 
     @abstractmethod
     def validate(self) -> dict[str, float]:
-        """Measure on the validation set: the same numbers on every rank, among them ``score``."""
+        """Measure on the validation set: the same numbers on every rank, ``score`` among them."""
 
 
 def descend(
@@ -265,7 +266,7 @@ class Trainer:
             values = self.fabric.all_reduce(values, reduce_op="mean")
         for row, loss in enumerate(values[:, names.index("loss")].tolist()):
             if not math.isfinite(loss):
-                raise _NotFinite(f"the loss is {loss} at step {first + row}")
+                raise NotFinite(f"the loss is {loss} at step {first + row}")
         for name, value in zip(names, values.sum(dim=0).tolist(), strict=True):
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._count += len(values)
@@ -287,6 +288,8 @@ class Trainer:
         same_buffers(dict(self.task.modules), self.fabric)
         values = self.task.validate()
         self._log.write(self.progress.step, **values)
+        if self.task.score is None:
+            return
         score = values[self.task.score]
         if score < self.progress.best_score and math.isfinite(score):
             self.progress.best_score, self.progress.best_step = score, self.progress.step
@@ -299,7 +302,7 @@ class Trainer:
         """Write the last checkpoint, unless a weight is not finite: the one before stays then."""
         damaged = all_finite(dict(self.task.modules))
         if damaged is not None:
-            raise _NotFinite(f"{damaged} is not finite after step {self.progress.step}")
+            raise NotFinite(f"{damaged} is not finite after step {self.progress.step}")
         optimizers = {name: opt.state_dict() for name, opt in self.task.optimizers.items()}
         self._write(LAST, {"modules": self._modules(), "optimizers": optimizers})
         self._saved = self.progress.step
@@ -318,14 +321,14 @@ class Trainer:
         )
 
 
-class _NotFinite(RuntimeError):
-    """A loss or weight is NaN or infinite."""
+class NotFinite(RuntimeError):
+    """A loss or weight is NaN or infinite; a task may raise it before a step is over."""
 
 
 def _reason(error: BaseException) -> str | None:
     """What to tell the user about an error that stops training; None if it is a defect of ours."""
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    if isinstance(error, _NotFinite):
+    if isinstance(error, NotFinite):
         return text + " (try a smaller learning_rate or a grad_clip)"
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
         return f"out of memory, try a smaller batch_size ({text})"

@@ -1,0 +1,370 @@
+"""A run of an adversarial pair: its folder, its scores, its generator without the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from polygraph.data.images import ImageDataConfig, ImageDataset, open_images
+from polygraph.models.gan import CRITICS, GENERATORS, build, config_of, family_of
+from polygraph.models.graph_gan import SIZE, GraphCriticConfig, GraphGeneratorConfig
+from polygraph.train.checkpoint import CheckpointError, load_checkpoint, write_json
+from polygraph.train.config import TrainConfig, config_hash
+from polygraph.train.distributed import make_fabric, process_group
+from polygraph.train.gan import GanTask, generate, latent_vectors
+from polygraph.train.gan_losses import GanConfig
+from polygraph.train.gan_presets import GanPreset, get_gan_preset
+from polygraph.train.loop import BEST, LAST, Progress, Trainer
+from polygraph.train.provenance import provenance
+
+RUN, RESULT, CLASSIFIER = "run.json", "result.json", "classifier"
+SELECTED = "fid"  #: of the scores, the one that selects weights
+_BATCH = 100
+
+
+@dataclass(frozen=True)
+class GanRunConfig:
+    """Everything that decides about an adversarial pair.
+
+    Attributes:
+        generator: config of a family of `polygraph.models.gan.GENERATORS`.
+        critic: config of a family of `polygraph.models.gan.CRITICS`.
+        data: the images; they decide about the channels of both networks.
+        gan: losses, critic steps, optimizers, average.
+        train: generator steps, batch, rate, schedule, seed.
+        preset: name that the settings started from; for people.
+        score_images: generated images that every validation scores through a classifier that is
+            trained on the same data; 0 for no scores. With them the weights of the lowest FID are
+            kept too.
+        classifier: folder of that classifier's weights, which several runs may share; null: the
+            run's own.
+    """
+
+    generator: Any = field(default_factory=GraphGeneratorConfig)
+    critic: Any = field(default_factory=GraphCriticConfig)
+    data: ImageDataConfig = field(default_factory=ImageDataConfig)
+    gan: GanConfig = field(default_factory=GanConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    preset: str = ""
+    score_images: int = 0
+    classifier: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot train."""
+        for name, families in (("generator", GENERATORS), ("critic", CRITICS)):
+            found = getattr(self, name)
+            if type(found) not in [cls for cls, _ in families.values()]:
+                raise TypeError(f"train: {name} must be a config of a {name}, got {found!r}")
+        if self.score_images < 0:
+            raise ValueError(f"train: score_images must be 0 or more, got {self.score_images}")
+        if self.data.size != SIZE:
+            raise ValueError(
+                f"data: size must be {SIZE}, that of the networks, got {self.data.size}"
+            )
+
+    def semantics(self) -> dict[str, Any]:
+        """What decides about the weights, besides the loop's settings and the images."""
+        gan = asdict(self.gan)
+        del gan["compile"]
+        return {
+            "generator": {"family": family_of(self.generator), **asdict(self.generator)},
+            "critic": {"family": family_of(self.critic), **asdict(self.critic)},
+            "gan": gan,
+        }
+
+    def digest(self) -> str:
+        """SHA-256 of what decides about the weights, the same on every machine."""
+        data = {k: v for k, v in asdict(self.data).items() if k not in ("path", "cache_dir")}
+        train = {**self.train.semantics(), "length": self.train.length()}
+        return config_hash({**self.semantics(), "data": data, "train": train})
+
+
+def gan_run_config(preset: str, data: ImageDataConfig | None = None, **train: Any) -> GanRunConfig:
+    """The run of a preset, with other settings of `TrainConfig` where they are given."""
+    found: GanPreset = get_gan_preset(preset)
+    return GanRunConfig(
+        found.generator,
+        found.critic,
+        data or ImageDataConfig(),
+        found.gan,
+        TrainConfig(**{**found.train, **train}),
+        preset,
+    )
+
+
+def fit_to_images(config: GanRunConfig, dataset: ImageDataset) -> GanRunConfig:
+    """The same run with networks for the channels of the images.
+
+    Raises:
+        ValueError: the images are not 32 x 32.
+    """
+    if dataset.size != SIZE:
+        raise ValueError(f"{dataset.name}: images must be {SIZE} x {SIZE}, got {dataset.size}")
+    return replace(
+        config,
+        generator=replace(config.generator, out_channels=dataset.channels),
+        critic=replace(config.critic, in_channels=dataset.channels),
+    )
+
+
+def build_pair(config: GanRunConfig) -> tuple[nn.Module, nn.Module]:
+    """Generator and critic initialised from the seed.
+
+    The generator comes first and does not depend on the critic: variants of a critic begin with
+    the same generator.
+    """
+    torch.manual_seed(config.train.seed)
+    generator = build(config.generator)
+    torch.manual_seed(config.train.seed + 1)
+    return generator, build(config.critic)
+
+
+def train_gan(
+    config: GanRunConfig,
+    folder: str | Path,
+    *,
+    resume: bool = False,
+    dataset: ImageDataset | None = None,
+) -> dict[str, Any]:
+    """Train a pair.
+
+    A run that was resumed ends with the same bits as one that was never stopped.
+
+    Args:
+        config: the run.
+        folder: receives ``run.json``, ``last.safetensors`` (and ``best.safetensors`` with scores),
+            ``log.jsonl``, ``curve.csv``, ``samples/``, ``interpolations/`` and ``result.json``.
+        resume: go on from the last checkpoint when there is one.
+        dataset: opened already; default: opened from ``config.data``.
+
+    Returns:
+        What ``result.json`` holds.
+
+    Raises:
+        ValueError: the data are bad, or do not fit the networks.
+        CheckpointError: the folder holds another run, or one and ``resume`` is False.
+        TrainingStopped: a loss, weight or feature that is not finite, a full disk, no memory. The
+            last checkpoint is good.
+    """
+    folder = Path(folder)
+    dataset = open_images(config.data) if dataset is None else dataset
+    config = fit_to_images(config, dataset)
+    fabric = make_fabric(config.train)
+    with process_group(fabric) as owned:
+        generator, critic = build_pair(config)
+        identity = {
+            **config.semantics(),
+            "dataset_hash": dataset.content_hash,
+            "split_hash": dataset.split_hash,
+        }
+        meta = {
+            "kind": "gan",
+            "config": asdict(config),
+            "config_hash": config.digest(),
+            "families": [family_of(config.generator), family_of(config.critic)],
+            "dataset": dataset.name,
+            **provenance(fabric.device),
+        }
+        measure = None
+        if config.score_images:
+            kept = Path(config.classifier or folder / CLASSIFIER)
+            measure = Scorer(dataset, kept, config.score_images, config.train.seed, fabric)
+        task = GanTask(
+            fabric,
+            config.train,
+            config.gan,
+            generator,
+            critic,
+            dataset,
+            folder,
+            measure=measure,
+            score=SELECTED if measure else None,
+        )
+        trainer = Trainer(task, config.train, fabric, folder, meta=meta, identity=identity)
+        owned += [task, trainer]
+        if fabric.global_rank == 0 and (resume or not (folder / LAST).is_file()):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / RUN, {**meta, "identity": identity})
+        progress = trainer.run(resume=resume)
+        result = _finish(task, progress, folder, {**meta, **identity})
+        del generator, critic, task, trainer
+    return result
+
+
+def _finish(
+    task: GanTask, progress: Progress, folder: Path, meta: dict[str, Any]
+) -> dict[str, Any]:
+    result = {
+        "steps": progress.step,
+        "best_step": progress.best_step,
+        "parameters": sum(p.numel() for p in task.generator.parameters()),
+        "critic_parameters": sum(p.numel() for p in task.critic.parameters()),
+        "seconds": progress.seconds,
+        "step_ms": 1000 * progress.seconds / max(1, progress.step),
+        "processes": task.fabric.world_size,
+        **meta,
+    }
+    if progress.best_step is not None:
+        result[SELECTED] = progress.best_score
+    if task.fabric.global_rank == 0:
+        write_json(folder / RESULT, result)
+    return result
+
+
+class Scorer:
+    """Scores of a generator through a classifier trained on the same images.
+
+    Args:
+        dataset: labelled images.
+        folder: where the classifier's weights are kept, or come from.
+        count: generated images.
+        seed: of their z.
+        fabric: launched Fabric, or None for one process; the first trains the classifier.
+        device: where the classifier lives; default: Fabric's, or the CPU.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        folder: Path,
+        count: int,
+        seed: int = 0,
+        fabric: Any = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        from polygraph.image_metrics import collect
+        from polygraph.train.classifier import train_classifier
+
+        self.count, self.seed = count, seed
+        self.device = device or (fabric.device if fabric is not None else "cpu")
+        if fabric is not None and fabric.global_rank > 0:
+            fabric.barrier()
+        self.classifier = train_classifier(dataset, folder, device=self.device)
+        if fabric is not None and fabric.global_rank == 0:
+            fabric.barrier()
+        self.real = collect(self.classifier.model, dataset, device=self.device)
+
+    def scores(self, generator: nn.Module) -> Any:
+        """`polygraph.image_metrics.ImageScores` of a generator in evaluation mode."""
+        from polygraph.image_metrics import Activations, score
+
+        fake = Activations(self.classifier.model, self.device)
+        channels = int(generator.config.latent_channels)  # type: ignore[union-attr, arg-type]
+        z = latent_vectors(self.count, channels, self.seed)
+        like = next(generator.parameters())
+        with torch.no_grad():
+            for rows in torch.split(z, _BATCH):
+                # The images themselves and not their bytes: what is not finite is to be counted.
+                fake.update(generator(rows.to(like.device, like.dtype)).float())
+        return score(self.real, fake)
+
+    def __call__(self, generator: nn.Module) -> dict[str, float]:
+        """The scores under their full names, and FID as ``fid``, to select by."""
+        found = self.scores(generator)
+        return {SELECTED: float(found.fid), **found.summary()}
+
+
+def load_generator(
+    checkpoint: str | Path, device: torch.device | str = "cpu", *, weights: str = "average"
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Build the generator of a checkpoint, such as ``last.safetensors`` in a run's folder.
+
+    Args:
+        checkpoint: the file.
+        device: where the generator goes.
+        weights: ``average`` or ``generator``: the averaged ones, or those of the last step.
+
+    Returns:
+        The generator in eval mode, and the checkpoint's description.
+
+    Raises:
+        CheckpointError: the checkpoint is unreadable, or of something else.
+    """
+    state, meta = load_checkpoint(checkpoint)
+    try:
+        config = config_of(GENERATORS, meta["families"][0], meta["config"]["generator"])
+        model = build(config)
+        values: dict[str, Tensor] = state["modules"][weights]
+        model.to(next(iter(values.values())).dtype).load_state_dict(values)
+    except (KeyError, TypeError, ValueError, RuntimeError, StopIteration) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{checkpoint}: not a checkpoint of a GAN ({reason})") from error
+    return model.to(device).eval(), meta
+
+
+def checkpoint_of(folder: str | Path) -> Path:
+    """The best weights of a run, by FID, or the last.
+
+    Raises:
+        CheckpointError: the folder holds no run.
+    """
+    for name in (BEST, LAST):
+        if (Path(folder) / name).is_file():
+            return Path(folder) / name
+    raise CheckpointError(f"{folder}: no run here ({BEST} and {LAST} are missing)")
+
+
+def sample_run(
+    folder: str | Path, count: int, seed: int = 0, *, weights: str = "average"
+) -> Tensor:
+    """Images of a run's generator: uint8 ``[count, C, 32, 32]``, the same for the same seed."""
+    return draw(*load_generator(checkpoint_of(folder), weights=weights), count, seed)
+
+
+def draw(
+    generator: nn.Module,
+    meta: dict[str, Any],
+    count: int,
+    seed: int = 0,
+    between: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """Images of ``count`` latent vectors drawn from the seed, or of those ``between`` them."""
+    if count < 1:
+        raise ValueError(f"sample: count must be at least 1, got {count}")
+    z = latent_vectors(count, int(meta["config"]["generator"]["latent_channels"]), seed)
+    return generate(generator, z if between is None else between(z))
+
+
+def score_run(
+    folder: str | Path,
+    count: int,
+    *,
+    seed: int = 0,
+    data: ImageDataConfig | None = None,
+    classifier: str | Path | None = None,
+    weights: str = "average",
+) -> Any:
+    """Score a run's generator against the training images of its data set.
+
+    Args:
+        folder: of the run.
+        count: generated images.
+        seed: of their z.
+        data: where the data lie, when not where they were.
+        classifier: folder of the classifier's weights; None: the run's own.
+        weights: see `load_generator`.
+
+    Returns:
+        `polygraph.image_metrics.ImageScores`.
+
+    Raises:
+        CheckpointError: the folder holds no run.
+        ValueError: the data are not those that the run was trained on; both hashes are named.
+    """
+    folder = Path(folder)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    generator, meta = load_generator(checkpoint_of(folder), device, weights=weights)
+    dataset = open_images(data or ImageDataConfig(**meta["config"]["data"]))
+    then = meta["identity"]["dataset_hash"]
+    if dataset.content_hash != then:
+        raise ValueError(
+            f"{dataset.name}: its content is not what {folder} was trained on: hash "
+            f"{dataset.content_hash} now, {then} then"
+        )
+    kept = Path(classifier or meta["config"]["classifier"] or folder / CLASSIFIER)
+    return Scorer(dataset, kept, count, seed, device=device).scores(generator)
