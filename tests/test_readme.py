@@ -12,12 +12,24 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text()
 
 
-def test_example_runs(tmp_path):
+EXAMPLES = {  # the first words of an example -> what is asked of it, and the answer
+    "import torch\nfrom torch_geometric": ("print('loss', loss.item())", "loss 0."),
+    "import torch\nfrom polygraph.nn": (
+        "print(edge_index.shape, index.shape, features.shape)",
+        "torch.Size([2, 200000]) torch.Size([2, 1024, 16]) torch.Size([1000, 64])",
+    ),
+}
+
+
+@pytest.mark.parametrize("place", range(len(EXAMPLES)))
+def test_example_runs(place, tmp_path):
     """The lines that use a layer run as they stand."""
     pytest.importorskip("trimesh")
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    examples = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(examples) == len(EXAMPLES)
+    (question, answer) = next(v for k, v in EXAMPLES.items() if examples[place].startswith(k))
     program = tmp_path / "example.py"
-    program.write_text(example + "print('gradient', Net.__name__, loss.item())\n")
+    program.write_text(f"{examples[place]}{question}\n")
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(
         [sys.executable, "-W", "error::UserWarning", str(program)],
@@ -27,7 +39,7 @@ def test_example_runs(tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("gradient Net 0.")
+    assert done.stdout.startswith(answer)
 
 
 def test_links_lead_to_files():

@@ -15,8 +15,8 @@ struct GraphSlot {
 };
 
 // Reads a position; asserts that what it names exists.
-__device__ __forceinline__ GraphSlot read_slot(
-    const GraphPointers& graph, const GraphSizes& n, int64_t rows, int64_t position) {
+__device__ __forceinline__ GraphSlot
+read_slot(const GraphPointers& graph, const GraphSizes& n, int64_t rows, int64_t position) {
   GraphSlot found{graph.slot_at(position), -1, -1};
   CUDA_KERNEL_ASSERT_MSG(
       static_cast<uint64_t>(found.slot) < static_cast<uint64_t>(n.E), "graph: slot must lie in [0, E)");
