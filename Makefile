@@ -1,6 +1,7 @@
 # Everything is set up in .venv, once; PYTHON is the interpreter that makes it.
 #
 #   make demo      set up, train on the built-in animal, write a table and pictures
+#   make demo-gan  set up, train a generator of built-in digits, write pictures
 #   make test      set up, run the tests (ARGS="-k spiral" picks some)
 #   make test-all  also the tests that take long, or tens of gigabytes
 #   make lint      linters, formatters, types, and a build in which warnings are errors
@@ -24,11 +25,14 @@ CHECKED_BUILD := POLYGRAPH_WERROR=1 $(BIN)/python setup.py --quiet build_ext \
 # says otherwise.
 CUDA = $${POLYGRAPH_CUDA:-$$($(BIN)/python -c "import torch; print('auto' if torch.version.cuda else 0)")}
 
-.PHONY: demo test test-all lint cuda bench sanitize setup clean
+.PHONY: demo demo-gan test test-all lint cuda bench sanitize setup clean
 .DELETE_ON_ERROR:
 
 demo: setup
 	$(BIN)/polygraph demo $(ARGS)
+
+demo-gan: setup
+	$(BIN)/polygraph demo-gan $(ARGS)
 
 test: setup
 	$(BIN)/pytest -m "not slow and not large" $(ARGS)

@@ -95,14 +95,32 @@ def _settings(
         raise UsageError(f"{name}: {error}") from error
 
 
+def _train_gan(arguments: Sequence[str]) -> None:
+    from polygraph.train.gan_arguments import parse_train_gan
+
+    config, out, resume = _settings("train gan", parse_train_gan, arguments)
+    from polygraph.train.gan_run import train_gan
+
+    result = train_gan(config, out, resume=resume)
+    if _is_first():
+        best = ""
+        if result["best_step"] is not None:
+            best = f", lowest FID {result['fid']:.2f} at step {result['best_step']}"
+        print(
+            f"{result['steps']:,} generator steps, {result['step_ms']:.0f} ms each{best}\n"
+            f"{Path(out).resolve()}"
+        )
+
+
 TRAINED: dict[str, Callable[[Sequence[str]], None]] = {
+    "gan": _train_gan,
     "mesh": _train_mesh,
     "points": _train_points,
 }
 
 
 def train(arguments: Sequence[str]) -> int:
-    """Train a model; `polygraph train mesh --help` and `train points --help` list the settings."""
+    """Train a model; `polygraph train KIND --help` lists the settings of a kind."""
     if not arguments or arguments[0] in ("-h", "--help"):
         usage = [f"polygraph train {kind} [settings]" for kind in TRAINED]
         print("usage: " + "\n       ".join(usage) + f"\n\n{train.__doc__}")
@@ -160,6 +178,91 @@ def reconstruct(arguments: Sequence[str]) -> int:
     return 0
 
 
+def sample(arguments: Sequence[str]) -> int:
+    """Draw images with a trained generator, or walk between them."""
+    parser = Parser(prog="polygraph sample", description=sample.__doc__)
+    _add_run(parser)
+    parser.add_argument("--out", default="samples.png", metavar="PNG", help="default: %(default)s")
+    parser.add_argument("--count", type=int, default=64, help="images, default: %(default)s")
+    parser.add_argument("--columns", type=int, default=8, help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--weights", choices=("average", "generator"), default="average")
+    parser.add_argument(
+        "--interpolate", action="store_true", help="each row is a walk between two images"
+    )
+    parser.add_argument("--scale", type=int, default=2, help="pixels per pixel")
+    chosen = parser.parse_args(arguments)
+    for name, low in (("count", 1), ("columns", 1 + chosen.interpolate), ("scale", 1), ("seed", 0)):
+        if getattr(chosen, name) < low:
+            raise UsageError(f"sample: {name} must be at least {low}, got {getattr(chosen, name)}")
+    from polygraph.report.grid import write_grid
+    from polygraph.train.gan_run import sample_run
+
+    steps = chosen.columns if chosen.interpolate else None
+    images = sample_run(
+        chosen.run, chosen.count, chosen.seed, weights=chosen.weights, interpolate=steps
+    )
+    path = write_grid(chosen.out, images.numpy(), chosen.columns, scale=chosen.scale)
+    print(f"wrote {path.resolve()}")
+    return 0
+
+
+def score(arguments: Sequence[str]) -> int:
+    """Score a trained generator: Inception Score, FID, KID, precision, recall."""
+    parser = Parser(prog="polygraph score", description=score.__doc__)
+    _add_run(parser)
+    parser.add_argument("--count", type=int, default=10_000, help="images, default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--weights", choices=("average", "generator"), default="average")
+    parser.add_argument("--data", metavar="PATH", help="where the data lie now")
+    parser.add_argument(
+        "--inception",
+        metavar="FILE",
+        help="Inception's weights; default: a classifier trained on the run's own data",
+    )
+    parser.add_argument("--classifier", metavar="DIR", help="folder of that classifier's weights")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    chosen = parser.parse_args(arguments)
+    from polygraph.train.gan_run import score_run
+
+    found = score_run(
+        chosen.run,
+        chosen.count,
+        seed=chosen.seed,
+        path=chosen.data,
+        classifier=chosen.classifier,
+        inception=chosen.inception,
+        weights=chosen.weights,
+    )
+    print(json.dumps(found.summary()) if chosen.json else found)
+    return 0
+
+
+def demo_gan(arguments: Sequence[str]) -> int:
+    """Train a graph-convolutional generator on built-in digits; pictures of what it draws."""
+    parser = Parser(prog="polygraph demo-gan", description=demo_gan.__doc__)
+    parser.add_argument("--out", default="demo-gan", metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--steps", type=int, help="generator steps; default: the preset's")
+    parser.add_argument("--preset", default="digits", help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    chosen = parser.parse_args(arguments)
+    from polygraph.report.grid import write_grid
+    from polygraph.train.gan_run import gan_run_config, sample_run, train_gan
+
+    changed: dict[str, Any] = {"seed": chosen.seed}
+    if chosen.steps is not None:
+        changed["steps"] = chosen.steps
+    config = gan_run_config(chosen.preset, **changed)
+    print(f"Training {chosen.preset} on built-in digits, {config.train.steps:,} generator steps.")
+    out = Path(chosen.out)
+    result = train_gan(config, out)
+    print(f"{result['seconds']:.0f} s, {result['step_ms']:.0f} ms per generator step")
+    for name, steps in (("samples", None), ("interpolations", 8)):
+        images = sample_run(out, 64 if steps is None else 16, interpolate=steps)
+        print(f"wrote {write_grid(out / f'{name}.png', images.numpy(), scale=3).resolve()}")
+    return 0
+
+
 def demo(arguments: Sequence[str]) -> int:
     """Train first-order and polynomial autoencoders on the built-in animal; table and pictures."""
     parser = Parser(prog="polygraph demo", description=demo.__doc__)
@@ -201,7 +304,10 @@ def demo(arguments: Sequence[str]) -> int:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "demo": demo,
+    "demo-gan": demo_gan,
     "train": train,
+    "sample": sample,
+    "score": score,
     "evaluate": evaluate,
     "reconstruct": reconstruct,
     "doctor": doctor,

@@ -129,10 +129,8 @@ def _presets() -> dict[str, GanPreset]:
         gan=GanConfig(critic_steps=2, beta1=0.0, beta2=0.9, ema=0.99),
         train={
             **_SMALL.train,
-            "steps": 1_500,
+            "steps": 1_000,
             "learning_rate": 1e-3,
-            "eval_every": 300,
-            "checkpoint_every": 300,
         },
     )
     return {

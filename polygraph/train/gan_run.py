@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from polygraph.models.graph_gan import SIZE, GraphCriticConfig, GraphGeneratorCo
 from polygraph.train.checkpoint import CheckpointError, load_checkpoint, write_json
 from polygraph.train.config import TrainConfig, config_hash
 from polygraph.train.distributed import make_fabric, process_group
-from polygraph.train.gan import GanTask, generate, latent_vectors
+from polygraph.train.gan import GanTask, generate, interpolations, latent_vectors
 from polygraph.train.gan_losses import GanConfig
 from polygraph.train.gan_presets import GanPreset, get_gan_preset
 from polygraph.train.loop import BEST, LAST, Progress, Trainer
@@ -217,7 +216,7 @@ def _finish(
 
 
 class Scorer:
-    """Scores of a generator through a classifier trained on the same images.
+    """Scores of a generator through Inception, or a classifier trained on the same images.
 
     Args:
         dataset: labelled images.
@@ -225,7 +224,8 @@ class Scorer:
         count: generated images.
         seed: of their z.
         fabric: launched Fabric, or None for one process; the first trains the classifier.
-        device: where the classifier lives; default: Fabric's, or the CPU.
+        device: where the extractor lives; default: Fabric's, or the CPU.
+        inception: file of Inception's weights; no classifier is needed then.
     """
 
     def __init__(
@@ -236,24 +236,29 @@ class Scorer:
         seed: int = 0,
         fabric: Any = None,
         device: torch.device | str | None = None,
+        inception: str | Path | None = None,
     ) -> None:
         from polygraph.image_metrics import collect
+        from polygraph.models.inception import load_inception
         from polygraph.train.classifier import train_classifier
 
         self.count, self.seed = count, seed
         self.device = device or (fabric.device if fabric is not None else "cpu")
-        if fabric is not None and fabric.global_rank > 0:
-            fabric.barrier()
-        self.classifier = train_classifier(dataset, folder, device=self.device)
-        if fabric is not None and fabric.global_rank == 0:
-            fabric.barrier()
-        self.real = collect(self.classifier.model, dataset, device=self.device)
+        if inception is not None:
+            self.extractor: Any = load_inception(inception).to(self.device)
+        else:
+            if fabric is not None and fabric.global_rank > 0:
+                fabric.barrier()  # the first process trains it, the others read it
+            self.extractor = train_classifier(dataset, folder, device=self.device).model
+            if fabric is not None and fabric.global_rank == 0:
+                fabric.barrier()
+        self.real = collect(self.extractor, dataset, batch_size=_BATCH, device=self.device)
 
     def scores(self, generator: nn.Module) -> Any:
         """`polygraph.image_metrics.ImageScores` of a generator in evaluation mode."""
         from polygraph.image_metrics import Activations, score
 
-        fake = Activations(self.classifier.model, self.device)
+        fake = Activations(self.extractor, self.device)
         channels = int(generator.config.latent_channels)  # type: ignore[union-attr, arg-type]
         z = latent_vectors(self.count, channels, self.seed)
         like = next(generator.parameters())
@@ -310,24 +315,36 @@ def checkpoint_of(folder: str | Path) -> Path:
 
 
 def sample_run(
-    folder: str | Path, count: int, seed: int = 0, *, weights: str = "average"
-) -> Tensor:
-    """Images of a run's generator: uint8 ``[count, C, 32, 32]``, the same for the same seed."""
-    return draw(*load_generator(checkpoint_of(folder), weights=weights), count, seed)
-
-
-def draw(
-    generator: nn.Module,
-    meta: dict[str, Any],
+    folder: str | Path,
     count: int,
     seed: int = 0,
-    between: Callable[[Tensor], Tensor] | None = None,
+    *,
+    weights: str = "average",
+    interpolate: int | None = None,
 ) -> Tensor:
-    """Images of ``count`` latent vectors drawn from the seed, or of those ``between`` them."""
+    """Images of a run's generator, the same for the same seed.
+
+    Args:
+        folder: of the run.
+        count: latent vectors.
+        seed: they are drawn from.
+        weights: see `load_generator`.
+        interpolate: points of a walk between each two latent vectors, ends included; None: the
+            images of the vectors themselves.
+
+    Returns:
+        uint8 ``[count, C, 32, 32]``, or ``[count / 2 * interpolate, ...]``.
+
+    Raises:
+        CheckpointError: the folder holds no run.
+        ValueError: no images are asked for, or an odd number of ends.
+    """
     if count < 1:
         raise ValueError(f"sample: count must be at least 1, got {count}")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    generator, meta = load_generator(checkpoint_of(folder), device, weights=weights)
     z = latent_vectors(count, int(meta["config"]["generator"]["latent_channels"]), seed)
-    return generate(generator, z if between is None else between(z))
+    return generate(generator, z if interpolate is None else interpolations(z, interpolate))
 
 
 def score_run(
@@ -335,8 +352,9 @@ def score_run(
     count: int,
     *,
     seed: int = 0,
-    data: ImageDataConfig | None = None,
+    path: str | None = None,
     classifier: str | Path | None = None,
+    inception: str | Path | None = None,
     weights: str = "average",
 ) -> Any:
     """Score a run's generator against the training images of its data set.
@@ -345,8 +363,9 @@ def score_run(
         folder: of the run.
         count: generated images.
         seed: of their z.
-        data: where the data lie, when not where they were.
+        path: where the data lie, when not where they were.
         classifier: folder of the classifier's weights; None: the run's own.
+        inception: file of Inception's weights, used in its place.
         weights: see `load_generator`.
 
     Returns:
@@ -359,7 +378,8 @@ def score_run(
     folder = Path(folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     generator, meta = load_generator(checkpoint_of(folder), device, weights=weights)
-    dataset = open_images(data or ImageDataConfig(**meta["config"]["data"]))
+    data = ImageDataConfig(**meta["config"]["data"])
+    dataset = open_images(data if path is None else replace(data, path=path))
     then = meta["identity"]["dataset_hash"]
     if dataset.content_hash != then:
         raise ValueError(
@@ -367,4 +387,5 @@ def score_run(
             f"{dataset.content_hash} now, {then} then"
         )
     kept = Path(classifier or meta["config"]["classifier"] or folder / CLASSIFIER)
-    return Scorer(dataset, kept, count, seed, device=device).scores(generator)
+    scorer = Scorer(dataset, kept, count, seed, device=device, inception=inception)
+    return scorer.scores(generator)
