@@ -155,6 +155,8 @@ class GanTask(Task):
         # What the loop counts as an epoch: the critic sees a batch in each of its steps.
         self.num_samples = max(1, len(dataset.train) // config.critic_steps)
         self.generator, self.critic, self.dataset = generator, critic, dataset
+        for module in (generator, critic):  # convolutions are up to twice as fast
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         average = copy.deepcopy(generator).requires_grad_(False)
         self.modules = {"generator": generator, "critic": critic, "average": average}
         self.optimizers = {
