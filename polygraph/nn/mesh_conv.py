@@ -37,7 +37,8 @@ def mesh_edges(faces: np.ndarray) -> np.ndarray:
     """
     sides = np.asarray(faces, dtype=np.int64)[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2)
     both = np.unique(np.concatenate([sides, sides[:, ::-1]]), axis=0)
-    return both[:, ::-1].T.copy()  # sorted by its last row, the target
+    index: np.ndarray = np.ascontiguousarray(both[:, ::-1].T)  # sorted by the last row, the target
+    return index
 
 
 class MeshGraph(nn.Module):
