@@ -154,7 +154,8 @@ def test_another_setting_is_another_run(made, data):
     stored = json.loads((result.folder / "results.json").read_text())
     apart = [[row["model"] for row in table] for table in tables(stored).values()]
     assert sorted(len(names) for names in apart) == [3, 6]  # with PCA and the mean shape in both
-    assert run_grid(grid(data), result.folder, say=list().append).rows == result.rows
+    again = run_grid(grid(data), result.folder, say=list().append)
+    assert timeless(again.rows) == timeless(result.rows)
 
 
 def words(folder, cache, steps):
