@@ -20,7 +20,6 @@ EXTRAS = {
     "train": {
         "lightning_fabric": "lightning-fabric",
         "jsonargparse": "jsonargparse",
-        "safetensors": "safetensors",
         "tqdm": "tqdm",
         "tensorboard": "tensorboard",
         "torchmetrics": "torchmetrics",
