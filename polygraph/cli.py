@@ -178,6 +178,31 @@ def reconstruct(arguments: Sequence[str]) -> int:
     return 0
 
 
+def export(arguments: Sequence[str]) -> int:
+    """Write a trained autoencoder as a pretrained folder (safetensors, JSON, model card)."""
+    parser = Parser(prog="polygraph export", description=export.__doc__)
+    _add_run(parser)
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
+    chosen = parser.parse_args(arguments)
+    from polygraph.train.run import export_run, load_run
+
+    print(f"wrote {export_run(load_run(chosen.run), chosen.out).resolve()}")
+    return 0
+
+
+def latent(arguments: Sequence[str]) -> int:
+    """Walk between meshes, sample and draw analogies in the codes of a trained autoencoder."""
+    from polygraph.cli_latent import add_kinds, make_sequences
+
+    parser = Parser(prog="polygraph latent", description=latent.__doc__)
+    add_kinds(parser)
+    chosen = parser.parse_args(arguments)
+    sequences = make_sequences(chosen)
+    for path in sequences.write(chosen.out, picture=not chosen.no_picture, up=chosen.up):
+        print(f"wrote {path.resolve()}")
+    return 0
+
+
 def sample(arguments: Sequence[str]) -> int:
     """Draw images with a trained generator, or walk between them."""
     parser = Parser(prog="polygraph sample", description=sample.__doc__)
@@ -310,6 +335,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "score": score,
     "evaluate": evaluate,
     "reconstruct": reconstruct,
+    "latent": latent,
+    "export": export,
     "doctor": doctor,
 }
 

@@ -277,7 +277,7 @@ def model_card(model: MeshAutoencoder, config: Mapping[str, Any]) -> str:
         "from polygraph.models import MeshAutoencoder",
         "",
         "model = MeshAutoencoder.from_pretrained(FOLDER)",
-        f"codes = model.encode(x)    # x: [B, {hierarchy.sizes[0]}, 3], the template's vertex order",
+        f"codes = model.encode(x)  # x: [B, {hierarchy.sizes[0]}, 3], vertices as the template's",
         "meshes = model.decode(codes)",
         "faces = model.hierarchy.faces[0]",
         "```",

@@ -49,7 +49,7 @@ def rewrite(folder, **changes):
 
 
 def replace_weights(folder, change):
-    """Write changed weights with the hash that belongs to them, so that later checks are reached."""
+    """Write changed weights with the hash that belongs to them, to reach the later checks."""
     import hashlib
 
     path = folder / "model.safetensors"
