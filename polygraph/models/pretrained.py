@@ -70,7 +70,7 @@ def save_pretrained(
         The folder.
 
     Raises:
-        ValueError: the hierarchy has no faces or settings (it is no `polygraph.mesh.MeshHierarchy`),
+        ValueError: the hierarchy has no faces or settings (it is no `MeshHierarchy`),
             a weight is not finite, ``metadata`` is not JSON.
         OSError: a file could not be written.
     """
