@@ -41,9 +41,9 @@ def _nearest(name: str, known: Sequence[str]) -> str:
 def doctor(arguments: Sequence[str]) -> int:
     """Print what was found: torch, CUDA, instruction set, extras."""
     Parser(prog="polygraph doctor", description=doctor.__doc__).parse_args(arguments)
-    from polygraph.doctor import report
+    from polygraph import doctor as found
 
-    lines, working = report()
+    lines, working = found.report()
     print("\n".join(lines))
     return 0 if working else 1
 
@@ -203,6 +203,26 @@ def latent(arguments: Sequence[str]) -> int:
     return 0
 
 
+def report(arguments: Sequence[str]) -> int:
+    """Write the report of a grid of mesh autoencoders: one HTML file, needing nothing else."""
+    parser = Parser(prog="polygraph report", description=report.__doc__)
+    parser.add_argument("grid", metavar="GRID", help="folder of `polygraph benchmark mesh`")
+    parser.add_argument("--out", default="report.html", metavar="HTML", help="%(default)s")
+    parser.add_argument("--title", default="Mesh autoencoders", help="default: %(default)s")
+    parser.add_argument("--max-mb", type=float, default=15.0, help="size, default: %(default)s")
+    parser.add_argument("--up", choices=("auto", "x", "y", "z"), default="auto")
+    chosen = parser.parse_args(arguments)
+    if not chosen.max_mb > 0:
+        raise UsageError(f"report: max-mb must be positive, got {chosen.max_mb}")
+    from polygraph.report.page import write_report
+
+    path = write_report(
+        chosen.grid, chosen.out, title=chosen.title, max_mb=chosen.max_mb, up=chosen.up
+    )
+    print(f"wrote {path.resolve()}, {path.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
 def sample(arguments: Sequence[str]) -> int:
     """Draw images with a trained generator, or walk between them."""
     parser = Parser(prog="polygraph sample", description=sample.__doc__)
@@ -337,6 +357,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "reconstruct": reconstruct,
     "latent": latent,
     "export": export,
+    "report": report,
     "doctor": doctor,
 }
 

@@ -25,7 +25,7 @@ EXTRAS = {
         "torchmetrics": "torchmetrics",
         "PIL": "pillow",
     },
-    "report": {"matplotlib": "matplotlib"},
+    "report": {"matplotlib": "matplotlib", "plotly": "plotly"},
 }
 
 

@@ -104,7 +104,9 @@ class Model:
 
     def quantiles(self) -> list[float | None]:
         """Error quantiles averaged over the seeds; None from where one of them is not finite."""
-        columns = zip(*(row["quantiles_mm"] or [None] * QUANTILES for row in self.rows), strict=True)
+        columns = zip(
+            *(row["quantiles_mm"] or [None] * QUANTILES for row in self.rows), strict=True
+        )
         return [Spread.of(column).mean for column in columns]
 
     def middle(self) -> Row:

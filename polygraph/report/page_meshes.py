@@ -82,7 +82,7 @@ def read_samples(folder: Path, row: Row) -> SampleMeshes | None:
     )
     if not fits:
         raise GridError(
-            f"{place / split}: inputs.npy must be finite of shape [S, V, 3] with S labels and faces "
+            f"{place / split}: inputs.npy must be finite, [S, V, 3], with S labels and faces "
             f"in [0, V), got {list(inputs.shape)}, {len(labels)} labels, faces {list(faces.shape)}"
         )
     return SampleMeshes(faces, inputs, labels, indices)
@@ -261,7 +261,6 @@ def color_limits(errors: Sequence[Floats]) -> list[float]:
     for sample in zip(*errors, strict=True):
         finite = [e[np.isfinite(e)] for e in sample]
         tops = [float(np.percentile(e, SCALE_PERCENTILE)) for e in finite if len(e)]
-        # The median model decides: the worst one would paint all others in the first colour.
-        limits.append(float(np.median(tops)) if tops else 1.0)
+        # Not the largest: a model that failed would paint all others in the first colour.
+        limits.append(float(np.percentile(tops, 75)) if tops else 1.0)
     return limits
-

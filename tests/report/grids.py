@@ -1,4 +1,4 @@
-"""A small grid on disk, as `polygraph benchmark mesh` leaves it, with every oddity a real one has."""
+"""A small grid on disk, as `polygraph benchmark mesh` leaves it, oddities included."""
 
 import hashlib
 import json
@@ -113,7 +113,7 @@ def row(name, *, split, latent, seed, data="spheres", num_vertices=642):
 
 
 def spoil(rows):
-    """What real grids have: a diverged run, a run that is not there, costs that are not measured."""
+    """What real grids have: runs that diverged or are not there, costs not measured."""
     for r in rows:
         if (r["model"], r["seed"]) == ("gat", 1):
             numbers = ("mean_mm", "std_mm", "median_mm", "p90_mm", "max_mm", "val_mean_mm")

@@ -154,7 +154,7 @@ function drawHead(table, columns, sort, again) {
       "aria-sort": active ? (direction > 0 ? "ascending" : "descending") : null,
       onclick: () => again(column.key, active ? -direction : 1),
       onkeydown: (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); again(column.key, active ? -direction : 1); } },
-    }, column.head, make("span", { class: "arrow" }, active ? (direction > 0 ? " ▲" : " ▼") : ""), make("small", {}, column.unit || "\u00a0"));
+    }, column.head, make("span", { class: "arrow" }, active ? (direction > 0 ? " ▲" : " ▼") : ""), columns.some((c) => c.unit) ? make("small", {}, column.unit || "\u00a0") : null);
     line.append(head);
   }
   table.tHead.replaceChildren(line);
@@ -197,7 +197,7 @@ function modelCell(model, column, best) {
   const isBest = column.best && value === best[column.key] && (column.best === "all" || model.family !== "linear");
   const kind = isBest ? "best" : column.fault && value > 0 ? "bad" : "";
   const cell = make("td", { class: kind, title: String(value) }, show(value, column.kind));
-  if (column.spread && finite(model[column.key].std)) cell.append(make("span", { class: "pm" }, ` ± ${show(model[column.key].std, "mm")}`));
+  if (column.spread && finite(model[column.key].std)) cell.append(make("span", { class: "pm" }, ` ± ${number(model[column.key].std, digits(value))}`));
   return cell;
 }
 function whyNone(model, key) {
@@ -276,11 +276,25 @@ function drawOrder() {
   if (traces.length) Plotly.react("order", traces, layout({ title: "order", range, tickvals: [1, 2, 3, 4, 5, 6], showgrid: false }, { title: "mean vertex error in mm", rangemode: "normal" }, { margin: { l: 58, r: 14, t: 34, b: 48 } }), CONFIG);
 }
 function hover(model) {
-  const std = finite(model.mean_mm.std) ? ` ± ${show(model.mean_mm.std, "mm")}` : "";
+  const std = finite(model.mean_mm.std) ? ` ± ${number(model.mean_mm.std, digits(model.mean_mm.mean))}` : "";
   return `<b>${escapeText(model.name)}</b><br>${show(model.mean_mm.mean, "mm")}${std} mm<br>${plural(model.runs.length, "seed")}`;
 }
 function escapeText(text) {
   return String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+}
+function drawLegend() {
+  const there = Object.entries(FAMILY).filter(([family]) => view().models.some((m) => m.family === family && m.latent));
+  const marks = there.map(([, style]) => {
+    const dot = make("i", { class: "dot" });
+    dot.style.background = style.color;
+    return make("span", {}, dot, style.label);
+  });
+  if (view().models.some(open)) {
+    const dot = make("i", { class: "dot open" });
+    dot.style.borderColor = SOFT;
+    marks.push(make("span", {}, dot, "no activations"));
+  }
+  $("families").replaceChildren(...marks);
 }
 function frontier(points) {
   const ordered = [...points].sort((a, b) => a.x - b.x || a.y - b.y), front = [];
@@ -294,6 +308,7 @@ function drawTradeoff(id, note, key, title, unit) {
   missingNote(note, points.filter((p) => !there.includes(p)).map((p) => p.model), `${title} or error`);
   const networks = there.filter((p) => p.model.family !== "linear");
   const front = frontier(networks);
+  const named = spreadOut(front, there);
   const traces = [{ type: "scatter", mode: "lines", x: front.map((p) => p.x), y: front.map((p) => p.y), line: { color: "#c9d0d8", width: 5, shape: "linear" }, hoverinfo: "skip", showlegend: false }];
   for (const [family, style] of Object.entries(FAMILY)) {
     const mine = there.filter((p) => p.model.family === family);
@@ -302,18 +317,29 @@ function drawTradeoff(id, note, key, title, unit) {
       type: "scatter", mode: "markers+text", name: style.label, x: mine.map((p) => p.x), y: mine.map((p) => p.y),
       error_y: { type: "data", array: mine.map((p) => p.e), thickness: 1.2, width: 3, color: style.color },
       marker: { color: mine.map((p) => (open(p.model) ? "#fff" : style.color)), line: { color: style.color, width: 2 }, size: 10, symbol: style.symbol },
-      text: mine.map((p) => (front.includes(p) ? escapeText(p.model.name) : "")), textposition: "bottom left", textfont: { size: 11, color: SOFT },
+      text: mine.map((p) => (named.includes(p) ? escapeText(p.model.name) : "")), textposition: "bottom left", textfont: { size: 11.5, color: INK }, cliponaxis: false,
       hovertext: mine.map((p) => `${hover(p.model)}<br>${show(p.x, key === "parameters" ? "int" : key === "seconds" ? "s" : "ms")}${key === "seconds" ? "" : ` ${unit}`}`), hovertemplate: "%{hovertext}<extra></extra>",
     });
   }
-  Plotly.react(id, traces, layout({ title: `${title}${unit && key !== "parameters" ? ` in ${unit}` : ""}`, type: "log", dtick: "D2", exponentformat: "none", ...spanOf(there.map((p) => p.x)) }, { title: "mean vertex error in mm" }, { margin: { l: 58, r: 14, t: 64, b: 48 } }), CONFIG);
+  Plotly.react(id, traces, layout({ title: `${title}${unit && key !== "parameters" ? ` in ${unit}` : ""}`, type: "log", dtick: "D2", exponentformat: "none", ...spanOf(there.map((p) => p.x), key === "parameters" ? "~s" : "~r") }, { title: "mean vertex error in mm" }, { showlegend: false }), CONFIG);
 }
-function spanOf(values) {
+function spreadOut(front, all) {
+  // Names of neighbours would lie on each other: the best first, the others where there is room.
+  const [xs, ys] = [all.map((p) => Math.log10(p.x)), all.map((p) => p.y)];
+  const size = (values) => Math.max(...values) - Math.min(...values) || 1;
+  const taken = [];
+  for (const point of [...front].sort((a, b) => a.y - b.y)) {
+    const free = taken.every((other) => Math.abs(Math.log10(point.x / other.x)) / size(xs) > 0.24 || Math.abs(point.y - other.y) / size(ys) > 0.065);
+    if (free) taken.push(point);
+  }
+  return taken;
+}
+function spanOf(values, format) {
   if (!values.length) return {};
   const [low, high] = [Math.log10(Math.min(...values)), Math.log10(Math.max(...values))];
   const room = Math.max(0.12, 0.12 * (high - low));
   // Three numbers per decade crowd a scale of several decades.
-  return { range: [low - 2 * room, high + room], dtick: high - low > 1.6 ? 1 : "D2", tickformat: "~s" };
+  return { range: [low - 2 * room, high + room], dtick: high - low > 1.6 ? 1 : "D2", tickformat: format };
 }
 function drawCumulative() {
   const models = [...view().models].sort((a, b) => (finite(a.mean_mm.mean) ? a.mean_mm.mean : Infinity) - (finite(b.mean_mm.mean) ? b.mean_mm.mean : Infinity));
@@ -396,7 +422,7 @@ function sceneLayout(stage) {
   };
 }
 function home(tall) {
-  return { eye: { x: -0.55, y: tall ? -1.35 : -1.45, z: 0.35 }, center: { x: 0, y: 0, z: 0 }, up: { x: 0, y: 0, z: 1 }, projection: { type: "perspective" } };
+  return { eye: tall ? { x: -0.5, y: -1.3, z: 0.3 } : { x: -0.55, y: -1.5, z: 0.35 }, center: { x: 0, y: 0, z: 0 }, up: { x: 0, y: 0, z: 1 }, projection: { type: "perspective" } };
 }
 function withMeshes() {
   return view().models.filter((m) => m.frames);
@@ -480,7 +506,7 @@ function makePanel() {
 function fillPanel(figure, panel, stage, limit) {
   const { name, frame } = panel;
   figure.querySelector("b").textContent = name;
-  const text = frame === null ? "true mesh" : frame.mean === null ? `${frame.bad.toLocaleString("en")} vertices not finite` : `${show(frame.mean, "mm")} mm mean, ${show(frame.max, "mm")} most`;
+  const text = frame === null ? "true mesh" : frame.mean === null ? `${frame.bad.toLocaleString("en")} vertices not finite` : `${show(frame.mean, "mm")} mm, at most ${show(frame.max, "int")}`;
   figure.querySelector("span").textContent = text;
   figure.dataset.model = name;
   const made = frame === null ? { vertices: inputMesh(stage), errors: null } : reconstruction(stage, frame);
@@ -546,6 +572,7 @@ function draw() {
   drawCoverage();
   drawTable();
   drawOrder();
+  drawLegend();
   drawTradeoff("size", "size-note", "parameters", "parameters", "parameters");
   drawTime();
   drawCumulative();
