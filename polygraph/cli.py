@@ -223,6 +223,20 @@ def report(arguments: Sequence[str]) -> int:
     return 0
 
 
+def view(arguments: Sequence[str]) -> int:
+    """Show meshes, sequences, point clouds and their k-NN graphs in a window."""
+    from polygraph.cli_view import add_settings, show
+
+    parser = Parser(prog="polygraph view", description=view.__doc__)
+    add_settings(parser)
+    chosen = parser.parse_args(arguments)
+    if chosen.fps <= 0 or chosen.to_mm <= 0 or (chosen.vmax is not None and chosen.vmax <= 0):
+        raise UsageError("view: fps, to-mm and vmax must be positive")
+    for line in show(chosen):
+        print(line)
+    return 0
+
+
 def sample(arguments: Sequence[str]) -> int:
     """Draw images with a trained generator, or walk between them."""
     parser = Parser(prog="polygraph sample", description=sample.__doc__)
@@ -358,6 +372,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "latent": latent,
     "export": export,
     "report": report,
+    "view": view,
     "doctor": doctor,
 }
 

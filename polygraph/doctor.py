@@ -26,6 +26,7 @@ EXTRAS = {
         "PIL": "pillow",
     },
     "report": {"matplotlib": "matplotlib", "plotly": "plotly"},
+    "open3d": {"open3d": "open3d"},
 }
 
 
