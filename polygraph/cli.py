@@ -41,9 +41,9 @@ def _nearest(name: str, known: Sequence[str]) -> str:
 def doctor(arguments: Sequence[str]) -> int:
     """Print what was found: torch, CUDA, instruction set, extras."""
     Parser(prog="polygraph doctor", description=doctor.__doc__).parse_args(arguments)
-    from polygraph.doctor import report
+    from polygraph import doctor as found
 
-    lines, working = report()
+    lines, working = found.report()
     print("\n".join(lines))
     return 0 if working else 1
 
@@ -175,6 +175,65 @@ def reconstruct(arguments: Sequence[str]) -> int:
         f"{chosen.target}: {errors.mean():.3f} mm from the input on average, "
         f"{errors.max():.3f} at most"
     )
+    return 0
+
+
+def export(arguments: Sequence[str]) -> int:
+    """Write a trained autoencoder as a pretrained folder (safetensors, JSON, model card)."""
+    parser = Parser(prog="polygraph export", description=export.__doc__)
+    _add_run(parser)
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
+    chosen = parser.parse_args(arguments)
+    from polygraph.train.run import export_run, load_run
+
+    print(f"wrote {export_run(load_run(chosen.run), chosen.out).resolve()}")
+    return 0
+
+
+def latent(arguments: Sequence[str]) -> int:
+    """Walk between meshes, sample and draw analogies in the codes of a trained autoencoder."""
+    from polygraph.cli_latent import add_kinds, make_sequences
+
+    parser = Parser(prog="polygraph latent", description=latent.__doc__)
+    add_kinds(parser)
+    chosen = parser.parse_args(arguments)
+    sequences = make_sequences(chosen)
+    for path in sequences.write(chosen.out, picture=not chosen.no_picture, up=chosen.up):
+        print(f"wrote {path.resolve()}")
+    return 0
+
+
+def report(arguments: Sequence[str]) -> int:
+    """Write the report of a grid of mesh autoencoders: one HTML file, needing nothing else."""
+    parser = Parser(prog="polygraph report", description=report.__doc__)
+    parser.add_argument("grid", metavar="GRID", help="folder of `polygraph benchmark mesh`")
+    parser.add_argument("--out", default="report.html", metavar="HTML", help="%(default)s")
+    parser.add_argument("--title", default="Mesh autoencoders", help="default: %(default)s")
+    parser.add_argument("--max-mb", type=float, default=15.0, help="size, default: %(default)s")
+    parser.add_argument("--up", choices=("auto", "x", "y", "z"), default="auto")
+    chosen = parser.parse_args(arguments)
+    if not chosen.max_mb > 0:
+        raise UsageError(f"report: max-mb must be positive, got {chosen.max_mb}")
+    from polygraph.report.page import write_report
+
+    path = write_report(
+        chosen.grid, chosen.out, title=chosen.title, max_mb=chosen.max_mb, up=chosen.up
+    )
+    print(f"wrote {path.resolve()}, {path.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+def view(arguments: Sequence[str]) -> int:
+    """Show meshes, sequences, point clouds and their k-NN graphs in a window."""
+    from polygraph.cli_view import add_settings, show
+
+    parser = Parser(prog="polygraph view", description=view.__doc__)
+    add_settings(parser)
+    chosen = parser.parse_args(arguments)
+    if chosen.fps <= 0 or chosen.to_mm <= 0 or (chosen.vmax is not None and chosen.vmax <= 0):
+        raise UsageError("view: fps, to-mm and vmax must be positive")
+    for line in show(chosen):
+        print(line)
     return 0
 
 
@@ -338,6 +397,10 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "score": score,
     "evaluate": evaluate,
     "reconstruct": reconstruct,
+    "latent": latent,
+    "export": export,
+    "report": report,
+    "view": view,
     "doctor": doctor,
 }
 

@@ -20,13 +20,13 @@ EXTRAS = {
     "train": {
         "lightning_fabric": "lightning-fabric",
         "jsonargparse": "jsonargparse",
-        "safetensors": "safetensors",
         "tqdm": "tqdm",
         "tensorboard": "tensorboard",
         "torchmetrics": "torchmetrics",
         "PIL": "pillow",
     },
-    "report": {"matplotlib": "matplotlib"},
+    "report": {"matplotlib": "matplotlib", "plotly": "plotly"},
+    "open3d": {"open3d": "open3d"},
 }
 
 

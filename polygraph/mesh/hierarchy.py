@@ -6,13 +6,14 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from polygraph.mesh.decimate import decimate
 from polygraph.mesh.io import (
@@ -116,14 +117,8 @@ class MeshHierarchy:
         try:
             with np.load(path, allow_pickle=False) as archive:
                 meta = json.loads(str(archive["meta"]))
-                levels = sum(name.startswith("vertices_") for name in archive.files)
-                lists = {
-                    name: [archive[f"{name}_{k}"] for k in range(levels)] for name in _PER_LEVEL
-                }
-                lists |= {
-                    name: [archive[f"{name}_{k}"] for k in range(levels - 1)] for name in _PER_STEP
-                }
-            hierarchy = cls(**lists, settings=meta["settings"])
+                arrays = {name: archive[name] for name in archive.files if name != "meta"}
+            hierarchy = cls.from_arrays(arrays, meta["settings"])
             expected = meta["hash"]
         except Exception as error:  # a damaged archive can fail anywhere between zip and JSON
             detail = f"{type(error).__name__}: {error}".splitlines()[0][:200]
@@ -134,6 +129,25 @@ class MeshHierarchy:
                 f" want {str(expected)[:12]}"
             )
         return hierarchy
+
+    def to_arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Every table by name and level, ``vertices_0`` to ``up_weight_{L-1}``."""
+        return self._arrays()
+
+    @classmethod
+    def from_arrays(
+        cls, arrays: Mapping[str, npt.NDArray[Any]], settings: dict[str, Any]
+    ) -> MeshHierarchy:
+        """The hierarchy of which :meth:`to_arrays` gave the tables.
+
+        Raises:
+            KeyError: a table is missing.
+            MeshError: the tables do not fit each other.
+        """
+        levels = sum(name.startswith("vertices_") for name in arrays)
+        lists = {name: [arrays[f"{name}_{k}"] for k in range(levels)] for name in _PER_LEVEL}
+        lists |= {name: [arrays[f"{name}_{k}"] for k in range(levels - 1)] for name in _PER_STEP}
+        return cls(**lists, settings=settings)
 
     def summary(self) -> str:
         """A table of the levels, for people."""

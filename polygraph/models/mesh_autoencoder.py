@@ -9,9 +9,11 @@ that a convolution before a down-sampling is evaluated only on the vertices that
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -152,7 +154,8 @@ class MeshAutoencoder(nn.Module):
 
     Attributes:
         config: as given.
-        hierarchy_hash: of the hierarchy, which is not part of the ``state_dict``.
+        hierarchy: as given; it is not part of the ``state_dict``.
+        hierarchy_hash: of the hierarchy.
         num_vertices: V of the template.
         mean, std: ``[V, 3]``, in the units of the meshes.
 
@@ -172,6 +175,7 @@ class MeshAutoencoder(nn.Module):
                 f"down-samplings of the hierarchy, got {len(config.encoder_channels)}"
             )
         self.config = config
+        self.hierarchy = hierarchy
         self.hierarchy_hash = hierarchy.hash
         sizes = [len(vertices) for vertices in hierarchy.vertices]
         self.num_vertices = sizes[0]
@@ -294,6 +298,32 @@ class MeshAutoencoder(nn.Module):
     def forward_normalized(self, x: Tensor) -> Tensor:
         """Reconstruct meshes that are normalised already; the result is normalised, too."""
         return self._decode(self._encode(self._check(x)))
+
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        to_mm: float | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Path:
+        """Write everything that the model needs, see `polygraph.models.pretrained`."""
+        from polygraph.models.pretrained import save_pretrained
+
+        return save_pretrained(self, folder, to_mm=to_mm, metadata=metadata)
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | os.PathLike[str], device: torch.device | str = "cpu"
+    ) -> MeshAutoencoder:
+        """The model that :meth:`save_pretrained` wrote, in eval mode, the same to the bit.
+
+        Raises:
+            polygraph.models.pretrained.PretrainedError: a file is missing, damaged or does not
+                fit the others.
+        """
+        from polygraph.models.pretrained import load_pretrained
+
+        return load_pretrained(folder, device)[0]
 
     def _check(self, x: Tensor) -> Tensor:
         if x.dim() != 3 or x.shape[1] != self.num_vertices or x.shape[2] != COORDINATES:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from polygraph.report.render import View, draw_mesh, error_colormap, pyplot
+from polygraph.report.render import Up, View, draw_mesh, error_colormap, make_view, pyplot
 
 Floats = NDArray[np.float64]
 
@@ -81,6 +81,61 @@ def heatmap_figure(
     _color_bar(plt, figure, grid, vmax)
     if title:
         figure.suptitle(title, fontsize=11)
+    return _save(plt, figure, path)
+
+
+def mesh_rows_figure(
+    path: str | Path,
+    rows: Sequence[tuple[str, Sequence[str], Floats]],
+    faces: NDArray[np.int64],
+    *,
+    up: Up = "auto",
+    columns: int = 9,
+) -> Path:
+    """Write a figure of meshes in rows, all seen from one side and at one scale.
+
+    Args:
+        path: file to write (its suffix decides the format).
+        rows: ``(name, a label per mesh, meshes [T, V, 3])``; a row of more than ``columns`` meshes
+            goes on below.
+        faces: int64 [F, 3].
+        up: see :func:`polygraph.report.render.make_view`.
+        columns: meshes side by side.
+
+    Returns:
+        The path.
+    """
+    plt = pyplot()
+    lines = [
+        (name if start == 0 else "", labels[start : start + columns], meshes[start:][:columns])
+        for name, labels, meshes in rows
+        for start in range(0, len(meshes), columns)
+    ]
+    if not lines:
+        raise ValueError("mesh_rows_figure: rows must hold at least one mesh")
+    width = max(len(labels) for _, labels, _ in lines)
+    centered = [meshes - meshes.mean(axis=1, keepdims=True) for _, _, meshes in lines]
+    view = make_view(np.concatenate(centered), up=up)
+    aspect = float(np.clip(view.half_width / view.half_height, 0.4, 2.5))
+    height = 1.9 if aspect < 1.2 else 1.4
+    figure, grid = plt.subplots(
+        len(lines),
+        width,
+        figsize=(height * aspect * width + 0.6, (height + 0.35) * len(lines)),
+        squeeze=False,
+        layout="constrained",
+    )
+    for axes in grid.ravel():
+        axes.set_axis_off()
+    for line, (name, labels, _), meshes in zip(grid, lines, centered, strict=True):
+        for axes, label, vertices in zip(line, labels, meshes, strict=False):
+            draw_mesh(axes, vertices, faces, view)
+            axes.set_title(label, fontsize=9, color="#444444")
+        if name:
+            line[0].text(
+                -0.04, 0.5, name, transform=line[0].transAxes, rotation=90, fontsize=10,
+                ha="right", va="center",
+            )  # fmt: skip
     return _save(plt, figure, path)
 
 

@@ -21,6 +21,8 @@ Up = Literal["auto", "x", "y", "z"]
 # Direction in view space, strength.
 _LIGHTS = (((-0.45, 0.65, 0.75), 0.62), ((0.8, 0.1, 0.5), 0.18))
 _AMBIENT = 0.34
+# Lightness falls from one to the next, so that people with any kind of colour vision read them.
+ERROR_COLORS = ("#dfe6ee", "#f7e39c", "#f6a95a", "#e4573d", "#a31d5d", "#4b0f5c")
 _SMOOTH_FACES = 7_000  # coarser meshes are subdivided: smoother colours and shading
 
 
@@ -165,8 +167,21 @@ def draw_mesh(
 def error_colormap() -> Any:
     """Pale blue-grey (no error) over yellow and red to violet; shading shows on every colour."""
     colors = importlib.import_module("matplotlib.colors")
-    stops = ["#dfe6ee", "#f7e39c", "#f6a95a", "#e4573d", "#a31d5d", "#4b0f5c"]
-    return colors.LinearSegmentedColormap.from_list("vertex_error", stops)
+    return colors.LinearSegmentedColormap.from_list("vertex_error", ERROR_COLORS)
+
+
+def error_colors(values: Floats, vmax: float) -> Floats:
+    """Colours [V, 3] in [0, 1] of errors [V] on the scale of :func:`error_colormap`.
+
+    Errors of ``vmax`` and more have the last colour, those that are not finite are black. Needs no
+    matplotlib.
+    """
+    errors = np.asarray(values, dtype=np.float64)
+    stops = np.array([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in ERROR_COLORS])
+    finite = np.isfinite(errors)
+    where = np.clip(np.where(finite, errors, 0) / max(vmax, 1e-30), 0, 1) * (len(stops) - 1)
+    colors = np.stack([np.interp(where, np.arange(len(stops)), stop) for stop in stops.T], axis=1)
+    return np.asarray(np.where(finite[:, None], colors, 0.0))
 
 
 def _colormap(cmap: Any) -> Any:

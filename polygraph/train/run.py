@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from polygraph.data import MeshDataConfig, open_dataset
 from polygraph.mesh.hierarchy import MeshHierarchy
 from polygraph.mesh.io import Mesh, read_mesh, write_mesh
 from polygraph.models.mesh_autoencoder import MeshAutoencoder, MeshAutoencoderConfig
-from polygraph.train.checkpoint import CheckpointError, load_checkpoint, read_meta
+from polygraph.train.checkpoint import CheckpointError, load_checkpoint, read_json, read_meta
 from polygraph.train.loop import BEST, LAST
 from polygraph.train.mesh import HIERARCHY, RESULT, get_split, model_errors, topology_hash
 
@@ -121,6 +122,30 @@ def evaluate_run(
                     f"{now} now, {then} then"
                 )
     return metrics.summarize(model_errors(run.model, dataset, getattr(split, part), batch_size))
+
+
+def export_run(run: Run, folder: str | Path) -> Path:
+    """Write the model of a run as a pretrained folder, which needs neither the run nor its data.
+
+    What the run was trained on and what it reached go into the model card.
+    """
+    result = run.folder / RESULT
+    reached = read_json(result) if result.is_file() else {}
+    known = ("config_hash", "commit", "polygraph", "torch", "machine")
+    metadata = {
+        "preset": run.meta["config"]["preset"],
+        "dataset": run.meta.get("dataset"),
+        "dataset_hash": run.meta["identity"]["dataset_hash"],
+        "split": run.meta["identity"]["split"],
+        **{key: run.meta.get(key) for key in known},
+        **{key: reached[key] for key in ("steps", "best_step", "seconds") if key in reached},
+    }
+    for part in ("test", "val"):
+        if part in reached:
+            errors = {f"{k} mm": reached[part][k] for k in ("mean", "std", "median")}
+            finite = all(v is not None and math.isfinite(v) for v in errors.values())
+            metadata[part] = errors if finite else "not finite"
+    return run.model.save_pretrained(folder, to_mm=run.meta["to_mm"], metadata=metadata)
 
 
 def check_topology(run: Run, num_vertices: int, faces: Any, name: str) -> None:

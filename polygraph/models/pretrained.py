@@ -1,0 +1,304 @@
+"""Folders of trained mesh autoencoders, in the layout of the Hugging Face hub.
+
+``config.json``              what the model is, what its mesh is, SHA-256 of the two files below
+``model.safetensors``        the ``state_dict``: weights, and the normalisation ``mean`` and ``std``
+``hierarchy.safetensors``    the template at every level and the tables between the levels
+``README.md``                the model card
+
+The folder is all that a model needs: neither the data nor the code that trained it. Nothing is
+unpickled. ``config.json`` is written last and names the hashes of the other files, so that a folder
+whose writing was interrupted, or of which a file was exchanged, is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load as decode_arrays
+from safetensors.numpy import save as encode_arrays
+from safetensors.torch import load as decode_tensors
+from safetensors.torch import save as encode_tensors
+
+import polygraph
+
+if TYPE_CHECKING:
+    from polygraph.mesh.hierarchy import MeshHierarchy
+    from polygraph.models.mesh_autoencoder import MeshAutoencoder
+
+CONFIG, CARD = "config.json", "README.md"
+WEIGHTS, HIERARCHY = "model.safetensors", "hierarchy.safetensors"
+MODEL_TYPE, VERSION = "polygraph-mesh-autoencoder", 1
+_SECTIONS = {
+    "model_type": str,
+    "version": int,
+    "model": dict,
+    "hierarchy": dict,
+    "sha256": dict,
+    "to_mm": (int, float, type(None)),
+    "metadata": dict,
+}
+
+
+class PretrainedError(ValueError):
+    """A folder that is no pretrained model, or is damaged; the message names the file and why."""
+
+
+def save_pretrained(
+    model: MeshAutoencoder,
+    folder: str | os.PathLike[str],
+    *,
+    to_mm: float | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a model with all that it needs into a folder, which is made when it is not there.
+
+    Args:
+        model: on any device, of any dtype.
+        folder: files of an earlier model in it are replaced.
+        to_mm: millimetres per unit of the meshes, for those who measure errors.
+        metadata: JSON values about data, training and errors; they go into the model card.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: the hierarchy has no faces or settings (it is no `MeshHierarchy`),
+            a weight is not finite, ``metadata`` is not JSON.
+        OSError: a file could not be written.
+    """
+    from polygraph.mesh.hierarchy import MeshHierarchy
+
+    hierarchy = model.hierarchy
+    if not isinstance(hierarchy, MeshHierarchy):
+        raise ValueError(
+            "save_pretrained: the model's hierarchy must be a polygraph.mesh.MeshHierarchy, got "
+            f"{type(hierarchy).__name__}"
+        )
+    state = {
+        # A clone: the format refuses two tensors that share storage.
+        name: value.detach().to("cpu", copy=True).contiguous()
+        for name, value in model.state_dict().items()
+    }
+    for name, value in state.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise ValueError(f"save_pretrained: {name} holds NaN or infinity")
+    contents = {
+        WEIGHTS: encode_tensors(state, metadata={"format": "pt"}),
+        HIERARCHY: encode_arrays(hierarchy.to_arrays()),
+    }
+    config = {
+        "model_type": MODEL_TYPE,
+        "architectures": [type(model).__name__],
+        "version": VERSION,
+        "polygraph": polygraph.__version__,
+        "model": asdict(model.config),
+        "hierarchy": {"hash": hierarchy.hash, "settings": hierarchy.settings},
+        "to_mm": to_mm,
+        "metadata": dict(metadata or {}),
+        "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()},
+    }
+    try:
+        text = json.dumps(config, indent=2, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"save_pretrained: metadata must be JSON values ({error})") from error
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    contents[CARD] = model_card(model, config).encode()
+    contents[CONFIG] = text.encode()
+    for name, data in contents.items():
+        _write(folder / name, data)
+    return folder
+
+
+def load_pretrained(
+    folder: str | os.PathLike[str], device: torch.device | str = "cpu"
+) -> tuple[MeshAutoencoder, dict[str, Any]]:
+    """Read what :func:`save_pretrained` wrote.
+
+    Returns:
+        The model in eval mode, of the dtype that it was saved in, and what ``config.json`` holds.
+
+    Raises:
+        PretrainedError: the folder or a file is missing, unreadable, of another version or kind,
+            does not match its hash, or a tensor is missing, superfluous or of another shape.
+    """
+    from polygraph.mesh.hierarchy import MeshHierarchy
+    from polygraph.mesh.io import MeshError
+    from polygraph.models.mesh_autoencoder import MeshAutoencoder
+
+    folder = Path(folder)
+    config = read_config(folder)
+    data = {name: _read_checked(folder / name, config) for name in (WEIGHTS, HIERARCHY)}
+    try:
+        hierarchy = MeshHierarchy.from_arrays(
+            decode_arrays(data[HIERARCHY]), config["hierarchy"]["settings"]
+        )
+    except (SafetensorError, MeshError, KeyError) as error:
+        raise PretrainedError(f"{folder / HIERARCHY}: not a mesh hierarchy: {error}") from error
+    if hierarchy.hash != config["hierarchy"]["hash"]:
+        raise PretrainedError(
+            f"{folder / HIERARCHY}: the hierarchy has hash {hierarchy.hash[:12]}, "
+            f"{CONFIG} wants {str(config['hierarchy']['hash'])[:12]}"
+        )
+    try:
+        model = MeshAutoencoder(_model_config(config["model"]), hierarchy)
+    except (ValueError, TypeError) as error:
+        raise PretrainedError(f"{folder / CONFIG}: model: {error}") from error
+    try:
+        state = decode_tensors(data[WEIGHTS])
+    except SafetensorError as error:
+        raise PretrainedError(f"{folder / WEIGHTS}: not a safetensors file ({error})") from error
+    _check_state(state, model.state_dict(), folder / WEIGHTS)
+    model.to(state["mean"].dtype)
+    model.load_state_dict(state)
+    return model.to(device).eval(), config
+
+
+def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """What the ``config.json`` of a folder holds, checked for kind, version and sections.
+
+    Raises:
+        PretrainedError: there is none, or it describes something else.
+    """
+    folder = Path(folder)
+    path = folder / CONFIG
+    if not folder.is_dir():
+        raise PretrainedError(
+            f"{folder}: no such folder (a model of a hub is downloaded first: "
+            "hf download NAME --local-dir DIR)"
+        )
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise PretrainedError(f"{path}: no such file: not a pretrained model") from error
+    except (OSError, ValueError) as error:
+        raise PretrainedError(f"{path}: not a readable JSON file ({error})") from error
+    if not isinstance(config, dict) or config.get("model_type") != MODEL_TYPE:
+        got = config.get("model_type") if isinstance(config, dict) else type(config).__name__
+        raise PretrainedError(f"{path}: model_type must be {MODEL_TYPE!r}, got {got!r}")
+    if config.get("version") != VERSION:
+        raise PretrainedError(
+            f"{path}: this polygraph reads version {VERSION}, got {config.get('version')!r}"
+        )
+    for name, kind in _SECTIONS.items():
+        if name not in config or not isinstance(config[name], kind):  # type: ignore[arg-type]
+            raise PretrainedError(f"{path}: {name} is missing or of the wrong type")
+    return config
+
+
+def _model_config(values: dict[str, Any]) -> Any:
+    from polygraph.models.mesh_autoencoder import MeshAutoencoderConfig
+
+    unknown = sorted(set(values) - {f.name for f in fields(MeshAutoencoderConfig)})
+    if unknown:
+        raise ValueError(f"unknown settings {', '.join(unknown)}: saved by a newer polygraph?")
+    return MeshAutoencoderConfig(**values)
+
+
+def _read_checked(path: Path, config: dict[str, Any]) -> bytes:
+    """The content of a file, if it is the one that the configuration names."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise PretrainedError(f"{path}: no such file") from error
+    wanted, got = config["sha256"].get(path.name), hashlib.sha256(data).hexdigest()
+    if got != wanted:
+        raise PretrainedError(
+            f"{path}: changed or not whole: SHA-256 {got[:12]}, {CONFIG} wants {str(wanted)[:12]}"
+        )
+    return data
+
+
+def _check_state(
+    state: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], path: Path
+) -> None:
+    missing, superfluous = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
+    if missing or superfluous:
+        what = [
+            f"{word} {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
+            for word, names in (("lacks", missing), ("has no place for", superfluous))
+            if names
+        ]
+        raise PretrainedError(f"{path}: does not fit the model of {CONFIG}: {'; '.join(what)}")
+    dtype = state["mean"].dtype
+    for name, value in wanted.items():
+        got = state[name]
+        if got.shape != value.shape:
+            raise PretrainedError(
+                f"{path}: {name} must have shape {list(value.shape)}, got {list(got.shape)}"
+            )
+        if got.dtype != (dtype if value.is_floating_point() else value.dtype):
+            raise PretrainedError(f"{path}: {name} has dtype {got.dtype}, mean has {dtype}")
+        if got.is_floating_point() and not bool(torch.isfinite(got).all()):
+            raise PretrainedError(f"{path}: {name} holds NaN or infinity")
+
+
+def _write(path: Path, data: bytes) -> None:
+    from polygraph.mesh.io import atomic_path
+
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def model_card(model: MeshAutoencoder, config: Mapping[str, Any]) -> str:
+    """The README of a pretrained model: what it is, how to use it, where it comes from."""
+    hierarchy: MeshHierarchy = model.hierarchy  # type: ignore[assignment]
+    settings = model.config
+    kind = getattr(settings, "block", "")
+    facts = {
+        "block": f"{kind}, order {settings.order}" if kind != "first_order" else "first order",
+        "latent numbers": settings.latent_channels,
+        "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
+        "vertices per level": ", ".join(f"{n:,}" for n in hierarchy.sizes),
+        "activation": settings.activation,
+        "millimetres per unit": "not given" if config["to_mm"] is None else f"{config['to_mm']:g}",
+        "hierarchy": f"`{hierarchy.hash[:16]}`",
+    }
+    lines = [
+        "---",
+        "library_name: polygraph",
+        "tags: [mesh, 3d, autoencoder, polynomial-networks, pytorch]",
+        "---",
+        "",
+        "# Mesh autoencoder",
+        "",
+        f"Encodes meshes of one template ({hierarchy.sizes[0]:,} vertices) to "
+        f"{settings.latent_channels} numbers each, and decodes them.",
+        "",
+        "```python",
+        "from polygraph.models import MeshAutoencoder",
+        "",
+        "model = MeshAutoencoder.from_pretrained(FOLDER)",
+        f"codes = model.encode(x)  # x: [B, {hierarchy.sizes[0]}, 3], vertices as the template's",
+        "meshes = model.decode(codes)",
+        "faces = model.hierarchy.faces[0]",
+        "```",
+        "",
+        *_table(facts),
+    ]
+    if config["metadata"]:
+        lines += ["", "## Origin", "", *_table(_flat(config["metadata"]))]
+    return "\n".join([*lines, ""])
+
+
+def _table(rows: Mapping[str, Any]) -> list[str]:
+    cells = [f"| {name} | {str(value).replace('|', '/')} |" for name, value in rows.items()]
+    return ["| | |", "|---|---|", *cells]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found

@@ -1,0 +1,242 @@
+"""The report of a grid: one HTML file that needs neither network nor server.
+
+Everything is embedded: plotly, style, script, numbers and meshes. The numbers come from the grid's
+rows alone (`polygraph.report.grid_rows`); the script only arranges them.
+"""
+
+from __future__ import annotations
+
+import html
+import importlib
+import json
+import os
+import re
+import uuid
+from datetime import datetime, timezone
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import polygraph
+from polygraph.report.grid_rows import (
+    AVERAGED,
+    COUNTED,
+    LINEAR,
+    Model,
+    Row,
+    View,
+    describe_view,
+    make_views,
+    read_rows,
+)
+from polygraph.report.page_meshes import (
+    SampleMeshes,
+    Stage,
+    color_limits,
+    plan,
+    read_reconstructions,
+    read_samples,
+)
+from polygraph.report.render import Up, error_colormap
+
+MAX_MB = 15.0
+_OF_MODEL = ("family", "operator", "order", "activation", "norm", "latent", "group_hash")
+_OF_RUN = (
+    "seed", "status", "message", "steps", "best_step", *AVERAGED, *COUNTED, "config_hash", "run",
+)  # fmt: skip
+_OF_MACHINE = ("machine", "threads", "torch", "python", "polygraph", "commit")
+
+
+def write_report(
+    grid: str | Path,
+    out: str | Path,
+    *,
+    title: str = "Mesh autoencoders",
+    max_mb: float = MAX_MB,
+    up: Up = "auto",
+) -> Path:
+    """Write the report of a grid (`polygraph benchmark mesh`) as one HTML file.
+
+    Args:
+        grid: the folder of the grid; it may be unfinished.
+        out: the file; its folder is made.
+        title: heading of the page.
+        max_mb: size to stay below, in millions of bytes; meshes are thinned out to fit, and test
+            samples left out.
+        up: axis of the meshes that points up.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        GridError: there is no grid, a row or a file of it is damaged.
+        ImportError: plotly or matplotlib is missing; the message names the extra.
+        OSError: the file cannot be written.
+    """
+    library = plotly_library()
+    content = build_payload(grid, budget=1e6 * max_mb - len(library.encode()), up=up)
+    text = page(title, content, library)
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, out)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return out
+
+
+def plotly_library() -> str:
+    """The source of plotly.js.
+
+    Raises:
+        ImportError: plotly is missing; the message names the extra.
+    """
+    try:
+        offline = importlib.import_module("plotly.offline")
+    except ImportError as error:
+        raise ImportError("the report needs plotly: pip install 'polygraph[report]'") from error
+    source: str = offline.get_plotlyjs()
+    return source
+
+
+def page(title: str, content: dict[str, Any], library: str) -> str:
+    """The whole HTML document."""
+    assets = resources.files("polygraph.report").joinpath("assets")
+    parts = {name: assets.joinpath(f"report.{name}").read_text("utf-8") for name in ("css", "js")}
+    document = assets.joinpath("report.html").read_text("utf-8")
+    # A "<" within a script element could end it or open another, also within a string of JSON.
+    data = json.dumps(content, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    values = {
+        "title": html.escape(title),
+        "style": parts["css"],
+        "data": data,
+        "script": parts["js"],
+        "plotly": library.replace("</script", "<\\/script"),
+    }
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], document)
+
+
+def build_payload(grid: str | Path, *, budget: float, up: Up = "auto") -> dict[str, Any]:
+    """Everything that the page shows, as JSON values.
+
+    Args:
+        grid: the folder of the grid.
+        budget: bytes for the whole payload.
+        up: axis of the meshes that points up.
+    """
+    folder = Path(grid)
+    rows = read_rows(folder)
+    views = make_views(rows)
+    shown = [_view(view) for view in views]
+    size = len(json.dumps(shown))
+    stages = _Stages(folder, views, 0.92 * budget - size, up)
+    for view, values in zip(views, shown, strict=True):
+        stages.add(view, values)
+    colors = error_colormap()
+    return {
+        "views": shown,
+        "stages": stages.payload,
+        "machines": _machines(rows),
+        "num_runs": len(rows),
+        "num_diverged": sum(row["status"] == "diverged" for row in rows),
+        "colors": [_hex(colors(t)) for t in np.linspace(0, 1, 24)],
+        "made": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "polygraph": polygraph.__version__,
+        "grid": folder.resolve().name,
+    }
+
+
+def _hex(color: Any) -> str:
+    return "#" + "".join(f"{round(255 * c):02x}" for c in color[:3])
+
+
+def _machines(rows: list[Row]) -> list[dict[str, Any]]:
+    """What the runs were made with; each combination once, with how many runs it made."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        values = {key: row[key] for key in _OF_MACHINE}
+        entry = found.setdefault(json.dumps(values), {**values, "runs": 0})
+        entry["runs"] += 1
+    return list(found.values())
+
+
+def _view(view: View) -> dict[str, Any]:
+    models = [_model(model) for model in view.models]
+    trained = {row["seed"] for m in view.models for row in m.rows if row["seed"] is not None}
+    return {
+        **describe_view(view),
+        "latent": view.latent,
+        "recipe_hash": view.recipe_hash,
+        "recipe": view.recipe,
+        "seeds": sorted(trained),
+        "models": models,
+        "missing_models": view.missing_models,
+        "stage": None,
+    }
+
+
+def _model(model: Model) -> dict[str, Any]:
+    first = model.rows[0]
+    return {
+        "name": model.name,
+        **{key: first[key] for key in _OF_MODEL},
+        "runs": [{key: row[key] for key in _OF_RUN} for row in model.rows],
+        "missing_seeds": model.missing_seeds,
+        **{key: vars(model.spread(key)) for key in AVERAGED},
+        **{key: model.count(key) for key in COUNTED},
+        "diverged": sum(row["status"] == "diverged" for row in model.rows),
+        "quantiles": model.quantiles(),
+        "frames": None,
+        "shown_seed": None,
+    }
+
+
+class _Stages:
+    """Meshes of all views, with one budget of bytes and one stage per data set and split."""
+
+    def __init__(self, folder: Path, views: list[View], budget: float, up: Up) -> None:
+        self.folder, self.up = folder, up
+        self.payload: list[dict[str, Any]] = []
+        self._known: dict[tuple[str, str], tuple[int, Stage] | None] = {}
+        self._samples: dict[tuple[str, str], SampleMeshes | None] = {}
+        for view in views:
+            key = (view.data, view.split)
+            if key not in self._samples:
+                self._samples[key] = read_samples(folder, view.models[0].rows[0])
+        with_meshes = [view for view in views if self._samples[view.data, view.split] is not None]
+        meshes = sum(len(view.models) for view in with_meshes)
+        self._share = budget / max(1, meshes)
+
+    def add(self, view: View, values: dict[str, Any]) -> None:
+        """Put the meshes of a view into its JSON values."""
+        samples = self._samples[view.data, view.split]
+        if samples is None:
+            return
+        number, stage = self._stage(view, samples)
+        values["stage"] = number
+        errors = []
+        for model, entry in zip(view.models, values["models"], strict=True):
+            row = model.middle()
+            made = read_reconstructions(self.folder, row, samples)
+            if made is None:
+                continue
+            entry["frames"], entry["shown_seed"] = stage.frames(made), row["seed"]
+            if row["family"] != LINEAR or len(view.models) == 1 or row["latent"]:
+                errors.append(stage.errors(made))
+        values["limits"] = color_limits(errors) if errors else [1.0] * len(stage.chosen)
+
+    def _stage(self, view: View, samples: SampleMeshes) -> tuple[int, Stage]:
+        key = (view.data, view.split)
+        known = self._known.get(key)
+        if known is None:
+            total, size = samples.inputs.shape[:2]
+            count, vertices = plan(1, total, size, self._share)
+            to_mm = view.models[0].rows[0]["to_mm"]
+            stage = Stage(samples, count, vertices, to_mm, self.up)
+            known = self._known[key] = (len(self.payload), stage)
+            self.payload.append(stage.payload())
+        return known

@@ -1,0 +1,126 @@
+"""Rows of a grid: every fault named, and what may be compared with what."""
+
+import json
+import math
+
+import pytest
+from grids import row, write_grid
+
+from polygraph.cli import main
+from polygraph.report.grid_rows import SCHEMA, GridError, Spread, make_views, read_rows
+
+
+def grid(**changes):
+    settings = {"split": "interpolation", "latent": 16, "seed": 0}
+    return {**row("full-2", **settings), **changes}
+
+
+def write(folder, rows):
+    (folder / "results.json").write_text(json.dumps(rows))
+    return folder
+
+
+def test_good_rows(tmp_path):
+    rows = write_grid(tmp_path)
+    assert read_rows(tmp_path) == rows
+
+
+@pytest.mark.parametrize("key", SCHEMA)
+def test_every_key_is_needed_and_has_a_type(tmp_path, key):
+    good = grid()
+    with pytest.raises(GridError, match=f"row 1: lacks {key}$"):
+        read_rows(write(tmp_path, [good, {k: v for k, v in good.items() if k != key}]))
+    with pytest.raises(GridError, match=f"row 0: {key} must be .* got True"):
+        read_rows(write(tmp_path, [grid(**{key: True})]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"family": "cnn"}, "family must be one of first-order, .*, got 'cnn'"),
+        ({"status": "running"}, "status must be one of done, diverged"),
+        ({"quantiles_mm": [1.0] * 100}, "quantiles_mm must be 101 numbers"),
+        ({"quantiles_mm": ["a"] * 101}, "quantiles_mm must be 101 numbers"),
+        ({"recipe_hash": None}, "recipe_hash must be null for family linear"),
+        ({"family": "linear"}, "recipe_hash must be null for family linear"),
+    ],
+)
+def test_bad_values(tmp_path, changes, message):
+    with pytest.raises(GridError, match=message):
+        read_rows(write(tmp_path, [grid(**changes)]))
+
+
+def test_no_grid(tmp_path):
+    with pytest.raises(GridError, match=r"no grid here: results\.json is missing"):
+        read_rows(tmp_path)
+    for text in ("{", "[]", "{}", "[1]", json.dumps([grid(mean_mm=math.nan)])):
+        (tmp_path / "results.json").write_text(text)
+        with pytest.raises(GridError, match=r"results\.json"):
+            read_rows(tmp_path)
+
+
+def test_a_missing_seed_gives_no_average():
+    assert Spread.of([1.0, 3.0]) == Spread(2.0, math.sqrt(2), [1.0, 3.0])
+    assert Spread.of([1.0, None]) == Spread(None, None, [1.0, None])
+    assert Spread.of([5]) == Spread(5.0, None, [5])
+    assert Spread.of([]) == Spread(None, None, [])
+
+
+def test_only_like_is_compared_with_like(tmp_path):
+    rows = write_grid(tmp_path, splits=("a", "b"), odd=False)
+    other = [{**r, "recipe_hash": "other"} for r in rows if r["seed"] == 0]
+    views = make_views(rows + other)
+    keys = [(v.split, v.latent, v.recipe_hash == "other") for v in views]
+    assert keys == [(s, n, o) for o in (False, True) for s in "ab" for n in (8, 16)]
+    for view in views:
+        names = [m.name for m in view.models]
+        assert {"pca", "mean-shape"} <= set(names)  # the latter has no latents: beside all
+        for model in view.models:
+            assert {r["latent"] for r in model.rows} <= {0, view.latent}
+            assert {r["split"] for r in model.rows} == {view.split}
+
+
+def test_what_is_missing_is_known(tmp_path):
+    rows = write_grid(tmp_path)
+    eight, sixteen = make_views(rows)
+    assert eight.missing_models == []
+    assert sixteen.missing_models == ["gat"]
+    skip = next(m for m in eight.models if m.name == "skip-2")
+    assert skip.missing_seeds == [1]
+    gat = next(m for m in eight.models if m.name == "gat")
+    assert gat.spread("mean_mm").mean is None
+    assert gat.count("nonfinite") is None
+    assert gat.middle()["seed"] == 0
+    edge = next(m for m in eight.models if m.name == "edgeconv")
+    assert edge.quantiles()[100] is None
+    assert edge.quantiles()[99] is not None
+    assert edge.count("nonfinite") == 6
+
+
+def test_models_of_one_name_are_told_apart():
+    rows = [grid(), grid(group_hash="f" * 64)]
+    assert sorted(m.name for m in make_views(rows)[0].models) == sorted(
+        f"full-2 ({r['group_hash'][:6]})" for r in rows
+    )
+
+
+def test_linear_models_alone_have_a_view():
+    pca, mean = (row(n, split="a", latent=8, seed=0) for n in ("pca", "mean-shape"))
+    (view,) = make_views([mean, pca])
+    assert (view.latent, view.recipe, [m.name for m in view.models]) == (
+        8, None, ["mean-shape", "pca"],
+    )  # fmt: skip
+    (view,) = make_views([mean])
+    assert [m.name for m in view.models] == ["mean-shape"]
+
+
+def test_the_command(tmp_path, capsys):
+    pytest.importorskip("plotly", reason="needs plotly (extra [report])")
+    write_grid(tmp_path / "grid")
+    out = tmp_path / "report.html"
+    assert main(["report", str(tmp_path / "grid"), "--out", str(out)]) == 0
+    assert f"wrote {out}" in capsys.readouterr().out
+    assert main(["report", str(tmp_path), "--out", str(out)]) == 1
+    assert "no grid here" in capsys.readouterr().err
+    assert main(["report", str(tmp_path / "grid"), "--max-mb", "0"]) == 2
+    assert "max-mb must be positive" in capsys.readouterr().err
