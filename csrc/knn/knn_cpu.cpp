@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <tuple>
 #include <vector>
 
@@ -29,6 +30,7 @@ struct KnnPlan {
   int64_t chunk;                          // points packed at a time, a multiple of 128
   int64_t queries;                        // at most, of one task
   int64_t soft;                           // candidates a query may keep from chunk to chunk
+  bool shuffled;                          // candidates do not come in the order of their index
 };
 
 // Queries [begin, end) of one sample against its points [points_begin, points_end).
@@ -79,6 +81,20 @@ struct KnnScratch {
   int32_t* listed_panel;
   int32_t* listed_slot;
 };
+
+// Candidates of all points of a sample, each of which is a query.
+template <class T>
+struct KnnLists {
+  int64_t full;        // candidates of a point that call for compaction
+  int64_t room;        // of a list: whole vectors more
+  T* value;            // [n, room]
+  int32_t* index;      // [n, room]
+  KnnState<T>* state;  // [n]
+  T* norm;             // [n] Q
+};
+
+constexpr int64_t kPairsMostK = 256;
+constexpr int64_t kPairsRoom = 4 * kPairsMostK + 128;  // of the longest list
 
 #define POLYGRAPH_KERNEL_FILE "knn/knn_kernel.inc"
 #include "common/each_isa.inc"
@@ -134,6 +150,21 @@ void find_centre(const T* x, int64_t n, int64_t C, std::vector<T>& centre) {
     centre[c] = std::abs(sum[c]) < 0x1p60 ? static_cast<T>(sum[c]) : T(0);
   }
 }
+
+// Numbers that begin undefined.
+template <class U>
+class Untouched {
+ public:
+  void resize(size_t count) {
+    values_ = std::make_unique_for_overwrite<U[]>(count);
+  }
+  U* data() const {
+    return values_.get();
+  }
+
+ private:
+  std::unique_ptr<U[]> values_;
+};
 
 // Memory of one thread, in one piece.
 template <class T>
@@ -319,6 +350,135 @@ void knn_brute(const KnnBatch<T>& batch, const std::vector<int64_t>& samples) {
   });
 }
 
+// ---- the points among themselves ----
+
+// Pairs of blocks are visited once, not twice, from so many points on.
+constexpr int64_t kPairsPoints = 1;
+constexpr int64_t kPairsBytes = 48 << 20;  // of all lists of a sample
+constexpr int64_t kPairsBlock = 10 * kRowMultiple;  // the least points of a block
+
+inline int64_t knn_pairs_full(int64_t k) {
+  return (2 * k + 32 + 15) / 16 * 16;
+}
+
+// Memory of one point's list.
+template <class T>
+int64_t knn_pairs_bytes(int64_t k) {
+  return (knn_pairs_full(k) + 16) * static_cast<int64_t>(sizeof(T) + 4) + static_cast<int64_t>(sizeof(KnnState<T>)) +
+         static_cast<int64_t>(sizeof(T));
+}
+
+template <class T>
+bool wants_pairs(const KnnBatch<T>& batch, int64_t s) {
+  const KnnSizes& n = batch.n;
+  const int64_t points = batch.points(s);
+  return n.C > 3 && n.width == 0 && n.k <= kPairsMostK && points >= kPairsPoints && points > 2 * n.k &&
+         points * knn_pairs_bytes<T>(n.k) <= kPairsBytes && batch.x == batch.y && batch.queries(s) == points &&
+         batch.queries_begin(s) == batch.points_begin(s);
+}
+
+// The sample's points in blocks of equal size, but the last.
+template <class T>
+class KnnPairs {
+ public:
+  KnnPairs(const KnnBatch<T>& batch, int64_t s)
+      : batch_(batch), sample_(s), points_(batch.points(s)), plan_(make_plan<T>(batch.n, points_, points_)) {
+    threads_ = torch::stable::get_num_threads();
+    const int64_t wanted = std::max((points_ + plan_.chunk - 1) / plan_.chunk, 4 * threads_);
+    size_ = std::max((points_ + wanted - 1) / wanted, std::max(kPairsBlock, 2 * batch.n.k));
+    size_ = std::min((size_ + kRowMultiple - 1) / kRowMultiple * kRowMultiple, plan_.chunk);
+    blocks_ = (points_ + size_ - 1) / size_;
+    plan_.queries = size_;
+    plan_.soft = batch.n.k + batch.n.k / 2 + 8;
+    plan_.shuffled = true;
+    const int64_t full = knn_pairs_full(batch.n.k);
+    const size_t room = static_cast<size_t>(points_ * (full + 16));
+    value_.resize(room);
+    index_.resize(room);
+    state_.resize(static_cast<size_t>(points_));
+    norm_.resize(static_cast<size_t>(points_));
+    lists_ = {full, full + 16, value_.data(), index_.data(), state_.data(), norm_.data()};
+    centre_.resize(static_cast<size_t>(plan_.C), T(0));
+    find_centre(batch.x + batch.points_begin(s) * plan_.C, points_, plan_.C, centre_);
+    for (int64_t thread = 0; thread < threads_; ++thread) {
+      memory_.push_back(std::make_unique<KnnMemory<T>>(plan_));
+    }
+  }
+
+  // Returns whether the scores could be used; if not, nothing is written.
+  bool run() {
+    std::atomic<bool> good{true};
+    on_threads(blocks_, [&](int64_t i, const KnnScratch<T>& scratch) {
+      bool block_good = false;
+      POLYGRAPH_SIMD_CALL(open_lists<T>(task(i, i), scratch, lists_, block_good));
+      if (!block_good) {
+        good = false;
+      }
+    });
+    if (!good) {
+      return false;
+    }
+    // A tournament: in every round but `blocks_` - 1 stand still and the others turn one place, and opposites meet.
+    const int64_t turning = blocks_ - 1 + blocks_ % 2;
+    for (int64_t round = 0; round < turning; ++round) {
+      on_threads(turning / 2 + 1, [&](int64_t i, const KnnScratch<T>& scratch) {
+        const int64_t a = (round + i) % turning;
+        const int64_t b = i == 0 ? turning : (round + turning - i) % turning;
+        if (b < blocks_) {
+          POLYGRAPH_SIMD_CALL(cross_blocks<T>(task(a, b), scratch, lists_));
+        }
+      });
+    }
+    on_threads(blocks_, [&](int64_t i, const KnnScratch<T>& scratch) {
+      POLYGRAPH_SIMD_CALL(close_lists<T>(task(i, i), scratch, lists_));
+    });
+    return true;
+  }
+
+ private:
+  // The points of block a as queries, those of block b as points.
+  KnnTask<T> task(int64_t a, int64_t b) const {
+    const int64_t row = batch_.points_begin(sample_);
+    const T* x = batch_.x + row * plan_.C;
+    return {plan_,
+            x,
+            x,
+            centre_.data(),
+            a * size_,
+            std::min(points_, (a + 1) * size_),
+            b * size_,
+            std::min(points_, (b + 1) * size_),
+            batch_.x_ptr != nullptr ? row : 0,
+            batch_.index + row * plan_.k,
+            batch_.dist2 + row * plan_.k};
+  }
+
+  // fn(i, scratch) for all i < count; threads take them one after the other.
+  template <class F>
+  void on_threads(int64_t count, const F& fn) {
+    std::atomic<int64_t> next{0};
+    const int64_t threads = std::min(threads_, count);
+    parallel_tasks(threads, count * size_ * size_ / threads, [&](int64_t begin, int64_t end) {
+      for (int64_t thread = begin; thread < end; ++thread) {
+        for (int64_t i = next++; i < count; i = next++) {
+          fn(i, memory_[static_cast<size_t>(thread)]->scratch());
+        }
+      }
+    });
+  }
+
+  const KnnBatch<T>& batch_;
+  int64_t sample_, points_;
+  KnnPlan<T> plan_;
+  int64_t threads_ = 1, size_ = 0, blocks_ = 0;
+  Untouched<T> value_;
+  Untouched<int32_t> index_;
+  std::vector<KnnState<T>> state_;
+  std::vector<T> norm_, centre_;
+  KnnLists<T> lists_{};
+  std::vector<std::unique_ptr<KnnMemory<T>>> memory_;
+};
+
 // ---- few channels, many points ----
 
 // From so many points on the tree is quicker than looking at all of them. Measured with as many queries, in three
@@ -391,6 +551,9 @@ void knn_samples(const KnnBatch<T>& batch) {
   std::vector<int64_t> trees;
   for (int64_t s = 0; s < batch.samples(); ++s) {
     if (batch.queries(s) == 0) {
+      continue;
+    }
+    if (wants_pairs(batch, s) && KnnPairs<T>(batch, s).run()) {
       continue;
     }
     if (!wants_tree(batch, s)) {
