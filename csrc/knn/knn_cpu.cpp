@@ -94,7 +94,7 @@ struct KnnLists {
 };
 
 constexpr int64_t kPairsMostK = 256;
-constexpr int64_t kPairsRoom = 4 * kPairsMostK + 128;  // of the longest list
+constexpr int64_t kPairsRoom = 1024 + 2 * kPairsMostK;  // candidates to be sorted, at most: a block's and those kept
 
 #define POLYGRAPH_KERNEL_FILE "knn/knn_kernel.inc"
 #include "common/each_isa.inc"
@@ -352,62 +352,76 @@ void knn_brute(const KnnBatch<T>& batch, const std::vector<int64_t>& samples) {
 
 // ---- the points among themselves ----
 
-// Pairs of blocks are visited once, not twice, from so many points on.
-constexpr int64_t kPairsPoints = 1;
-constexpr int64_t kPairsBytes = 48 << 20;  // of all lists of a sample
-constexpr int64_t kPairsBlock = 10 * kRowMultiple;  // the least points of a block
+// The half of the products that is saved must outweigh the lists. Measured on two threads, float32, the times are equal
+// at about: k = 4, 4500 points in 16 channels; k = 16, 7500 points in 16, 2500 in 64, 1300 in 132; k = 64, 7500 in 64
+// and 3600 in 132. float64 pays earlier.
+inline bool knn_pairs_pay(int64_t points, int64_t C, int64_t k) {
+  return points * (C + 8) >= 80000 + 7500 * k;
+}
+constexpr int64_t kPairsBytes = 48 << 20;           // of all lists of a sample; more points do without
+constexpr int64_t kPairsBlock = 10 * kRowMultiple;  // the fewest points of a block
 
+// Candidates that make a list full, after compaction there are at most k + k/2 + 8.
 inline int64_t knn_pairs_full(int64_t k) {
   return (2 * k + 32 + 15) / 16 * 16;
 }
 
 // Memory of one point's list.
 template <class T>
-int64_t knn_pairs_bytes(int64_t k) {
-  return (knn_pairs_full(k) + 16) * static_cast<int64_t>(sizeof(T) + 4) + static_cast<int64_t>(sizeof(KnnState<T>)) +
-         static_cast<int64_t>(sizeof(T));
+constexpr int64_t knn_pairs_bytes(int64_t k) {
+  constexpr int64_t bytes = static_cast<int64_t>(sizeof(T));
+  return (knn_pairs_full(k) + 16) * (bytes + 4) + static_cast<int64_t>(sizeof(KnnState<T>)) + bytes;
+}
+
+// Points of a block. A round has as many pairs as there are threads, at least.
+inline int64_t knn_pairs_block(int64_t points, int64_t chunk) {
+  const int64_t threads = torch::stable::get_num_threads();
+  const int64_t blocks = std::max((points + chunk - 1) / chunk, 2 * threads);
+  return std::min(((points + blocks - 1) / blocks + kRowMultiple - 1) / kRowMultiple * kRowMultiple, chunk);
 }
 
 template <class T>
 bool wants_pairs(const KnnBatch<T>& batch, int64_t s) {
   const KnnSizes& n = batch.n;
   const int64_t points = batch.points(s);
-  return n.C > 3 && n.width == 0 && n.k <= kPairsMostK && points >= kPairsPoints && points > 2 * n.k &&
+  return n.C > 3 && n.width == 0 && n.k <= kPairsMostK && knn_pairs_pay(points, n.C, n.k) &&
+         points >= 2 * kPairsBlock * torch::stable::get_num_threads() &&
          points * knn_pairs_bytes<T>(n.k) <= kPairsBytes && batch.x == batch.y && batch.queries(s) == points &&
          batch.queries_begin(s) == batch.points_begin(s);
 }
 
-// The sample's points in blocks of equal size, but the last.
+// The points of one sample in blocks of equal size, but the last.
 template <class T>
 class KnnPairs {
  public:
   KnnPairs(const KnnBatch<T>& batch, int64_t s)
-      : batch_(batch), sample_(s), points_(batch.points(s)), plan_(make_plan<T>(batch.n, points_, points_)) {
-    threads_ = torch::stable::get_num_threads();
-    const int64_t wanted = std::max((points_ + plan_.chunk - 1) / plan_.chunk, 4 * threads_);
-    size_ = std::max((points_ + wanted - 1) / wanted, std::max(kPairsBlock, 2 * batch.n.k));
-    size_ = std::min((size_ + kRowMultiple - 1) / kRowMultiple * kRowMultiple, plan_.chunk);
-    blocks_ = (points_ + size_ - 1) / size_;
+      : batch_(batch),
+        sample_(s),
+        points_(batch.points(s)),
+        threads_(torch::stable::get_num_threads()),
+        plan_(make_plan<T>(batch.n, points_, points_)),
+        size_(knn_pairs_block(points_, plan_.chunk)),
+        blocks_((points_ + size_ - 1) / size_),
+        state_(static_cast<size_t>(points_)),
+        norm_(static_cast<size_t>(points_)),
+        centre_(static_cast<size_t>(plan_.C), T(0)) {
     plan_.queries = size_;
-    plan_.soft = batch.n.k + batch.n.k / 2 + 8;
+    plan_.soft = plan_.k + plan_.k / 2 + 8;
     plan_.shuffled = true;
-    const int64_t full = knn_pairs_full(batch.n.k);
-    const size_t room = static_cast<size_t>(points_ * (full + 16));
-    value_.resize(room);
-    index_.resize(room);
-    state_.resize(static_cast<size_t>(points_));
-    norm_.resize(static_cast<size_t>(points_));
-    lists_ = {full, full + 16, value_.data(), index_.data(), state_.data(), norm_.data()};
-    centre_.resize(static_cast<size_t>(plan_.C), T(0));
+    const int64_t full = knn_pairs_full(plan_.k);
+    const int64_t room = full + 16;
+    value_.resize(static_cast<size_t>(points_ * room));
+    index_.resize(static_cast<size_t>(points_ * room));
+    lists_ = {full, room, value_.data(), index_.data(), state_.data(), norm_.data()};
     find_centre(batch.x + batch.points_begin(s) * plan_.C, points_, plan_.C, centre_);
     for (int64_t thread = 0; thread < threads_; ++thread) {
       memory_.push_back(std::make_unique<KnnMemory<T>>(plan_));
     }
   }
 
-  // Returns whether the scores could be used; if not, nothing is written.
+  // Returns false, and writes nothing, where scores tell too little: then whole rows of them are the better way.
   bool run() {
-    std::atomic<bool> good{true};
+    std::atomic<bool> good{plan_.alpha <= T(1) / 64};
     on_threads(blocks_, [&](int64_t i, const KnnScratch<T>& scratch) {
       bool block_good = false;
       POLYGRAPH_SIMD_CALL(open_lists<T>(task(i, i), scratch, lists_, block_good));
@@ -415,12 +429,12 @@ class KnnPairs {
         good = false;
       }
     });
-    if (!good) {
-      return false;
-    }
-    // A tournament: in every round but `blocks_` - 1 stand still and the others turn one place, and opposites meet.
+    // A tournament: in every round all but one turn by one place, and opposites meet.
     const int64_t turning = blocks_ - 1 + blocks_ % 2;
     for (int64_t round = 0; round < turning; ++round) {
+      if (!good || too_many_exact()) {
+        return false;
+      }
       on_threads(turning / 2 + 1, [&](int64_t i, const KnnScratch<T>& scratch) {
         const int64_t a = (round + i) % turning;
         const int64_t b = i == 0 ? turning : (round + turning - i) % turning;
@@ -440,17 +454,27 @@ class KnnPairs {
   KnnTask<T> task(int64_t a, int64_t b) const {
     const int64_t row = batch_.points_begin(sample_);
     const T* x = batch_.x + row * plan_.C;
-    return {plan_,
-            x,
-            x,
-            centre_.data(),
-            a * size_,
-            std::min(points_, (a + 1) * size_),
-            b * size_,
-            std::min(points_, (b + 1) * size_),
-            batch_.x_ptr != nullptr ? row : 0,
-            batch_.index + row * plan_.k,
-            batch_.dist2 + row * plan_.k};
+    return {
+        plan_,
+        x,
+        x,
+        centre_.data(),
+        a * size_,
+        std::min(points_, (a + 1) * size_),
+        b * size_,
+        std::min(points_, (b + 1) * size_),
+        batch_.x_ptr != nullptr ? row : 0,
+        batch_.index + row * plan_.k,
+        batch_.dist2 + row * plan_.k};
+  }
+
+  // Whether an eighth of the lists are kept by exact distances, a few at a time.
+  bool too_many_exact() const {
+    int64_t exact = 0;
+    for (const KnnState<T>& state : state_) {
+      exact += state.only_exact;
+    }
+    return 8 * exact > points_;
   }
 
   // fn(i, scratch) for all i < count; threads take them one after the other.
@@ -468,13 +492,13 @@ class KnnPairs {
   }
 
   const KnnBatch<T>& batch_;
-  int64_t sample_, points_;
+  int64_t sample_, points_, threads_;
   KnnPlan<T> plan_;
-  int64_t threads_ = 1, size_ = 0, blocks_ = 0;
-  Untouched<T> value_;
-  Untouched<int32_t> index_;
+  int64_t size_, blocks_;
   std::vector<KnnState<T>> state_;
   std::vector<T> norm_, centre_;
+  Untouched<T> value_;
+  Untouched<int32_t> index_;
   KnnLists<T> lists_{};
   std::vector<std::unique_ptr<KnnMemory<T>>> memory_;
 };
@@ -578,6 +602,15 @@ void knn_samples(const KnnBatch<T>& batch) {
   }
 }
 
+// Whether both are the same numbers in memory.
+bool same_tensor(const Tensor& x, const Tensor& y) {
+  bool same = x.const_data_ptr() == y.const_data_ptr();
+  for (int64_t i = 0; same && i < x.dim(); ++i) {
+    same = x.size(i) == y.size(i) && x.stride(i) == y.stride(i);
+  }
+  return same;
+}
+
 }  // namespace
 
 std::tuple<Tensor, Tensor> knn_cpu(
@@ -592,7 +625,7 @@ std::tuple<Tensor, Tensor> knn_cpu(
     check_knn_samples(n, data<int64_t>(*points_ptr), data<int64_t>(*queries_ptr));
   }
   const Tensor points = widened(dense(x));
-  const Tensor queries = widened(dense(y));
+  const Tensor queries = same_tensor(x, y) ? points : widened(dense(y));
   Tensor index = torch::stable::new_empty(points, {n.B, n.M, k}, ScalarType::Long);
   Tensor dist2 = torch::stable::new_empty(points, {n.B, n.M, k});
   const auto run = [&](auto zero) {
