@@ -8,7 +8,6 @@
 //                       a[p, h]       to phi, or to what is in the activation, where there is a layer  [P, H]
 //                       f[p, h]       phi again                             [P, H]
 //                       with p the position of the slot, less ptr[first]
-//   lane_ecc_weight_    to_weight[h, c, d] += sum over the slots of first <= s < last of  f[p, h] x[r, c] g[s, d]
 //
 // A slot has the row e of edge features, and r, the other node. phi is one of
 //   features [E', H]                                  themselves
@@ -25,10 +24,10 @@ namespace polygraph {
 
 struct LaneSizes {
   GraphSizes g;
-  int64_t rows;        // of edge features, E'
-  int64_t F, H, C, D;  // edge features, hidden, channels in and out
+  int64_t rows;         // of edge features, E'
+  int64_t F, H, C, D;   // edge features, hidden, channels in and out
   int64_t first, last;  // segments
-  int64_t most;        // slots of a segment
+  int64_t most;         // slots of a segment
 };
 
 struct LaneFeatures {
@@ -61,7 +60,7 @@ inline LaneSizes check_lane_ecc(
       !phi.layer.has_value() || (phi.features.has_value() && phi.shift.has_value()), op,
       ": a layer needs features and shift");
   const int64_t F = phi.layer.has_value() ? phi.layer->size(1) : H;
-  check("features", phi.features, "[E, F]", {rows, F});
+  check("phi", phi.features, phi.layer.has_value() ? "[E, F]" : "[E, H]", {rows, F});
   check("layer", phi.layer, "[H, F]", {H, F});
   check("shift", phi.shift, "[H]", {H});
   check("near", phi.near, "[S, H]", {g.S, H});

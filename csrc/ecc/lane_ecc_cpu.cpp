@@ -56,9 +56,9 @@ struct LaneScratch {
 #define POLYGRAPH_KERNEL_FILE "ecc/lane_ecc_kernel.inc"
 #include "common/each_isa.inc"
 
-constexpr int64_t kCacheBytes = 300 << 10;   // of the groups that go through the weights together
-constexpr int64_t kSharedBytes = 4 << 20;    // where the weights are too large for any cache
-constexpr int64_t kNearBytes = 20 << 10;     // of z
+constexpr int64_t kCacheBytes = 300 << 10;  // of the groups that go through the weights together
+constexpr int64_t kSharedBytes = 4 << 20;   // where the weights are too large for any cache
+constexpr int64_t kNearBytes = 20 << 10;    // of z
 constexpr int64_t kAlignment = 64;
 
 template <class T>
@@ -180,8 +180,8 @@ void set_most(LaneSizes& n, const GraphPointers& graph) {
   }
 }
 
-void check_weight(const char* op, const LaneSizes& n, const Tensor& x, const Tensor& W,
-                  const std::optional<Tensor>& bias) {
+void check_weight(
+    const char* op, const LaneSizes& n, const Tensor& x, const Tensor& W, const std::optional<Tensor>& bias) {
   check_dtype(op, "weight", W, x.scalar_type());
   check_shape(op, "weight", W, "[H, C, D]", {n.H, n.C, n.D});
   if (bias.has_value()) {
@@ -190,8 +190,9 @@ void check_weight(const char* op, const LaneSizes& n, const Tensor& x, const Ten
   }
 }
 
-void check_result(const char* op, const char* name, const Tensor& x, const std::optional<Tensor>& out, int64_t rows,
-                  int64_t columns) {
+void check_result(
+    const char* op, const char* name, const Tensor& x, const std::optional<Tensor>& out, int64_t rows,
+    int64_t columns) {
   if (out.has_value()) {
     check_dtype(op, name, *out, x.scalar_type());
     check_shape(op, name, *out, "of a result", {rows, columns});
@@ -210,9 +211,25 @@ struct LaneTensors {
   template <class T>
   LaneParams<T> params(const LaneSizes& n, double slope) const {
     return {
-        n, graph.pointers(), data<T>(phi.features), data<T>(phi.layer), data<T>(phi.shift), data<T>(phi.near),
-        data<T>(phi.far), static_cast<T>(slope), data<T>(x), data<T>(grad), data<T>(W), W.stride(0), W.stride(1),
-        W.stride(2), data<T>(bias), nullptr, nullptr, nullptr, nullptr};
+        n,
+        graph.pointers(),
+        data<T>(phi.features),
+        data<T>(phi.layer),
+        data<T>(phi.shift),
+        data<T>(phi.near),
+        data<T>(phi.far),
+        static_cast<T>(slope),
+        data<T>(x),
+        data<T>(grad),
+        data<T>(W),
+        W.stride(0),
+        W.stride(1),
+        W.stride(2),
+        data<T>(bias),
+        nullptr,
+        nullptr,
+        nullptr,
+        nullptr};
   }
 };
 
@@ -234,8 +251,8 @@ void lane_ecc_cpu(
   LaneSizes n = check_lane_ecc(op, x, phi, weight.size(0), weight.size(2), rows, 0, segments, ptr, other, edge);
   check_weight(op, n, x, weight, bias);
   check_result(op, "out", x, out, segments, n.D);
-  const LaneTensors tensors{
-      ready(phi), dense(x), std::nullopt, ready(bias), weight, GraphTensors(ptr, std::nullopt, other, edge)};
+  const LaneTensors tensors{ready(phi),  dense(x), std::nullopt,
+                            ready(bias), weight,   GraphTensors(ptr, std::nullopt, other, edge)};
   check_graph_values(op, n.g, tensors.graph.pointers(), rows);
   set_most(n, tensors.graph.pointers());
   with_type(x, [&](auto zero) {
@@ -259,8 +276,8 @@ void lane_ecc_backward_cpu(
   check_weight(op, n, x, weight, bias);
   check_dtype(op, "grad", grad, x.scalar_type());
   check_shape(op, "grad", grad, "[S, D]", {n.g.S, n.D});
-  const LaneTensors tensors{
-      ready(phi), dense(x), dense(grad), ready(bias), weight, GraphTensors(ptr, std::nullopt, other, edge)};
+  const LaneTensors tensors{ready(phi),  dense(x), dense(grad),
+                            ready(bias), weight,   GraphTensors(ptr, std::nullopt, other, edge)};
   check_graph_values(op, n.g, tensors.graph.pointers(), rows, first, last);
   const int64_t* bounds = tensors.graph.pointers().ptr;
   check_result(op, "y", x, y, rows, n.C);
