@@ -377,7 +377,7 @@ def _backward_by_lanes(
     ptr, _, other, edge = sides[:4]
     assert ptr is not None
     assert other is not None
-    hidden, C, D = weight.shape
+    hidden, C = weight.shape[:2]
     rows = phi.shape[0]
     targets, sources = _nodes(sides, x)
     message = x.new_zeros(rows, C) if to_x else None

@@ -232,13 +232,13 @@ def test_layer_of_hidden_features(monkeypatch, side, slope, edge, holes, lanes):
     monkeypatch.setitem(names, "LANE_SHARE", 100.0 if lanes else 0.0)
     monkeypatch.setitem(names["CHUNK_NODES"], "cpu", 5)
     monkeypatch.setitem(names, "LANE_SUM_BYTES", 200)
-    inputs, graph = layered(11, 9, 40, 4, 2, 3, 5, edge=edge, holes=holes)
+    inputs, graph = layered(11, 5, 24, 3, 2, 3, 2, edge=edge, holes=holes)
     values = [t.requires_grad_() for t in inputs.values()]
     function = partial(with_layer, graph=graph, slope=slope, side=side)
     out = function(values)
     torch.testing.assert_close(out, layer_apart(values, graph, slope))
     assert torch.autograd.gradcheck(lambda *v: function(v), values)
-    assert torch.autograd.gradgradcheck(lambda *v: function(v), values)
+    assert torch.autograd.gradgradcheck(lambda *v: function(v), values, fast_mode=True)
 
 
 SIZES = [
