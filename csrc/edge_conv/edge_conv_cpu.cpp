@@ -25,9 +25,10 @@ struct EdgeConvParams {
 
 // What a sum adds up. The last two look at run time for what is there.
 enum class Form {
-  activation,     // m (u + v), with the masks as values
-  others,         // oth_val
-  masked_others,  // m oth_val
+  activation,      // m (u + v), with the masks as values
+  others,          // oth_val
+  masked_others,   // m oth_val
+  masked_segment,  // m seg_val
   masked,
   plain,
 };
