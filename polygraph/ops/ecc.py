@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from polygraph import _load
-from polygraph.ops._common import autocast_dtype, cast, check_devices
+from polygraph.ops._common import autocast_dtype, cast, check_devices, outside_autocast
 from polygraph.ops.edge_conv import ANY_NODES, Sides, _forward, activate, turned
 from polygraph.ops.graph import Graph
 
@@ -536,8 +536,8 @@ def _backward_of_product(
 
 
 for _key in ("CPU", "CUDA"):
-    _library.impl("ecc", _ecc, _key)
-    _library.impl("ecc_backward", _ecc_backward, _key)
+    _library.impl("ecc", outside_autocast(_ecc), _key)
+    _library.impl("ecc_backward", outside_autocast(_ecc_backward), _key)
 
 
 @torch.library.register_fake("polygraph::edge_outer_")
