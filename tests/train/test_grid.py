@@ -161,9 +161,9 @@ def test_another_setting_is_another_run(made, data):
 def words(folder, cache, steps):
     return [
         sys.executable, "-m", "polygraph", "benchmark", "mesh", "--frames", "60", "--models",
-        "first-order", "full-2", "pca", "--seeds", "0", "--latents", "3", "--steps", str(steps), "--batch_size", "4",
-        "--eval_every", "10", "--config", "mesh-published", "--accelerator", "cpu",
-        "--data.cache_dir", str(cache), "--out", str(folder),
+        "first-order", "full-2", "pca", "--seeds", "0", "--latents", "3", "--steps", str(steps),
+        "--batch_size", "4", "--eval_every", "10", "--config", "mesh-published",
+        "--accelerator", "cpu", "--data.cache_dir", str(cache), "--out", str(folder),
     ]  # fmt: skip
 
 
