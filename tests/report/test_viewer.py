@@ -73,7 +73,7 @@ def test_clouds_are_read(tmp_path, suffix):
 def test_bad_clouds(tmp_path):
     with pytest.raises(MeshError, match=r"none\.xyz: no such file"):
         read_cloud(tmp_path / "none.xyz")
-    with pytest.raises(MeshError, match="want one of .pcd, .ply, .xyz"):
+    with pytest.raises(MeshError, match=r"want one of \.pcd, \.ply, \.xyz"):
         read_cloud(tmp_path / "a.las")
     for suffix in WRITERS:
         (tmp_path / f"bad{suffix}").write_bytes(b"\0\1nonsense")
