@@ -1,13 +1,11 @@
-"""Mesh autoencoders: the error of polynomial and first-order models, and what a step of them costs.
+"""Mesh autoencoders: what a step of polynomial and first-order models costs.
 
-    python benchmarks/bench_mesh_autoencoder.py train DATA --split interpolation --out RUNS
     python benchmarks/bench_mesh_autoencoder.py cost DATA [--out FILE]
 
-``train`` trains every model with equal steps, batch, schedule and seeds, chooses weights on the
-validation split and writes table, rows and pictures (see `polygraph.train.compare`); it goes on
-where it was stopped. ``cost`` times one training step of the second-order model against the same
-model in plain PyTorch (index_select + linear, every vertex convolved before the selection), and
-inference of the polynomial models against the first-order one, in turns.
+Times one training step of the second-order model against the same model in plain PyTorch
+(index_select + linear, every vertex convolved before the selection), and inference of the
+polynomial models against the first-order one, in turns. Their errors are a matter of
+`polygraph benchmark mesh`.
 
 DATA is a folder with vertices.npy, faces.npy, frames.json and splits.json.
 """
@@ -33,21 +31,7 @@ from polygraph import ops, reference
 from polygraph.data import MeshDataConfig, open_dataset
 from polygraph.mesh.hierarchy import MeshHierarchy, load_or_build
 from polygraph.models import MeshAutoencoder, get_preset
-from polygraph.train.compare import compare
-from polygraph.train.config import TrainConfig
-from polygraph.train.mesh import LOSSES, NORMALIZATIONS
 
-MODELS = {
-    "interpolation": (
-        "first-order",
-        "full-2",
-        "full-2-noact",
-        "first-order-noact",
-        "simple-2",
-        "full-3",
-    ),
-    "extrapolation": ("first-order", "full-2"),
-}
 TIMED = ("first-order", "simple-2", "full-2", "full-2-noact", "full-3")
 LATENT_CHANNELS = 16
 BATCH = 16
@@ -190,55 +174,19 @@ def cost(data: Path, rounds: int) -> dict[str, object]:
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("train", "cost"))
+    parser.add_argument("what", choices=("cost",))
     parser.add_argument("data", type=Path)
-    parser.add_argument("--split", choices=tuple(MODELS), default="interpolation")
-    parser.add_argument("--models", nargs="+", help="default: those of the split")
-    parser.add_argument("--steps", type=int, default=16000)
-    parser.add_argument("--learning-rate", type=float, default=5e-3)
-    parser.add_argument("--weight-decay", type=float, default=0.0)
-    parser.add_argument("--normalization", choices=NORMALIZATIONS, default="shared")
-    parser.add_argument("--augmentation", type=float, default=0.3)
-    parser.add_argument("--loss", choices=LOSSES, default="distance")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--out", type=Path, help="train: folder of the runs; cost: JSON file")
+    parser.add_argument("--out", type=Path, help="JSON file")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
-    if args.what == "cost":
-        text = json.dumps(cost(args.data, args.rounds), indent=2)
-        print(text)
-        if args.out:
-            args.out.parent.mkdir(parents=True, exist_ok=True)
-            args.out.write_text(text + "\n")
-        return
-    if args.out is None:
-        parser.error("train needs --out")
-    train = TrainConfig(
-        steps=args.steps,
-        batch_size=BATCH,
-        learning_rate=args.learning_rate,
-        schedule="cosine",
-        weight_decay=args.weight_decay,
-        eval_every=250,
-        num_threads=args.threads,
-        progress=False,
-    )
-    made = compare(
-        args.models or MODELS[args.split],
-        MeshDataConfig(kind="registered", path=str(args.data), split=args.split),
-        train,
-        args.out,
-        seeds=args.seeds,
-        latent_channels=LATENT_CHANNELS,
-        normalization=args.normalization,
-        loss=args.loss,
-        augmentation=args.augmentation,
-    )
-    print(made.table)
-    print(f"in {made.folder}: results.json, table.md, {', '.join(p.name for p in made.pictures)}")
+    text = json.dumps(cost(args.data, args.rounds), indent=2)
+    print(text)
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(text + "\n")
 
 
 if __name__ == "__main__":

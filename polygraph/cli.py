@@ -361,10 +361,38 @@ def demo(arguments: Sequence[str]) -> int:
     return 0
 
 
+def benchmark(arguments: Sequence[str]) -> int:
+    """Train a grid of mesh autoencoders, all competitors alike; a table, rows as JSON."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(f"usage: polygraph benchmark mesh [settings]\n\n{benchmark.__doc__}")
+        return 0 if arguments else 2
+    if arguments[0] != "mesh":
+        raise UsageError(
+            f"benchmark: unknown kind {arguments[0]!r}{_nearest(arguments[0], ['mesh'])}"
+        )
+    return _benchmark_mesh(arguments[1:])
+
+
+def _benchmark_mesh(arguments: Sequence[str]) -> int:
+    from polygraph.train.grid import run_grid
+    from polygraph.train.grid_arguments import parse_benchmark_mesh
+
+    try:
+        grid, out = parse_benchmark_mesh(arguments)
+    except ValueError as error:
+        raise UsageError(f"benchmark mesh: {error}") from error
+    result = run_grid(grid, out)
+    print(f"\n{result.table}\n")
+    for name in ("results.json", "table.md"):
+        print(f"wrote {(result.folder / name).resolve()}")
+    return 0
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "demo": demo,
     "demo-gan": demo_gan,
     "train": train,
+    "benchmark": benchmark,
     "sample": sample,
     "score": score,
     "evaluate": evaluate,

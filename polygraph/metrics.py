@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Floats = NDArray[np.float64]
+OUTLIER = 3.0  # times the error of the median mesh
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class VertexErrorResult:
         num_samples: N.
         num_nonfinite: how many vertices had a non-finite prediction (each counts as infinitely
             wrong).
+        quantiles: float64 [101], the errors that 0, 1, ..., 100 % of all vertices do not exceed.
     """
 
     mean: float
@@ -46,6 +48,23 @@ class VertexErrorResult:
     per_sample: Floats
     num_samples: int
     num_nonfinite: int
+    quantiles: Floats
+
+    @property
+    def p90(self) -> float:
+        """The error that nine of ten vertices do not exceed."""
+        return float(self.quantiles[90])
+
+    @property
+    def num_nonfinite_meshes(self) -> int:
+        """Meshes with a vertex whose prediction is not finite."""
+        return int((~np.isfinite(self.per_sample)).sum())
+
+    @property
+    def num_outliers(self) -> int:
+        """Meshes more than three times as wrong as the median one, those not finite among them."""
+        limit = OUTLIER * np.median(self.per_sample)
+        return int(((self.per_sample > limit) | ~np.isfinite(self.per_sample)).sum())
 
     def summary(self) -> dict[str, float]:
         """The scalars, ready for a log or a table."""
@@ -53,9 +72,12 @@ class VertexErrorResult:
             "mean": self.mean,
             "std": self.std,
             "median": self.median,
+            "p90": self.p90,
             "max": self.max,
             "num_samples": float(self.num_samples),
             "num_nonfinite": float(self.num_nonfinite),
+            "num_nonfinite_meshes": float(self.num_nonfinite_meshes),
+            "num_outliers": float(self.num_outliers),
         }
 
     def __str__(self) -> str:
@@ -147,6 +169,8 @@ def summarize(errors: Floats) -> VertexErrorResult:
         per_sample=errors.mean(axis=1),
         num_samples=errors.shape[0],
         num_nonfinite=int((~np.isfinite(errors)).sum()),
+        # Without interpolation, which knows no way from a number to infinity.
+        quantiles=np.quantile(errors, np.linspace(0, 1, 101), method="inverted_cdf"),
     )
 
 

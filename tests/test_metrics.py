@@ -40,6 +40,21 @@ def test_against_brute_force(num, vertices, batch):
     assert (result.num_samples, result.num_nonfinite) == (num, 0)
 
 
+def test_quantiles_and_outliers():
+    errors = np.tile(np.arange(1.0, 101.0), (10, 1))
+    result = summarize(errors)
+    assert result.quantiles.tolist() == [1.0, *range(1, 101)]
+    assert (result.p90, result.num_outliers, result.num_nonfinite_meshes) == (90.0, 0, 0)
+    errors[3] *= 3.5
+    errors[4, 7] = np.inf
+    result = summarize(errors)
+    assert (result.num_outliers, result.num_nonfinite_meshes, result.num_nonfinite) == (2, 1, 1)
+    assert np.isfinite(result.quantiles[:100]).all()
+    assert result.quantiles[100] == np.inf
+    assert summarize(np.full((2, 3), np.inf)).num_outliers == 2
+    assert not np.isnan(summarize(np.full((2, 3), np.inf)).quantiles).any()
+
+
 def test_unit_is_millimetres():
     target = torch.zeros(1, 1, 3)
     assert float(vertex_distance(target + torch.tensor([3.0, 4.0, 0.0]), target)) == 5000.0

@@ -1,6 +1,6 @@
 """One configuration and one function for every data set that a command can name."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from polygraph.data.coma import open_coma
 from polygraph.data.dfaust import open_dfaust
@@ -21,6 +21,7 @@ class MeshDataConfig:
             "dfaust".
         path: where the data set lies; not for "synthetic".
         split: name of a split of the data set.
+        every: use one of so many meshes of each part of the split.
         to_mm: millimetres per unit of the data; None for metres.
         cache_dir: where converted data sets go; None for the user's cache folder.
         full_check: verify the SHA-256 of the cached arrays, and not only their sizes.
@@ -31,6 +32,7 @@ class MeshDataConfig:
     kind: str = "synthetic"
     path: str | None = None
     split: str = "interpolation"
+    every: int = 1
     to_mm: float | None = None
     cache_dir: str | None = None
     full_check: bool = False
@@ -39,6 +41,8 @@ class MeshDataConfig:
 
     def __post_init__(self) -> None:
         """Refuse what no data set can be opened from."""
+        if self.every < 1:
+            raise ValueError(f"data: every must be at least 1, got {self.every}")
         if self.kind not in KINDS:
             raise ValueError(f"data: {unknown_name('kind', self.kind, KINDS)}")
         if self.kind == "synthetic":
@@ -71,4 +75,7 @@ def open_dataset(config: MeshDataConfig) -> MeshDataset:
             config.path, cache_dir=config.cache_dir, to_mm=to_mm, full_check=config.full_check
         )
     dataset.split(config.split)
+    if config.every > 1:
+        splits = {name: split.thinned(config.every) for name, split in dataset.splits.items()}
+        dataset = replace(dataset, splits=splits)
     return dataset

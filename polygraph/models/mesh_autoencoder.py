@@ -1,4 +1,4 @@
-"""Spiral mesh autoencoders, of first order and polynomial.
+"""Mesh autoencoders over spirals and other operators, of first order and polynomial.
 
 Sources: Bouritsas et al., Neural 3D Morphable Models, ICCV 2019 (first order); Chrysos et al., Deep
 Polynomial Neural Networks, T-PAMI 2021, section 4.4 (polynomial). We depart from the published
@@ -37,6 +37,7 @@ from polygraph.nn.norm import NORMS
 
 COORDINATES = 3
 BLOCKS = ("first_order", "simple", "full", "skip")
+OPERATORS = ("spiral", "chebyshev", "gat", "feastnet", "monet", "edgeconv", "ecc")
 
 
 class Hierarchy(Protocol):
@@ -49,6 +50,10 @@ class Hierarchy(Protocol):
     @property
     def vertices(self) -> Sequence[np.ndarray]:
         """``[V_l, 3]`` for each level 0..L."""
+
+    @property
+    def faces(self) -> Sequence[np.ndarray]:
+        """int64 ``[F_l, 3]`` for each level 0..L; for operators other than spirals."""
 
     @property
     def spirals(self) -> Sequence[np.ndarray]:
@@ -84,6 +89,9 @@ class MeshAutoencoderConfig:
         block: ``"first_order"`` (spiral convolution), ``"simple"`` (one operator, its powers),
             ``"full"`` (NCP) or ``"skip"`` (NCP-Skip).
         order: degree of each polynomial block; first-order blocks ignore it.
+        operator: of the blocks: ``"spiral"`` convolution, or one on the edges of the mesh
+            (`polygraph.nn.mesh_conv`): ``"chebyshev"``, ``"gat"``, ``"feastnet"``, ``"monet"``,
+            ``"edgeconv"`` or ``"ecc"``.
         activation: after every block but the last: ``"elu"``, ``"none"``, ``"relu"`` or
             ``"leaky_relu"``.
         norm: of the products, a kind of `polygraph.nn.SecondOrderNorm`. With ``"none"`` and
@@ -100,6 +108,9 @@ class MeshAutoencoderConfig:
     latent_channels: int = 16
     block: Literal["first_order", "simple", "full", "skip"] = "full"
     order: int = 2
+    operator: Literal["spiral", "chebyshev", "gat", "feastnet", "monet", "edgeconv", "ecc"] = (
+        "spiral"
+    )
     activation: Literal["elu", "none", "relu", "leaky_relu"] = "elu"
     norm: Literal["rms", "vertex_rms", "instance", "batch", "batch_channel", "none"] = "vertex_rms"
     fuse_downsampling: bool = True
@@ -114,6 +125,7 @@ class MeshAutoencoderConfig:
                 check_positive(name, **{field: channels})
         check_positive(name, latent_channels=self.latent_channels, order=self.order)
         check_choice(name, "block", self.block, BLOCKS)
+        check_choice(name, "operator", self.operator, OPERATORS)
         check_choice(name, "activation", self.activation, ACTIVATIONS)
         check_choice(name, "norm", self.norm, NORMS)
         levels, decoder = len(self.encoder_channels), self.decoder_channels
@@ -167,23 +179,20 @@ class MeshAutoencoder(nn.Module):
         self.hierarchy_hash = hierarchy.hash
         sizes = [len(vertices) for vertices in hierarchy.vertices]
         self.num_vertices = sizes[0]
-        tables = [_spiral_factory(hierarchy.spirals[n], sizes[n]) for n in range(levels)]
+        factories = [_operators(config.operator, hierarchy, level) for level in range(levels)]
 
         self.encoder = nn.ModuleList()
         self.select = None if config.fuse_downsampling else nn.ModuleList()
         width = COORDINATES
         for level, channels in enumerate(config.encoder_channels):
             keep = torch.as_tensor(hierarchy.keep[level])
+            select = SelectVertices(keep, sizes[level])
+            every, kept = factories[level]
             if self.select is None:
-                spirals = torch.as_tensor(hierarchy.spirals[level])[keep]
-                kept = _spiral_factory(spirals, sizes[level])
-                select = SelectVertices(keep, sizes[level])
-                self.encoder.append(
-                    _kept_block(config, tables[level], kept, select, width, channels)
-                )
+                self.encoder.append(_kept_block(config, every, kept, select, width, channels))
             else:
-                self.encoder.append(_block(config, tables[level], width, channels))
-                self.select.append(SelectVertices(keep, sizes[level]))
+                self.encoder.append(_block(config, every, width, channels))
+                self.select.append(select)
             width = channels
 
         self.dummy = int(config.dummy_vertex)
@@ -200,7 +209,7 @@ class MeshAutoencoder(nn.Module):
         self.decoder = nn.ModuleList(
             _block(
                 config,
-                tables[levels - 1 - n],
+                factories[levels - 1 - n][0],
                 widths[n],
                 widths[n + 1],
                 activation="none" if n == last else config.activation,
@@ -209,7 +218,7 @@ class MeshAutoencoder(nn.Module):
         )
         self.head: PolynomialBlock | None = None
         if last == levels:
-            self.head = _block(config, tables[0], *widths[-2:], activation="none")
+            self.head = _block(config, factories[0][0], *widths[-2:], activation="none")
 
         self.register_buffer("mean", torch.zeros(self.num_vertices, COORDINATES))
         self.register_buffer("std", torch.ones(self.num_vertices, COORDINATES))
@@ -343,6 +352,24 @@ class MeshAutoencoder(nn.Module):
         for upsample, block in zip(self.upsample, self.decoder, strict=True):
             x = block(upsample(x))
         return x if self.head is None else self.head(x)
+
+
+def _operators(
+    kind: str, hierarchy: Hierarchy, level: int
+) -> tuple[OperatorFactory, OperatorFactory]:
+    """Make operators of a level: on all of its vertices, and on those that stay."""
+    vertices, keep = hierarchy.vertices[level], hierarchy.keep[level]
+    if kind == "spiral":
+        spirals = torch.as_tensor(hierarchy.spirals[level])
+        kept = spirals[torch.as_tensor(keep)]
+        return _spiral_factory(spirals, len(vertices)), _spiral_factory(kept, len(vertices))
+    from polygraph.nn.mesh_conv import MESH_CONVS, MeshGraph  # imports PyG, which takes seconds
+
+    made, faces = MESH_CONVS[kind], hierarchy.faces[level]
+    return (
+        partial(made, mesh=MeshGraph(faces, vertices)),
+        partial(made, mesh=MeshGraph(faces, vertices, keep)),
+    )
 
 
 def _spiral_factory(spirals: Tensor | np.ndarray, num_sources: int) -> OperatorFactory:

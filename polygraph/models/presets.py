@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from polygraph.mesh.spiral import SpiralConfig
-from polygraph.models.mesh_autoencoder import MeshAutoencoderConfig
+from polygraph.models.mesh_autoencoder import OPERATORS, MeshAutoencoderConfig
 from polygraph.nn._choices import check_choice
 
 Preset = tuple[MeshAutoencoderConfig, SpiralConfig]
@@ -22,6 +22,15 @@ def _presets() -> dict[str, Preset]:
     for name, settings in blocks.items():
         presets[name] = MeshAutoencoderConfig(**settings), ONE_RING
         presets[f"{name}-noact"] = MeshAutoencoderConfig(activation="none", **settings), ONE_RING
+    for operator in OPERATORS[1:]:
+        settings = {**blocks["first-order"], "operator": operator}
+        presets[operator] = MeshAutoencoderConfig(**settings), ONE_RING
+    for name in ("simple-2", "full-2", "full-3"):
+        presets[f"{name}-batchnorm"] = MeshAutoencoderConfig(norm="batch", **blocks[name]), ONE_RING
+    presets["first-order-spiralnet++"] = (
+        MeshAutoencoderConfig(**blocks["first-order"]),
+        SpiralConfig(convention="spiralnet++", length=9),
+    )
     presets["neural3dmm"] = (
         MeshAutoencoderConfig(
             encoder_channels=(16, 32, 64, 128),
@@ -49,7 +58,11 @@ def get_preset(name: str) -> Preset:
 
     ``first-order``, ``simple-N``, ``full-N`` and ``skip-N`` for N = 2..4, each also with
     ``-noact`` (no activations), are Neural3DMM with one-ring spirals and 16,16,16,32 channels, as
-    in the polynomial paper's comparison; ``neural3dmm`` and ``spiralnet++`` are as published.
+    in the polynomial paper's comparison; ``full`` is NCP, ``skip`` NCP-Skip.
+    ``first-order-spiralnet++`` has SpiralNet++'s spirals in the same network; ``chebyshev``,
+    ``gat``, ``feastnet``, ``monet``, ``edgeconv`` and ``ecc`` have those operators in it.
+    ``simple-2``, ``full-2`` and ``full-3`` with ``-batchnorm`` have the published normalisation.
+    ``neural3dmm`` and ``spiralnet++`` are as published, filters and all.
 
     Raises:
         ValueError: on an unknown name; names the nearest.

@@ -101,6 +101,7 @@ class PolynomialBlock(nn.Module):
     def degree(self) -> int | None:
         """The exact degree in the input, or None if the block is no polynomial."""
         exact = self.activation == "none" and (self.norm == "none" or self.order == 1)
+        exact = exact and all(getattr(part, "linear", True) is not False for part in self.modules())
         return self.order if exact else None
 
     def _norms(

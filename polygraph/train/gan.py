@@ -155,6 +155,8 @@ class GanTask(Task):
         # What the loop counts as an epoch: the critic sees a batch in each of its steps.
         self.num_samples = max(1, len(dataset.train) // config.critic_steps)
         self.generator, self.critic, self.dataset = generator, critic, dataset
+        for module in (generator, critic):  # convolutions are up to twice as fast
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         average = copy.deepcopy(generator).requires_grad_(False)
         self.modules = {"generator": generator, "critic": critic, "average": average}
         self.optimizers = {
@@ -213,34 +215,11 @@ class GanTask(Task):
 
     def _training_step(self, step: int) -> dict[str, Tensor]:
         config = self.config
-        rows = []
-        for n in range(config.critic_steps):
-            real = self.batches(step * config.critic_steps + n)
-            with torch.no_grad(), self.fabric.autocast():
-                fake = self.generator(self._latent(len(real))).to(real.dtype)
-            mixed = None
-            if config.loss == "wgan-gp":
-                share = torch.rand(len(real), 1, 1, 1, device=real.device, dtype=real.dtype)
-                mixed = torch.lerp(fake, real, share).requires_grad_()
-            loss, gap, penalty = self._critic_loss(real, fake, mixed)
-            grad_clip = self.train.grad_clip
-            descend(self.fabric, self._critic_loss, self._critic_optimizer, loss, grad_clip)
-            if config.loss == "wgan":
-                for parameter in self.critic.parameters():
-                    parameter.data.clamp_(-config.clip, config.clip)
-            rows.append(torch.stack([loss.detach(), gap, penalty]))
-        with _frozen(self.critic):
-            loss = self._generator_loss(self._latent(self._generator_batch))
-            descend(
-                self.fabric,
-                self._generator_loss,
-                self._generator_optimizer,
-                loss,
-                self.train.grad_clip,
-            )
+        first = step * config.critic_steps
+        rows = [self.critic_step(first + n) for n in range(config.critic_steps)]
+        loss = self.generator_step()
         update_average(self.average, self.generator, config.ema, step)
         of_critic, gap, penalty = torch.stack(rows).mean(0)
-        loss = loss.detach()
         return {
             "loss": of_critic + loss,
             "critic_loss": of_critic,
@@ -248,6 +227,37 @@ class GanTask(Task):
             "critic_gap": gap,
             **({"penalty": penalty} if config.loss == "wgan-gp" else {}),
         }
+
+    def critic_step(self, number: int) -> Tensor:
+        """One step of the critic on the batch of that number: loss, gap and penalty, ``[3]``."""
+        config = self.config
+        real = self.batches(number)
+        with torch.no_grad(), self.fabric.autocast():
+            fake = self.generator(self._latent(len(real))).to(real.dtype)
+        mixed = None
+        if config.loss == "wgan-gp":
+            share = torch.rand(len(real), 1, 1, 1, device=real.device, dtype=real.dtype)
+            mixed = torch.lerp(fake, real, share).requires_grad_()
+        loss, gap, penalty = self._critic_loss(real, fake, mixed)
+        descend(self.fabric, self._critic_loss, self._critic_optimizer, loss, self.train.grad_clip)
+        if config.loss == "wgan":
+            with torch.no_grad():
+                for parameter in self.critic.parameters():
+                    parameter.clamp_(-config.clip, config.clip)
+        return torch.stack([loss.detach(), gap, penalty])
+
+    def generator_step(self) -> Tensor:
+        """One step of the generator, without the average; its loss."""
+        with _frozen(self.critic):
+            loss: Tensor = self._generator_loss(self._latent(self._generator_batch))
+            descend(
+                self.fabric,
+                self._generator_loss,
+                self._generator_optimizer,
+                loss,
+                self.train.grad_clip,
+            )
+        return loss.detach()
 
     def _latent(self, count: int) -> Tensor:
         like = self._like

@@ -367,22 +367,39 @@ def _finish(
     task.model.load_state_dict(state["modules"]["model"])
     val = metrics.summarize(task.errors(task.split.val))
     test = metrics.summarize(task.errors(task.split.test))
-    parameters = sum(p.numel() for p in task.model.parameters())
     result = {
         "steps": progress.step,
         "best_step": progress.best_step,
-        "val": val.summary(),
-        "test": test.summary(),
-        "parameters": parameters,
+        **measured(val, test),
+        "parameters": sum(p.numel() for p in task.model.parameters()),
         "seconds": progress.seconds,
         "step_ms": 1000 * progress.seconds / max(1, progress.step),
         "processes": task.fabric.world_size,
         **meta,
     }
     if task.fabric.global_rank == 0:
-        for name, values in ((PER_VERTEX, test.per_vertex), (PER_SAMPLE, test.per_sample)):
-            buffer = io.BytesIO()
-            np.save(buffer, values)
-            write_atomic(folder / name, buffer.getvalue())
+        write_errors(folder, test)
         write_json(folder / RESULT, result)
     return result
+
+
+def measured(val: metrics.VertexErrorResult, test: metrics.VertexErrorResult) -> dict[str, Any]:
+    """What a result says about the errors."""
+    return {
+        "val": val.summary(),
+        "test": test.summary(),
+        "test_quantiles": test.quantiles.tolist(),
+    }
+
+
+def write_errors(folder: Path, test: metrics.VertexErrorResult) -> None:
+    """Write the test errors per vertex and per mesh."""
+    for name, values in ((PER_VERTEX, test.per_vertex), (PER_SAMPLE, test.per_sample)):
+        write_array(folder / name, values)
+
+
+def write_array(path: Path, values: NDArray[Any]) -> None:
+    """Write a ``.npy`` file, which appears complete or not at all."""
+    buffer = io.BytesIO()
+    np.save(buffer, values)
+    write_atomic(path, buffer.getvalue())

@@ -63,3 +63,15 @@ def test_command_line_parser():
     assert parsed == MeshDataConfig(kind="coma", path="faces", to_mm=1.0, split="x")
     with pytest.raises(jsonargparse.ArgumentError):
         parser.parse_args(["--data.num_frames=many"])
+
+
+def test_every_takes_one_of_so_many_of_each_part():
+    whole, thin = (open_dataset(MeshDataConfig(num_frames=60, every=n)) for n in (1, 3))
+    assert thin.content_hash == whole.content_hash
+    for name, split in thin.splits.items():
+        before = whole.split(name)
+        for part in ("train", "val", "test"):
+            assert getattr(split, part).tolist() == getattr(before, part).tolist()[::3]
+        assert split.sha256 != before.sha256
+    with pytest.raises(ValueError, match="every must be at least 1, got 0"):
+        MeshDataConfig(every=0)

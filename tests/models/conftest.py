@@ -15,6 +15,7 @@ def random_hierarchy(sizes, spiral_lengths, seed=0):
     up_weight = [rng.random((sizes[n], 3)) for n in levels]
     return SimpleNamespace(
         vertices=[rng.standard_normal((size, 3)) for size in sizes],
+        faces=[rng.integers(0, size, (2 * size, 3)) for size in sizes],
         spirals=[
             rng.integers(-1, size, (size, length))
             for size, length in zip(sizes, spiral_lengths, strict=True)
@@ -46,6 +47,7 @@ def icosphere_hierarchy(levels):
         up_weight.append(weight / weight.sum(1, keepdims=True))
     return SimpleNamespace(
         vertices=vertices,
+        faces=[np.asarray(mesh.faces) for mesh in meshes],
         spirals=spirals,
         keep=keep,
         up_index=up_index,

@@ -27,6 +27,7 @@ TINY_CRITIC = GraphCriticConfig(channels=(4, 5, 6), k=3, rank=2)
 @pytest.mark.parametrize("graph", GRAPH_KINDS)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_shapes(graph, channels):
+    """Of images and values; a graph layer at each size that was asked for."""
     torch.manual_seed(0)
     generator = GraphGenerator(replace(TINY, graph=graph, out_channels=channels))
     sizes = (32, 16)
@@ -126,11 +127,12 @@ def batch(critic, seed=0):
     return real, fake, torch.lerp(fake, real, share).requires_grad_()
 
 
+@pytest.mark.parametrize("size", [16, 32])
 @pytest.mark.parametrize("graph", ["edge", "ecc", "light"])
-def test_gradient_penalty_against_plain_pytorch(graph):
+def test_gradient_penalty_against_plain_pytorch(graph, size):
     """Loss and its gradient through first and second derivatives of each graph layer."""
     torch.manual_seed(0)
-    critic = GraphCritic(replace(TINY_CRITIC, graph=graph)).double()
+    critic = GraphCritic(replace(TINY_CRITIC, graph=graph, graph_sizes=(size,))).double()
     names = [n for n, m in critic.named_modules() if isinstance(m, NonLocalGraphConv2d)]
     assert len(names) == 1
     arguments = batch(critic)

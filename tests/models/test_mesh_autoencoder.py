@@ -11,6 +11,7 @@ from torch import nn
 
 from polygraph.analysis import check_degree
 from polygraph.models import MeshAutoencoder, MeshAutoencoderConfig
+from polygraph.models.mesh_autoencoder import OPERATORS
 from polygraph.nn import NORMS
 
 SMALL = MeshAutoencoderConfig(
@@ -70,6 +71,50 @@ def test_every_variant_runs(tiny, block, norm, fuse_downsampling, dummy_vertex):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     model.eval()
     torch.testing.assert_close(model.decode(model.encode(x)), model(x))
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("fuse_downsampling", [True, False])
+def test_every_operator_trains(sphere, operator, block, fuse_downsampling):
+    torch.manual_seed(0)
+    config = small(operator=operator, block=block, fuse_downsampling=fuse_downsampling)
+    model = MeshAutoencoder(config, sphere)
+    x = deformed_spheres(sphere.vertices[0], 4)
+    model.set_normalization(x.mean(0), x.std(0))
+    target = model.normalize(x)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    losses = []
+    for _ in range(3):
+        loss = (model.forward_normalized(target) - target).abs().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[2] < losses[0]
+    assert model(x).shape == x.shape
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_fused_downsampling_is_exact_for_every_operator(sphere, operator):
+    config = small(operator=operator, block="first_order")
+    fused = MeshAutoencoder(config, sphere).double()
+    plain = MeshAutoencoder(dataclasses.replace(config, fuse_downsampling=False), sphere).double()
+    plain.load_state_dict(fused.state_dict())
+    x = torch.randn(2, 162, 3, dtype=torch.float64)
+    # float64, sums in another order
+    torch.testing.assert_close(fused(x), plain(x), rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("operator", "degree"),
+    [("chebyshev", 16), ("monet", 16), ("ecc", 16), ("gat", None), ("feastnet", None),
+     ("edgeconv", None)],
+)  # fmt: skip
+def test_only_linear_operators_make_polynomials(sphere, operator, degree):
+    config = small(operator=operator, activation="none", norm="none")
+    assert MeshAutoencoder(config, sphere).degree == degree
 
 
 @pytest.mark.parametrize("block", ["first_order", "full"])
@@ -185,7 +230,7 @@ def test_state_dict_round_trip(tiny, block):
 
 
 def test_config_survives_json():
-    config = small(block="skip", order=4)
+    config = small(block="skip", order=4, operator="monet")
     loaded = MeshAutoencoderConfig(**json.loads(json.dumps(dataclasses.asdict(config))))
     assert loaded == config
     assert isinstance(loaded.encoder_channels, tuple)
@@ -273,6 +318,7 @@ def test_bad_normalization(tiny, mean, std, message):
         ({"order": 0}, "order must be a positive integer, got 0"),
         ({"encoder_channels": (8, -8)}, "encoder_channels must be a positive integer, got -8"),
         ({"block": "ful"}, "block must be one of .*did you mean 'full'"),
+        ({"operator": "chebishev"}, "operator must be one of .*did you mean 'chebyshev'"),
         ({"activation": "ELU"}, "activation must be one of .*got 'ELU'"),
         ({"norm": "batchnorm"}, "norm must be one of .*did you mean 'batch'"),
         ({"decoder_channels": (8, 3)}, "one or two more than encoder_channels.*got 2 and 2"),

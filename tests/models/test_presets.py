@@ -1,15 +1,29 @@
 """Presets by name."""
 
+import dataclasses
+
 import pytest
 
 from polygraph.models import PRESETS, MeshAutoencoder, get_preset
+from polygraph.models.mesh_autoencoder import OPERATORS
 
 NAMES = ["first-order", *(f"{b}-{n}" for b in ("simple", "full", "skip") for n in (2, 3, 4))]
 
 
 def test_names():
     noact = [f"{name}-noact" for name in NAMES]
-    assert sorted(PRESETS) == sorted([*NAMES, *noact, "neural3dmm", "spiralnet++"])
+    batchnorm = [f"{name}-batchnorm" for name in ("simple-2", "full-2", "full-3")]
+    published = ["neural3dmm", "spiralnet++", "first-order-spiralnet++"]
+    wanted = [*NAMES, *noact, *batchnorm, *OPERATORS[1:], *published]
+    assert sorted(PRESETS) == sorted(wanted)
+
+
+@pytest.mark.parametrize("name", OPERATORS[1:])
+def test_competitors_differ_from_first_order_in_the_operator_alone(name):
+    (config, spirals), (first, same_spirals) = get_preset(name), get_preset("first-order")
+    assert dataclasses.replace(config, operator="spiral") == first
+    assert config.operator == name
+    assert spirals == same_spirals
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -268,8 +268,9 @@ def test_digest_is_about_the_result(tmp_path):
     assert config.digest() != with_train(config, steps=13).digest()
 
 
-def launch(tmp_path, processes, out, port):
+def launch(tmp_path, processes, out, port, settings=None):
     """Train through torchrun, with the command line's settings for a 64-bit run."""
+    settings = settings or {}
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
     launcher += ["--master-port", str(port)]
     command = [sys.executable, *(launcher if processes > 1 else []), "-m", "polygraph"]
@@ -277,7 +278,7 @@ def launch(tmp_path, processes, out, port):
         "--data.path": tmp_path / "meshes", "--data.cache_dir": tmp_path / "cache",
         "--out": tmp_path / out, "--factors": "[4,4]", "--model.encoder_channels": "[4,6]",
         "--model.decoder_channels": "[6,4,3]", "--steps": 5, "--batch_size": 4,
-        "--precision": "64-true", "--accelerator": "cpu",
+        "--precision": "64-true", "--accelerator": "cpu", "--log_every": 1, **settings,
     }  # fmt: skip
     words = [str(word) for pair in settings.items() for word in pair]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
@@ -286,6 +287,7 @@ def launch(tmp_path, processes, out, port):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("vertex error on test") == 1
+    return done.stderr
 
 
 def test_two_processes_equal_one(tmp_path):
@@ -297,6 +299,10 @@ def test_two_processes_equal_one(tmp_path):
     for key, value in one.items():
         # Sums over the batch in another order, then five Adam steps.
         assert float((two[key] - value).abs().max()) < 1e-12, key
+    logs = [read_log(tmp_path / n / "log.jsonl") for n in ("one", "two")]
+    curves = [[record["loss"] for record in log if "loss" in record] for log in logs]
+    assert [len(curve) for curve in curves] == [5, 5]
+    np.testing.assert_allclose(curves[1], curves[0], rtol=0, atol=1e-12)
     results = [json.loads((tmp_path / n / "result.json").read_text()) for n in ("one", "two")]
     assert results[1]["processes"] == 2
     name = "test_error_per_mesh_mm.npy"  # the order of the meshes survives the sharing
@@ -304,3 +310,15 @@ def test_two_processes_equal_one(tmp_path):
     np.testing.assert_allclose(errors[1], errors[0], rtol=1e-6)  # measured on float32 meshes
     assert len(errors[0]) == 5  # the two parts are not equally long
     assert results[1]["test"]["mean"] == pytest.approx(results[0]["test"]["mean"], rel=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_fifty_runs_of_two_processes_end_cleanly(tmp_path):
+    """Each ends with status 0 and says nothing of a process group that was left open."""
+    write_meshes(tmp_path / "meshes", num=50)
+    for number in range(50):
+        port = 20000 + (50 * os.getpid() + number) % 20000
+        said = launch(tmp_path, 2, f"run{number}", port, {"--steps": 2})
+        for word in ("destroy_process_group", "Traceback", "SIGSEGV", "SIGABRT", "terminate"):
+            assert word not in said, said[-3000:]

@@ -1,0 +1,52 @@
+"""Adversarial runs on random images, with networks that train in a second."""
+
+from dataclasses import fields, replace
+
+import numpy as np
+
+from polygraph.data import ImageDataset
+from polygraph.train.config import TrainConfig
+from polygraph.train.gan_presets import get_gan_preset
+from polygraph.train.gan_run import GanRunConfig
+
+NARROW = {
+    "channels": 4,  # of residual networks
+    "latent_channels": 5,
+    "rank": 2,
+}
+
+
+def random_images(channels=1, num_train=12, num_test=3, size=32):
+    """Noise without labels."""
+    count = num_train + num_test
+    images = np.random.default_rng(0).integers(0, 256, (count, channels, size, size))
+    rows = np.arange(count)
+    parts = rows[:num_train], rows[num_train:]
+    return ImageDataset(
+        f"noise-{channels}", images.astype(np.uint8), None, (), *parts, f"{channels}", "split"
+    )
+
+
+def narrowed(config):
+    """The same kind of network with few features."""
+    known = {field.name for field in fields(config)}
+    changed = {name: value for name, value in NARROW.items() if name in known}
+    if isinstance(config.channels, tuple):
+        changed["channels"] = (6, 5, 4, 3)[: len(config.channels)]
+    return replace(config, **changed)
+
+
+def tiny_gan(preset="small/baseline", gan=None, **train):
+    """A preset's run with few features and samples; ``gan`` changes its settings of the pair."""
+    found = get_gan_preset(preset)
+    pair = replace(
+        found.gan, generator_batch=found.gan.generator_batch and 3, critic_steps=2, **(gan or {})
+    )
+    settings = {**found.train, "batch_size": 2, "accelerator": "cpu", "steps": 2, "log_every": 1}
+    return GanRunConfig(
+        narrowed(found.generator),
+        narrowed(found.critic),
+        gan=pair,
+        train=TrainConfig(**{**settings, **train}),
+        preset=preset,
+    )
