@@ -116,6 +116,20 @@ def test_nothing_is_dropped(page):
     assert page.locator("#table tr.absent").inner_text().split("\t") == ["gat", "not run yet"]
 
 
+def test_a_model_that_went_astray_does_not_press_the_others_flat(page):
+    latent(page, 16)
+    for chart in ("order", "size", "time"):
+        low, high = page.evaluate(f"document.getElementById('{chart}')._fullLayout.yaxis.range")
+        assert 5 < low < 20
+        assert 25 < high < 60
+        said = page.inner_text(f"#{chart}-note")
+        assert "Beyond the picture: simple-3 (1." in said
+        assert "× 10¹⁹ mm" in said
+    end = page.evaluate("document.getElementById('cumulative')._fullLayout.xaxis.range[1]")
+    assert 20 < end < 150
+    assert "× 10¹⁹ ± " in page.locator("#table tbody tr", has_text="simple-3").inner_text()
+
+
 def test_choosing_time(page):
     page.select_option("#time-key", "seconds")
     title = page.locator("#time .xtitle")
