@@ -292,6 +292,8 @@ function drawOrder() {
   const now = view();
   const starts = now.models.filter((m) => m.family === "first-order");
   const traces = [], left = [];
+  const drawn = now.models.filter((m) => (m.family === "linear" && m.latent) || starts.includes(m) || orderLines(now.models).some((line) => line.models.includes(m)));
+  const vertical = extent(drawn);
   let shift = 0;
   for (const line of orderLines(now.models)) {
     const { family, without, norm, models: mine } = line;
@@ -303,7 +305,7 @@ function drawOrder() {
     const offset = 0.03 * (shift++ - 2.5);
     traces.push({
       type: "scatter", mode: "lines+markers", name, x: there.map((m) => m.order + offset), y: there.map((m) => m.mean_mm.mean),
-      error_y: { type: "data", array: there.map((m) => m.mean_mm.std || 0), thickness: 1.4, width: 4, color },
+      error_y: { type: "data", array: there.map((m) => (vertical.beyond.includes(m) ? 0 : m.mean_mm.std || 0)), thickness: 1.4, width: 4, color },
       line: { color, width: 2, dash: without ? "dash" : "solid" },
       marker: { color: without ? "#fff" : color, line: { color, width: 2 }, size: 9, symbol: style.symbol },
       text: there.map(hover), hovertemplate: "%{text}<extra></extra>", legendgroup: name,
@@ -312,8 +314,6 @@ function drawOrder() {
     traces.push({ type: "scatter", mode: "markers", x: seeds.map((s) => s[0]), y: seeds.map((s) => s[1]), marker: { color, size: 4, opacity: 0.4 }, hoverinfo: "skip", showlegend: false, legendgroup: name });
   }
   const orders = now.models.filter((m) => ["first-order", "simple", "full", "skip"].includes(m.family)).map((m) => m.order);
-  const drawn = now.models.filter((m) => (m.family === "linear" && m.latent) || starts.includes(m) || orderLines(now.models).some((line) => line.models.includes(m)));
-  const vertical = extent(drawn);
   const range = [Math.min(1, ...orders) - 0.3, Math.max(2, ...orders) + 0.3];
   const lines = now.models.filter((m) => m.family === "linear" && finite(m.mean_mm.mean) && m.latent);
   for (const model of lines) traces.push({ type: "scatter", mode: "lines", name: model.name.toUpperCase(), x: range, y: [model.mean_mm.mean, model.mean_mm.mean], line: { color: "#8b95a3", width: 1.5, dash: "dot" }, hovertemplate: `${model.name}: %{y:.2f} mm<extra></extra>` });
@@ -362,7 +362,7 @@ function drawTradeoff(id, note, key, title, unit) {
     if (!mine.length) continue;
     traces.push({
       type: "scatter", mode: "markers+text", name: style.label, x: mine.map((p) => p.x), y: mine.map((p) => p.y),
-      error_y: { type: "data", array: mine.map((p) => p.e), thickness: 1.2, width: 3, color: style.color },
+      error_y: { type: "data", array: mine.map((p) => (vertical.beyond.includes(p.model) ? 0 : p.e)), thickness: 1.2, width: 3, color: style.color },
       marker: { color: mine.map((p) => (open(p.model) ? "#fff" : style.color)), line: { color: style.color, width: 2 }, size: 10, symbol: style.symbol },
       text: mine.map((p) => (named.includes(p) ? escapeText(p.model.name) : "")), textposition: "bottom left", textfont: { size: 11.5, color: INK }, cliponaxis: false,
       hovertext: mine.map((p) => `${hover(p.model)}<br>${show(p.x, key === "parameters" ? "int" : key === "seconds" ? "s" : "ms")}${key === "seconds" ? "" : ` ${unit}`}`), hovertemplate: "%{hovertext}<extra></extra>",
