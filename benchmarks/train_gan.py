@@ -161,7 +161,9 @@ def check(preset: str) -> float:
         found.append([of_critic, of_generator, *(g for g in gradients if g is not None)])
     # A gradient that is zero but for rounding has no size of its own to be compared with.
     errors = [
-        relative_error(a, b) for a, b in zip(*found, strict=True) if float(b.detach().abs().max()) > 1e-9
+        relative_error(a, b)
+        for a, b in zip(*found, strict=True)
+        if float(b.detach().abs().max()) > 1e-9
     ]
     if max(errors) > 1e-7:
         raise SystemExit(f"{preset}: ours and the peer differ, {max(errors):.1e}")
