@@ -237,6 +237,14 @@ def view(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _check_least(command: str, chosen: argparse.Namespace, **least: int) -> None:
+    for name, low in least.items():
+        if getattr(chosen, name) < low:
+            raise UsageError(
+                f"{command}: {name} must be at least {low}, got {getattr(chosen, name)}"
+            )
+
+
 def sample(arguments: Sequence[str]) -> int:
     """Draw images with a trained generator, or walk between them."""
     parser = Parser(prog="polygraph sample", description=sample.__doc__)
@@ -251,9 +259,7 @@ def sample(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--scale", type=int, default=2, help="pixels per pixel")
     chosen = parser.parse_args(arguments)
-    for name, low in (("count", 1), ("columns", 1 + chosen.interpolate), ("scale", 1), ("seed", 0)):
-        if getattr(chosen, name) < low:
-            raise UsageError(f"sample: {name} must be at least {low}, got {getattr(chosen, name)}")
+    _check_least("sample", chosen, count=1, columns=1 + chosen.interpolate, scale=1, seed=0)
     from polygraph.report.grid import write_grid
     from polygraph.train.gan_run import sample_run
 
@@ -282,6 +288,7 @@ def score(arguments: Sequence[str]) -> int:
     parser.add_argument("--classifier", metavar="DIR", help="folder of that classifier's weights")
     parser.add_argument("--json", action="store_true", help="print JSON")
     chosen = parser.parse_args(arguments)
+    _check_least("score", chosen, count=10, seed=0)  # Inception Score: ten parts
     from polygraph.train.gan_run import score_run
 
     found = score_run(
@@ -311,7 +318,10 @@ def demo_gan(arguments: Sequence[str]) -> int:
     changed: dict[str, Any] = {"seed": chosen.seed}
     if chosen.steps is not None:
         changed["steps"] = chosen.steps
-    config = gan_run_config(chosen.preset, **changed)
+    try:
+        config = gan_run_config(chosen.preset, **changed)
+    except ValueError as error:
+        raise UsageError(f"demo-gan: {error}") from error
     print(f"Training {chosen.preset} on built-in digits, {config.train.steps:,} generator steps.")
     out = Path(chosen.out)
     result = train_gan(config, out)

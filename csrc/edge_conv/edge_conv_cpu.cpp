@@ -20,7 +20,20 @@ struct EdgeConvParams {
   const T* grad;      // [S, D], edge_dot only
   T slope;
   T* out;
+  bool fetch;  // the other nodes' rows do not fit in a cache that is near
 };
+
+// What a sum adds up. The last two look at run time for what is there.
+enum class Form {
+  activation,      // m (u + v), with the masks as values
+  others,          // oth_val
+  masked_others,   // m oth_val
+  masked_segment,  // m seg_val
+  masked,
+  plain,
+};
+
+constexpr int64_t kNearBytes = 1 << 20;
 
 #define POLYGRAPH_KERNEL_FILE "edge_conv/edge_conv_kernel.inc"
 #include "common/each_isa.inc"
@@ -54,7 +67,8 @@ EdgeConvParams<T> params(
       data<T>(t.weight),
       data<T>(grad),
       static_cast<T>(slope),
-      static_cast<T*>(out.mutable_data_ptr())};
+      static_cast<T*>(out.mutable_data_ptr()),
+      n.g.O * n.D * static_cast<int64_t>(sizeof(T)) > kNearBytes};
 }
 
 int64_t work_per_segment(const EdgeConvSizes& n) {

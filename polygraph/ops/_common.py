@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import overload
+import functools
+from collections.abc import Callable
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -19,6 +21,20 @@ def autocast_dtype(x: Tensor) -> torch.dtype | None:
     if not torch.is_autocast_enabled(device_type) or x.dtype == torch.float64:
         return None
     return torch.get_autocast_dtype(device_type)
+
+
+def outside_autocast(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """A kernel in Python whose first argument is a tensor, with autocast switched off.
+
+    Its arguments have the dtype that autocast asked for already; it would round products within.
+    """
+
+    @functools.wraps(kernel)
+    def call(x: Tensor, *rest: Any) -> Any:
+        with torch.autocast(x.device.type, enabled=False):
+            return kernel(x, *rest)
+
+    return call
 
 
 @overload

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from polygraph import _load
 from polygraph.ops._common import autocast_dtype, cast, check_devices
-from polygraph.ops.graph import Graph, targets_of
+from polygraph.ops.graph import Graph, targets_of, transpose_graph
 from polygraph.ops.transpose_table import transpose_table
 
 _load.load_libraries()
@@ -306,9 +306,16 @@ def _to_others(
 ) -> Tensor:
     """The sum of what flows along the edges to the other nodes, ``[others, D]``."""
     seg_mask, oth_mask = masks
-    ptr = sides[0]
+    ptr, slot, other, _, t_ptr, *_ = sides
     assert ptr is not None
-    back = turned(tuple(sides), others)
+    assert other is not None
+    if slot is None and t_ptr is None and edge_val is None and weight is None and others > 0:
+        # No row of features: slots may be numbered anew, in the order in which they are read.
+        t_ptr, t_other = transpose_graph(ptr, other, others)
+        back: Sides = (t_ptr, None, t_other, None, ptr, None, other)
+        rows = other.shape[0]
+    else:
+        back = turned(tuple(sides), others)
     numbers = (slope, ptr.shape[0] - 1, rows)
     out: Tensor = _ops.edge_sum(oth_mask, seg_mask, None, value, edge_val, weight, *numbers, *back)
     return out
@@ -408,8 +415,8 @@ def _edge_max_backward(
     ctx: Any, grad: Tensor, _: Tensor, grad_sum: Tensor
 ) -> tuple[Tensor | None, ...]:
     arg, ptr, other, target, t_ptr, t_slot = ctx.saved_tensors
-    # The CPU scatters maxima; CUDA gathers, and so do sums everywhere.
-    if t_ptr is None and (grad.is_cuda or ctx.with_sum):
+    # The CPU scatters maxima; CUDA gathers them, by the transpose that sums too can take.
+    if t_ptr is None and grad.is_cuda:
         t_ptr, t_slot = transpose_table(other[:, None], ctx.others)
         target = targets_of(ptr, other.shape[0])
     back = (target, t_ptr, t_slot)

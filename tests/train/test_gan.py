@@ -27,6 +27,7 @@ from polygraph.train.loop import TrainingStopped
 
 #: one of every loss, optimizer and kind of state: graphs, batch and spectral normalisation
 VARIED = ("digits", "small/critic-light-k8", "thesis/ecc-k8", "pi/sngan-ncp", "pi/dcgan", "pi/ncp")
+GRAPHS = ("edge", "ecc", "light")
 
 
 def state(folder, name="last.safetensors"):
@@ -221,7 +222,6 @@ def test_each_critic_step_has_a_batch_of_its_own(tmp_path):
     """Step t reads the batches t n to t n + n - 1 of the sampled sequence, all images in turn."""
     data = random_images(num_train=12)
     config = tiny_gan("small/baseline", {"critic_steps": 3})
-    config = replace(config, gan=replace(config.gan, critic_steps=3))
     task = task_of(config, tmp_path, data)
     seen = []
     batches = task.batches
@@ -275,8 +275,12 @@ def test_only_its_own_weights_get_the_gradient(tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])
-@pytest.mark.parametrize("name", ["small/ecc-k8", "small/critic-edge-k8", "pi/sngan"])
+@pytest.mark.parametrize(
+    "name",
+    ["small/ecc-k8", "small/light-k8", *(f"small/critic-{g}-k8" for g in GRAPHS), "pi/sngan"],
+)
 def test_other_precisions(tmp_path, name, precision):
+    """Graph layers and their second derivatives under autocast; the average keeps its dtype."""
     result = train_gan(tiny_gan(name, precision=precision), tmp_path, dataset=random_images())
     assert result["steps"] == 2
     dtype = torch.float64 if precision == "64-true" else torch.float32
@@ -333,7 +337,7 @@ def test_generate_in_evaluation_mode():
     with torch.no_grad():
         generator.output.bias.fill_(math.nan)
     assert generate(generator, z).unique().tolist() == [128]
-    assert torch.equal(latent_vectors(3, 5, 3), z[:3])
+    assert torch.equal(latent_vectors(7, 5, 3), z)
 
 
 def test_a_penalty_needs_a_critic_without_batch_normalisation(tmp_path):
@@ -348,7 +352,7 @@ def test_images_of_another_size(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["small/edge-k8", "small/critic-ecc-k8", "pi/sngan"])
+@pytest.mark.parametrize("name", ["small/critic-ecc-k8", "pi/dcgan"])
 def test_compiled_steps_equal_eager_ones(tmp_path, monkeypatch, name):
     """`gan.compile` through the whole loop: fullgraph, second derivatives included."""
     if not hasattr(torch._dynamo.config, "trace_autograd_ops"):

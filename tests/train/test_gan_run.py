@@ -160,7 +160,7 @@ def test_bad_runs_and_files(trained, tmp_path, capsys):
     last.write_bytes(whole)
     bad = tmp_path / "inception.pth"
     bad.write_bytes(b"no weights")
-    line = fails(capsys, ["score", "--run", str(run), "--count", "4", "--inception", str(bad)])
+    line = fails(capsys, ["score", "--run", str(run), "--count", "10", "--inception", str(bad)])
     assert "inception.pth" in line
     line = fails(capsys, ["sample", "--run", str(run), "--out", str(tmp_path / "x.jpg")])
     assert "must end in .png" in line
@@ -188,7 +188,7 @@ def test_data_that_changed(tmp_path, capsys):
     generator, _ = load_generator(tmp_path / "run" / "last.safetensors")
     assert generator.config.out_channels == 3
     draw()
-    line = fails(capsys, ["score", "--run", str(tmp_path / "run"), "--count", "4"])
+    line = fails(capsys, ["score", "--run", str(tmp_path / "run"), "--count", "10"])
     assert "its content is not what" in line
     line = fails(capsys, ["score", "--run", str(tmp_path / "run"), "--data", str(tmp_path / "no")])
     assert "no such" in line
@@ -265,7 +265,7 @@ def test_wrong_settings_are_usage_errors(tmp_path, capsys, words, message):
         (["sample", "--run", "x", "--columns", "1", "--interpolate"], "columns must be at least 2"),
         (["sample", "--run", "x", "--scale", "0"], "scale must be at least 1"),
         (["sample", "--run", "x", "--weights", "best"], "invalid choice"),
-        (["score", "--run", "x", "--count", "0"], "count must be at least 1, got 0"),
+        (["score", "--run", "x", "--count", "0"], "count must be at least 10, got 0"),
         (["score"], "--run"),
         (["demo-gan", "--preset", "digit"], "did you mean 'digits'"),
         (["demo-gan", "--steps", "0"], "steps must be at least 1"),

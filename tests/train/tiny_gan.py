@@ -39,9 +39,8 @@ def narrowed(config):
 def tiny_gan(preset="small/baseline", gan=None, **train):
     """A preset's run with few features and samples; ``gan`` changes its settings of the pair."""
     found = get_gan_preset(preset)
-    pair = replace(
-        found.gan, generator_batch=found.gan.generator_batch and 3, critic_steps=2, **(gan or {})
-    )
+    small = {"critic_steps": 2, "generator_batch": found.gan.generator_batch and 3}
+    pair = replace(found.gan, **{**small, **(gan or {})})
     settings = {**found.train, "batch_size": 2, "accelerator": "cpu", "steps": 2, "log_every": 1}
     return GanRunConfig(
         narrowed(found.generator),
