@@ -23,7 +23,8 @@ from polygraph.report.render import error_colors
 
 Floats = NDArray[np.float64]
 HELP = "space plays and halts, left and right step, g shows the graph, r resets the view, q leaves"
-_GREY = (0.60, 0.66, 0.74)
+_GREY = (0.52, 0.56, 0.62)
+_DIM = 0.72  # open3d's lights add up to more than one: pale colours would all be white
 _POINT = (0.05, 0.36, 0.68)
 _LINE = (0.62, 0.68, 0.76)
 _SPACE, _RIGHT, _LEFT = 32, 262, 263  # keys as GLFW counts them
@@ -293,11 +294,11 @@ class Window:
     def home(self) -> None:
         """Look at everything from the front, a little from above and from the side."""
         control = self._window.get_view_control()
-        front = {"y": [0.35, 0.2, 1.0], "z": [0.35, -1.0, 0.2], "x": [0.2, 0.35, 1.0]}[self._up]
+        front = {"y": [0.2, 0.2, 1.0], "z": [0.2, -1.0, 0.2], "x": [0.2, 0.2, 1.0]}[self._up]
         self._window.reset_view_point(True)
         control.set_front(front)
         control.set_up({"x": [1, 0, 0], "y": [0, 1, 0], "z": [0, 0, 1]}[self._up])
-        control.set_zoom(0.55)
+        control.set_zoom(0.5)
 
     def step(self, by: int) -> None:
         """Go on by so many frames, from the last to the first."""
@@ -372,7 +373,7 @@ def shapes(frame: Frame, open3d: Any, graph: bool = True) -> list[Any]:
         if frame.colors is None:
             mesh.paint_uniform_color(_GREY)
         else:
-            mesh.vertex_colors = vector(frame.colors)
+            mesh.vertex_colors = vector(_DIM * frame.colors)
         return [mesh]
     cloud = open3d.geometry.PointCloud(vector(frame.points))
     cloud.paint_uniform_color(_POINT)
