@@ -9,4 +9,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(polygraph, m) {
       "lane_ecc_backward_(Tensor? features, Tensor? layer, Tensor? shift, Tensor? near, Tensor? far, float slope, "
       "Tensor x, Tensor grad, Tensor weight, Tensor? bias, int rows, int first, int last, Tensor ptr, Tensor other, "
       "Tensor? edge, Tensor(a!)? y, Tensor(b!)? a, Tensor(c!)? f) -> ()");
+  m.def(
+      "lane_ecc_weight_(Tensor f, Tensor x, Tensor grad, int first, int last, Tensor ptr, Tensor other, Tensor(a!) to) "
+      "-> ()");
 }

@@ -6,8 +6,9 @@
 //   lane_ecc_backward_  of <g, out>, for the segments first <= s < last:
 //                       y[e, c]       to x[r, c]                            [E', C]
 //                       a[p, h]       to phi, or to what is in the activation, where there is a layer  [P, H]
-//                       f[p, h]       phi again                             [P, H]
+//                       f[p, h]       phi again                             [P, H or more]
 //                       with p the position of the slot, less ptr[first]
+//   lane_ecc_weight_    to[c, d, h] += sum over the slots p of first <= s < last of  f[p, h] x[r, c] g[s, d]
 //
 // A slot has the row e of edge features, and r, the other node. phi is one of
 //   features [E', H]                                  themselves

@@ -25,7 +25,8 @@ struct LaneParams {
   T* out;         // [S, D]
   T* y;           // [E', C] or null
   T* a;           // [P, H] or null
-  T* f;           // [P, H] or null
+  T* f;           // [P, f_step] or null
+  int64_t f_step;
 };
 
 // A group's own: matrices with its lanes last.
@@ -51,6 +52,18 @@ struct LaneScratch {
   T* features;  // [F, group]
   T* sums;      // [C or H, group]
   T* zeros;     // as long as the longest row
+};
+
+template <class T>
+struct WeightParams {
+  GraphPointers graph;
+  int64_t first, last;  // segments
+  int64_t H, C, D;
+  int64_t f_step;  // from row to row of f, whose rows are as long as whole vectors
+  const T* f;      // [P, f_step]
+  const T* x;      // [O, C]
+  const T* grad;   // [S, D]
+  T* to;           // [C, D, H]
 };
 
 #define POLYGRAPH_KERNEL_FILE "ecc/lane_ecc_kernel.inc"
@@ -150,6 +163,21 @@ void lane_ecc_backward_cpu(const LaneParams<T>& p) {
   });
 }
 
+constexpr int64_t kWeightBlock = 4;     // of channels, and of columns of g, as in the kernel
+constexpr int64_t kWeightColumns = 64;  // hidden features of any instruction set at a time, at most
+
+template <class T>
+void lane_ecc_weight_cpu(const WeightParams<T>& p) {
+  const int64_t segments = p.last - p.first;
+  const int64_t blocks = (p.C + kWeightBlock - 1) / kWeightBlock;
+  std::vector<T> g(static_cast<size_t>((p.D + kWeightBlock) * segments));
+  POLYGRAPH_SIMD_CALL(pack_grad<T>(p, g.data()));
+  parallel_tasks(blocks, kWeightBlock * segments * p.H * p.D, [&](int64_t begin, int64_t end) {
+    std::vector<T> z(static_cast<size_t>(kWeightBlock * segments * kWeightColumns));
+    POLYGRAPH_SIMD_CALL(lane_ecc_weight<T>(p, g.data(), z.data(), begin, end));
+  });
+}
+
 template <class T>
 const T* data(const std::optional<Tensor>& tensor) {
   return tensor.has_value() ? static_cast<const T*>(tensor->const_data_ptr()) : nullptr;
@@ -229,7 +257,8 @@ struct LaneTensors {
         nullptr,
         nullptr,
         nullptr,
-        nullptr};
+        nullptr,
+        0};
   }
 };
 
@@ -282,7 +311,8 @@ void lane_ecc_backward_cpu(
   const int64_t* bounds = tensors.graph.pointers().ptr;
   check_result(op, "y", x, y, rows, n.C);
   check_result(op, "a", x, a, bounds[last] - bounds[first], n.H);
-  check_result(op, "f", x, f, bounds[last] - bounds[first], n.H);
+  check_result(op, "f", x, f, bounds[last] - bounds[first], f.has_value() ? f->size(1) : 0);
+  STD_TORCH_CHECK(!f.has_value() || f->size(1) >= n.H, op, ": f must have at least H columns");
   set_most(n, tensors.graph.pointers());
   with_type(x, [&](auto zero) {
     using T = decltype(zero);
@@ -290,7 +320,38 @@ void lane_ecc_backward_cpu(
     p.y = result<T>(y);
     p.a = result<T>(a);
     p.f = result<T>(f);
+    p.f_step = f.has_value() ? f->size(1) : 0;
     lane_ecc_backward_cpu(p);
+  });
+}
+
+void lane_ecc_weight_cpu(
+    const Tensor& f, const Tensor& x, const Tensor& grad, int64_t first, int64_t last, const Tensor& ptr,
+    const Tensor& other, Tensor to) {
+  const char* op = "lane_ecc_weight_";
+  check_shape(op, "to", to, "[C, D, H]", {-1, -1, -1});
+  LaneSizes n = check_lane_ecc(op, x, {}, to.size(2), to.size(1), other.size(0), first, last, ptr, other, std::nullopt);
+  check_dtype(op, "to", to, x.scalar_type());
+  check_shape(op, "to", to, "[C, D, H]", {n.C, n.D, n.H});
+  STD_TORCH_CHECK(to.is_contiguous(), op, ": to must be contiguous");
+  check_dtype(op, "grad", grad, x.scalar_type());
+  check_shape(op, "grad", grad, "[S, D]", {n.g.S, n.D});
+  check_dtype(op, "f", f, x.scalar_type());
+  const GraphTensors graph(ptr, std::nullopt, other, std::nullopt);
+  check_graph_values(op, n.g, graph.pointers(), n.rows, first, last);
+  const int64_t* bounds = graph.pointers().ptr;
+  check_shape(op, "f", f, "[P, at least H in whole vectors]", {bounds[last] - bounds[first], -1});
+  const int64_t lanes = vector_bytes() / (x.scalar_type() == ScalarType::Double ? 8 : 4);
+  STD_TORCH_CHECK(
+      f.size(1) >= (n.H + lanes - 1) / lanes * lanes, op, ": f must have at least H = ", n.H,
+      " columns, in whole vectors, got ", f.size(1));
+  const Tensor values = dense(f), features = dense(x), upstream = dense(grad);
+  with_type(x, [&](auto zero) {
+    using T = decltype(zero);
+    lane_ecc_weight_cpu(
+        WeightParams<T>{
+            graph.pointers(), first, last, n.H, n.C, n.D, f.size(1), data<T>(values), data<T>(features),
+            data<T>(upstream), static_cast<T*>(to.mutable_data_ptr())});
   });
 }
 
@@ -298,5 +359,6 @@ void lane_ecc_backward_cpu(
 
 STABLE_TORCH_LIBRARY_IMPL(polygraph, CPU, m) {
   m.impl("lane_ecc_", TORCH_BOX(&polygraph::lane_ecc_cpu));
+  m.impl("lane_ecc_weight_", TORCH_BOX(&polygraph::lane_ecc_weight_cpu));
   m.impl("lane_ecc_backward_", TORCH_BOX(&polygraph::lane_ecc_backward_cpu));
 }

@@ -26,9 +26,7 @@ SMALL_BYTES = 1 << 20
 # Targets side by side in vectors are filled up to the most neighbours among them: up to this share
 # more slots than there are, and this many bytes for what they need (see csrc/ecc/lane_ecc.h).
 LANE_TARGETS, LANE_SHARE, LANE_BYTES = 16, 1.5, 4 << 20
-# Of sums over neighbours that exist at a time, for the weights' gradient: half of its own bytes,
-# within these bounds.
-LANE_SUM_BYTES = (1 << 19, 1 << 23)
+WIDEST_VECTOR = 16  # numbers; rows of hidden features are read in whole vectors
 
 
 class EdgeLayer(NamedTuple):
@@ -392,7 +390,8 @@ def _backward_by_lanes(
     inner = x.new_zeros(phi.shape) if to_phi else None
     grad_layer = None if layer is None or not to_layer else torch.zeros_like(layer)
     grad_shift = None if layer is None or not to_layer else x.new_zeros(hidden)
-    grad_weight = x.new_zeros(weight.shape) if to_weight else None
+    grad_weight = x.new_zeros(C, weight.shape[2], hidden) if to_weight else None
+    width = -(-hidden // WIDEST_VECTOR) * WIDEST_VECTOR
     step = CHUNK_NODES["cpu"]
     bounds = [int(p) for p in ptr[torch.arange(0, targets + step, step).clamp(max=targets)]]
     for part, first in enumerate(range(0, targets, step)):
@@ -403,15 +402,13 @@ def _backward_by_lanes(
         slots = slice(start, end)
         # Rows of empty slots stay 0.
         a = x.new_zeros(end - start, hidden) if to_phi or to_layer else None
-        f = x.new_zeros(end - start, hidden) if to_weight and layer is not None else None
+        f = None if grad_weight is None else x.new_zeros(end - start, width)
         options = (phi, layer, shift, None, None, slope, x, grad, weight, bias)
         graph = (ptr, other, edge)
         _ops.lane_ecc_backward_(*options, rows, first, last, *graph, message, a, f)
         at = slots if edge is None else edge[slots]
         if grad_weight is not None:
-            f = phi[at] if f is None else f
-            local = (ptr[first : last + 1] - start, other[slots])
-            _add_to_weight(grad_weight, f, x, grad[first:last], *local)
+            _ops.lane_ecc_weight_(f, x, grad, first, last, ptr, other, grad_weight)
         if a is None:
             continue
         if grad_layer is not None and grad_shift is not None:
@@ -427,26 +424,16 @@ def _backward_by_lanes(
     if bias is not None and to_bias:
         total = _ops.edge_sum(None, None, None, x, None, None, 1.0, sources, rows, *sides)
         grad_bias = total.t() @ grad
+    if grad_weight is not None:
+        grad_weight = _laid_out(grad_weight.permute(2, 0, 1), weight)
     return [grad_x, inner, grad_layer, grad_shift, grad_weight, grad_bias]
 
 
-def _add_to_weight(
-    to: Tensor, phi: Tensor, x: Tensor, grad: Tensor, ptr: Tensor, other: Tensor
-) -> None:
-    """``to[h, c, d] += Σ_i Z_i[h, c] grad[i, d]``, of some h at a time."""
-    hidden, C, D = to.shape
-    targets = grad.shape[0]
-    low, high = LANE_SUM_BYTES
-    budget = min(max(low, to.numel() * to.element_size() // 2), high)
-    step = max(1, budget // max(1, targets * C * x.element_size()))
-    z = x.new_empty(targets * min(step, hidden) * C)
-    for first in range(0, hidden, step):
-        last = min(first + step, hidden)
-        part = z[: targets * (last - first) * C].view(targets, last - first, C)
-        options = (phi[:, first:last], None, None, 1.0, x, False, False)
-        sizes = (x.shape[0], phi.shape[0], 0, targets)
-        _ops.edge_outer_(*options, *sizes, ptr, None, other, None, part)
-        to[first:last].view(-1, D).addmm_(part.flatten(1).t(), grad)
+def _laid_out(grad: Tensor, weight: Tensor) -> Tensor:
+    """A gradient ``[H, C, D]`` as the weight lies in memory: contiguous, or with H last."""
+    if weight.is_contiguous():
+        return grad.contiguous()
+    return grad.permute(1, 2, 0).contiguous().permute(2, 0, 1)
 
 
 def _backward_by_nodes(
@@ -477,9 +464,10 @@ def _backward_by_nodes(
         if to_layer:
             grad_layer, grad_shift = inner.t() @ features, inner.sum(0)
         inner = inner @ layer if to_phi else None
-    grad_weight = total[: weight.shape[0]] if total is not None and to_weight else None
-    if grad_weight is not None and bias is not None:
-        grad_weight = grad_weight.clone()
+    grad_weight = None
+    if total is not None and to_weight:
+        part = total if bias is None else total[:-1].clone()
+        grad_weight = _laid_out(part, weight)
     grad_bias = total[-1].clone() if total is not None and to_bias else None
     return [grad_x, inner, grad_layer, grad_shift, grad_weight, grad_bias]
 
@@ -564,6 +552,11 @@ def _(*arguments: Any) -> None:
     return None
 
 
+@torch.library.register_fake("polygraph::lane_ecc_weight_")
+def _(*arguments: Any) -> None:
+    return None
+
+
 @torch.library.register_fake("polygraph::ecc")
 def _(
     x: Tensor,
@@ -607,7 +600,7 @@ def _(
         x.new_empty(phi.shape if to_phi else (0,)),
         x.new_empty(layer.shape if has_layer and layer is not None else (0,)),
         x.new_empty(shift.shape if has_layer and shift is not None else (0,)),
-        x.new_empty(weight.shape if to_weight else (0,)),
+        _laid_out(weight.new_empty(weight.shape), weight) if to_weight else x.new_empty(0),
         x.new_empty(weight.shape[1:] if to_bias and bias is not None else (0,)),
     )
 

@@ -110,6 +110,7 @@ def backward_arguments():
     return [
         [*start, normal(4, 2), False, *every, *sides()],
         [*start, normal(4, 2), True, *every, *sides()],
+        [*start[:6], normal(4, 2, 3).permute(2, 0, 1), None, False, *every, *sides()],
         [*start, None, False, False, True, False, False, False, *sides()],
     ]
 
@@ -231,7 +232,6 @@ def test_layer_of_hidden_features(monkeypatch, side, slope, edge, holes, lanes):
     names = ecc_function.__globals__
     monkeypatch.setitem(names, "LANE_SHARE", 100.0 if lanes else 0.0)
     monkeypatch.setitem(names["CHUNK_NODES"], "cpu", 5)
-    monkeypatch.setitem(names, "LANE_SUM_BYTES", (200, 200))
     inputs, graph = layered(11, 5, 24, 3, 2, 3, 2, edge=edge, holes=holes)
     values = [t.requires_grad_() for t in inputs.values()]
     function = partial(with_layer, graph=graph, slope=slope, side=side)
