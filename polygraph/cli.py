@@ -152,7 +152,7 @@ def evaluate(arguments: Sequence[str]) -> int:
 
     data = None
     if chosen.data is not None:
-        data = MeshDataConfig(chosen.kind, chosen.data, chosen.split, chosen.to_mm)
+        data = MeshDataConfig(chosen.kind, chosen.data, chosen.split, to_mm=chosen.to_mm)
     result = evaluate_run(load_run(chosen.run), part=chosen.part, data=data)
     if chosen.json:
         print(json.dumps({**result.summary(), "per_vertex": result.per_vertex.tolist()}))
