@@ -160,11 +160,8 @@ def check(preset: str) -> float:
         gradients += torch.autograd.grad(of_generator, weights[1])
         found.append([of_critic, of_generator, *(g for g in gradients if g is not None)])
     # A gradient that is zero but for rounding has no size of its own to be compared with.
-    errors = [
-        relative_error(a, b)
-        for a, b in zip(*found, strict=True)
-        if float(b.detach().abs().max()) > 1e-9
-    ]
+    pairs = [(a.detach(), b.detach()) for a, b in zip(*found, strict=True)]
+    errors = [relative_error(a, b) for a, b in pairs if float(b.abs().max()) > 1e-9]
     if max(errors) > 1e-7:
         raise SystemExit(f"{preset}: ours and the peer differ, {max(errors):.1e}")
     return max(errors)

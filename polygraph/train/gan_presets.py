@@ -61,6 +61,7 @@ _SMALL = GanPreset(
         "batch_size": 32,
         "learning_rate": 4e-4,
         "eval_every": 250,
+        "log_every": 25,  # divides the steps between checkpoints: a resumed log is the same
         "checkpoint_every": 250,
     },
 )

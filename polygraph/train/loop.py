@@ -90,6 +90,20 @@ def descend(
     optimizer.step()
 
 
+def match_layout(optimizer: Optimizer) -> None:
+    """Give what an optimizer remembers of a weight that weight's strides, in place.
+
+    Checkpoints hold contiguous tensors. Fused optimizers walk the memory of a weight and of its
+    moments side by side: with weights in channels-last they would mix up the moments, unnoticed.
+    """
+    for weight, state in optimizer.state.items():
+        for name, value in state.items():
+            if not isinstance(value, Tensor) or value.shape != weight.shape:
+                continue
+            if value.stride() != weight.stride():
+                state[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
+
+
 @dataclass
 class Progress:
     """Where a run stands; stored in every checkpoint.
@@ -197,6 +211,7 @@ class Trainer:
             module.load_state_dict(state["modules"][name])
         for name, optimizer in self.task.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
+            match_layout(optimizer)
         self.progress = Progress(**meta["progress"])
         if self.progress.step > self.total:
             raise CheckpointError(
