@@ -288,7 +288,7 @@ def score(arguments: Sequence[str]) -> int:
     parser.add_argument("--classifier", metavar="DIR", help="folder of that classifier's weights")
     parser.add_argument("--json", action="store_true", help="print JSON")
     chosen = parser.parse_args(arguments)
-    _check_least("score", chosen, count=10, seed=0)  # Inception Score: ten parts
+    _check_least("score", chosen, count=10, seed=0)  # the ten parts of Inception Score
     from polygraph.train.gan_run import score_run
 
     found = score_run(

@@ -46,8 +46,9 @@ void counting_sort_of(int64_t count, int64_t keys, const Key& key, int64_t* ptr,
   });
 }
 
-// Items [0, count) by key(i) in [0, keys): ptr [keys] gets the first place of each key, and place(begin) makes a function
-// that is called with (i, its place) for rising i from `begin` on. Narrow counts stay in the L2 for twice as many keys.
+// Items [0, count) by key(i) in [0, keys): ptr [keys] gets the first place of each key, and place(begin) makes a
+// function that is called with (i, its place) for rising i from `begin` on. Narrow counts stay in the L2 for twice as
+// many keys.
 template <class Key, class Place>
 void counting_sort(int64_t count, int64_t keys, const Key& key, int64_t* ptr, const Place& place) {
   if (count < (int64_t(1) << 31)) {

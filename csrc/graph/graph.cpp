@@ -14,8 +14,9 @@
 //
 // The segments that name each other node, in their order: the graph from the other side where nothing belongs to a slot
 // but its two ends. Empty slots follow those of the last node, as -1; there must be a node if there is one.
-#include "common/counting_sort.h"
 #include "common/graph.h"
+
+#include "common/counting_sort.h"
 
 namespace polygraph {
 namespace {

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 import torch_geometric
 from torch import Tensor
+from torch.nn import functional
 from torch_geometric.typing import OptPairTensor, OptTensor
 
 from polygraph.nn._choices import check_positive
@@ -227,7 +228,7 @@ class DifferenceHidden(torch.nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, float]:
         """``(u, v, slope)``, as `polygraph.ops.ecc` takes them."""
-        v = torch.nn.functional.linear(x, self.lin.weight)
+        v = functional.linear(x, self.lin.weight)
         return self.lin.bias - v, v, self.slope
 
 
@@ -301,7 +302,9 @@ class LightECConv(torch.nn.Module):
             edge_index = graph_of("LightECConv", edge_index, "source_to_target", *nodes)
         graph = edge_index.with_transposed(x.shape[0])
         if isinstance(self.nn, DifferenceHidden):
+            # With the constant that light_ecc wants behind them: act(1 + 0).
             u, v, slope = self.nn(x)
+            u, v = functional.pad(u, (0, 1), value=1.0), functional.pad(v, (0, 1))
             phi = edge_values(u, v, graph, slope)
         elif edge_attr is None:
             raise ValueError("LightECConv: edge_attr is needed, for nn is given")

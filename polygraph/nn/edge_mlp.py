@@ -14,7 +14,7 @@ from polygraph.ops.edge_conv import (
     AGGREGATIONS,
     activate,
     edge_aggregate,
-    edge_conv,
+    edge_conv_in_place,
     edge_max,
     edge_sum,
     edge_values,
@@ -195,7 +195,7 @@ def _aggregate(
     u: Tensor, v: Tensor, graph: Graph, aggr: str, slope: float, rest: list[Step]
 ) -> Tensor:
     if not rest and slope >= 0:
-        return edge_conv(u, v, graph, aggr, slope)
+        return edge_conv_in_place(u, v, graph, aggr, slope)
     values = edge_values(u, v, graph, slope)
     for step in rest:
         values = step(values)

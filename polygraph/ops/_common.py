@@ -16,8 +16,6 @@ def autocast_dtype(x: Tensor) -> torch.dtype | None:
     float64 is left as it is, as PyTorch's own matrix products leave it.
     """
     device_type = x.device.type
-    if device_type == "meta":  # torch has no autocast there, and refuses to say so
-        return None
     if not torch.is_autocast_enabled(device_type) or x.dtype == torch.float64:
         return None
     return torch.get_autocast_dtype(device_type)

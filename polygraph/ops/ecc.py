@@ -26,7 +26,9 @@ SMALL_BYTES = 1 << 20
 # Targets side by side in vectors are filled up to the most neighbours among them: up to this share
 # more slots than there are, and this many bytes for what they need (see csrc/ecc/lane_ecc.h).
 LANE_TARGETS, LANE_SHARE, LANE_BYTES = 16, 1.5, 4 << 20
-LANE_SUM_BYTES = 1 << 20  # of sums over neighbours that exist at a time, for the weights' gradient
+# Of sums over neighbours that exist at a time, for the weights' gradient: half of its own bytes,
+# within these bounds.
+LANE_SUM_BYTES = (1 << 19, 1 << 23)
 
 
 class EdgeLayer(NamedTuple):
@@ -434,7 +436,9 @@ def _add_to_weight(
     """``to[h, c, d] += Σ_i Z_i[h, c] grad[i, d]``, of some h at a time."""
     hidden, C, D = to.shape
     targets = grad.shape[0]
-    step = max(1, LANE_SUM_BYTES // max(1, targets * C * x.element_size()))
+    low, high = LANE_SUM_BYTES
+    budget = min(max(low, to.numel() * to.element_size() // 2), high)
+    step = max(1, budget // max(1, targets * C * x.element_size()))
     z = x.new_empty(targets * min(step, hidden) * C)
     for first in range(0, hidden, step):
         last = min(first + step, hidden)

@@ -80,6 +80,31 @@ def edge_conv(
     return torch.where(arg >= 0, activate(u + value, slope), 0)
 
 
+def edge_conv_in_place(u: Tensor, v: Tensor, graph: Graph, aggr: str, slope: float) -> Tensor:
+    """`edge_conv` for one who needs ``u`` no more: on the CPU and without gradients, the result.
+
+    A sum of fresh memory costs as much as adding it up. ``u`` must not share memory with ``v``.
+    """
+    if aggr in ("sum", "mean") and _is_disposable(u) and not v.requires_grad:
+        _ops.edge_sum_(u, v, slope, graph.ptr, graph.source)
+        return u / _count(graph, u) if aggr == "mean" else u
+    return edge_conv(u, v, graph, aggr, slope)
+
+
+def _is_disposable(u: Tensor) -> bool:
+    """Whether nothing that records or traces operations would miss that ``u`` was overwritten."""
+    return (
+        type(u) is Tensor
+        and u.is_cpu
+        and u.dtype in (torch.float32, torch.float64)
+        and u.is_contiguous()
+        and not u.requires_grad
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and torch.autograd.forward_ad.unpack_dual(u).tangent is None
+    )
+
+
 def edge_values(u: Tensor, v: Tensor, graph: Graph, slope: float = 1.0) -> Tensor:
     """``[E, D]``: act(u_i + v_j) of every edge, for what comes behind it edge by edge.
 
@@ -250,6 +275,11 @@ def _(
 ) -> Tensor:
     like = _rows_like(seg_val, oth_val, edge_val)
     return like.new_empty(ptr.shape[0] - 1, like.shape[1])
+
+
+@torch.library.register_fake("polygraph::edge_sum_")
+def _(u: Tensor, v: Tensor, slope: float, ptr: Tensor, other: Tensor) -> None:
+    pass
 
 
 @torch.library.register_fake("polygraph::edge_values")

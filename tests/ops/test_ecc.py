@@ -231,7 +231,7 @@ def test_layer_of_hidden_features(monkeypatch, side, slope, edge, holes, lanes):
     names = ecc_function.__globals__
     monkeypatch.setitem(names, "LANE_SHARE", 100.0 if lanes else 0.0)
     monkeypatch.setitem(names["CHUNK_NODES"], "cpu", 5)
-    monkeypatch.setitem(names, "LANE_SUM_BYTES", 200)
+    monkeypatch.setitem(names, "LANE_SUM_BYTES", (200, 200))
     inputs, graph = layered(11, 5, 24, 3, 2, 3, 2, edge=edge, holes=holes)
     values = [t.requires_grad_() for t in inputs.values()]
     function = partial(with_layer, graph=graph, slope=slope, side=side)
@@ -361,3 +361,10 @@ class TestLightEcc(WithProducts):
         "source": (put("source", with_value(5, 7)), RuntimeError, r"\[-1, 7\), got 7"),
         "elsewhere": (put("phi", lambda t: t.to("meta")), RuntimeError, "on the device of x"),
     }
+
+
+def test_light_with_the_constant():
+    """Hidden features that have their constant already: nothing else changes."""
+    inputs = light_call(6, 7, 23, 4, 3, 5, 2)
+    wide = inputs | {"phi": torch.nn.functional.pad(inputs["phi"], (0, 1), value=1.0)}
+    assert torch.equal(light(**wide), light(**inputs))

@@ -19,7 +19,7 @@ from polygraph.train.gan_run import GanRunConfig, load_generator, sample_run
 TINY = [
     "--generator.channels", "[6,5,4,4]", "--generator.latent_channels", "5", "--generator.k", "3",
     "--critic.channels", "[3,4,5]", "--batch_size", "2", "--accelerator", "cpu",
-    "--data.num_images", "60", "--steps", "2",
+    "--data.num_images", "140", "--steps", "2",
 ]  # fmt: skip
 
 
@@ -53,7 +53,7 @@ def trained(tmp_path_factory):
 def classifier(trained):
     """A classifier of the run's digits, trained once for all tests."""
     folder = trained.parent / "classifier"
-    words = ["score", "--run", str(trained), "--count", "40"]
+    words = ["score", "--run", str(trained), "--count", "90"]
     assert main([*words, "--classifier", str(folder)]) == 0
     return folder
 
@@ -110,7 +110,7 @@ def test_sample(trained, tmp_path, capsys):
 
 def test_score(trained, classifier, capsys):
     """Every value carries the extractor's name; the same numbers again."""
-    words = ["score", "--run", str(trained), "--count", "40", "--classifier", str(classifier)]
+    words = ["score", "--run", str(trained), "--count", "90", "--classifier", str(classifier)]
     rows = []
     for _ in range(2):
         assert main([*words, "--json"]) == 0
@@ -122,7 +122,7 @@ def test_score(trained, classifier, capsys):
 
 
 def test_scores_select_the_best_weights(tmp_path, classifier):
-    words = ["--score_images", "20", "--classifier", str(classifier), "--eval_every", "1"]
+    words = ["--score_images", "90", "--classifier", str(classifier), "--eval_every", "1"]
     assert main(["train", "gan", *TINY, *words, "--out", str(tmp_path / "run")]) == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     records = [
@@ -168,6 +168,7 @@ def test_bad_runs_and_files(trained, tmp_path, capsys):
     assert "needs pairs" in line
 
 
+@pytest.mark.filterwarnings("ignore:.*making it again:UserWarning")
 def test_data_that_changed(tmp_path, capsys):
     """The scores of a run are measured on what it was trained on, or refused."""
     pictures = tmp_path / "pictures"
