@@ -469,7 +469,7 @@ function sceneLayout(stage) {
   };
 }
 function home(tall) {
-  return { eye: tall ? { x: -0.5, y: -1.3, z: 0.3 } : { x: -0.55, y: -1.5, z: 0.35 }, center: { x: 0, y: 0, z: 0 }, up: { x: 0, y: 0, z: 1 }, projection: { type: "perspective" } };
+  return { eye: tall ? { x: -0.42, y: -1.12, z: 0.26 } : { x: -0.55, y: -1.5, z: 0.35 }, center: { x: 0, y: 0, z: 0 }, up: { x: 0, y: 0, z: 1 }, projection: { type: "perspective" } };
 }
 function withMeshes() {
   return view().models.filter((m) => m.frames);
