@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -521,9 +522,20 @@ def _backward_of_product(
     return grad_x, inner, grad_matrices
 
 
+def _in_own_dtype(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with autocast off: what it has widened, products inside must not narrow."""
+
+    @functools.wraps(function)
+    def run(first: Tensor, *rest: Any) -> Any:
+        with torch.autocast(first.device.type, enabled=False):
+            return function(first, *rest)
+
+    return run
+
+
 for _key in ("CPU", "CUDA"):
-    _library.impl("ecc", _ecc, _key)
-    _library.impl("ecc_backward", _ecc_backward, _key)
+    _library.impl("ecc", _in_own_dtype(_ecc), _key)
+    _library.impl("ecc_backward", _in_own_dtype(_ecc_backward), _key)
 
 
 @torch.library.register_fake("polygraph::edge_outer_")
