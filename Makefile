@@ -7,11 +7,14 @@
 #   make lint      linters, formatters, types, and a build in which warnings are errors
 #   make cuda      compile the CUDA library, warnings are errors (needs nvcc, but no GPU)
 #   make bench     run the benchmarks (FILES=benchmarks/bench_spiral_conv.py picks one)
+#   make report    the HTML report of a grid (GRID=the folder with its results.json, HTML=the file)
 #   make sanitize  run the operators' tests under the address and undefined-behaviour sanitizers
 #   make clean     remove what was built, but not .venv's packages
 PYTHON ?= python3
 ARGS ?=
 FILES ?= $(wildcard benchmarks/bench_*.py)
+GRID ?= grid
+HTML ?= report.html
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -25,7 +28,7 @@ CHECKED_BUILD := POLYGRAPH_WERROR=1 $(BIN)/python setup.py --quiet build_ext \
 # says otherwise.
 CUDA = $${POLYGRAPH_CUDA:-$$($(BIN)/python -c "import torch; print('auto' if torch.version.cuda else 0)")}
 
-.PHONY: demo demo-gan test test-all lint cuda bench sanitize setup clean
+.PHONY: demo demo-gan test test-all lint cuda bench report sanitize setup clean
 .DELETE_ON_ERROR:
 
 demo: setup
@@ -52,6 +55,9 @@ cuda: setup
 
 bench: setup
 	set -e; for file in $(FILES); do $(BIN)/python $$file $(ARGS); done
+
+report: setup
+	$(BIN)/polygraph report $(GRID) --out $(HTML) $(ARGS)
 
 sanitize: setup
 	PYTHON=$(BIN)/python bash scripts/sanitize.sh $(ARGS)

@@ -251,6 +251,6 @@ def test_demo_end_to_end(tmp_path, capsys, monkeypatch):
     words = ["--steps", "2", "--frames", "60", "--presets", "first-order", "full-2"]
     assert main(["demo", "--out", str(out), *words]) == 0
     text = capsys.readouterr().out
-    for word in ("first-order", "full-2", "PCA-8", "mean shape", "error mm", "heatmaps.png"):
+    for word in ("first-order", "full-2", "pca", "mean-shape", "error mm", "heatmaps.png"):
         assert word in text
     assert (out / "heatmaps.png").is_file()

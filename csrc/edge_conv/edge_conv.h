@@ -5,6 +5,8 @@
 //   edge_sum     out[s]  = sum over the slots of s of  weight[e] * m * (seg_val[s] + oth_val[o] + edge_val[e])
 //   edge_values  out[e]  = m * (seg_val[s] + oth_val[o] + edge_val[e])            rows of empty slots are 0
 //   edge_dot     out[e]  = sum over channels of  grad[s] * m * (seg_val[s] + oth_val[o])
+//   edge_sum_    u[s]   = sum over the slots of s of  m * (u[s] + v[o]),  the masks being u and v: edge_sum in place of
+//                         its segments' values, for inference, where nobody asks for them again; on the CPU alone
 //
 //   m = 1 where seg_mask[s] + oth_mask[o] > 0, else slope (channel by channel); without masks, m = 1.
 //

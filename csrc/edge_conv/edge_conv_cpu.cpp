@@ -20,7 +20,20 @@ struct EdgeConvParams {
   const T* grad;      // [S, D], edge_dot only
   T slope;
   T* out;
+  bool fetch;  // the other nodes' rows do not fit in a cache that is near
 };
+
+// What a sum adds up. The last two look at run time for what is there.
+enum class Form {
+  activation,      // m (u + v), with the masks as values
+  others,          // oth_val
+  masked_others,   // m oth_val
+  masked_segment,  // m seg_val
+  masked,
+  plain,
+};
+
+constexpr int64_t kNearBytes = 1 << 20;
 
 #define POLYGRAPH_KERNEL_FILE "edge_conv/edge_conv_kernel.inc"
 #include "common/each_isa.inc"
@@ -54,7 +67,8 @@ EdgeConvParams<T> params(
       data<T>(t.weight),
       data<T>(grad),
       static_cast<T>(slope),
-      static_cast<T*>(out.mutable_data_ptr())};
+      static_cast<T*>(out.mutable_data_ptr()),
+      n.g.O * n.D * static_cast<int64_t>(sizeof(T)) > kNearBytes};
 }
 
 int64_t work_per_segment(const EdgeConvSizes& n) {
@@ -108,6 +122,27 @@ Tensor edge_sum_cpu(
   return narrowed(out, any_value(given).scalar_type());
 }
 
+void edge_sum_in_place_cpu(Tensor u, const Tensor& v, double slope, const Tensor& ptr, const Tensor& other) {
+  const char* op = "edge_sum_";
+  check_shape(op, "v", v, "[O, D]", {-1, -1});
+  const EdgeConvTensors given{u, v, u, v, std::nullopt, std::nullopt};
+  const int64_t slots = other.numel();
+  const EdgeConvSizes n = check_edge_conv(op, given, v.size(0), slots, ptr, std::nullopt, other, std::nullopt);
+  STD_TORCH_CHECK(!is_half(u.scalar_type()), op, ": u must be float32 or float64, got ", dtype_name(u.scalar_type()));
+  STD_TORCH_CHECK(u.is_contiguous(), op, ": u must be contiguous");
+  STD_TORCH_CHECK(
+      u.numel() == 0 || u.const_data_ptr() != v.const_data_ptr(), op, ": u and v must be different tensors");
+  const GraphTensors graph(ptr, std::nullopt, other, std::nullopt);
+  check_graph_values(op, n.g, graph.pointers(), slots);
+  const Tensor rows = dense(v);
+  const EdgeConvTensors t{u, rows, u, rows, std::nullopt, std::nullopt};
+  if (u.scalar_type() == ScalarType::Double) {
+    edge_sum_cpu(params<double>(n, graph.pointers(), t, std::nullopt, slope, u));
+  } else {
+    edge_sum_cpu(params<float>(n, graph.pointers(), t, std::nullopt, slope, u));
+  }
+}
+
 Tensor edge_values_cpu(
     const std::optional<Tensor>& seg_mask, const std::optional<Tensor>& oth_mask, const std::optional<Tensor>& seg_val,
     const std::optional<Tensor>& oth_val, const std::optional<Tensor>& edge_val, double slope, int64_t others,
@@ -157,6 +192,7 @@ Tensor edge_dot_cpu(
 
 STABLE_TORCH_LIBRARY_IMPL(polygraph, CPU, m) {
   m.impl("edge_sum", TORCH_BOX(&polygraph::edge_sum_cpu));
+  m.impl("edge_sum_", TORCH_BOX(&polygraph::edge_sum_in_place_cpu));
   m.impl("edge_values", TORCH_BOX(&polygraph::edge_values_cpu));
   m.impl("edge_dot", TORCH_BOX(&polygraph::edge_dot_cpu));
 }

@@ -4,50 +4,16 @@
 //
 // The flat positions that hold u, ascending, are entry[ptr[u] .. ptr[u+1]); what follows ptr[V] holds -1. On CUDA it
 // is PyTorch's stable radix sort (polygraph/ops/transpose_table.py).
-#include <utility>
-#include <vector>
-
+#include "common/counting_sort.h"
 #include "common/table.h"
 
 namespace polygraph {
 namespace {
 
-// Parts of the table are counted and then placed side by side; the counts of a part are as many as there are sources,
-// so there are no more parts than pay for that.
-int64_t number_of_parts(int64_t count, int64_t keys) {
-  const int64_t threads = torch::stable::get_num_threads();
-  return std::max<int64_t>(1, std::min(threads, count / std::max<int64_t>(4 * keys, int64_t(1) << 14)));
-}
-
 void sort_positions(const int64_t* index, int64_t count, int64_t sources, int64_t* ptr, int64_t* entry) {
-  const int64_t keys = sources + 1;  // -1 is the last
-  const int64_t parts = number_of_parts(count, keys);
-  std::vector<int64_t> places(static_cast<size_t>(parts * keys), 0);  // [parts, keys]: counts, then first places
-  const auto key = [&](int64_t i) { return index[i] < 0 ? sources : index[i]; };
-  const auto for_parts = [&](const auto& fn) {
-    torch::stable::parallel_for(0, parts, 1, [&](int64_t first, int64_t last) {
-      for (int64_t part = first; part < last; ++part) {
-        fn(places.data() + part * keys, count * part / parts, count * (part + 1) / parts);
-      }
-    });
-  };
-  for_parts([&](int64_t* counts, int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      ++counts[key(i)];
-    }
-  });
-  int64_t place = 0;
-  for (int64_t k = 0; k < keys; ++k) {
-    ptr[k] = place;
-    for (int64_t part = 0; part < parts; ++part) {
-      place += std::exchange(places[static_cast<size_t>(part * keys + k)], place);
-    }
-  }
-  for_parts([&](int64_t* next, int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      entry[next[key(i)]++] = i;
-    }
-  });
+  const auto key = [=](int64_t i) { return index[i] < 0 ? sources : index[i]; };  // -1 is the last
+  const auto place = [=](int64_t /*begin*/) { return [=](int64_t i, int64_t at) { entry[at] = i; }; };
+  counting_sort(count, sources + 1, key, ptr, place);
 }
 
 }  // namespace

@@ -21,23 +21,23 @@ class MeshDataConfig:
             "dfaust".
         path: where the data set lies; not for "synthetic".
         split: name of a split of the data set.
-        every: use one of so many meshes of each part of the split.
         to_mm: millimetres per unit of the data; None for metres.
         cache_dir: where converted data sets go; None for the user's cache folder.
         full_check: verify the SHA-256 of the cached arrays, and not only their sizes.
         num_frames: number of meshes of the synthetic set.
         seed: seed of the synthetic set.
+        every: use one of so many meshes of each part of the split.
     """
 
     kind: str = "synthetic"
     path: str | None = None
     split: str = "interpolation"
-    every: int = 1
     to_mm: float | None = None
     cache_dir: str | None = None
     full_check: bool = False
     num_frames: int = 1600
     seed: int = 0
+    every: int = 1
 
     def __post_init__(self) -> None:
         """Refuse what no data set can be opened from."""

@@ -254,6 +254,7 @@ def model_card(model: MeshAutoencoder, config: Mapping[str, Any]) -> str:
     settings = model.config
     kind = getattr(settings, "block", "")
     facts = {
+        "operator": settings.operator,
         "block": f"{kind}, order {settings.order}" if kind != "first_order" else "first order",
         "latent numbers": settings.latent_channels,
         "parameters": f"{sum(p.numel() for p in model.parameters()):,}",

@@ -8,12 +8,14 @@ from typing import Any, ClassVar
 import torch
 import torch_geometric
 from torch import Tensor
+from torch.nn import functional
 from torch_geometric.typing import OptPairTensor, OptTensor
 
 from polygraph.nn._choices import check_positive
 from polygraph.nn.edge_conv import graph_of, is_plain, warn_once
-from polygraph.nn.edge_mlp import is_linear, steps_of
+from polygraph.nn.edge_mlp import is_linear, slope_of, steps_of
 from polygraph.ops import ecc, edge_dist2, edge_values, light_ecc
+from polygraph.ops.ecc import EdgeLayer
 from polygraph.ops.graph import Graph
 
 SUMS = {"add": "sum", "sum": "sum", "mean": "mean"}
@@ -92,13 +94,10 @@ class NNConv(torch_geometric.nn.NNConv):  # type: ignore[misc]  # PyG's base cla
                 f"NNConv: edge_attr must have shape [E, {wanted}], which nn takes, got "
                 f"{list(edge_attr.shape)}"
             )
-        phi = edge_attr
-        for step in steps[:-1]:
-            phi = step(phi)
-        weight = last.weight.t().reshape(phi.shape[1], C, D)
-        if last.bias is not None:
-            weight = torch.cat([weight, last.bias.view(1, C, D)])
-        out = ecc(sources, phi, weight, graph, SUMS[self.aggr])
+        weight = last.weight.t().view(last.weight.shape[1], C, D)
+        bias = None if last.bias is None else last.bias.view(C, D)
+        phi = hidden_of(edge_attr, steps[:-1])
+        out = ecc(sources, phi, weight, graph, SUMS[self.aggr], bias=bias)
         if targets is not None and self.root_weight:
             out = out + self.lin(targets)
         return out if self.bias is None else out + self.bias
@@ -106,6 +105,16 @@ class NNConv(torch_geometric.nn.NNConv):  # type: ignore[misc]  # PyG's base cla
     def _plain(self, *arguments: Any) -> Tensor:
         out: Tensor = super().forward(*arguments)
         return out
+
+
+def hidden_of(features: Tensor, steps: list[Any]) -> Tensor | EdgeLayer:
+    """What the steps make of edge features; a last linear layer and its activation unmade."""
+    slope = slope_of(steps[-1]) if len(steps) > 1 else None
+    layer: Any = steps[-2] if slope is not None and slope >= 0 else None
+    fused = layer is not None and is_linear(layer) and layer.bias is not None
+    for step in steps[:-2] if fused else steps:
+        features = step(features)
+    return EdgeLayer(features, layer.weight, layer.bias, slope or 0.0) if fused else features
 
 
 ECConv = NNConv
@@ -219,7 +228,7 @@ class DifferenceHidden(torch.nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, float]:
         """``(u, v, slope)``, as `polygraph.ops.ecc` takes them."""
-        v = torch.nn.functional.linear(x, self.lin.weight)
+        v = functional.linear(x, self.lin.weight)
         return self.lin.bias - v, v, self.slope
 
 
@@ -293,7 +302,9 @@ class LightECConv(torch.nn.Module):
             edge_index = graph_of("LightECConv", edge_index, "source_to_target", *nodes)
         graph = edge_index.with_transposed(x.shape[0])
         if isinstance(self.nn, DifferenceHidden):
+            # With the constant that light_ecc wants behind them: act(1 + 0).
             u, v, slope = self.nn(x)
+            u, v = functional.pad(u, (0, 1), value=1.0), functional.pad(v, (0, 1))
             phi = edge_values(u, v, graph, slope)
         elif edge_attr is None:
             raise ValueError("LightECConv: edge_attr is needed, for nn is given")

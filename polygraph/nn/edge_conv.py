@@ -12,15 +12,21 @@ from torch import Tensor
 from torch_geometric.nn.inits import reset
 from torch_geometric.typing import PairTensor
 
-from polygraph.nn.edge_mlp import AGGREGATION_NAMES, can_split, edge_network, steps_of
+from polygraph.nn.edge_mlp import AGGREGATION_NAMES, can_split, edge_network, split, steps_of
 from polygraph.nn.knn import knn_neighbours
-from polygraph.ops.graph import Graph, graph_from_coo
+from polygraph.ops.graph import Graph, graph_from_coo, scan_edges
 
 _WARNED: set[str] = set()
 
 
 def graph_of(
-    owner: str, edge_index: Tensor, flow: str, num_sources: int, num_targets: int
+    owner: str,
+    edge_index: Tensor,
+    flow: str,
+    num_sources: int,
+    num_targets: int,
+    *,
+    with_edge: bool = True,
 ) -> Graph:
     """The graph of PyG's ``edge_index [2, E]``; nothing is sorted where it says that it is.
 
@@ -30,6 +36,7 @@ def graph_of(
         flow: ``"source_to_target"``: row 0 holds the sources; else row 1 does.
         num_sources: N.
         num_targets: M.
+        with_edge: of `polygraph.ops.graph_from_coo`.
 
     Raises:
         ValueError: it is not int64 of shape ``[2, E]``, or on the CPU an entry is out of range.
@@ -43,25 +50,22 @@ def graph_of(
             f"{list(edge_index.shape)}"
         )
     target = 1 if flow == "source_to_target" else 0
-    sizes = (num_sources, num_targets) if target == 1 else (num_targets, num_sources)
     is_sorted = order is not None and str(getattr(order, "value", order)) == ("row", "col")[target]
-    if not edge_index.is_cuda and not torch.compiler.is_compiling() and edge_index.shape[1] > 0:
-        for row, size in enumerate(sizes):
-            low, high = (int(bound) for bound in edge_index[row].aminmax())
-            if low < 0 or high >= size:
-                raise ValueError(
-                    f"{owner}: edge_index must lie in [0, {size}) in row {row}, got "
-                    f"{low if low < 0 else high}"
-                )
+    ends = edge_index[1 - target], edge_index[target]
+    if not edge_index.is_cuda and not torch.compiler.is_compiling():
         # A look costs a tenth of a sort; on CUDA it would wait for the device.
-        ends = edge_index[target]
-        is_sorted = is_sorted or bool((ends[1:] >= ends[:-1]).all())
+        graph, wrong = scan_edges(*ends, num_sources, num_targets)
+        if wrong is not None:
+            row = wrong[0] if target == 1 else 1 - wrong[0]
+            size = (num_sources, num_targets)[wrong[0]]
+            raise ValueError(
+                f"{owner}: edge_index must lie in [0, {size}) in row {row}, got {wrong[1]}"
+            )
+        if graph is not None:
+            return graph
+        is_sorted = False
     return graph_from_coo(
-        edge_index[1 - target],
-        edge_index[target],
-        num_sources,
-        num_targets,
-        sorted_by_target=is_sorted,
+        *ends, num_sources, num_targets, sorted_by_target=is_sorted, with_edge=with_edge
     )
 
 
@@ -130,7 +134,9 @@ class EdgeConv(torch_geometric.nn.EdgeConv):  # type: ignore[misc]  # PyG's base
         assert steps is not None
         sources, targets = pair
         nodes = (sources.shape[0], targets.shape[0])
-        graph = graph_of("EdgeConv", edge_index, self.flow, *nodes)
+        graph = graph_of(
+            "EdgeConv", edge_index, self.flow, *nodes, with_edge=bool(split(steps).rest)
+        )
         return edge_network(steps, targets, sources, graph, self.aggr)
 
     def _plain(self, x: Any, edge_index: Any) -> Tensor:

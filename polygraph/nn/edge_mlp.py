@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from polygraph.ops.edge_conv import (
     AGGREGATIONS,
     activate,
     edge_aggregate,
-    edge_conv,
+    edge_conv_in_place,
     edge_max,
     edge_sum,
     edge_values,
@@ -105,6 +105,25 @@ def can_split(steps: list[Step] | None) -> bool:
     return not isinstance(linear.weight, torch.nn.parameter.UninitializedParameter)
 
 
+class Split(NamedTuple):
+    """A network's steps, the first of them linear."""
+
+    linear: Any
+    norm: Any  #: a BatchNorm behind it, or None
+    slope: float  #: of the activation behind these, 1 for none
+    rest: list[Step]  #: what acts on edges
+
+
+def split(steps: list[Step]) -> Split:
+    """What of a network is taken on nodes, and what is not."""
+    rest = [step for step in steps[1:] if type(step) is not torch.nn.Identity]
+    norm = rest.pop(0) if rest and type(rest[0]) is torch.nn.BatchNorm1d else None
+    slope = slope_of(rest[0]) if rest else None
+    if slope is not None:
+        rest.pop(0)
+    return Split(steps[0], norm, 1.0 if slope is None else slope, rest)
+
+
 def edge_network(
     steps: list[Step], targets: Tensor, sources: Tensor, graph: Graph, aggr: str
 ) -> Tensor:
@@ -125,13 +144,7 @@ def edge_network(
     """
     check_choice("EdgeConv", "aggr", aggr, tuple(AGGREGATION_NAMES))
     aggr = AGGREGATION_NAMES[aggr]
-    linear: Any = steps[0]
-    rest = [step for step in steps[1:] if type(step) is not torch.nn.Identity]
-    norm: Any = rest.pop(0) if rest and type(rest[0]) is torch.nn.BatchNorm1d else None
-    slope = slope_of(rest[0]) if rest else None
-    if slope is not None:
-        rest.pop(0)
-    slope = 1.0 if slope is None else slope
+    linear, norm, slope, rest = split(steps)
     C = sources.shape[1]
     if linear.weight.shape[1] != 2 * C:
         raise ValueError(
@@ -182,7 +195,7 @@ def _aggregate(
     u: Tensor, v: Tensor, graph: Graph, aggr: str, slope: float, rest: list[Step]
 ) -> Tensor:
     if not rest and slope >= 0:
-        return edge_conv(u, v, graph, aggr, slope)
+        return edge_conv_in_place(u, v, graph, aggr, slope)
     values = edge_values(u, v, graph, slope)
     for step in rest:
         values = step(values)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from polygraph import _load
 from polygraph.ops._common import autocast_dtype, cast, check_devices, outside_autocast
-from polygraph.ops.edge_conv import ANY_NODES, Sides, _forward, turned
+from polygraph.ops.edge_conv import ANY_NODES, Sides, _forward, activate, turned
 from polygraph.ops.graph import Graph
 
 _load.load_libraries()
@@ -23,6 +23,24 @@ CHUNK_BYTES = {"cpu": 6 << 20, "cuda": 256 << 20}
 # Four times as many nodes where the products of a node are few (9 x 16 numbers on a mesh: training
 # steps are 1.1 to 1.6 times as fast); sixteen times as many lose that again on one thread.
 SMALL_BYTES = 1 << 20
+# Targets side by side in vectors are filled up to the most neighbours among them: up to this share
+# more slots than there are, and this many bytes for what they need (see csrc/ecc/lane_ecc.h).
+LANE_TARGETS, LANE_SHARE, LANE_BYTES = 16, 1.5, 4 << 20
+# Of sums over neighbours that exist at a time, for the weights' gradient: half of its own bytes,
+# within these bounds.
+LANE_SUM_BYTES = (1 << 19, 1 << 23)
+
+
+class EdgeLayer(NamedTuple):
+    """Hidden features of edges as a layer makes them, ``act(features weightᵀ + bias)``.
+
+    On the CPU they are then made for a few edges at a time, and again in the backward pass.
+    """
+
+    features: Tensor  #: ``[E, F]``
+    weight: Tensor  #: ``[H, F]``
+    bias: Tensor  #: ``[H]``
+    slope: float = 0.0  #: of the activation, as in `edge_conv`; not negative
 
 
 class Chunk(NamedTuple):
@@ -49,11 +67,12 @@ class Chunk(NamedTuple):
 
 def ecc(
     x: Tensor,
-    phi: Tensor | tuple[Tensor, Tensor, float],
+    phi: Tensor | tuple[Tensor, Tensor, float] | EdgeLayer,
     weight: Tensor,
     graph: Graph,
     aggr: str = "sum",
     *,
+    bias: Tensor | None = None,
     edge_weight: Tensor | None = None,
     side: str | None = None,
 ) -> Tensor:
@@ -72,18 +91,19 @@ def ecc(
         x: sources ``[N, C]``; float32, float64, float16 or bfloat16, any strides.
         phi: hidden features of the edges ``[E, H]``, dtype of ``x``; or made on the fly and never
             stored, ``(u, v, slope)``: ``φ_ij = act(u_i + v_j)`` with u ``[M, H]``, v ``[N, H]``
-            and the activation of `edge_conv`.
+            and the activation of `edge_conv`; or an `EdgeLayer`.
         weight: W ``[H, C, D]``, or ``[H + 1, C, D]``, whose last is the constant part (the bias of
-            the edge network's last layer).
+            the edge network's last layer). Any strides: on the CPU no copy is made of it.
         graph: M targets and N sources.
         aggr: ``"sum"`` or ``"mean"``.
-        edge_weight: γ ``[E]``; only with ``phi`` given per edge.
+        bias: the constant part ``[C, D]``, with a ``weight [H, C, D]``.
+        edge_weight: γ ``[E]``; not with ``(u, v, slope)``.
         side: ``"target"`` or ``"source"`` forces a side; None: the cheaper one.
 
     Returns:
         ``[M, D]``; 0 for a target without neighbours. Differentiable any number of times in ``x``,
-        ``phi``, ``weight`` and ``edge_weight``. Deterministic; the products with W are PyTorch's,
-        which may round otherwise on another number of threads.
+        ``phi`` or what makes it, ``weight``, ``bias`` and ``edge_weight``. Deterministic; some of
+        the products are PyTorch's, which may round otherwise on another number of threads.
 
     Raises:
         ValueError: an option is none of those above.
@@ -93,32 +113,75 @@ def ecc(
         raise ValueError(f"ecc: aggr must be sum or mean, got {aggr!r}")
     if side not in (None, "target", "source"):
         raise ValueError(f"ecc: side must be target or source, got {side!r}")
-    given = isinstance(phi, Tensor)
-    u, v, slope = (None, None, 1.0) if isinstance(phi, Tensor) else phi
-    hidden = phi if isinstance(phi, Tensor) else None
-    check_devices("ecc", "x", x, phi=hidden, u=u, v=v, weight=weight, **graph._asdict())
+    u = v = layer = shift = hidden = None
+    slope = 1.0
+    if isinstance(phi, Tensor):
+        hidden = phi
+    elif isinstance(phi, EdgeLayer):
+        hidden, layer, shift, slope = phi
+        if slope < 0:
+            raise ValueError(f"ecc: slope of a layer must not be negative, got {slope}")
+    else:
+        u, v, slope = phi
+    named = {"phi": hidden, "u": u, "v": v, "layer": layer, "shift": shift}
+    named |= {"weight": weight, "bias": bias}
+    check_devices("ecc", "x", x, **named, **graph._asdict())
     dtype = autocast_dtype(x)
     x, weight, edge_weight = cast(x, dtype), cast(weight, dtype), cast(edge_weight, dtype)
     hidden, u, v = cast(hidden, dtype), cast(u, dtype), cast(v, dtype)
-    width = (hidden if hidden is not None else v).shape[1]  # type: ignore[union-attr]
+    layer, shift, bias = cast(layer, dtype), cast(shift, dtype), cast(bias, dtype)
+    if layer is not None:
+        assert hidden is not None
+        assert shift is not None
+        _check_layer(x, hidden, layer, shift)
+        if edge_weight is not None:
+            hidden = activate(torch.nn.functional.linear(hidden, layer, shift), slope)
+            layer, shift, slope = None, None, 1.0
+    wide = hidden if hidden is not None else v
+    assert wide is not None
+    width = wide.shape[1] if layer is None else layer.shape[0]
     if weight.dim() != 3 or weight.shape[1] != x.shape[-1] or weight.shape[0] - width not in (0, 1):
         raise RuntimeError(
             f"ecc: weight must have shape [H, C, D] or [H + 1, C, D] with H = {width} and "
             f"C = {x.shape[-1]}, got {list(weight.shape)}"
         )
+    if weight.shape[0] > width:
+        if bias is not None:
+            raise ValueError("ecc: with a bias, weight must have shape [H, C, D]")
+        weight, last = weight.split([width, 1])
+        bias = last[0]
+    if bias is not None and (bias.shape != weight.shape[1:] or bias.dtype != x.dtype):
+        raise RuntimeError(
+            f"ecc: bias must be {x.dtype} of shape {list(weight.shape[1:])}, got {bias.dtype} "
+            f"{list(bias.shape)}"
+        )
     if edge_weight is not None:
         if hidden is None:
             raise ValueError("ecc: edge_weight needs phi per edge")
-        if weight.shape[0] > width:
+        if bias is not None:
             hidden = torch.cat([hidden, hidden.new_ones(hidden.shape[0], 1)], 1)
+            weight, bias = torch.cat([weight, bias[None]]), None
         hidden = hidden * edge_weight[:, None]
     by_source = _source_is_cheaper(x, weight, graph) if side is None else side == "source"
-    rows = graph.num_slots
-    if given and graph.edge is not None:
-        assert hidden is not None
-        rows = hidden.shape[0]
-    out: Tensor = _ops.ecc(x, hidden, u, v, slope, weight, by_source, rows, *_forward(graph))
+    rows = graph.num_slots if hidden is None or graph.edge is None else hidden.shape[0]
+    made = (hidden, u, v, slope, layer, shift)
+    out: Tensor = _ops.ecc(x, *made, weight, bias, by_source, rows, *_forward(graph))
     return out / graph.degree().clamp(min=1)[:, None].to(out.dtype) if aggr == "mean" else out
+
+
+def _check_layer(x: Tensor, features: Tensor, layer: Tensor, shift: Tensor) -> None:
+    """Shapes and dtypes of an `EdgeLayer`."""
+    for name, tensor, dims in (("features", features, 2), ("weight", layer, 2), ("bias", shift, 1)):
+        if tensor.dim() != dims or tensor.dtype != x.dtype:
+            raise RuntimeError(
+                f"ecc: {name} of the layer must be {x.dtype} in {dims} dimensions, got "
+                f"{tensor.dtype} {list(tensor.shape)}"
+            )
+    if layer.shape[1] != features.shape[1] or layer.shape[0] != shift.shape[0]:
+        raise RuntimeError(
+            f"ecc: the layer must have weight [H, {features.shape[1]}] and bias [H], got "
+            f"{list(layer.shape)} and {list(shift.shape)}"
+        )
 
 
 def _source_is_cheaper(x: Tensor, weight: Tensor, graph: Graph) -> bool:
@@ -131,20 +194,39 @@ def _source_is_cheaper(x: Tensor, weight: Tensor, graph: Graph) -> bool:
 # ---- one operator for the values, one for all first derivatives, and those of these ----
 #
 # <grad, ecc(x, φ, W)> is linear in each of its four arguments, so the derivatives of its
-# derivatives are sums of it and of them with one argument replaced. A column of ones behind φ is
-# constant: where φ is replaced, the last W is left out.
+# derivatives are sums of it and of them with one argument replaced. The bias of W belongs to W, and
+# to a constant φ: where φ is replaced, it is left out. With a layer the derivatives are composed,
+# as soon as they are to be differentiated again.
 
 _library = torch.library.Library("polygraph", "FRAGMENT")
 _SIDES = "Tensor ptr, Tensor? slot, Tensor other, Tensor? edge, Tensor? t_ptr, Tensor? t_slot, "
 _SIDES += "Tensor? t_other"
 _library.define(
-    "ecc(Tensor x, Tensor? phi, Tensor? u, Tensor? v, float slope, Tensor weight, bool by_source, "
-    f"int rows, {_SIDES}) -> Tensor"
+    "ecc(Tensor x, Tensor? phi, Tensor? u, Tensor? v, float slope, Tensor? layer, Tensor? shift, "
+    f"Tensor weight, Tensor? bias, bool by_source, int rows, {_SIDES}) -> Tensor"
 )
 _library.define(
-    "ecc_backward(Tensor grad, Tensor x, Tensor phi, Tensor weight, bool by_source, bool to_x, "
-    f"bool to_phi, bool to_weight, {_SIDES}) -> (Tensor, Tensor, Tensor)"
+    "ecc_backward(Tensor grad, Tensor x, Tensor phi, float slope, Tensor? layer, Tensor? shift, "
+    "Tensor weight, Tensor? bias, bool by_source, bool to_x, bool to_phi, bool to_layer, "
+    f"bool to_weight, bool to_bias, {_SIDES}) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
+
+
+def _by_lanes(x: Tensor, hidden: int, edges: int, sides: Sides) -> bool:
+    """Whether the CPU takes targets side by side in its vectors: their degrees differ little."""
+    ptr, other = sides[0], sides[2]
+    assert ptr is not None
+    assert other is not None
+    if not x.is_cpu or other.shape[0] == 0 or ptr.shape[0] < 2:
+        return False
+    degree = ptr.diff()
+    most = int(degree.max())
+    bytes_each = LANE_TARGETS * x.element_size()
+    if most * (hidden + x.shape[1]) * bytes_each > LANE_BYTES or int(degree.min()) < 0:
+        return False
+    filled = torch.nn.functional.pad(degree, (0, -degree.shape[0] % LANE_TARGETS))
+    slots = LANE_TARGETS * int(filled.view(-1, LANE_TARGETS).amax(1).sum())
+    return slots <= LANE_SHARE * (other.shape[0] + LANE_TARGETS * most)
 
 
 def _chunks(segments: int, hidden: int, columns: int, like: Tensor) -> Iterator[Chunk]:
@@ -200,15 +282,28 @@ def _ecc(
     u: Tensor | None,
     v: Tensor | None,
     slope: float,
+    layer: Tensor | None,
+    shift: Tensor | None,
     weight: Tensor,
+    bias: Tensor | None,
     by_source: bool,
     rows: int,
     *sides: Tensor | None,
 ) -> Tensor:
     dtype = x.dtype
     x, phi, u, v, weight = _widened(x.contiguous(), phi, u, v, weight)  # type: ignore[assignment]
-    hidden, C, D = weight.shape
+    layer, shift, bias = _widened(layer, shift, bias)
     targets, sources = _nodes(sides, x)
+    if not by_source and _by_lanes(x, weight.shape[0], rows, sides):
+        out = x.new_empty(targets, weight.shape[2])
+        options = (phi, layer, shift, u, v, slope)
+        _ops.lane_ecc_(*options, x, weight, bias, rows, sides[0], sides[2], sides[3], out)
+        return out.to(dtype)
+    if layer is not None:
+        assert phi is not None
+        phi = activate(torch.nn.functional.linear(phi, layer, shift), slope)
+    weight = weight if bias is None else torch.cat([weight, bias[None]])
+    hidden, C, D = weight.shape
     if not by_source:
         parts = _Hidden(phi, u, v, slope)
         out = x.new_zeros(targets, D)
@@ -246,16 +341,161 @@ def _ecc_backward(
     grad: Tensor,
     x: Tensor,
     phi: Tensor,
+    slope: float,
+    layer: Tensor | None,
+    shift: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    by_source: bool,
+    to_x: bool,
+    to_phi: bool,
+    to_layer: bool,
+    to_weight: bool,
+    to_bias: bool,
+    *sides: Tensor | None,
+) -> tuple[Tensor, ...]:
+    dtype = x.dtype
+    grad, x = grad.contiguous(), x.contiguous()
+    grad, x, phi, weight = _widened(grad, x, phi, weight)  # type: ignore[assignment]
+    layer, shift, bias = _widened(layer, shift, bias)
+    wanted = (to_x, to_phi, to_layer, to_weight, to_bias)
+    if not by_source and _by_lanes(x, weight.shape[0], phi.shape[0], sides):
+        found = _backward_by_lanes(grad, x, phi, slope, layer, shift, weight, bias, wanted, sides)
+    else:
+        found = _backward_by_nodes(
+            grad, x, phi, slope, layer, shift, weight, bias, by_source, wanted, sides
+        )
+    return tuple((x.new_empty(0) if g is None else g).to(dtype) for g in found)
+
+
+def _backward_by_lanes(
+    grad: Tensor,
+    x: Tensor,
+    phi: Tensor,
+    slope: float,
+    layer: Tensor | None,
+    shift: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    wanted: tuple[bool, ...],
+    sides: Sides,
+) -> list[Tensor | None]:
+    """Of some targets at a time, with the hidden features of their edges made anew."""
+    to_x, to_phi, to_layer, to_weight, to_bias = wanted
+    ptr, _, other, edge = sides[:4]
+    assert ptr is not None
+    assert other is not None
+    hidden, C = weight.shape[:2]
+    rows = phi.shape[0]
+    targets, sources = _nodes(sides, x)
+    message = x.new_zeros(rows, C) if to_x else None
+    inner = x.new_zeros(phi.shape) if to_phi else None
+    grad_layer = None if layer is None or not to_layer else torch.zeros_like(layer)
+    grad_shift = None if layer is None or not to_layer else x.new_zeros(hidden)
+    grad_weight = x.new_zeros(weight.shape) if to_weight else None
+    step = CHUNK_NODES["cpu"]
+    bounds = [int(p) for p in ptr[torch.arange(0, targets + step, step).clamp(max=targets)]]
+    for part, first in enumerate(range(0, targets, step)):
+        last = min(first + step, targets)
+        start, end = bounds[part], bounds[part + 1]
+        if start == end:
+            continue
+        slots = slice(start, end)
+        # Rows of empty slots stay 0.
+        a = x.new_zeros(end - start, hidden) if to_phi or to_layer else None
+        f = x.new_zeros(end - start, hidden) if to_weight and layer is not None else None
+        options = (phi, layer, shift, None, None, slope, x, grad, weight, bias)
+        graph = (ptr, other, edge)
+        _ops.lane_ecc_backward_(*options, rows, first, last, *graph, message, a, f)
+        at = slots if edge is None else edge[slots]
+        if grad_weight is not None:
+            f = phi[at] if f is None else f
+            local = (ptr[first : last + 1] - start, other[slots])
+            _add_to_weight(grad_weight, f, x, grad[first:last], *local)
+        if a is None:
+            continue
+        if grad_layer is not None and grad_shift is not None:
+            grad_layer.addmm_(a.t(), phi[at])
+            grad_shift += a.sum(0)
+        if inner is not None:
+            inner[at] = a if layer is None else a @ layer
+    grad_x = grad_bias = None
+    numbers = (1.0, ANY_NODES, rows)
+    if message is not None:
+        values = (None, None, None, None, message, None)
+        grad_x = _ops.edge_sum(*values, *numbers, *turned(sides, sources))
+    if bias is not None and to_bias:
+        total = _ops.edge_sum(None, None, None, x, None, None, 1.0, sources, rows, *sides)
+        grad_bias = total.t() @ grad
+    return [grad_x, inner, grad_layer, grad_shift, grad_weight, grad_bias]
+
+
+def _add_to_weight(
+    to: Tensor, phi: Tensor, x: Tensor, grad: Tensor, ptr: Tensor, other: Tensor
+) -> None:
+    """``to[h, c, d] += Σ_i Z_i[h, c] grad[i, d]``, of some h at a time."""
+    hidden, C, D = to.shape
+    targets = grad.shape[0]
+    low, high = LANE_SUM_BYTES
+    budget = min(max(low, to.numel() * to.element_size() // 2), high)
+    step = max(1, budget // max(1, targets * C * x.element_size()))
+    z = x.new_empty(targets * min(step, hidden) * C)
+    for first in range(0, hidden, step):
+        last = min(first + step, hidden)
+        part = z[: targets * (last - first) * C].view(targets, last - first, C)
+        options = (phi[:, first:last], None, None, 1.0, x, False, False)
+        sizes = (x.shape[0], phi.shape[0], 0, targets)
+        _ops.edge_outer_(*options, *sizes, ptr, None, other, None, part)
+        to[first:last].view(-1, D).addmm_(part.flatten(1).t(), grad)
+
+
+def _backward_by_nodes(
+    grad: Tensor,
+    x: Tensor,
+    features: Tensor,
+    slope: float,
+    layer: Tensor | None,
+    shift: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    by_source: bool,
+    wanted: tuple[bool, ...],
+    sides: Sides,
+) -> list[Tensor | None]:
+    """With a layer's hidden features stored, and gradients to them."""
+    to_x, to_phi, to_layer, to_weight, to_bias = wanted
+    matrices = weight if bias is None else torch.cat([weight, bias[None]])
+    phi, to_hidden = features, to_phi
+    if layer is not None:
+        phi = activate(torch.nn.functional.linear(features, layer, shift), slope)
+        to_hidden = to_phi or to_layer
+    needs = (to_x, to_hidden, to_weight or to_bias)
+    grad_x, inner, total = _backward_of_product(grad, x, phi, matrices, by_source, *needs, *sides)
+    grad_layer = grad_shift = None
+    if layer is not None and inner is not None:
+        inner = torch.where(phi > 0, inner, slope * inner)
+        if to_layer:
+            grad_layer, grad_shift = inner.t() @ features, inner.sum(0)
+        inner = inner @ layer if to_phi else None
+    grad_weight = total[: weight.shape[0]] if total is not None and to_weight else None
+    if grad_weight is not None and bias is not None:
+        grad_weight = grad_weight.clone()
+    grad_bias = total[-1].clone() if total is not None and to_bias else None
+    return [grad_x, inner, grad_layer, grad_shift, grad_weight, grad_bias]
+
+
+def _backward_of_product(
+    grad: Tensor,
+    x: Tensor,
+    phi: Tensor,
     weight: Tensor,
     by_source: bool,
     to_x: bool,
     to_phi: bool,
     to_weight: bool,
     *sides: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    dtype = x.dtype
-    grad, x = grad.contiguous(), x.contiguous()
-    grad, x, phi, weight = _widened(grad, x, phi, weight)  # type: ignore[assignment]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients to x, φ and W, of which the last may have a column of ones."""
     hidden, C, D = weight.shape
     rows, width = phi.shape
     targets, sources = _nodes(sides, x)
@@ -296,8 +536,7 @@ def _ecc_backward(
         grad_matrices = grad_matrices.transpose(1, 2).contiguous()
     if inner is not None and hidden > width:
         inner = inner[:, :width].contiguous()
-    found = [x.new_empty(0) if g is None else g for g in (grad_x, inner, grad_matrices)]
-    return found[0].to(dtype), found[1].to(dtype), found[2].to(dtype)
+    return grad_x, inner, grad_matrices
 
 
 for _key in ("CPU", "CUDA"):
@@ -315,6 +554,16 @@ def _(*arguments: Any) -> None:
     return None
 
 
+@torch.library.register_fake("polygraph::lane_ecc_")
+def _(*arguments: Any) -> None:
+    return None
+
+
+@torch.library.register_fake("polygraph::lane_ecc_backward_")
+def _(*arguments: Any) -> None:
+    return None
+
+
 @torch.library.register_fake("polygraph::ecc")
 def _(
     x: Tensor,
@@ -322,7 +571,10 @@ def _(
     u: Tensor | None,
     v: Tensor | None,
     slope: float,
+    layer: Tensor | None,
+    shift: Tensor | None,
     weight: Tensor,
+    bias: Tensor | None,
     by_source: bool,
     rows: int,
     ptr: Tensor,
@@ -336,49 +588,80 @@ def _(
     grad: Tensor,
     x: Tensor,
     phi: Tensor,
+    slope: float,
+    layer: Tensor | None,
+    shift: Tensor | None,
     weight: Tensor,
+    bias: Tensor | None,
     by_source: bool,
     to_x: bool,
     to_phi: bool,
+    to_layer: bool,
     to_weight: bool,
+    to_bias: bool,
     *sides: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
+    has_layer = to_layer and layer is not None
     return (
         x.new_empty(x.shape if to_x else (0,)),
         x.new_empty(phi.shape if to_phi else (0,)),
+        x.new_empty(layer.shape if has_layer and layer is not None else (0,)),
+        x.new_empty(shift.shape if has_layer and shift is not None else (0,)),
         x.new_empty(weight.shape if to_weight else (0,)),
+        x.new_empty(weight.shape[1:] if to_bias and bias is not None else (0,)),
     )
 
 
 def _ecc_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, phi, u, v, ctx.slope, weight, ctx.by_source, ctx.rows, *sides = inputs
-    ctx.save_for_backward(x, phi, u, v, weight, *sides)
+    x, phi, u, v, ctx.slope, layer, shift, weight, bias, ctx.by_source, ctx.rows, *sides = inputs
+    ctx.save_for_backward(x, phi, u, v, layer, shift, weight, bias, *sides)
 
 
 def _ecc_formula(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    x, phi, u, v, weight, *sides = ctx.saved_tensors
+    x, phi, u, v, layer, shift, weight, bias, *sides = ctx.saved_tensors
     needs = ctx.needs_input_grad
-    if u is None:
-        wanted = (needs[0], needs[1], needs[5])
-        grads = _ops.ecc_backward(grad, x, phi, weight, ctx.by_source, *wanted, *sides)
-        to_x, to_phi, to_weight = (g if w else None for g, w in zip(grads, wanted, strict=True))
-        return to_x, to_phi, None, None, None, to_weight, *(None,) * 9
-    # φ from the nodes is made again, and stored for as long as this takes.
+    to_layer = needs[5] or needs[6]
+    rest = (None,) * 9
+    if u is None and (layer is None or not torch.is_grad_enabled()):
+        wanted = (needs[0], needs[1], to_layer, needs[7], needs[8])
+        options = (ctx.slope, layer, shift, weight, bias, ctx.by_source)
+        grads = _ops.ecc_backward(grad, x, phi, *options, *wanted, *sides)
+        kept = (needs[0], needs[1], needs[5], needs[6], needs[7], needs[8])
+        to = [g if w else None for g, w in zip(grads, kept, strict=True)]
+        return to[0], to[1], None, None, None, to[2], to[3], to[4], to[5], *rest
     sides = _complete(sides, x.shape[0])
+    options = (1.0, None, None, weight, bias, ctx.by_source)
+    if layer is not None:
+        # To be differentiated again: step by step, with the hidden features stored.
+        features = phi
+        hidden = activate(torch.nn.functional.linear(features, layer, shift), ctx.slope)
+        wanted = (needs[0], needs[1] or to_layer, False, needs[7], needs[8])
+        grads = _ops.ecc_backward(grad, x, hidden, *options, *wanted, *sides)
+        to_features = to_weight = to_shift = None
+        if wanted[1]:
+            inner = torch.where(hidden > 0, grads[1], ctx.slope * grads[1])
+            to_features = inner @ layer if needs[1] else None
+            to_weight = inner.t() @ features if needs[5] else None
+            to_shift = inner.sum(0) if needs[6] else None
+        to_x = grads[0] if needs[0] else None
+        last = (grads[4] if needs[7] else None, grads[5] if needs[8] else None)
+        return to_x, to_features, None, None, None, to_weight, to_shift, *last, *rest
+    # φ from the nodes is made again, and stored for as long as this takes.
     masks = (None, None) if ctx.slope == 1 else (u, v)
     numbers = (ctx.slope, v.shape[0], ctx.rows)
     phi = _ops.edge_values(*masks, u, v, None, *numbers, *sides)
-    wanted = (needs[0], needs[2] or needs[3], needs[5])
-    grads = _ops.ecc_backward(grad, x, phi, weight, ctx.by_source, *wanted, *sides)
-    to_x, to_phi, to_weight = (g if w else None for g, w in zip(grads, wanted, strict=True))
+    wanted = (needs[0], needs[2] or needs[3], False, needs[7], needs[8])
+    grads = _ops.ecc_backward(grad, x, phi, *options, *wanted, *sides)
     to_u = to_v = None
     if needs[2]:
-        to_u = _ops.edge_sum(*masks, None, None, to_phi, None, *numbers, *sides)
+        to_u = _ops.edge_sum(*masks, None, None, grads[1], None, *numbers, *sides)
     if needs[3]:
         back = turned(tuple(sides), v.shape[0])
         numbers = (ctx.slope, u.shape[0], ctx.rows)
-        to_v = _ops.edge_sum(*masks[::-1], None, None, to_phi, None, *numbers, *back)
-    return to_x, None, to_u, to_v, None, to_weight, *(None,) * 9
+        to_v = _ops.edge_sum(*masks[::-1], None, None, grads[1], None, *numbers, *back)
+    to_x = grads[0] if needs[0] else None
+    last = (grads[4] if needs[7] else None, grads[5] if needs[8] else None)
+    return to_x, None, to_u, to_v, None, None, None, *last, *rest
 
 
 def _complete(sides: Any, others: int) -> Sides:
@@ -388,46 +671,52 @@ def _complete(sides: Any, others: int) -> Sides:
 
 
 def _ecc_backward_save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    grad, x, phi, weight, ctx.by_source, *wanted = inputs[:8]
-    ctx.wanted = wanted
-    ctx.save_for_backward(grad, x, phi, weight, *inputs[8:])
+    grad, x, phi, _, layer, _, weight, bias, ctx.by_source, *wanted = inputs[:14]
+    ctx.wanted, ctx.layered = wanted, layer is not None
+    ctx.save_for_backward(grad, x, phi, weight, bias, *inputs[14:])
 
 
-def _ecc_backward_formula(
-    ctx: Any, for_x: Tensor, for_phi: Tensor, for_weight: Tensor
-) -> tuple[Tensor | None, ...]:
-    grad, x, phi, weight, *sides = ctx.saved_tensors
+def _ecc_backward_formula(ctx: Any, *given: Tensor) -> tuple[Tensor | None, ...]:
+    if ctx.layered:
+        raise RuntimeError("ecc_backward: with a layer, it is not differentiated again")
+    for_x, for_phi, _, _, for_weight, for_bias = given
+    grad, x, phi, weight, bias, *sides = ctx.saved_tensors
     by_source = ctx.by_source
-    needs = ctx.needs_input_grad[:4]
+    needs = ctx.needs_input_grad
+    needs = (*needs[:3], needs[6], needs[7])
     sides = _complete(sides, x.shape[0])
-    width, rows = phi.shape[1], phi.shape[0]
-    # (x, φ, W) with one of the three replaced by what its derivative is multiplied with.
-    terms = []
-    if ctx.wanted[0]:
-        terms.append((0, for_x, phi, weight))
-    if ctx.wanted[1]:
-        terms.append((1, x, for_phi, weight[:width]))
-    if ctx.wanted[2]:
-        terms.append((2, x, phi, for_weight))
-    found: list[Tensor | None] = [None] * 4
+    rows = phi.shape[0]
+    to_x, to_phi, _, to_weight, to_bias = ctx.wanted
+    # (x, φ, W and its bias) with one of the three replaced by what its derivative is multiplied
+    # with. Neither bias nor φ is there where the other is replaced.
+    terms: list[tuple[int, Tensor, Tensor, Tensor, Tensor | None]] = []
+    if to_x:
+        terms.append((1, for_x, phi, weight, bias))
+    if to_phi:
+        terms.append((2, x, for_phi, weight, None))
+    if to_weight or to_bias:
+        matrices = for_weight if to_weight else torch.zeros_like(weight)
+        terms.append((3, x, phi, matrices, for_bias if to_bias else None))
+    found: list[Tensor | None] = [None] * 5
 
     def add(place: int, part: Tensor) -> None:
         before = found[place]
         found[place] = part if before is None else before + part
 
-    for replaced, x_, phi_, weight_ in terms:
+    for replaced, x_, phi_, weight_, bias_ in terms:
+        options = (1.0, None, None, weight_, bias_, by_source)
         if needs[0]:
-            add(0, _ops.ecc(x_, phi_, None, None, 1.0, weight_, by_source, rows, *sides))
-        wanted = [needs[i + 1] and i != replaced for i in range(3)]
+            add(0, _ops.ecc(x_, phi_, None, None, *options, rows, *sides))
+        wanted = [needs[i] and i != replaced for i in (1, 2, 3)]
+        wanted.append(needs[4] and replaced != 3 and bias_ is not None)
         if any(wanted):
-            parts = _ops.ecc_backward(grad, x_, phi_, weight_, by_source, *wanted, *sides)
-            for i in range(3):
-                if wanted[i]:
-                    part = parts[i]
-                    if i == 2 and part.shape[0] < weight.shape[0]:
-                        part = torch.nn.functional.pad(part, (0, 0, 0, 0, 0, 1))
-                    add(i + 1, part)
-    return *found, *(None,) * 11
+            flags = (*wanted[:2], False, *wanted[2:])
+            parts = _ops.ecc_backward(grad, x_, phi_, *options, *flags, *sides)
+            for place, part in enumerate((parts[0], parts[1], parts[4], parts[5])):
+                if wanted[place]:
+                    add(place + 1, part)
+    to_grad, x_part, phi_part, weight_part, bias_part = found
+    return to_grad, x_part, phi_part, *(None,) * 3, weight_part, bias_part, *(None,) * 13
 
 
 torch.library.register_autograd("polygraph::ecc", _ecc_formula, setup_context=_ecc_save)

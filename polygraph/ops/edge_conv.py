@@ -9,7 +9,7 @@ from torch import Tensor
 
 from polygraph import _load
 from polygraph.ops._common import autocast_dtype, cast, check_devices
-from polygraph.ops.graph import Graph, targets_of
+from polygraph.ops.graph import Graph, targets_of, transpose_graph
 from polygraph.ops.transpose_table import transpose_table
 
 _load.load_libraries()
@@ -78,6 +78,31 @@ def edge_conv(
     sign = None if aggr == "max" else v.new_full((v.shape[1],), -1)
     value, arg, _ = edge_max(v, graph, sign)
     return torch.where(arg >= 0, activate(u + value, slope), 0)
+
+
+def edge_conv_in_place(u: Tensor, v: Tensor, graph: Graph, aggr: str, slope: float) -> Tensor:
+    """`edge_conv` for one who needs ``u`` no more: on the CPU and without gradients, the result.
+
+    A sum of fresh memory costs as much as adding it up. ``u`` must not share memory with ``v``.
+    """
+    if aggr in ("sum", "mean") and _is_disposable(u) and not v.requires_grad:
+        _ops.edge_sum_(u, v, slope, graph.ptr, graph.source)
+        return u / _count(graph, u) if aggr == "mean" else u
+    return edge_conv(u, v, graph, aggr, slope)
+
+
+def _is_disposable(u: Tensor) -> bool:
+    """Whether nothing that records or traces operations would miss that ``u`` was overwritten."""
+    return (
+        type(u) is Tensor
+        and u.is_cpu
+        and u.dtype in (torch.float32, torch.float64)
+        and u.is_contiguous()
+        and not u.requires_grad
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and torch.autograd.forward_ad.unpack_dual(u).tangent is None
+    )
 
 
 def edge_values(u: Tensor, v: Tensor, graph: Graph, slope: float = 1.0) -> Tensor:
@@ -252,6 +277,11 @@ def _(
     return like.new_empty(ptr.shape[0] - 1, like.shape[1])
 
 
+@torch.library.register_fake("polygraph::edge_sum_")
+def _(u: Tensor, v: Tensor, slope: float, ptr: Tensor, other: Tensor) -> None:
+    pass
+
+
 @torch.library.register_fake("polygraph::edge_values")
 def _(
     seg_mask: Tensor | None,
@@ -306,9 +336,16 @@ def _to_others(
 ) -> Tensor:
     """The sum of what flows along the edges to the other nodes, ``[others, D]``."""
     seg_mask, oth_mask = masks
-    ptr = sides[0]
+    ptr, slot, other, _, t_ptr, *_ = sides
     assert ptr is not None
-    back = turned(tuple(sides), others)
+    assert other is not None
+    if slot is None and t_ptr is None and edge_val is None and weight is None and others > 0:
+        # No row of features: slots may be numbered anew, in the order in which they are read.
+        t_ptr, t_other = transpose_graph(ptr, other, others)
+        back: Sides = (t_ptr, None, t_other, None, ptr, None, other)
+        rows = other.shape[0]
+    else:
+        back = turned(tuple(sides), others)
     numbers = (slope, ptr.shape[0] - 1, rows)
     out: Tensor = _ops.edge_sum(oth_mask, seg_mask, None, value, edge_val, weight, *numbers, *back)
     return out
@@ -408,8 +445,8 @@ def _edge_max_backward(
     ctx: Any, grad: Tensor, _: Tensor, grad_sum: Tensor
 ) -> tuple[Tensor | None, ...]:
     arg, ptr, other, target, t_ptr, t_slot = ctx.saved_tensors
-    # The CPU scatters maxima; CUDA gathers, and so do sums everywhere.
-    if t_ptr is None and (grad.is_cuda or ctx.with_sum):
+    # The CPU scatters maxima; CUDA gathers them, by the transpose that sums too can take.
+    if t_ptr is None and grad.is_cuda:
         t_ptr, t_slot = transpose_table(other[:, None], ctx.others)
         target = targets_of(ptr, other.shape[0])
     back = (target, t_ptr, t_slot)

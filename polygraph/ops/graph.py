@@ -7,7 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from polygraph import _load
 from polygraph.ops.transpose_table import transpose_table
+
+_load.load_libraries()
+_ops = torch.ops.polygraph
 
 
 class Graph(NamedTuple):
@@ -77,6 +81,7 @@ def graph_from_coo(
     num_targets: int,
     *,
     sorted_by_target: bool = False,
+    with_edge: bool = True,
 ) -> Graph:
     """A graph from its edges in any order.
 
@@ -89,6 +94,8 @@ def graph_from_coo(
         num_targets: M.
         sorted_by_target: ``target`` is known not to fall, as in a `torch_geometric.EdgeIndex` that
             is sorted by it: nothing is sorted, nothing is looked up.
+        with_edge: False: edge features will lie in the order of the slots, and the graph does not
+            say where they were.
 
     Raises:
         ValueError: the two are not int64 of the same one dimension.
@@ -103,8 +110,67 @@ def graph_from_coo(
     if sorted_by_target:
         bounds = torch.arange(num_targets + 1, device=target.device)
         return Graph(torch.searchsorted(target, bounds), source)
-    ptr, order = transpose_table(target[:, None], num_targets)
-    return Graph(ptr, source[order], order)
+    if source.is_cuda:
+        ptr, order = transpose_table(target[:, None], num_targets)
+        return Graph(ptr, source[order], order if with_edge else None)
+    ptr, ordered, order = _ops.sort_coo(source, target, num_targets, with_edge)
+    return Graph(ptr, ordered, order if with_edge else None)
+
+
+def scan_edges(
+    source: Tensor, target: Tensor, num_sources: int, num_targets: int
+) -> tuple[Graph | None, tuple[int, int] | None]:
+    """On the CPU, one look at a list of edges int64 ``[E]``.
+
+    Returns:
+        The graph, where ``target`` never falls, else None; and where an entry is out of range, the
+        row that it is in (0: ``source``) and the entry, else None.
+    """
+    ptr, found = _ops.scan_coo(source, target, num_sources, num_targets)
+    rises, row, entry = found.tolist()
+    return Graph(ptr, source) if rises else None, (row, entry) if row >= 0 else None
+
+
+@torch.library.register_fake("polygraph::scan_coo")
+def _(source: Tensor, target: Tensor, num_sources: int, num_targets: int) -> tuple[Tensor, Tensor]:
+    return target.new_empty(num_targets + 1), target.new_empty(3)
+
+
+@torch.library.register_fake("polygraph::sort_coo")
+def _(
+    source: Tensor, target: Tensor, num_targets: int, with_edge: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    edges = source.shape[0]
+    return (
+        target.new_empty(num_targets + 1),
+        source.new_empty(edges),
+        source.new_empty(edges if with_edge else 0),
+    )
+
+
+def transpose_graph(ptr: Tensor, other: Tensor, others: int) -> tuple[Tensor, Tensor]:
+    """A graph from its other side, where nothing belongs to a slot but its two ends.
+
+    Args:
+        ptr: int64 ``[S + 1]``.
+        other: int64 ``[E]``, entries in ``[-1, others)``.
+        others: O; not 0 where there are slots.
+
+    Returns:
+        ``t_ptr`` int64 ``[O + 1]`` and ``t_other`` int64 ``[E]``: the segments that name each other
+        node, in their order. Empty slots follow those of the last node, as -1.
+    """
+    if other.is_cuda:
+        t_ptr, t_slot = transpose_table(other[:, None], others)
+        t_other = torch.where(other < 0, -1, targets_of(ptr, other.shape[0]))[t_slot]
+        return torch.cat([t_ptr[:-1], torch.full_like(t_ptr[:1], other.shape[0])]), t_other
+    t_ptr, t_other = _ops.transpose_graph(ptr, other, others)
+    return t_ptr, t_other
+
+
+@torch.library.register_fake("polygraph::transpose_graph")
+def _(ptr: Tensor, other: Tensor, others: int) -> tuple[Tensor, Tensor]:
+    return ptr.new_empty(others + 1), other.new_empty(other.shape[0])
 
 
 def graph_from_table(index: Tensor, num_sources: int) -> Graph:

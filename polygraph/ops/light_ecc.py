@@ -41,7 +41,8 @@ def light_ecc(
     Args:
         x: sources ``[N, C]``; float32, float64, float16 or bfloat16, any strides.
         phi: hidden features of the edges ``[E, H]``, dtype of ``x``. A constant 1 is put behind
-            them, with which the last column of each weight, a bias, is multiplied.
+            them, with which the last column of each weight, a bias, is multiplied; ``[E, H + 1]``
+            where it is there already, which saves a copy.
         left: L ``[R, D, H + 1]``: ``θL_r = L_r [φ, 1]``.
         right: R ``[R, C, H + 1]``: ``θR_r = R_r [φ, 1]``.
         kappa: ``[R, H + 1]``: ``κ_r = kappa_r · [φ, 1]``.
@@ -72,7 +73,9 @@ def light_ecc(
         cast(cast(t, dtype), wide).contiguous() for t in (x, phi, left, right, kappa)
     )
     edge_weight = cast(cast(edge_weight, dtype), wide)
-    rank, hidden = left.shape[0], phi.shape[1] + 1
+    rank, hidden = left.shape[0], phi.shape[1]
+    has_ones = left.shape[-1] == right.shape[-1] == kappa.shape[-1] == hidden
+    hidden = hidden if has_ones else hidden + 1
     channels = {"left": left.shape[1], "right": x.shape[1]}
     for name, wanted in (
         ("left", [rank, channels["left"], hidden]),
@@ -84,6 +87,7 @@ def light_ecc(
                 f"light_ecc: {name} must have shape {wanted}, got {list(tensors[name].shape)}"
             )
     graph = graph.with_transposed(x.shape[0])
+    phi = phi if has_ones else torch.nn.functional.pad(phi, (0, 1), value=1.0)
     with torch.autocast(x.device.type, enabled=False):  # the products, too, in the wide type
         out = _light_ecc(x, phi, left, right, kappa, edge_weight, _forward(graph))
     if aggr == "mean":
@@ -101,7 +105,6 @@ def _light_ecc(
     sides: Sides,
 ) -> Tensor:
     rank, channels, hidden = right.shape
-    phi = torch.nn.functional.pad(phi, (0, 1), value=1.0)
     projected = (x @ right.permute(1, 0, 2).reshape(channels, -1)).view(-1, rank, hidden)
     found = _ops.edge_project(projected, phi, False, *turned(sides, x.shape[0]))
     scale = phi @ kappa.t() * found

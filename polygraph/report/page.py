@@ -133,7 +133,7 @@ def build_payload(grid: str | Path, *, budget: float, up: Up = "auto") -> dict[s
     views = make_views(rows)
     shown = [_view(view) for view in views]
     size = len(json.dumps(shown))
-    stages = _Stages(folder, views, 0.92 * budget - size, up)
+    stages = _Stages(folder, views, budget - size, up)
     for view, values in zip(views, shown, strict=True):
         stages.add(view, values)
     colors = error_colormap()
@@ -208,8 +208,8 @@ class _Stages:
             if key not in self._samples:
                 self._samples[key] = read_samples(folder, view.models[0].rows[0])
         with_meshes = [view for view in views if self._samples[view.data, view.split] is not None]
-        meshes = sum(len(view.models) for view in with_meshes)
-        self._share = budget / max(1, meshes)
+        self._meshes = sum(len(view.models) for view in with_meshes)
+        self._budget = 0.98 * budget
 
     def add(self, view: View, values: dict[str, Any]) -> None:
         """Put the meshes of a view into its JSON values."""
@@ -234,7 +234,8 @@ class _Stages:
         known = self._known.get(key)
         if known is None:
             total, size = samples.inputs.shape[:2]
-            count, vertices = plan(1, total, size, self._share)
+            stages = sum(samples is not None for samples in self._samples.values())
+            count, vertices = plan(self._meshes, total, size, self._budget, stages)
             to_mm = view.models[0].rows[0]["to_mm"]
             stage = Stage(samples, count, vertices, to_mm, self.up)
             known = self._known[key] = (len(self.payload), stage)

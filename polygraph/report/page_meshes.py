@@ -22,6 +22,9 @@ from polygraph.report.render import Up, make_view
 
 Floats = NDArray[np.float64]
 BYTES_PER_VERTEX = 4 * 4 / 3  # three differences and an error, in base64
+TRUE_BYTES_PER_VERTEX = 3 * 2 * 4 / 3
+FACE_BYTES_PER_VERTEX = 2 * 3 * 2 * 4 / 3  # two faces of three 16-bit corners
+BYTES_PER_FRAME = 160  # names and numbers around them
 LEAST_VERTICES = 700
 LEAST_SAMPLES = 4
 SCALE_PERCENTILE = 98.0
@@ -112,21 +115,32 @@ def read_reconstructions(folder: Path, row: Row, samples: SampleMeshes) -> Any:
     return made
 
 
-def plan(num_meshes: int, num_samples: int, num_vertices: int, budget: float) -> tuple[int, int]:
+def plan(
+    num_meshes: int, num_samples: int, num_vertices: int, budget: float, num_stages: int = 1
+) -> tuple[int, int]:
     """How many samples and vertices fit: ``(samples, vertices)``.
 
     Args:
-        num_meshes: reconstructed meshes per sample.
+        num_meshes: reconstructed meshes per sample, of all stages together.
         num_samples: there are.
         num_vertices: of the data's meshes.
         budget: bytes for all of them.
+        num_stages: sets of true meshes.
     """
-    each = budget / max(1, num_meshes) / BYTES_PER_VERTEX
     samples = max(1, num_samples)
     floor = min(num_vertices, LEAST_VERTICES)
-    while samples > LEAST_SAMPLES and each / samples < floor:
+    while samples > LEAST_SAMPLES and _fitting(num_meshes, samples, budget, num_stages) < floor:
         samples -= 1
-    return samples, int(np.clip(each / samples, floor, num_vertices))
+    fitting = _fitting(num_meshes, samples, budget, num_stages)
+    return samples, int(np.clip(fitting, floor, num_vertices))
+
+
+def _fitting(num_meshes: int, samples: int, budget: float, num_stages: int) -> float:
+    """Vertices per mesh that fill the budget."""
+    fixed = BYTES_PER_FRAME * num_meshes * samples
+    each = BYTES_PER_VERTEX * num_meshes * samples
+    each += num_stages * (FACE_BYTES_PER_VERTEX + TRUE_BYTES_PER_VERTEX * samples)
+    return max(0.0, budget - fixed) / each
 
 
 class Stage:

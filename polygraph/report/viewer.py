@@ -7,6 +7,7 @@ draws it.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +23,8 @@ from polygraph.report.render import error_colors
 
 Floats = NDArray[np.float64]
 HELP = "space plays and halts, left and right step, g shows the graph, r resets the view, q leaves"
-_GREY = (0.72, 0.77, 0.84)
+_GREY = (0.52, 0.56, 0.62)
+_DIM = 0.72  # open3d's lights add up to more than one: pale colours would all be white
 _POINT = (0.05, 0.36, 0.68)
 _LINE = (0.62, 0.68, 0.76)
 _SPACE, _RIGHT, _LEFT = 32, 262, 263  # keys as GLFW counts them
@@ -247,21 +249,18 @@ class Window:
         self._up = up
         self._turned = 0.0
         self._open3d = import_open3d()
+        self._screen = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
         self._window = self._open3d.visualization.VisualizerWithKeyCallback()
         made = False
         with self._quiet():
             made = self._window.create_window(title, *size)
         if not made:
-            where = os.environ.get("DISPLAY")
-            raise RuntimeError(
-                "view: no window can be opened: "
-                + (f"the screen {where} does not answer" if where else "there is no screen")
-                + "; on a machine without one: xvfb-run -a polygraph view ... --screenshot out.png"
-            )
+            raise RuntimeError(f"view: no window can be opened: {_no_screen()}")
         options = self._window.get_render_option()
         options.point_size = point_size
         options.background_color = np.array([0.975, 0.98, 0.985])
         options.mesh_show_back_face = True
+        options.mesh_shade_option = self._open3d.visualization.MeshShadeOption.Color
         self._shown: list[Any] = []
         self.draw(first=True)
         self._bind()
@@ -295,11 +294,11 @@ class Window:
     def home(self) -> None:
         """Look at everything from the front, a little from above and from the side."""
         control = self._window.get_view_control()
-        front = {"y": [0.35, 0.2, 1.0], "z": [0.35, -1.0, 0.2], "x": [0.2, 0.35, 1.0]}[self._up]
+        front = {"y": [0.2, 0.2, 1.0], "z": [0.2, -1.0, 0.2], "x": [0.2, 0.2, 1.0]}[self._up]
         self._window.reset_view_point(True)
         control.set_front(front)
         control.set_up({"x": [1, 0, 0], "y": [0, 1, 0], "z": [0, 0, 1]}[self._up])
-        control.set_zoom(0.75)
+        control.set_zoom(0.5)
 
     def step(self, by: int) -> None:
         """Go on by so many frames, from the last to the first."""
@@ -323,7 +322,14 @@ class Window:
             self.step(1)
 
     def run(self) -> None:
-        """Show the window until it is closed."""
+        """Show the window until it is closed.
+
+        Raises:
+            RuntimeError: there is no screen: the window would be drawn for nobody.
+        """
+        if sys.platform.startswith("linux") and not self._screen:
+            self.close()
+            raise RuntimeError(f"view: {_no_screen()}")
         self.playing = self.length > 1
         self._window.run()
         self.close()
@@ -344,6 +350,12 @@ class Window:
         self._window.destroy_window()
 
 
+def _no_screen() -> str:
+    where = os.environ.get("DISPLAY")
+    why = f"the screen {where} does not answer" if where else "there is no screen"
+    return f"{why} (DISPLAY); --screenshot out.png draws a picture without one"
+
+
 def _callback(action: Any) -> Any:
     def called(_: Any) -> bool:
         action()
@@ -361,7 +373,7 @@ def shapes(frame: Frame, open3d: Any, graph: bool = True) -> list[Any]:
         if frame.colors is None:
             mesh.paint_uniform_color(_GREY)
         else:
-            mesh.vertex_colors = vector(frame.colors)
+            mesh.vertex_colors = vector(_DIM * frame.colors)
         return [mesh]
     cloud = open3d.geometry.PointCloud(vector(frame.points))
     cloud.paint_uniform_color(_POINT)

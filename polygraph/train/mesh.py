@@ -161,7 +161,12 @@ class ReconstructionLoss(torch.nn.Module):
 
     Fabric wraps a module of which only the loss comes out: what a wrapped module returns is rounded
     to float32, also where everything is computed in float64.
+
+    Attributes:
+        value: the last loss before that, without its graph.
     """
+
+    value: Tensor
 
     def __init__(self, model: MeshAutoencoder, kind: str) -> None:
         super().__init__()
@@ -172,11 +177,13 @@ class ReconstructionLoss(torch.nn.Module):
         """The loss of a batch, a scalar."""
         made = self.model.forward_normalized(batch)
         if self.kind == "l1":
-            return torch.nn.functional.l1_loss(made, batch)
-        std = self.model.std
-        lengths = std / std.square().mean().sqrt()
-        distance: Tensor = torch.linalg.vector_norm((made - batch) * lengths, dim=-1)
-        return distance.mean()
+            loss = torch.nn.functional.l1_loss(made, batch)
+        else:
+            std = self.model.std
+            lengths = std / std.square().mean().sqrt()
+            loss = torch.linalg.vector_norm((made - batch) * lengths, dim=-1).mean()
+        self.value = loss.detach()
+        return loss
 
 
 class MeshTask(Task):
@@ -214,7 +221,8 @@ class MeshTask(Task):
             fused=True,  # the plain loop over parameters costs milliseconds per step on the CPU
         )
         self.modules, self.optimizers = {"model": model}, {"model": optimizer}
-        self._loss, self._optimizer = fabric.setup(ReconstructionLoss(model, loss), optimizer)
+        self._unwrapped = ReconstructionLoss(model, loss)
+        self._loss, self._optimizer = fabric.setup(self._unwrapped, optimizer)
         self.batches = NormalizedBatches(
             dataset.vertices,
             split.train,
@@ -229,7 +237,7 @@ class MeshTask(Task):
         """Forward, backward, Adam."""
         loss = self._loss(self.batches(step))
         descend(self.fabric, self._loss, self._optimizer, loss, self.config.grad_clip)
-        return {"loss": loss}
+        return {"loss": self._unwrapped.value}
 
     def validate(self) -> dict[str, float]:
         """Vertex error in mm on the validation meshes."""

@@ -69,6 +69,9 @@ def replace_weights(folder, change):
         {"block": "full", "norm": "batch"},
         {"block": "skip", "order": 3, "activation": "none", "fuse_downsampling": False},
         {"block": "simple", "dummy_vertex": True},
+        {"operator": "chebyshev", "block": "first_order", "order": 1},
+        {"operator": "gat", "block": "first_order", "order": 1},
+        {"operator": "ecc", "block": "full"},
     ],
 )
 def test_round_trip_is_the_same_to_the_bit(hierarchy, tmp_path, changes, dtype):

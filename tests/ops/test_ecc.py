@@ -93,21 +93,24 @@ def sides():
 
 def arguments():
     """For ecc: φ per edge and from nodes, either side."""
-    x, phi, weight = normal(7, 4), normal(23, 3), normal(4, 4, 2)
+    x, phi, weight, bias = normal(7, 4), normal(23, 3), normal(3, 4, 2), normal(4, 2)
     u, v = normal(6, 3), normal(7, 3)
+    features, layer, shift = normal(23, 5), normal(3, 5), normal(3)
     return [
-        [x, phi, None, None, 1.0, weight, False, 23, *sides()],
-        [x, None, u, v, 0.2, weight, True, 23, *sides()],
+        [x, phi, None, None, 1.0, None, None, weight, bias, False, 23, *sides()],
+        [x, None, u, v, 0.2, None, None, weight, None, True, 23, *sides()],
+        [x, features, None, None, 0.2, layer, shift, weight, bias, False, 23, *sides()],
     ]
 
 
 def backward_arguments():
     """For ecc_backward: everything wanted, and one thing."""
-    start = [normal(6, 2), normal(7, 4), normal(23, 3), normal(4, 4, 2)]
+    start = [normal(6, 2), normal(7, 4), normal(23, 3), 1.0, None, None, normal(3, 4, 2)]
+    every = [True] * 5
     return [
-        [*start, False, True, True, True, *sides()],
-        [*start, True, True, True, True, *sides()],
-        [*start, False, False, True, False, *sides()],
+        [*start, normal(4, 2), False, *every, *sides()],
+        [*start, normal(4, 2), True, *every, *sides()],
+        [*start, None, False, False, True, False, False, False, *sides()],
     ]
 
 
@@ -191,6 +194,98 @@ def test_hidden_features_made_on_the_fly(side, slope):
         ops.ecc(x, (u, v, slope), weight, graph, edge_weight=torch.ones(23))
 
 
+def layered(M, N, E, C, D, H, F, *, edge=False, holes=False, seed=0):
+    """Arguments of a call with an `EdgeLayer`, its graph, and whether rows are in another order."""
+    values = {
+        "x": normal(N, C, seed=seed),
+        "features": normal(E, F, seed=seed + 1),
+        "layer": normal(H, F, seed=seed + 2) / F**0.5,
+        "shift": normal(H, seed=seed + 3),
+        "weight": normal(H, C, D, seed=seed + 4) / (C * H) ** 0.5,
+        "bias": normal(C, D, seed=seed + 5),
+    }
+    graph = random_edges(M, N, E, seed, holes)
+    row = torch.randperm(E, generator=torch.Generator().manual_seed(seed)) if edge else None
+    return values, Graph(graph["ptr"], graph["source"], row)
+
+
+def with_layer(values, graph, slope, side=None, aggr="sum"):
+    """The operator with a layer."""
+    x, features, layer, shift, weight, bias = values
+    made = ecc_function.__globals__["EdgeLayer"](features, layer, shift, slope)
+    return ops.ecc(x, made, weight, graph, aggr, bias=bias, side=side)
+
+
+def layer_apart(values, graph, slope, aggr="sum"):
+    """Its definition."""
+    x, features, layer, shift, weight, bias = values
+    phi = torch.nn.functional.leaky_relu(torch.nn.functional.linear(features, layer, shift), slope)
+    return reference.ecc(x, phi, torch.cat([weight, bias[None]]), graph, aggr)
+
+
+@pytest.mark.parametrize("lanes", [True, False])
+@pytest.mark.parametrize("side", ["target", "source"])
+@pytest.mark.parametrize(("slope", "edge", "holes"), [(0.0, True, False), (0.2, False, True)])
+def test_layer_of_hidden_features(monkeypatch, side, slope, edge, holes, lanes):
+    """As with the hidden features stored: values, first and second derivatives; both CPU paths."""
+    names = ecc_function.__globals__
+    monkeypatch.setitem(names, "LANE_SHARE", 100.0 if lanes else 0.0)
+    monkeypatch.setitem(names["CHUNK_NODES"], "cpu", 5)
+    monkeypatch.setitem(names, "LANE_SUM_BYTES", (200, 200))
+    inputs, graph = layered(11, 5, 24, 3, 2, 3, 2, edge=edge, holes=holes)
+    values = [t.requires_grad_() for t in inputs.values()]
+    function = partial(with_layer, graph=graph, slope=slope, side=side)
+    out = function(values)
+    torch.testing.assert_close(out, layer_apart(values, graph, slope))
+    assert torch.autograd.gradcheck(lambda *v: function(v), values)
+    assert torch.autograd.gradgradcheck(lambda *v: function(v), values, fast_mode=True)
+
+
+SIZES = [
+    (1, 1, 1, 1, 1, 1, 1),
+    (37, 20, 37 * 3, 13, 7, 5, 3),
+    (70, 33, 70 * 5, 9, 14, 131, 2),
+    (33, 40, 33 * 9, 17, 67, 19, 30),
+    (20, 6, 20, 5, 3, 2, 4),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("sizes", SIZES)
+def test_lanes_at_odd_sizes(monkeypatch, set_threads, sizes, dtype):
+    """Values and first derivatives; the result is the same to the bit on one thread and on two."""
+    monkeypatch.setitem(ecc_function.__globals__, "LANE_SHARE", 100.0)
+    inputs, graph = layered(*sizes)
+    exact = [t.clone().requires_grad_() for t in inputs.values()]
+    values = [t.to(dtype).requires_grad_() for t in inputs.values()]
+    expected = layer_apart(exact, graph, 0.1, "mean")
+    found = []
+    for threads in (1, 2):
+        set_threads(threads)
+        found.append(with_layer(values, graph, 0.1, "target", "mean"))
+    assert torch.equal(*found)
+    assert_close(found[0], expected, KERNEL[dtype], "out")
+    upstream = normal(*expected.shape, seed=9)
+    wanted = torch.autograd.grad(expected, exact, upstream)
+    actual = torch.autograd.grad(found[0], values, upstream.to(dtype))
+    for name, a, b in zip(inputs, actual, wanted, strict=True):
+        assert_close(a, b, KERNEL[dtype], name)
+
+
+def test_layer_refuses():
+    """What does not fit, named."""
+    inputs, graph = layered(6, 7, 23, 4, 2, 3, 5)
+    values = list(inputs.values())
+    with pytest.raises(ValueError, match="slope of a layer must not be negative"):
+        with_layer(values, graph, -0.5)
+    with pytest.raises(RuntimeError, match=r"weight \[H, 5\] and bias \[H\]"):
+        with_layer([*values[:2], values[2][:, 1:], *values[3:]], graph, 0.0)
+    with pytest.raises(RuntimeError, match="bias must be"):
+        with_layer([*values[:5], values[5][1:]], graph, 0.0)
+    with pytest.raises(RuntimeError, match="features of the layer must be"):
+        with_layer([values[0], values[1].float(), *values[2:]], graph, 0.0)
+
+
 def light(x, phi, left, right, kappa, source, ptr, edge=None, aggr="mean", edge_weight=None):
     """The operator with its graph in parts."""
     graph = Graph(ptr, source, edge)
@@ -266,3 +361,10 @@ class TestLightEcc(WithProducts):
         "source": (put("source", with_value(5, 7)), RuntimeError, r"\[-1, 7\), got 7"),
         "elsewhere": (put("phi", lambda t: t.to("meta")), RuntimeError, "on the device of x"),
     }
+
+
+def test_light_with_the_constant():
+    """Hidden features that have their constant already: nothing else changes."""
+    inputs = light_call(6, 7, 23, 4, 3, 5, 2)
+    wide = inputs | {"phi": torch.nn.functional.pad(inputs["phi"], (0, 1), value=1.0)}
+    assert torch.equal(light(**wide), light(**inputs))

@@ -12,6 +12,7 @@ from tables import normal
 
 from polygraph import ops, reference
 from polygraph.ops import Graph, graph_from_coo, graph_from_table
+from polygraph.ops.edge_conv import edge_conv_in_place
 from polygraph.reference.edge_conv import ends
 
 
@@ -166,6 +167,7 @@ def inner_arguments():
 
 RAW = {
     "edge_sum": sum_arguments,
+    "edge_sum_": lambda: [[U.clone(), V, 0.3, HERE[0], HERE[2]]],
     "edge_values": values_arguments,
     "edge_dot": dot_arguments,
     "edge_max": max_arguments,
@@ -192,6 +194,12 @@ RAW_BROKEN = {
         ("weights of edges", "edge_sum", at(4, lambda _: EDGES), "exclude each other"),
         ("mask width", "edge_sum", at(1, lambda t: t[:, 1:]), r"oth_mask must have shape \[O, D\]"),
         ("weight", "edge_sum", at(5, lambda t: t[1:]), r"weight must have shape \[E\] = \[23\]"),
+        ("v", "edge_sum_", at(1, lambda t: t[:, 1:]), r"must have shape \[O, D\]"),
+        ("v of one dimension", "edge_sum_", at(1, lambda t: t[0]), r"v must have shape \[O, D\]"),
+        ("half", "edge_sum_", lambda a: [a[0].half(), a[1].half(), *a[2:]], "got float16"),
+        ("strided", "edge_sum_", at(0, lambda t: t.t().contiguous().t()), "u must be contiguous"),
+        ("one tensor", "edge_sum_", lambda a: [V, V, 0.3, *sides(7, 7)[0][:3:2]], "different"),
+        ("source", "edge_sum_", at(4, with_value(3, 7)), r"other must lie in \[-1, 7\), got 7"),
         ("dtype", "edge_values", at(3, lambda t: t.float()), "oth_val must be float64"),
         ("rows", "edge_values", at(7, lambda _: 22), "23 slots and 22 rows of edges"),
         ("grad", "edge_dot", at(0, lambda t: t[1:]), r"grad must have shape \[S, D\] = \[6, 4\]"),
@@ -319,6 +327,37 @@ def test_nan_is_not_hidden():
         graph = graph_from_table(torch.tensor([[0, 1, 2]]), 3)
         for aggr in ("max", "min", "sum", "mean"):
             assert ops.edge_conv(torch.zeros(1, 1), v, graph, aggr).isnan().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sum_in_place(dtype):
+    """The same bits as into memory of its own, for rows of every number of blocks and lengths."""
+    for D in (1, 2, 3, 4, 5, 7, 8, 9, 12, 17, 31, 33, 64, 66, 71, 72, 73, 80, 132, 145, 300):
+        u, v = normal(6, D).to(dtype), normal(7, D, seed=1).to(dtype)
+        graph = Graph(**random_edges(6, 7, 23, holes=True))
+        expected = ops.edge_conv(u, v, graph, "sum", 0.2)
+        torch.testing.assert_close(expected, reference.edge_conv(u, v, graph, "sum", 0.2))
+        assert edge_conv_in_place(u, v, graph, "sum", 0.2) is u
+        assert torch.equal(u, expected)
+
+
+def test_sum_in_place_leaves_what_is_asked_for_again():
+    """Where gradients, dual numbers or half types are about, a result of its own."""
+    u, v = normal(6, 5), normal(7, 5, seed=1)
+    graph = Graph(**random_edges(6, 7, 23))
+    expected = ops.edge_conv(u, v, graph, "mean", 0.2)
+    before = u.clone()
+    with_gradient = edge_conv_in_place(u, v.clone().requires_grad_(), graph, "mean", 0.2)
+    assert with_gradient.requires_grad
+    assert edge_conv_in_place(u.half(), v.half(), graph, "sum", 0.2).dtype == torch.float16
+    strided = u.t().contiguous().t()
+    assert torch.equal(edge_conv_in_place(strided, v, graph, "mean", 0.2), expected)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(u, torch.ones_like(u))
+        edge_conv_in_place(dual, v, graph, "sum", 0.2)
+    assert torch.equal(u, before)
+    assert torch.equal(strided, before)
+    assert torch.equal(edge_conv_in_place(u, v, graph, "mean", 0.2), expected)
 
 
 def test_given_transpose_changes_nothing():

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -434,6 +435,92 @@ def test_windows_over_several_chunks():
         require_exact(x=x, k=8, grid=(41, 31), exclude_radius=exclude, search_radius=search)
 
 
+# ---- the points among themselves, in pairs of blocks ----
+
+
+def sorted_along_a_line(shape, generator, dtype):
+    """Near points stand side by side: the first limits are the last."""
+    x = plain(shape, generator, dtype)
+    return x[x[:, 0].argsort()]
+
+
+def half_far(shape, generator, dtype):
+    """The second half overflows: no block of the first half tells."""
+    far = torch.arange(shape[0])[:, None] >= shape[0] // 2
+    return plain(shape, generator, dtype) * torch.where(far, 1e30, 1.0).to(dtype)
+
+
+AMONG_THEMSELVES = CLOUDS | {"sorted": sorted_along_a_line, "half of 1e30": half_far}
+
+
+def require_rows(x, k, exclude_self=False, ptr=None, step=37):
+    """The table of the points among themselves, on every step-th row, against the definition.
+
+    The rows are queries of their own there, so a point that excludes itself must be taken out.
+    """
+    index, found = ops.knn(x, k, exclude_self=exclude_self, ptr=ptr)
+    ends = ptr.tolist() if ptr is not None else [0, len(x)]
+    for first, last in pairwise(ends):
+        rows = torch.arange(first, last, step)
+        if len(rows) == 0:
+            continue
+        wanted, distance = reference.knn(x[first:last], k + exclude_self, y=x[rows])
+        wanted = wanted + first
+        if exclude_self:
+            itself = wanted == rows[:, None]
+            itself[~itself.any(1), -1] = True  # among its duplicates, not among the k + 1
+            wanted = wanted[~itself].view(-1, k)
+            distance = distance[~itself].view(-1, k)
+        assert torch.equal(index[rows], wanted)
+        assert torch.equal(found[rows], distance)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("exclude_self", [False, True], ids=["with itself", "without"])
+@pytest.mark.parametrize("cloud", AMONG_THEMSELVES)
+def test_points_among_themselves(cloud, exclude_self, threads, set_threads):
+    """Large enough for pairs of blocks, the last of them shorter, on every hostile cloud."""
+    set_threads(threads)
+    generator = torch.Generator().manual_seed(7)
+    x = AMONG_THEMSELVES[cloud]((1811, 100), generator, torch.float32)
+    require_rows(x, 9, exclude_self)
+    require_rows(x.double(), 13, exclude_self)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("cloud", ["plain", "duplicates", "clusters of 1e-6", "lattice"])
+def test_ragged_points_among_themselves(cloud, dtype, set_threads):
+    """Samples that are large enough beside others that are not."""
+    set_threads(2)
+    x = AMONG_THEMSELVES[cloud]((3700, 100), torch.Generator().manual_seed(8), dtype)
+    ptr = torch.tensor([0, 1500, 1500, 1540, 1900, 3700])
+    require_rows(x, 10, True, ptr)
+    require_rows(x, 10, False, ptr)
+
+
+@pytest.mark.parametrize("channels", [66, 200])
+@pytest.mark.parametrize("k", [1, 8, 64])
+def test_where_pairs_of_blocks_begin(channels, k, set_threads):
+    """Sizes around the crossover, and queries that are the same numbers elsewhere in memory."""
+    set_threads(2)
+    crossover = max(960, (80000 + 7500 * k) // (channels + 8))
+    for points in (crossover - 1, crossover, crossover + 1, crossover + 29):
+        x = normal(1, points, channels, seed=points).float()
+        x[:, ::3] = (2 * x[:, ::3]).round()
+        index, found = ops.knn(x, k)
+        expected_index, expected = ops.knn(x, k, y=x.clone())
+        assert torch.equal(found, expected)
+        assert torch.equal(index, expected_index)
+
+
+def test_more_points_than_lists_fit(set_threads):
+    """Beyond the memory of the lists rows of scores take over; the list is the same."""
+    set_threads(2)
+    x = normal(24000, 36).float()
+    for k in (60, 120):
+        require_rows(x, k, step=2399)
+
+
 @given(
     cloud=st.sampled_from(sorted(CLOUDS)),
     points=st.integers(1, 120),
@@ -508,7 +595,8 @@ def digests(threads):
     """A fingerprint of every path's results in this process."""
     torch.set_num_threads(threads)
     found = hashlib.sha256()
-    for channels, points, k in ((3, 1600, 9), (2, 300, 40), (66, 1100, 20), (13, 260, 260)):
+    sizes = ((3, 1600, 9), (2, 300, 40), (66, 1100, 20), (13, 260, 260), (90, 1700, 10))
+    for channels, points, k in sizes:
         for dtype in (torch.float32, torch.float64):
             x = normal(2, points, channels).to(dtype)
             x[1] = (2 * x[1]).round()

@@ -123,6 +123,14 @@ def spoil(rows):
             r.update(inference_1_ms=None, inference_16_ms=None, nonfinite=3, nonfinite_meshes=1)
             r.update(mean_mm=None, std_mm=None, max_mm=None)
             r["quantiles_mm"] = [*r["quantiles_mm"][:100], None]
+        if r["model"] == "simple-3" and r["latent"] == 16:
+            factor = 1e18  # BatchNorm's running statistics can do that
+            for key in ("mean_mm", "std_mm", "max_mm"):
+                r[key] *= factor
+            r["quantiles_mm"] = [
+                *r["quantiles_mm"][:95],
+                *(factor * q for q in r["quantiles_mm"][95:]),
+            ]
     return [r for r in rows if (r["model"], r["seed"], r["latent"]) != ("skip-2", 1, 8)]
 
 

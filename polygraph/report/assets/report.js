@@ -45,9 +45,18 @@ function number(value, places) {
 }
 function show(value, kind) {
   if (!finite(value)) return "–";
+  if (Math.abs(value) >= 1e7 && kind !== "s") return power(value);
   if (kind === "int") return Math.round(value).toLocaleString("en");
   if (kind === "s") return value >= 3600 ? `${number(value / 3600, 1)} h` : value >= 60 ? `${number(value / 60, 1)} min` : `${number(value, 1)} s`;
   return number(value, kind === "mm" ? digits(value) : value >= 100 ? 0 : value >= 10 ? 1 : 2);
+}
+function plusMinus(spread) {
+  return Math.max(spread.mean, spread.std) >= 1e7 ? power(spread.std) : number(spread.std, digits(spread.mean));
+}
+function power(value) {
+  const [mantissa, exponent] = value.toExponential(1).split("e");
+  const raised = [...String(Number(exponent))].map((c) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[Number(c)]).join("");
+  return `${mantissa} × 10${raised}`;
 }
 const noActivation = (model) => model.activation === "none";
 const open = (model) => noActivation(model) && model.family !== "linear";
@@ -197,7 +206,7 @@ function modelCell(model, column, best) {
   const isBest = column.best && value === best[column.key] && (column.best === "all" || model.family !== "linear");
   const kind = isBest ? "best" : column.fault && value > 0 ? "bad" : "";
   const cell = make("td", { class: kind, title: String(value) }, show(value, column.kind));
-  if (column.spread && finite(model[column.key].std)) cell.append(make("span", { class: "pm" }, ` ± ${number(model[column.key].std, digits(value))}`));
+  if (column.spread && finite(model[column.key].std)) cell.append(make("span", { class: "pm" }, ` ± ${plusMinus(model[column.key])}`));
   return cell;
 }
 function whyNone(model, key) {
@@ -238,45 +247,82 @@ function layout(x, y, more = {}) {
     xaxis: { ...axis, ...x, title: { text: x.title, standoff: 10 } }, yaxis: { ...axis, ...y, title: { text: y.title, standoff: 8 } }, ...more,
   };
 }
-function missingNote(id, models, what) {
-  $(id).textContent = models.length ? `Not drawn, having no finite ${what}: ${models.map((m) => m.name).join(", ")}.` : "";
+function missingNote(id, models, what, beyond = []) {
+  const lines = [];
+  if (beyond.length) lines.push(`Beyond the picture: ${beyond.map((m) => `${m.name} (${show(m.mean_mm.mean, "mm")} mm)`).join(", ")}.`);
+  if (models.length) lines.push(`Not drawn, having no finite ${what}: ${models.map((m) => m.name).join(", ")}.`);
+  $(id).textContent = lines.join(" ");
+}
+const FAR = 3;
+function middle(values) {
+  const ordered = [...values].sort((a, b) => a - b);
+  return ordered[Math.floor((ordered.length - 1) / 2)];
+}
+function extent(models) {
+  // A model that went astray must not press all others flat: it leaves through the top, and is named.
+  const there = models.filter((m) => finite(m.mean_mm.mean));
+  if (!there.length) return { range: undefined, beyond: [] };
+  const limit = FAR * middle(there.map((m) => m.mean_mm.mean));
+  const inside = there.filter((m) => m.mean_mm.mean <= limit);
+  const low = Math.min(...inside.map((m) => m.mean_mm.mean - Math.min(m.mean_mm.std || 0, limit))), high = Math.max(...inside.map((m) => Math.min(m.mean_mm.mean + (m.mean_mm.std || 0), limit)));
+  const room = 0.08 * (high - low) || 0.1 * high || 1;
+  return { range: [Math.max(0, low - 1.5 * room), high + room], beyond: there.filter((m) => !inside.includes(m)) };
+}
+function shade(color) {
+  const half = [1, 3, 5].map((i) => Math.round(0.55 * parseInt(color.slice(i, i + 2), 16)));
+  return `rgb(${half.join(",")})`;
+}
+function orderLines(models) {
+  // One line per family, normalisation and activation; the normalisation is named where there are several.
+  const lines = new Map();
+  for (const model of models) {
+    if (!["simple", "full", "skip"].includes(model.family) || model.operator !== "spiral") continue;
+    const key = [model.family, noActivation(model), model.norm].join(" ");
+    if (!lines.has(key)) lines.set(key, { family: model.family, without: noActivation(model), norm: model.norm, models: [] });
+    lines.get(key).models.push(model);
+  }
+  const all = [...lines.values()].sort((a, b) => ["simple", "full", "skip"].indexOf(a.family) - ["simple", "full", "skip"].indexOf(b.family) || a.without - b.without);
+  const counts = {};
+  for (const model of all.flatMap((line) => line.models)) counts[model.norm] = (counts[model.norm] || 0) + 1;
+  const usual = Object.keys(counts).sort((a, b) => counts[b] - counts[a])[0];
+  for (const line of all) line.norm = line.norm === usual || line.norm === null ? null : `norm ${line.norm.replaceAll("_", " ")}`;
+  return all;
 }
 function drawOrder() {
   const now = view();
   const starts = now.models.filter((m) => m.family === "first-order");
   const traces = [], left = [];
+  const drawn = now.models.filter((m) => (m.family === "linear" && m.latent) || starts.includes(m) || orderLines(now.models).some((line) => line.models.includes(m)));
+  const vertical = extent(drawn);
   let shift = 0;
-  for (const family of ["simple", "full", "skip"]) {
-    for (const without of [false, true]) {
-      const mine = now.models.filter((m) => m.family === family && noActivation(m) === without && m.operator === "spiral");
-      if (!mine.length) continue;
-      const line = [...starts.filter((m) => noActivation(m) === without), ...mine].sort((a, b) => a.order - b.order);
-      const there = line.filter((m) => finite(m.mean_mm.mean));
-      left.push(...line.filter((m) => !there.includes(m) && !left.includes(m)));
-      const style = FAMILY[family], name = style.label + (without ? ", no activations" : "");
-      const offset = 0.035 * (shift++ - 2.5);
-      traces.push({
-        type: "scatter", mode: "lines+markers", name, x: there.map((m) => m.order + offset), y: there.map((m) => m.mean_mm.mean),
-        error_y: { type: "data", array: there.map((m) => m.mean_mm.std || 0), thickness: 1.4, width: 4, color: style.color },
-        line: { color: style.color, width: 2, dash: without ? "dash" : "solid" },
-        marker: { color: without ? "#fff" : style.color, line: { color: style.color, width: 2 }, size: 9, symbol: style.symbol },
-        customdata: there.map((m) => [m.name, m.runs.length, m.mean_mm.std]),
-        text: there.map(hover), hovertemplate: "%{text}<extra></extra>", legendgroup: name,
-      });
-      const seeds = line.flatMap((m) => m.mean_mm.values.filter(finite).map((value) => [m.order + offset, value]));
-      traces.push({ type: "scatter", mode: "markers", x: seeds.map((s) => s[0]), y: seeds.map((s) => s[1]), marker: { color: style.color, size: 4, opacity: 0.4 }, hoverinfo: "skip", showlegend: false, legendgroup: name });
-    }
+  for (const line of orderLines(now.models)) {
+    const { family, without, norm, models: mine } = line;
+    const all = [...starts.filter((m) => noActivation(m) === without), ...mine].sort((a, b) => a.order - b.order);
+    const there = all.filter((m) => finite(m.mean_mm.mean));
+    left.push(...all.filter((m) => !there.includes(m) && !left.includes(m)));
+    const style = FAMILY[family], color = norm ? shade(style.color) : style.color;
+    const name = [style.label, norm, without ? "no activations" : null].filter(Boolean).join(", ");
+    const offset = 0.03 * (shift++ - 2.5);
+    traces.push({
+      type: "scatter", mode: "lines+markers", name, x: there.map((m) => m.order + offset), y: there.map((m) => m.mean_mm.mean),
+      error_y: { type: "data", array: there.map((m) => (vertical.beyond.includes(m) ? 0 : m.mean_mm.std || 0)), thickness: 1.4, width: 4, color },
+      line: { color, width: 2, dash: without ? "dash" : "solid" },
+      marker: { color: without ? "#fff" : color, line: { color, width: 2 }, size: 9, symbol: style.symbol },
+      text: there.map(hover), hovertemplate: "%{text}<extra></extra>", legendgroup: name,
+    });
+    const seeds = all.flatMap((m) => m.mean_mm.values.filter(finite).map((value) => [m.order + offset, value]));
+    traces.push({ type: "scatter", mode: "markers", x: seeds.map((s) => s[0]), y: seeds.map((s) => s[1]), marker: { color, size: 4, opacity: 0.4 }, hoverinfo: "skip", showlegend: false, legendgroup: name });
   }
   const orders = now.models.filter((m) => ["first-order", "simple", "full", "skip"].includes(m.family)).map((m) => m.order);
   const range = [Math.min(1, ...orders) - 0.3, Math.max(2, ...orders) + 0.3];
   const lines = now.models.filter((m) => m.family === "linear" && finite(m.mean_mm.mean) && m.latent);
   for (const model of lines) traces.push({ type: "scatter", mode: "lines", name: model.name.toUpperCase(), x: range, y: [model.mean_mm.mean, model.mean_mm.mean], line: { color: "#8b95a3", width: 1.5, dash: "dot" }, hovertemplate: `${model.name}: %{y:.2f} mm<extra></extra>` });
   $("order-section").hidden = !traces.length;
-  missingNote("order-note", left, "error over all seeds");
-  if (traces.length) Plotly.react("order", traces, layout({ title: "order", range, tickvals: [1, 2, 3, 4, 5, 6], showgrid: false }, { title: "mean vertex error in mm", rangemode: "normal" }, { margin: { l: 58, r: 14, t: 34, b: 48 } }), CONFIG);
+  missingNote("order-note", left, "error over all seeds", vertical.beyond);
+  if (traces.length) Plotly.react("order", traces, layout({ title: "order", range, tickvals: [1, 2, 3, 4, 5, 6], showgrid: false }, { title: "mean vertex error in mm", range: vertical.range }, { margin: { l: 58, r: 14, t: 34, b: 48 } }), CONFIG);
 }
 function hover(model) {
-  const std = finite(model.mean_mm.std) ? ` ± ${number(model.mean_mm.std, digits(model.mean_mm.mean))}` : "";
+  const std = finite(model.mean_mm.std) ? ` ± ${plusMinus(model.mean_mm)}` : "";
   return `<b>${escapeText(model.name)}</b><br>${show(model.mean_mm.mean, "mm")}${std} mm<br>${plural(model.runs.length, "seed")}`;
 }
 function escapeText(text) {
@@ -305,23 +351,24 @@ function drawTradeoff(id, note, key, title, unit) {
   const models = view().models.filter((m) => m.latent);
   const points = models.map((model) => ({ model, x: model[key].mean, y: model.mean_mm.mean, e: model.mean_mm.std || 0 }));
   const there = points.filter((p) => finite(p.x) && finite(p.y) && p.x > 0);
-  missingNote(note, points.filter((p) => !there.includes(p)).map((p) => p.model), `${title} or error`);
+  const vertical = extent(there.map((p) => p.model));
+  missingNote(note, points.filter((p) => !there.includes(p)).map((p) => p.model), `${title} or error`, vertical.beyond);
   const networks = there.filter((p) => p.model.family !== "linear");
   const front = frontier(networks);
-  const named = spreadOut(front, there);
+  const named = spreadOut(front, there.filter((p) => !vertical.beyond.includes(p.model)));
   const traces = [{ type: "scatter", mode: "lines", x: front.map((p) => p.x), y: front.map((p) => p.y), line: { color: "#c9d0d8", width: 5, shape: "linear" }, hoverinfo: "skip", showlegend: false }];
   for (const [family, style] of Object.entries(FAMILY)) {
     const mine = there.filter((p) => p.model.family === family);
     if (!mine.length) continue;
     traces.push({
       type: "scatter", mode: "markers+text", name: style.label, x: mine.map((p) => p.x), y: mine.map((p) => p.y),
-      error_y: { type: "data", array: mine.map((p) => p.e), thickness: 1.2, width: 3, color: style.color },
+      error_y: { type: "data", array: mine.map((p) => (vertical.beyond.includes(p.model) ? 0 : p.e)), thickness: 1.2, width: 3, color: style.color },
       marker: { color: mine.map((p) => (open(p.model) ? "#fff" : style.color)), line: { color: style.color, width: 2 }, size: 10, symbol: style.symbol },
       text: mine.map((p) => (named.includes(p) ? escapeText(p.model.name) : "")), textposition: "bottom left", textfont: { size: 11.5, color: INK }, cliponaxis: false,
       hovertext: mine.map((p) => `${hover(p.model)}<br>${show(p.x, key === "parameters" ? "int" : key === "seconds" ? "s" : "ms")}${key === "seconds" ? "" : ` ${unit}`}`), hovertemplate: "%{hovertext}<extra></extra>",
     });
   }
-  Plotly.react(id, traces, layout({ title: `${title}${unit && key !== "parameters" ? ` in ${unit}` : ""}`, type: "log", dtick: "D2", exponentformat: "none", ...spanOf(there.map((p) => p.x), key === "parameters" ? "~s" : "~r") }, { title: "mean vertex error in mm" }, { showlegend: false }), CONFIG);
+  Plotly.react(id, traces, layout({ title: `${title}${unit && key !== "parameters" ? ` in ${unit}` : ""}`, type: "log", dtick: "D2", exponentformat: "none", ...spanOf(there.map((p) => p.x), key === "parameters" ? "~s" : "~r") }, { title: "mean vertex error in mm", range: vertical.range }, { showlegend: false }), CONFIG);
 }
 function spreadOut(front, all) {
   // Names of neighbours would lie on each other: the best first, the others where there is room.
@@ -358,7 +405,7 @@ function drawCumulative() {
     });
   }
   missingNote("cumulative-note", left, "quantiles over all seeds");
-  const end = shown.length ? Math.max(...shown) : undefined;
+  const end = shown.length ? Math.max(...shown.filter((x) => x <= FAR * middle(shown))) : undefined;
   Plotly.react("cumulative", traces, layout({ title: "vertex error in mm", range: end ? [0, end] : undefined, rangemode: "tozero" }, { title: "vertices in %", range: [0, 101] }, { legend: { orientation: "v", x: 1.01, y: 1, font: { size: 12, color: INK }, itemsizing: "trace" }, margin: { l: 58, r: 10, t: 8, b: 48 } }), CONFIG);
 }
 

@@ -1,0 +1,302 @@
+// Edge-conditioned convolution in lanes on the CPU: float32 and float64; half types are widened by the callers.
+#include <vector>
+
+#include "common/simd.h"
+#include "ecc/lane_ecc.h"
+
+namespace polygraph {
+namespace {
+
+template <class T>
+struct LaneParams {
+  LaneSizes n;
+  GraphPointers graph;
+  const T* features;  // null: phi from nodes
+  const T* layer;     // [H, F], null: features are phi
+  const T* shift;     // [H]
+  const T* near;      // [S, H]
+  const T* far;       // [O, H]
+  T slope;
+  const T* x;     // [O, C]
+  const T* grad;  // [S, D]
+  const T* W;     // of steps w_h, w_c, w_d
+  int64_t w_h, w_c, w_d;
+  const T* bias;  // [C, D] or null
+  T* out;         // [S, D]
+  T* y;           // [E', C] or null
+  T* a;           // [P, H] or null
+  T* f;           // [P, H] or null
+};
+
+// A group's own: matrices with its lanes last.
+template <class T>
+struct LaneGroup {
+  int64_t first;   // segment
+  int64_t depth;   // slots of a segment
+  int64_t* slots;  // [most, group]
+  T* phi;          // [most, H, group]
+  T* x;            // [most, C, group]
+  T* out;          // [D, group]
+  T* a;            // [most, H, group], backward only
+  T* y;            // [most, C, group], likewise
+};
+
+// A thread's own.
+template <class T>
+struct LaneScratch {
+  int64_t groups;    // that go through the weights together
+  int64_t channels;  // of z at a time
+  LaneGroup<T>* group;
+  T* z;         // [channels, H, group]
+  T* features;  // [F, group]
+  T* sums;      // [C or H, group]
+  T* zeros;     // as long as the longest row
+};
+
+#define POLYGRAPH_KERNEL_FILE "ecc/lane_ecc_kernel.inc"
+#include "common/each_isa.inc"
+
+constexpr int64_t kCacheBytes = 300 << 10;  // of the groups that go through the weights together
+constexpr int64_t kSharedBytes = 4 << 20;   // where the weights are too large for any cache
+constexpr int64_t kNearBytes = 20 << 10;    // of z
+constexpr int64_t kAlignment = 64;
+
+template <class T>
+int64_t lanes() {
+  return 2 * vector_bytes() / static_cast<int64_t>(sizeof(T));
+}
+
+// How many groups go through the weights together: what they need stays in a cache of its own, but the more the
+// weights take to read, the more there are.
+template <class T>
+int64_t groups_together(const LaneSizes& n, bool backward, int64_t groups) {
+  const int64_t size = static_cast<int64_t>(sizeof(T));
+  const int64_t each = lanes<T>() * size * (n.most * (n.H + n.C) * (backward ? 2 : 1) + n.D) + 1;
+  const int64_t weights = n.H * n.C * n.D * size;
+  const int64_t budget = std::clamp(weights / 16, kCacheBytes, kSharedBytes);
+  return std::clamp<int64_t>(budget / each, 1, std::max<int64_t>(1, groups));
+}
+
+template <class T>
+class LaneMemory {
+ public:
+  LaneMemory(const LaneSizes& n, bool backward, int64_t groups) : group(static_cast<size_t>(groups)) {
+    const int64_t G = lanes<T>();
+    const int64_t size = static_cast<int64_t>(sizeof(T));
+    view.groups = groups;
+    view.channels = std::clamp<int64_t>(kNearBytes / std::max<int64_t>(1, n.H * G * size), 1, 4);
+    const int64_t each = n.most * (n.H + n.C) * (backward ? 2 : 1) + n.D;
+    const int64_t shared = view.channels * n.H + n.F + std::max(n.C, n.H);
+    const int64_t row = std::max({n.C, n.D, n.F, n.H});
+    numbers.resize(static_cast<size_t>((groups * each + shared) * G + row + kAlignment));
+    slots.resize(static_cast<size_t>(groups * n.most * G));
+    T* next = aligned(numbers.data());
+    const auto take = [&](int64_t count) {
+      T* found = next;
+      next += count;
+      return found;
+    };
+    int64_t place = 0;
+    for (LaneGroup<T>& one : group) {
+      one.slots = slots.data() + n.most * G * place++;
+      one.phi = take(n.most * n.H * G);
+      one.x = take(n.most * n.C * G);
+      one.out = take(n.D * G);
+      one.a = backward ? take(n.most * n.H * G) : nullptr;
+      one.y = backward ? take(n.most * n.C * G) : nullptr;
+    }
+    view.group = group.data();
+    view.z = take(view.channels * n.H * G);
+    view.features = take(n.F * G);
+    view.sums = take(std::max(n.C, n.H) * G);
+    view.zeros = take(row);
+  }
+
+  LaneScratch<T> view{};
+
+ private:
+  static T* aligned(T* start) {
+    const auto address = reinterpret_cast<uintptr_t>(start);
+    return start + (kAlignment - address % kAlignment) % kAlignment / sizeof(T);
+  }
+
+  std::vector<LaneGroup<T>> group;
+  std::vector<T> numbers;
+  std::vector<int64_t> slots;
+};
+
+template <class T>
+int64_t number_of_groups(const LaneSizes& n) {
+  return (n.last - n.first + lanes<T>() - 1) / lanes<T>();
+}
+
+int64_t work_per_segment(const LaneSizes& n) {
+  return (n.C * n.D + n.most * (n.C + n.F)) * (n.H + 1);
+}
+
+template <class T>
+void lane_ecc_cpu(const LaneParams<T>& p) {
+  parallel_tasks(number_of_groups<T>(p.n), lanes<T>() * work_per_segment(p.n), [&](int64_t begin, int64_t end) {
+    const LaneMemory<T> memory(p.n, false, groups_together<T>(p.n, false, end - begin));
+    POLYGRAPH_SIMD_CALL(lane_ecc<T>(p, memory.view, begin, end));
+  });
+}
+
+template <class T>
+void lane_ecc_backward_cpu(const LaneParams<T>& p) {
+  parallel_tasks(number_of_groups<T>(p.n), lanes<T>() * work_per_segment(p.n), [&](int64_t begin, int64_t end) {
+    const LaneMemory<T> memory(p.n, true, groups_together<T>(p.n, true, end - begin));
+    POLYGRAPH_SIMD_CALL(lane_ecc_backward<T>(p, memory.view, begin, end));
+  });
+}
+
+template <class T>
+const T* data(const std::optional<Tensor>& tensor) {
+  return tensor.has_value() ? static_cast<const T*>(tensor->const_data_ptr()) : nullptr;
+}
+
+template <class T>
+T* result(const std::optional<Tensor>& tensor) {
+  return tensor.has_value() ? static_cast<T*>(tensor->mutable_data_ptr()) : nullptr;
+}
+
+std::optional<Tensor> ready(const std::optional<Tensor>& tensor) {
+  return tensor.has_value() ? std::optional<Tensor>(dense(*tensor)) : std::nullopt;
+}
+
+// Calls fn(zero) in the type that the CPU computes in.
+template <class F>
+void with_type(const Tensor& tensor, const F& fn) {
+  if (tensor.scalar_type() == ScalarType::Double) {
+    fn(0.0);
+  } else {
+    fn(0.0F);
+  }
+}
+
+void set_most(LaneSizes& n, const GraphPointers& graph) {
+  for (int64_t s = n.first; s < n.last; ++s) {
+    n.most = std::max(n.most, graph.ptr[s + 1] - graph.ptr[s]);
+  }
+}
+
+void check_weight(
+    const char* op, const LaneSizes& n, const Tensor& x, const Tensor& W, const std::optional<Tensor>& bias) {
+  check_dtype(op, "weight", W, x.scalar_type());
+  check_shape(op, "weight", W, "[H, C, D]", {n.H, n.C, n.D});
+  if (bias.has_value()) {
+    check_dtype(op, "bias", *bias, x.scalar_type());
+    check_shape(op, "bias", *bias, "[C, D]", {n.C, n.D});
+  }
+}
+
+void check_result(
+    const char* op, const char* name, const Tensor& x, const std::optional<Tensor>& out, int64_t rows,
+    int64_t columns) {
+  if (out.has_value()) {
+    check_dtype(op, name, *out, x.scalar_type());
+    check_shape(op, name, *out, "of a result", {rows, columns});
+    STD_TORCH_CHECK(out->is_contiguous(), op, ": ", name, " must be contiguous");
+  }
+}
+
+// Everything dense, for as long as a kernel runs.
+struct LaneTensors {
+  LaneFeatures phi;
+  Tensor x;
+  std::optional<Tensor> grad, bias;
+  Tensor W;
+  GraphTensors graph;
+
+  template <class T>
+  LaneParams<T> params(const LaneSizes& n, double slope) const {
+    return {
+        n,
+        graph.pointers(),
+        data<T>(phi.features),
+        data<T>(phi.layer),
+        data<T>(phi.shift),
+        data<T>(phi.near),
+        data<T>(phi.far),
+        static_cast<T>(slope),
+        data<T>(x),
+        data<T>(grad),
+        data<T>(W),
+        W.stride(0),
+        W.stride(1),
+        W.stride(2),
+        data<T>(bias),
+        nullptr,
+        nullptr,
+        nullptr,
+        nullptr};
+  }
+};
+
+LaneFeatures ready(const LaneFeatures& phi) {
+  return {ready(phi.features), ready(phi.layer), ready(phi.shift), ready(phi.near), ready(phi.far)};
+}
+
+}  // namespace
+
+void lane_ecc_cpu(
+    const std::optional<Tensor>& features, const std::optional<Tensor>& layer, const std::optional<Tensor>& shift,
+    const std::optional<Tensor>& near, const std::optional<Tensor>& far, double slope, const Tensor& x,
+    const Tensor& weight, const std::optional<Tensor>& bias, int64_t rows, const Tensor& ptr, const Tensor& other,
+    const std::optional<Tensor>& edge, Tensor out) {
+  const char* op = "lane_ecc_";
+  check_shape(op, "weight", weight, "[H, C, D]", {-1, -1, -1});
+  const LaneFeatures phi{features, layer, shift, near, far};
+  const int64_t segments = ptr.size(0) - 1;
+  LaneSizes n = check_lane_ecc(op, x, phi, weight.size(0), weight.size(2), rows, 0, segments, ptr, other, edge);
+  check_weight(op, n, x, weight, bias);
+  check_result(op, "out", x, out, segments, n.D);
+  const LaneTensors tensors{ready(phi),  dense(x), std::nullopt,
+                            ready(bias), weight,   GraphTensors(ptr, std::nullopt, other, edge)};
+  check_graph_values(op, n.g, tensors.graph.pointers(), rows);
+  set_most(n, tensors.graph.pointers());
+  with_type(x, [&](auto zero) {
+    using T = decltype(zero);
+    LaneParams<T> p = tensors.params<T>(n, slope);
+    p.out = result<T>(out);
+    lane_ecc_cpu(p);
+  });
+}
+
+void lane_ecc_backward_cpu(
+    const std::optional<Tensor>& features, const std::optional<Tensor>& layer, const std::optional<Tensor>& shift,
+    const std::optional<Tensor>& near, const std::optional<Tensor>& far, double slope, const Tensor& x,
+    const Tensor& grad, const Tensor& weight, const std::optional<Tensor>& bias, int64_t rows, int64_t first,
+    int64_t last, const Tensor& ptr, const Tensor& other, const std::optional<Tensor>& edge, std::optional<Tensor> y,
+    std::optional<Tensor> a, std::optional<Tensor> f) {
+  const char* op = "lane_ecc_backward_";
+  check_shape(op, "weight", weight, "[H, C, D]", {-1, -1, -1});
+  const LaneFeatures phi{features, layer, shift, near, far};
+  LaneSizes n = check_lane_ecc(op, x, phi, weight.size(0), weight.size(2), rows, first, last, ptr, other, edge);
+  check_weight(op, n, x, weight, bias);
+  check_dtype(op, "grad", grad, x.scalar_type());
+  check_shape(op, "grad", grad, "[S, D]", {n.g.S, n.D});
+  const LaneTensors tensors{ready(phi),  dense(x), dense(grad),
+                            ready(bias), weight,   GraphTensors(ptr, std::nullopt, other, edge)};
+  check_graph_values(op, n.g, tensors.graph.pointers(), rows, first, last);
+  const int64_t* bounds = tensors.graph.pointers().ptr;
+  check_result(op, "y", x, y, rows, n.C);
+  check_result(op, "a", x, a, bounds[last] - bounds[first], n.H);
+  check_result(op, "f", x, f, bounds[last] - bounds[first], n.H);
+  set_most(n, tensors.graph.pointers());
+  with_type(x, [&](auto zero) {
+    using T = decltype(zero);
+    LaneParams<T> p = tensors.params<T>(n, slope);
+    p.y = result<T>(y);
+    p.a = result<T>(a);
+    p.f = result<T>(f);
+    lane_ecc_backward_cpu(p);
+  });
+}
+
+}  // namespace polygraph
+
+STABLE_TORCH_LIBRARY_IMPL(polygraph, CPU, m) {
+  m.impl("lane_ecc_", TORCH_BOX(&polygraph::lane_ecc_cpu));
+  m.impl("lane_ecc_backward_", TORCH_BOX(&polygraph::lane_ecc_backward_cpu));
+}

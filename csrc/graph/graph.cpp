@@ -1,0 +1,177 @@
+// Graphs (common/graph.h) from lists of edges, and seen from the other side, on the CPU. On CUDA they are PyTorch's
+// sorts (polygraph/ops/graph.py).
+//
+//   scan_coo(source [E], target [E], num_sources N, num_targets M) -> ptr [M+1], found [3]
+//
+// found[0] is 1 where `target` never falls; then ptr is the graph's, and the list is the graph as it stands. Where an
+// entry is out of range, found[1] is 0 (source) or 1 (target) and found[2] the first such entry; else found[1] is -1.
+//
+//   sort_coo(source [E], target [E], num_targets M, with_edge) -> ptr [M+1], source [E], edge [E]
+//
+// The edges in the order of their targets, those of a target in the order given; edge [0] if not wanted.
+//
+//   transpose_graph(ptr [S+1], other [E], others O) -> t_ptr [O+1], t_other [E]
+//
+// The segments that name each other node, in their order: the graph from the other side where nothing belongs to a slot
+// but its two ends. Empty slots follow those of the last node, as -1; there must be a node if there is one.
+#include "common/graph.h"
+
+#include "common/counting_sort.h"
+
+namespace polygraph {
+namespace {
+
+const int64_t* data(const Tensor& tensor) {
+  return static_cast<const int64_t*>(tensor.const_data_ptr());
+}
+
+int64_t* mutable_data(Tensor& tensor) {
+  return static_cast<int64_t*>(tensor.mutable_data_ptr());
+}
+
+void check_ends(const char* op, const Tensor& source, const Tensor& target) {
+  check_dtype(op, "source", source, ScalarType::Long);
+  check_shape(op, "source", source, "[E]", {-1});
+  check_dtype(op, "target", target, ScalarType::Long);
+  check_shape(op, "target", target, "[E]", {source.size(0)});
+  check_device(op, "target", target, source);
+  STD_TORCH_CHECK(
+      source.size(0) < (int64_t(1) << 31), op, ": a graph may have at most 2^31 - 1 edges, got ", source.size(0));
+}
+
+void check_count(const char* op, const char* name, int64_t count) {
+  STD_TORCH_CHECK(count >= 0, op, ": ", name, " must not be negative, got ", count);
+}
+
+// Whether an entry lies outside [0, size); the first such.
+bool first_outside(const int64_t* values, int64_t count, int64_t size, int64_t* entry) {
+  if (all_within(values, count, 0, size)) {
+    return false;
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    if (values[i] < 0 || values[i] >= size) {
+      *entry = values[i];
+      return true;
+    }
+  }
+  return false;
+}
+
+// Whether target [E], entries in [0, M), never falls; if so, ptr [M+1].
+bool pointer_of_sorted(const int64_t* target, int64_t E, int64_t M, int64_t* ptr) {
+  std::atomic<bool> rises{true};
+  parallel_tasks(E, 2, [&](int64_t begin, int64_t end) {
+    int64_t before = begin == 0 ? -1 : target[begin - 1];
+    for (int64_t i = begin; i < end; ++i) {
+      if (target[i] < before) {
+        rises = false;
+        return;
+      }
+      for (; before < target[i]; ++before) {
+        ptr[before + 1] = i;
+      }
+    }
+  });
+  for (int64_t s = E == 0 ? 0 : target[E - 1] + 1; s <= M; ++s) {
+    ptr[s] = E;
+  }
+  return rises;
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor> scan_coo_cpu(
+    const Tensor& source, const Tensor& target, int64_t num_sources, int64_t num_targets) {
+  const char* op = "scan_coo";
+  check_ends(op, source, target);
+  check_count(op, "num_sources", num_sources);
+  check_count(op, "num_targets", num_targets);
+  const Tensor from = dense(source);
+  const Tensor to = dense(target);
+  const int64_t E = from.size(0);
+  Tensor ptr = torch::stable::new_empty(to, {num_targets + 1});
+  Tensor found = torch::stable::new_empty(to, {3});
+  int64_t* say = mutable_data(found);
+  say[0] = 0;
+  say[1] = -1;
+  say[2] = 0;
+  if (first_outside(data(from), E, num_sources, say + 2)) {
+    say[1] = 0;
+  } else if (first_outside(data(to), E, num_targets, say + 2)) {
+    say[1] = 1;
+  } else {
+    say[0] = pointer_of_sorted(data(to), E, num_targets, mutable_data(ptr)) ? 1 : 0;
+  }
+  return {ptr, found};
+}
+
+std::tuple<Tensor, Tensor, Tensor> sort_coo_cpu(
+    const Tensor& source, const Tensor& target, int64_t num_targets, bool with_edge) {
+  const char* op = "sort_coo";
+  check_ends(op, source, target);
+  check_count(op, "num_targets", num_targets);
+  const Tensor from = dense(source);
+  const Tensor to = dense(target);
+  const int64_t E = from.size(0);
+  check_within(op, "target", data(to), E, 0, num_targets);
+  Tensor ptr = torch::stable::new_empty(to, {num_targets + 1});
+  Tensor sorted = torch::stable::new_empty(to, {E});
+  Tensor edge = torch::stable::new_empty(to, {with_edge ? E : 0});
+  const int64_t* sources = data(from);
+  const int64_t* targets = data(to);
+  int64_t* to_sorted = mutable_data(sorted);
+  int64_t* to_edge = with_edge ? mutable_data(edge) : nullptr;
+  const auto place = [&](int64_t /*begin*/) {
+    return [=](int64_t i, int64_t at) {
+      to_sorted[at] = sources[i];
+      if (to_edge != nullptr) {
+        to_edge[at] = i;
+      }
+    };
+  };
+  counting_sort(E, num_targets, [=](int64_t i) { return targets[i]; }, mutable_data(ptr), place);
+  mutable_data(ptr)[num_targets] = E;
+  return {ptr, sorted, edge};
+}
+
+std::tuple<Tensor, Tensor> transpose_graph_cpu(const Tensor& ptr, const Tensor& other, int64_t others) {
+  const char* op = "transpose_graph";
+  check_count(op, "others", others);
+  const GraphSizes n = check_graph(op, other, others, ptr, std::nullopt, other, std::nullopt);
+  STD_TORCH_CHECK(others > 0 || n.E == 0, op, ": others must be at least 1 where there are slots, got ", others);
+  const GraphTensors graph(ptr, std::nullopt, other, std::nullopt);
+  check_graph_values(op, n, graph.pointers(), n.E);
+  Tensor t_ptr = torch::stable::new_empty(other, {others + 1});
+  Tensor t_other = torch::stable::new_empty(other, {n.E});
+  const int64_t* first = graph.pointers().ptr;
+  const int64_t* nodes = graph.pointers().other;
+  int64_t* to = mutable_data(t_other);
+  const auto place = [&](int64_t begin) {
+    int64_t s = std::upper_bound(first, first + n.S + 1, begin) - first - 1;
+    return [=](int64_t i, int64_t at) mutable {
+      for (; first[s + 1] <= i; ++s) {
+      }
+      to[at] = nodes[i] < 0 ? -1 : s;
+    };
+  };
+  const auto key = [=](int64_t i) { return nodes[i] < 0 ? others : nodes[i]; };
+  counting_sort(n.E, others + 1, key, mutable_data(t_ptr), place);
+  mutable_data(t_ptr)[others] = n.E;
+  return {t_ptr, t_other};
+}
+
+}  // namespace polygraph
+
+STABLE_TORCH_LIBRARY_FRAGMENT(polygraph, m) {
+  m.def("scan_coo(Tensor source, Tensor target, int num_sources, int num_targets) -> (Tensor ptr, Tensor found)");
+  m.def(
+      "sort_coo(Tensor source, Tensor target, int num_targets, bool with_edge) -> "
+      "(Tensor ptr, Tensor source_, Tensor edge)");
+  m.def("transpose_graph(Tensor ptr, Tensor other, int others) -> (Tensor t_ptr, Tensor t_other)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(polygraph, CPU, m) {
+  m.impl("scan_coo", TORCH_BOX(&polygraph::scan_coo_cpu));
+  m.impl("sort_coo", TORCH_BOX(&polygraph::sort_coo_cpu));
+  m.impl("transpose_graph", TORCH_BOX(&polygraph::transpose_graph_cpu));
+}

@@ -1,0 +1,172 @@
+"""Graphs from lists of edges, and seen from the other side."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from polygraph.ops.graph import (
+    Graph,
+    graph_from_coo,
+    scan_edges,
+    targets_of,
+    transpose_graph,
+)
+
+_ops = torch.ops.polygraph
+
+
+def edges(E, N=7, M=6, seed=0):
+    """Sources and targets in no order."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(N, (E,), generator=generator), torch.randint(M, (E,), generator=generator)
+
+
+def slots(M, N, E, seed=0, lowest=-1):
+    """``ptr`` and ``other`` of slots, some of them empty."""
+    generator = torch.Generator().manual_seed(seed)
+    target = torch.randint(M, (E,), generator=generator).sort().values
+    other = torch.randint(lowest, N, (E,), generator=generator)
+    return torch.searchsorted(target, torch.arange(M + 1)), other
+
+
+def expected_order(source, target, M):
+    """What sort_coo returns, from PyTorch's stable sort."""
+    order = target.argsort(stable=True)
+    return torch.searchsorted(target[order], torch.arange(M + 1)), source[order], order
+
+
+@given(E=st.integers(0, 60), M=st.integers(1, 9), seed=st.integers(0, 10**6))
+def test_sorts_edges_by_target(E, M, seed):
+    """Those of a target keep their order, with and without a list of where they were."""
+    source, target = edges(E, M=M, seed=seed)
+    ptr, ordered, order = expected_order(source, target, M)
+    for with_edge in (True, False):
+        graph = graph_from_coo(source, target, 7, M, with_edge=with_edge)
+        assert torch.equal(graph.ptr, ptr)
+        assert torch.equal(graph.source, ordered)
+        assert graph.edge is None if not with_edge else torch.equal(graph.edge, order)
+
+
+@given(E=st.integers(0, 60), M=st.integers(1, 9), seed=st.integers(0, 10**6))
+def test_scan_finds_sorted_edges(E, M, seed):
+    """The list is the graph exactly where targets do not fall."""
+    source, target = edges(E, M=M, seed=seed)
+    graph, wrong = scan_edges(source, target, 7, M)
+    assert wrong is None
+    assert (graph is not None) == bool((target.diff() >= 0).all())
+    target = target.sort().values
+    graph, wrong = scan_edges(source, target, 7, M)
+    assert wrong is None
+    assert torch.equal(graph.ptr, torch.searchsorted(target, torch.arange(M + 1)))
+    assert torch.equal(graph.source, source)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_long_lists(threads, set_threads):
+    """Lists that are shared by threads, one descent at any place included."""
+    set_threads(threads)
+    E, M = 300_000, 500
+    source, target = edges(E, M=M)
+    ptr, ordered, order = expected_order(source, target, M)
+    graph = graph_from_coo(source, target, 7, M)
+    for found, wanted in zip(graph[:3], (ptr, ordered, order), strict=True):
+        assert torch.equal(found, wanted)
+    rising = target[order]
+    assert torch.equal(scan_edges(ordered, rising, 7, M)[0].ptr, ptr)
+    for place in (1, E // 2, E // 2 + 1, E - 1):
+        fallen = rising.clone()
+        fallen[place] = 0
+        fallen[place - 1] = 1
+        assert scan_edges(ordered, fallen, 7, M) == (None, None)
+    t_ptr, t_other = transpose_graph(ptr, ordered, 7)
+    back = expected_order(targets_of(ptr, E), ordered, 7)
+    assert torch.equal(t_ptr, back[0])
+    assert torch.equal(t_other, back[1])
+
+
+@pytest.mark.parametrize(
+    ("row", "place", "entry"), [(0, 3, 7), (0, 0, -1), (1, 11, 6), (1, 5, -3), (0, 11, 2**40)]
+)
+def test_scan_names_the_first_bad_entry(row, place, entry):
+    """Its row and its value."""
+    ends = edges(12)
+    ends[row][place] = entry
+    assert scan_edges(*ends, 7, 6) == (None, (row, entry))
+
+
+@given(M=st.integers(1, 9), N=st.integers(1, 9), E=st.integers(0, 60), seed=st.integers(0, 10**6))
+def test_transpose_lists_segments(M, N, E, seed):
+    """Node by node the segments that name it, in order; then one -1 for each empty slot."""
+    ptr, other = slots(M, N, E, seed)
+    t_ptr, t_other = transpose_graph(ptr, other, N)
+    assert t_ptr[0] == 0
+    assert t_ptr[-1] == E
+    target = targets_of(ptr, E)
+    for node in range(N):
+        wanted = target[other == node]
+        if node == N - 1:
+            wanted = torch.cat([wanted, torch.full((int((other < 0).sum()),), -1)])
+        assert torch.equal(t_other[t_ptr[node] : t_ptr[node + 1]], wanted)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("scan_coo", (*edges(12), 7, 6)),
+        ("sort_coo", (*edges(12), 6, True)),
+        ("sort_coo", (*edges(12), 6, False)),
+        ("transpose_graph", (*slots(6, 7, 23), 7)),
+    ],
+)
+def test_opcheck(name, arguments):
+    """Schema, fake kernel and tracing agree with what runs."""
+    torch.library.opcheck(getattr(_ops, name).default, arguments)
+
+
+def test_compiles_without_graph_break():
+    """Sorting and transposing trace: no shape depends on a value."""
+
+    def both(source, target):
+        graph = graph_from_coo(source, target, 7, 6)
+        return (*graph[:3], *transpose_graph(graph.ptr, graph.source, 7))
+
+    torch.compiler.reset()
+    compiled = torch.compile(both, fullgraph=True, backend="aot_eager")
+    for found, wanted in zip(compiled(*edges(12)), both(*edges(12)), strict=True):
+        assert torch.equal(found, wanted)
+
+
+BAD = {
+    "source dtype": ("scan_coo", (edges(5)[0].int(), edges(5)[1], 7, 6), "source must be int64"),
+    "target dtype": ("scan_coo", (edges(5)[0], edges(5)[1].int(), 7, 6), "target must be int64"),
+    "lengths": ("sort_coo", (edges(5)[0], edges(6)[1], 6, True), r"target must have shape \[E\]"),
+    "shape": ("scan_coo", (edges(5)[0][None], edges(5)[1], 7, 6), r"source must have shape \[E\]"),
+    "sources": ("scan_coo", (*edges(5), -1, 6), "num_sources must not be negative, got -1"),
+    "targets": ("sort_coo", (*edges(5), -2, True), "num_targets must not be negative, got -2"),
+    "target": ("sort_coo", (*edges(50), 3, True), r"target must lie in \[0, 3\)"),
+    "others": ("transpose_graph", (*slots(6, 7, 9), -1), "others must not be negative, got -1"),
+    "no others": ("transpose_graph", (*slots(6, 0, 9), 0), "others must be at least 1"),
+    "other": ("transpose_graph", (*slots(6, 7, 50, lowest=0), 3), r"other must lie in \[-1, 3\)"),
+    "ptr": ("transpose_graph", (slots(6, 7, 9)[0] + 1, slots(6, 7, 9)[1], 7), "ptr must rise"),
+}
+
+
+@pytest.mark.parametrize("fault", BAD)
+def test_bad_arguments(fault):
+    """Refused with what was wanted and what was got."""
+    name, arguments, message = BAD[fault]
+    with pytest.raises(RuntimeError, match=message):
+        getattr(_ops, name)(*arguments)
+
+
+def test_is_a_graph_again():
+    """A graph transposed twice has the edges that it had."""
+    ptr, other = slots(6, 7, 23, lowest=0)
+    graph = Graph(ptr, other)
+    t_ptr, t_other = transpose_graph(graph.ptr, graph.source, 7)
+    again, source = transpose_graph(t_ptr, t_other, 6)
+    assert torch.equal(again, ptr)
+    assert torch.equal(
+        source, torch.cat([part.sort().values for part in other.split(ptr.diff().tolist())])
+    )
