@@ -66,7 +66,8 @@ class PeerGraphConv(nn.Module):
         """``[B, C, H, W]`` to ``[B, D, H, W]``."""
         layer, (batch, _, height, width) = self.layer, x.shape
         edge_index = self.edges(x.detach())
-        x = torch.cat([x, layer._coordinates(x)], 1)
+        if layer.coordinates:
+            x = torch.cat([x, layer._coordinates(x)], 1)
         local = layer.local(x)
         nodes = x.permute(0, 2, 3, 1).flatten(0, 2)
         found = self.convolve(nodes, edge_index)
