@@ -436,6 +436,21 @@ def _laid_out(grad: Tensor, weight: Tensor) -> Tensor:
     return grad.permute(1, 2, 0).contiguous().permute(2, 0, 1)
 
 
+def _through_layer(
+    grad: Tensor,
+    hidden: Tensor,
+    features: Tensor,
+    layer: Tensor,
+    slope: float,
+    to_features: bool,
+    to_layer: bool,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """From ``act(features layerᵀ + shift)`` to the features, the layer and the shift."""
+    inner = torch.where(hidden > 0, grad, slope * grad)
+    back = inner @ layer if to_features else None
+    return (back, inner.t() @ features, inner.sum(0)) if to_layer else (back, None, None)
+
+
 def _backward_by_nodes(
     grad: Tensor,
     x: Tensor,
@@ -460,10 +475,9 @@ def _backward_by_nodes(
     grad_x, inner, total = _backward_of_product(grad, x, phi, matrices, by_source, *needs, *sides)
     grad_layer = grad_shift = None
     if layer is not None and inner is not None:
-        inner = torch.where(phi > 0, inner, slope * inner)
-        if to_layer:
-            grad_layer, grad_shift = inner.t() @ features, inner.sum(0)
-        inner = inner @ layer if to_phi else None
+        inner, grad_layer, grad_shift = _through_layer(
+            inner, phi, features, layer, slope, to_phi, to_layer
+        )
     grad_weight = None
     if total is not None and to_weight:
         part = total if bias is None else total[:-1].clone()
@@ -532,29 +546,12 @@ for _key in ("CPU", "CUDA"):
     _library.impl("ecc_backward", outside_autocast(_ecc_backward), _key)
 
 
-@torch.library.register_fake("polygraph::edge_outer_")
-def _(*arguments: Any) -> None:
+def _write_only(*arguments: Any) -> None:
     return None
 
 
-@torch.library.register_fake("polygraph::edge_inner_")
-def _(*arguments: Any) -> None:
-    return None
-
-
-@torch.library.register_fake("polygraph::lane_ecc_")
-def _(*arguments: Any) -> None:
-    return None
-
-
-@torch.library.register_fake("polygraph::lane_ecc_backward_")
-def _(*arguments: Any) -> None:
-    return None
-
-
-@torch.library.register_fake("polygraph::lane_ecc_weight_")
-def _(*arguments: Any) -> None:
-    return None
+for _name in ("edge_outer_", "edge_inner_", "lane_ecc_", "lane_ecc_backward_", "lane_ecc_weight_"):
+    torch.library.register_fake(f"polygraph::{_name}", _write_only)
 
 
 @torch.library.register_fake("polygraph::ecc")
@@ -632,10 +629,9 @@ def _ecc_formula(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grads = _ops.ecc_backward(grad, x, hidden, *options, *wanted, *sides)
         to_features = to_weight = to_shift = None
         if wanted[1]:
-            inner = torch.where(hidden > 0, grads[1], ctx.slope * grads[1])
-            to_features = inner @ layer if needs[1] else None
-            to_weight = inner.t() @ features if needs[5] else None
-            to_shift = inner.sum(0) if needs[6] else None
+            to_features, to_weight, to_shift = _through_layer(
+                grads[1], hidden, features, layer, ctx.slope, needs[1], to_layer
+            )
         to_x = grads[0] if needs[0] else None
         last = (grads[4] if needs[7] else None, grads[5] if needs[8] else None)
         return to_x, to_features, None, None, None, to_weight, to_shift, *last, *rest
