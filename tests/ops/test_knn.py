@@ -99,6 +99,26 @@ def test_options_on_hostile_clouds(name):
     check(x.view(2, 150, -1), 7, grid=(10, 15), exclude_radius=1)
 
 
+@pytest.mark.parametrize("name", list(clouds()))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("k", [1, 8, 60])
+def test_samples_enough_for_all_threads(name, dtype, k):
+    """Each belongs to one thread, which scores all pairs of its points at once."""
+    x = clouds()[name].to(dtype)
+    x = x[:, torch.arange(max(8, x.shape[1])) % x.shape[1]]
+    check(x.view(4, 75, -1), k)
+    check(x.view(4, 75, -1), k, exclude_self=True)
+    if k <= 8:
+        check(x.view(4, 75, -1), k, grid=(5, 15), exclude_radius=1)
+    check(x[:299], k, ptr=torch.tensor([0, 61, 128, 299]), exclude_self=True)
+
+
+def test_samples_of_which_one_is_not_finite_in_norm():
+    x = normal(6, 40, 12).float()
+    x[3] *= 1e25
+    check(x, 7)
+
+
 def test_ragged_samples():
     x, y = normal(50, 6).float(), normal(30, 6, seed=1).float()
     ptr, y_ptr = torch.tensor([0, 20, 20, 31, 50]), torch.tensor([0, 9, 9, 30, 30])
@@ -198,6 +218,7 @@ def test_lesser_instruction_sets_give_the_same_list(isa, tmp_path):
         "import sys, torch; from polygraph import ops\n"
         "torch.manual_seed(0)\n"
         "made = [ops.knn(torch.randn(400, c), k) for c in (2, 3, 21, 66) for k in (5, 200)]\n"
+        "made += [ops.knn(torch.randn(8, 101, c), k) for c in (8, 21, 66) for k in (5, 90)]\n"
         "torch.save(made, sys.argv[1])\n"
     )
     results = []
