@@ -332,9 +332,9 @@ void run_range(const KnnBatch<T>& batch, const KnnPlan<T>& plan, const KnnRange&
 constexpr int64_t kSquareBytes = 48 << 20;  // of the scores of whole samples, all threads together
 
 // Whether samples are worth a thread each, which scores all pairs of its points at once. `samples` is how many there
-// are: some threads have one more to do than others. Measured on two threads, float32, with k = 8 or 16, whole rows take
-// 1.06 to 1.65 times as long in 16 to 264 channels; with k = 200 to 500, where selection is most of the work, 0.96 to
-// 1.05 times; in 4 channels, 1024 points, 0.9 times.
+// are: some threads have one more to do than others. Measured on two threads, float32, with k = 8 or 16, whole rows
+// take 1.06 to 1.65 times as long in 16 to 264 channels; with k = 200 to 500, where selection is most of the work, 0.96
+// to 1.05 times; in 4 channels, 1024 points, 0.9 times.
 template <class T>
 bool wants_square(const KnnBatch<T>& batch, const KnnPlan<T>& plan, int64_t samples) {
   const KnnSizes& n = batch.n;
