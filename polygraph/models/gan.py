@@ -12,6 +12,12 @@ from polygraph.models.graph_gan import (
     GraphGenerator,
     GraphGeneratorConfig,
 )
+from polygraph.models.growing_gan import (
+    GrowingCritic,
+    GrowingCriticConfig,
+    GrowingGenerator,
+    GrowingGeneratorConfig,
+)
 from polygraph.models.pi_gan import (
     ConvCritic,
     ConvCriticConfig,
@@ -32,11 +38,13 @@ GENERATORS: dict[str, tuple[type, type[nn.Module]]] = {
     "polynomial": (PolynomialGeneratorConfig, PolynomialGenerator),
     "residual": (ResidualGeneratorConfig, ResidualGenerator),
     "deconv": (DeconvGeneratorConfig, DeconvGenerator),
+    "growing": (GrowingGeneratorConfig, GrowingGenerator),
 }
 CRITICS: dict[str, tuple[type, type[nn.Module]]] = {
     "graph": (GraphCriticConfig, GraphCritic),
     "residual": (ResidualCriticConfig, ResidualCritic),
     "conv": (ConvCriticConfig, ConvCritic),
+    "growing": (GrowingCriticConfig, GrowingCritic),
 }
 
 

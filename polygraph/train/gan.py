@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polygraph.data.images import ImageDataset, to_uint8
+from polygraph.models.growing_gan import Growing, growth_at
 from polygraph.report.grid import grid_png
 from polygraph.train.batches import ImageBatches
 from polygraph.train.checkpoint import write_atomic
@@ -122,8 +123,8 @@ class GanTask(Task):
         score: name of the value of ``measure`` that selects the best weights.
 
     Raises:
-        ValueError: a gradient penalty of a critic with batch normalisation, or batches that cannot
-            be shared among the processes.
+        ValueError: a gradient penalty of a critic with batch normalisation, networks of which one
+            grows, or batches that cannot be shared among the processes.
     """
 
     def __init__(
@@ -143,6 +144,11 @@ class GanTask(Task):
             raise ValueError(
                 "gan: wgan-gp needs a critic whose values depend on one image each, got one with "
                 "batch normalisation (batch_norm)"
+            )
+        if isinstance(generator, Growing) != isinstance(critic, Growing):
+            raise ValueError(
+                "gan: a generator and a critic that grow need each other, got "
+                f"{type(generator).__name__} and {type(critic).__name__}"
             )
         wanted = config.generator_batch or train.batch_size
         if wanted % fabric.world_size:
@@ -215,6 +221,9 @@ class GanTask(Task):
 
     def _training_step(self, step: int) -> dict[str, Tensor]:
         config = self.config
+        for module in self.modules.values():
+            if isinstance(module, Growing):
+                module.grow_to(growth_at(step, config.grow_steps))
         first = step * config.critic_steps
         rows = [self.critic_step(first + n) for n in range(config.critic_steps)]
         loss = self.generator_step()

@@ -34,6 +34,8 @@ class GanConfig:
             critic step.
         ema: decay of the averaged generator, which is what is shown and measured; lower in the
             first steps; 0 for no average.
+        grow_steps: after so many steps networks that grow have all their sizes; see
+            `polygraph.models.growing_gan.growth_at`.
         compile: compile both losses, networks included, with torch.compile.
     """
 
@@ -47,6 +49,7 @@ class GanConfig:
     critic_rate: float = 1.0
     generator_batch: int | None = None
     ema: float = 0.999
+    grow_steps: int = 0
     compile: bool = False
 
     def __post_init__(self) -> None:
@@ -57,6 +60,8 @@ class GanConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"gan: {name} must be at least 1, got {value}")
+        if self.grow_steps < 0:
+            raise ValueError(f"gan: grow_steps must be 0 or more, got {self.grow_steps}")
         for name in ("gradient_penalty", "clip", "critic_rate"):
             value = getattr(self, name)
             if not (value > 0 and math.isfinite(value)):

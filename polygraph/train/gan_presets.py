@@ -4,7 +4,7 @@
 that falls linearly to 0, batches of 32. ``small/*``: the same with a quarter of the features in the
 critic and half in the generator's last layers, which two cores can carry. ``pi/*``: the generators
 of the Π-net papers; SNGAN's pairs with the hinge loss, Adam 2e-4 (0, 0.9), five critic steps of 64
-images, 128 for the generator.
+images, 128 for the generator; ProGAN's with WGAN-GP and growing sizes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from polygraph.models.graph_gan import GraphCriticConfig, GraphGeneratorConfig
+from polygraph.models.growing_gan import GrowingCriticConfig, GrowingGeneratorConfig
 from polygraph.models.pi_gan import (
     ConvCriticConfig,
     DeconvGeneratorConfig,
@@ -77,6 +78,12 @@ _DCGAN = GanPreset(
     GanConfig(loss="non-saturating", critic_steps=1, beta1=0.5, beta2=0.999),
     {**_LOOP, "steps": 50_000, "batch_size": 64, "learning_rate": 2e-4},
 )
+_PROGAN = GanPreset(
+    GrowingGeneratorConfig(),
+    GrowingCriticConfig(),
+    GanConfig(critic_steps=1, beta1=0.0, beta2=0.99, grow_steps=30_000),
+    {**_LOOP, "schedule": "constant", "steps": 50_000, "batch_size": 32, "learning_rate": 1e-3},
+)
 _POLYNOMIAL = GanPreset(
     PolynomialGeneratorConfig(),
     ConvCriticConfig(batch_norm=False, spectral_norm=True),
@@ -139,6 +146,8 @@ def _presets() -> dict[str, GanPreset]:
         **_graph_presets("thesis", _THESIS),
         **_graph_presets("small", _SMALL),
         "pi/dcgan": _DCGAN,
+        "pi/progan": _PROGAN,
+        "pi/progan-mapping": replace(_PROGAN, generator=GrowingGeneratorConfig(mapping_order=2)),
         "pi/sngan": _SNGAN,
         "pi/sngan-ncp": replace(_SNGAN, generator=ResidualGeneratorConfig(kind="ncp")),
         "pi/sngan-prodpoly": replace(_SNGAN, generator=ResidualGeneratorConfig(kind="prodpoly")),

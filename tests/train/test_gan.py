@@ -2,17 +2,19 @@
 
 import functools
 import math
+import re
 from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
+import torch.nn.functional as F
 from tiny_gan import random_images, tiny_gan
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from polygraph.models.gan import build
 from polygraph.train.checkpoint import CheckpointError, load_checkpoint
-from polygraph.train.config import sample_indices
+from polygraph.train.config import sample_indices, seed_step
 from polygraph.train.distributed import make_fabric
 from polygraph.train.gan import (
     GanTask,
@@ -22,12 +24,20 @@ from polygraph.train.gan import (
     update_average,
 )
 from polygraph.train.gan_presets import GAN_PRESETS
-from polygraph.train.gan_run import build_pair, fit_to_images, train_gan
+from polygraph.train.gan_run import build_pair, fit_to_images, load_generator, train_gan
 from polygraph.train.log import read_log
 from polygraph.train.loop import TrainingStopped
 
 #: one of every loss, optimizer and kind of state: graphs, batch and spectral normalisation
-VARIED = ("digits", "small/critic-light-k8", "thesis/ecc-k8", "pi/sngan-ncp", "pi/dcgan", "pi/ncp")
+VARIED = (
+    "digits",
+    "small/critic-light-k8",
+    "thesis/ecc-k8",
+    "pi/sngan-ncp",
+    "pi/dcgan",
+    "pi/progan",
+    "pi/ncp",
+)
 GRAPHS = ("edge", "ecc", "light")
 
 
@@ -80,6 +90,8 @@ def test_two_steps_of_every_preset(tmp_path, name):
         for key, start in module.named_parameters():
             if kind == "critic" and key.endswith("bias") and config.gan.loss != "non-saturating":
                 continue  # what it adds to real images it may add to generated ones
+            if "progan" in name and re.match(r"(in|out)puts\.[012]\.", key):
+                continue  # of the sizes that were grown out of
             assert not torch.equal(start, found[kind][key]), (kind, key)
     records = log(tmp_path)
     values = [v for record in records for v in record.values() if isinstance(v, float)]
@@ -104,7 +116,9 @@ def test_presets_at_their_width(name):
 @pytest.mark.parametrize("name", VARIED)
 def test_resume_ends_with_the_same_bits(tmp_path, monkeypatch, name):
     """Stopped within the fifth step, after a checkpoint at the third."""
-    config, data = tiny_gan(name, steps=6, checkpoint_every=3, eval_every=2), random_images()
+    pair = {"grow_steps": 5} if name == "pi/progan" else {}
+    config = tiny_gan(name, pair, steps=6, checkpoint_every=3, eval_every=2)
+    data = random_images()
     train_gan(config, tmp_path / "whole", dataset=data)
     plain = GanTask.training_step
 
@@ -347,13 +361,30 @@ def test_a_penalty_needs_a_critic_without_batch_normalisation(tmp_path):
         train_gan(config, tmp_path, dataset=random_images())
 
 
+def test_networks_grow_together(tmp_path):
+    """With the steps, the average too; a checkpoint tells how far."""
+    config = tiny_gan("pi/progan", {"grow_steps": 12}, steps=8, checkpoint_every=1)
+    task = task_of(config, tmp_path)
+    for step, growth in ((0, 1.0), (3, 1.5), (4, 2.0), (7, 2.5), (12, 4.0), (90, 4.0)):
+        seed_step(0, step)
+        task.training_step(step)
+        assert [float(module.growth) for module in task.modules.values()] == [growth] * 3
+    train_gan(config, tmp_path / "run", dataset=random_images())
+    generator, _ = load_generator(tmp_path / "run" / "last.safetensors")
+    assert (float(generator.growth), generator.levels) == (2.5, 3)
+    images = generator(torch.randn(2, generator.config.latent_channels))
+    assert torch.equal(images, F.interpolate(images[:, :, ::2, ::2], scale_factor=2))
+    with pytest.raises(ValueError, match=r"grow need each other.*GrowingGenerator and GraphCritic"):
+        train_gan(replace(config, critic=tiny_gan().critic), tmp_path, dataset=random_images())
+
+
 def test_images_of_another_size(tmp_path):
     with pytest.raises(ValueError, match="noise-1: images must be 32 x 32, got 28"):
         train_gan(tiny_gan(), tmp_path, dataset=random_images(size=28))
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["small/critic-ecc-k8", "pi/dcgan"])
+@pytest.mark.parametrize("name", ["small/critic-ecc-k8", "pi/dcgan", "pi/progan"])
 def test_compiled_steps_equal_eager_ones(tmp_path, monkeypatch, name):
     """`gan.compile` through the whole loop: fullgraph, second derivatives included."""
     if not hasattr(torch._dynamo.config, "trace_autograd_ops"):
@@ -362,7 +393,8 @@ def test_compiled_steps_equal_eager_ones(tmp_path, monkeypatch, name):
     torch.compiler.reset()
     found = []
     for compiled in (False, True):
-        config, folder = tiny_gan(name, {"compile": compiled}), tmp_path / str(compiled)
+        grow = {"grow_steps": 8} if name == "pi/progan" else {}  # two sizes in two steps
+        config, folder = tiny_gan(name, {"compile": compiled, **grow}), tmp_path / str(compiled)
         train_gan(config, folder, dataset=random_images())
         found.append(state(folder)["modules"])
     eager, compiled = found

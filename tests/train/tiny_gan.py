@@ -40,6 +40,7 @@ def tiny_gan(preset="small/baseline", gan=None, **train):
     """A preset's run with few features and samples; ``gan`` changes its settings of the pair."""
     found = get_gan_preset(preset)
     small = {"critic_steps": 2, "generator_batch": found.gan.generator_batch and 3}
+    small["grow_steps"] = 0
     pair = replace(found.gan, **{**small, **(gan or {})})
     settings = {**found.train, "batch_size": 2, "accelerator": "cpu", "steps": 2, "log_every": 1}
     return GanRunConfig(
