@@ -14,7 +14,7 @@ from torch_geometric.typing import OptPairTensor, OptTensor
 from polygraph.nn._choices import check_positive
 from polygraph.nn.edge_conv import graph_of, is_plain, warn_once
 from polygraph.nn.edge_mlp import is_linear, slope_of, steps_of
-from polygraph.ops import ecc, edge_dist2, edge_values, light_ecc
+from polygraph.ops import ecc, edge_dist2, light_ecc
 from polygraph.ops.ecc import EdgeLayer
 from polygraph.ops.graph import Graph
 
@@ -302,10 +302,7 @@ class LightECConv(torch.nn.Module):
             edge_index = graph_of("LightECConv", edge_index, "source_to_target", *nodes)
         graph = edge_index.with_transposed(x.shape[0])
         if isinstance(self.nn, DifferenceHidden):
-            # With the constant that light_ecc wants behind them: act(1 + 0).
-            u, v, slope = self.nn(x)
-            u, v = functional.pad(u, (0, 1), value=1.0), functional.pad(v, (0, 1))
-            phi = edge_values(u, v, graph, slope)
+            phi = self.nn(x)
         elif edge_attr is None:
             raise ValueError("LightECConv: edge_attr is needed, for nn is given")
         else:

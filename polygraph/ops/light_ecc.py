@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from polygraph import _load
 from polygraph.ops._common import autocast_dtype, cast, check_devices
-from polygraph.ops.ecc import _widened
-from polygraph.ops.edge_conv import Sides, _forward, turned
+from polygraph.ops.edge_conv import Sides, _forward, edge_values, turned
 from polygraph.ops.graph import Graph
 
 _load.load_libraries()
@@ -19,7 +20,7 @@ _ops = torch.ops.polygraph
 
 def light_ecc(
     x: Tensor,
-    phi: Tensor,
+    phi: Tensor | tuple[Tensor, Tensor, float],
     left: Tensor,
     right: Tensor,
     kappa: Tensor,
@@ -32,8 +33,7 @@ def light_ecc(
 
     θL, θR and κ are linear in the hidden features of the edge, so the products with their weights
     are taken per node: ``s_ij,r = φ_ij · (R_rᵀ x_j)``, ``A_i,r = Σ_j γ_ij κ_ij,r s_ij,r φ_ij`` and
-    ``out_i = Σ_r L_r A_i,r``. Nothing of size E x R x C is ever stored; E x R and, for the nodes,
-    N x R x H are.
+    ``out_i = Σ_r L_r A_i,r``. Nothing of size E x R x C or N x R x H is ever stored.
 
     Source: Valsesia, Fracastoro and Magli, "Deep Graph-Convolutional Image Denoising", IEEE TIP
     2020, section III-B.
@@ -42,7 +42,9 @@ def light_ecc(
         x: sources ``[N, C]``; float32, float64, float16 or bfloat16, any strides.
         phi: hidden features of the edges ``[E, H]``, dtype of ``x``. A constant 1 is put behind
             them, with which the last column of each weight, a bias, is multiplied; ``[E, H + 1]``
-            where it is there already, which saves a copy.
+            where it is there already, which saves a copy. Or ``(u, v, slope)``:
+            ``φ_ij = act(u_i + v_j)`` with u ``[M, H]``, v ``[N, H]`` and the activation of
+            `edge_conv`; where no gradients are wanted it is made on the fly, and never stored.
         left: L ``[R, D, H + 1]``: ``θL_r = L_r [φ, 1]``.
         right: R ``[R, C, H + 1]``: ``θR_r = R_r [φ, 1]``.
         kappa: ``[R, H + 1]``: ``κ_r = kappa_r · [φ, 1]``.
@@ -61,7 +63,9 @@ def light_ecc(
     """
     if aggr not in ("sum", "mean"):
         raise ValueError(f"light_ecc: aggr must be sum or mean, got {aggr!r}")
-    tensors = {"phi": phi, "left": left, "right": right, "kappa": kappa}
+    tensors = {"left": left, "right": right, "kappa": kappa}
+    made, slope = ((phi,), 1.0) if isinstance(phi, Tensor) else (phi[:2], phi[2])
+    tensors |= dict(zip(("phi",) if len(made) == 1 else ("u", "v"), made, strict=True))
     check_devices("light_ecc", "x", x, **tensors, **graph._asdict())
     dtype = autocast_dtype(x)
     result = x.dtype if dtype is None else dtype
@@ -69,30 +73,112 @@ def light_ecc(
     for name, tensor in tensors.items():
         if dtype is None and tensor.dtype != x.dtype:
             raise RuntimeError(f"light_ecc: {name} must be {x.dtype}, got {tensor.dtype}")
-    x, phi, left, right, kappa = (
-        cast(cast(t, dtype), wide).contiguous() for t in (x, phi, left, right, kappa)
+    x, left, right, kappa, *hidden = (
+        cast(cast(t, dtype), wide).contiguous() for t in (x, left, right, kappa, *made)
     )
     edge_weight = cast(cast(edge_weight, dtype), wide)
-    rank, hidden = left.shape[0], phi.shape[1]
-    has_ones = left.shape[-1] == right.shape[-1] == kappa.shape[-1] == hidden
-    hidden = hidden if has_ones else hidden + 1
+    rank, width = left.shape[0], hidden[0].shape[1]
+    has_ones = left.shape[-1] == right.shape[-1] == kappa.shape[-1] == width and len(made) == 1
+    width = width if has_ones else width + 1
     channels = {"left": left.shape[1], "right": x.shape[1]}
     for name, wanted in (
-        ("left", [rank, channels["left"], hidden]),
-        ("right", [rank, channels["right"], hidden]),
-        ("kappa", [rank, hidden]),
+        ("left", [rank, channels["left"], width]),
+        ("right", [rank, channels["right"], width]),
+        ("kappa", [rank, width]),
     ):
         if list(tensors[name].shape) != wanted:
             raise RuntimeError(
                 f"light_ecc: {name} must have shape {wanted}, got {list(tensors[name].shape)}"
             )
     graph = graph.with_transposed(x.shape[0])
-    phi = phi if has_ones else torch.nn.functional.pad(phi, (0, 1), value=1.0)
+    if not has_ones:  # act(1 + 0) is 1, too
+        hidden = [pad(h, (0, 1), value=1.0 - n) for n, h in enumerate(hidden)]
+    weights = (left, right, kappa, edge_weight)
     with torch.autocast(x.device.type, enabled=False):  # the products, too, in the wide type
-        out = _light_ecc(x, phi, left, right, kappa, edge_weight, _forward(graph))
+        if len(hidden) == 2 and _without_gradients(x, *hidden, *weights):
+            out = _light_ecc_on_the_fly(x, hidden[0], hidden[1], slope, *weights, graph)
+        else:
+            phi = hidden[0] if len(hidden) == 1 else edge_values(hidden[0], hidden[1], graph, slope)
+            out = _light_ecc(x, phi, *weights, _forward(graph))
     if aggr == "mean":
         out = out / graph.degree().clamp(min=1)[:, None].to(out.dtype)
     return out.to(result)
+
+
+def _without_gradients(*tensors: Tensor | None) -> bool:
+    """Whether nothing records or traces operations on these, on the CPU."""
+    return not torch.compiler.is_compiling() and all(
+        t is None
+        or (
+            type(t) is Tensor
+            and t.is_cpu
+            and not (t.requires_grad and torch.is_grad_enabled())
+            and torch.autograd.forward_ad.unpack_dual(t).tangent is None
+        )
+        for t in tensors
+    )
+
+
+def _light_ecc_on_the_fly(
+    x: Tensor,
+    u: Tensor,
+    v: Tensor,
+    slope: float,
+    left: Tensor,
+    right: Tensor,
+    kappa: Tensor,
+    edge_weight: Tensor | None,
+    graph: Graph,
+) -> Tensor:
+    """`_light_ecc` of φ = act(u_i + v_j), made twice: for some sources, and for some targets."""
+    rank, width = kappa.shape
+    matrices = [_matrix(weight).view(-1, rank * width) for weight in (right, left)]
+    found = x.new_zeros(graph.num_slots, rank)  # of each slot
+    out = x.new_empty(graph.num_targets, left.shape[1])
+    _, _, _, _, t_ptr, t_slot, target = _forward(graph)
+    assert t_ptr is not None
+    assert t_slot is not None
+    assert target is not None
+    buffer = x.new_empty(_step(rank * width, max(len(x), len(out)), x), rank, width)
+    for first, last, ptr, at in _parts(t_ptr, len(buffer)):
+        slots = t_slot[at]
+        others = target[slots]
+        phi = _part_of_phi(v[first:last], u, slope, ptr, others)
+        p, a = buffer[: last - first], x.new_empty(len(others), rank)
+        torch.mm(x[first:last], matrices[0], out=p.view(-1, rank * width))
+        sizes = (True, False, len(u), len(others), 0, last - first)
+        lists = (ptr, None, others, None)
+        _ops.edge_inner_(p, None, None, None, 1.0, phi, *sizes, *lists, a, None, False)
+        found[slots] = a
+    for first, last, ptr, at in _parts(graph.ptr, len(buffer)):
+        others = graph.source[at]
+        phi = _part_of_phi(u[first:last], v, slope, ptr, others)
+        a = torch.mm(phi, kappa.t()).mul_(found[at])
+        if edge_weight is not None:
+            a *= edge_weight[at if graph.edge is None else graph.edge[at], None]
+        z = buffer[: last - first]
+        sizes = (True, False, len(v), len(others), 0, last - first)
+        lists = (ptr, None, others, None)
+        _ops.edge_outer_(a, None, None, 1.0, phi, *sizes, *lists, z)
+        torch.mm(z.view(-1, rank * width), matrices[1].t(), out=out[first:last])
+    return out
+
+
+def _parts(ptr: Tensor, step: int) -> Iterator[tuple[int, int, Tensor, slice]]:
+    """Some segments at a time: first, last, pointers of their own, and where their list lies."""
+    segments = ptr.shape[0] - 1
+    bounds = ptr[torch.arange(0, segments + step, step).clamp(max=segments)].tolist()
+    for part, first in enumerate(range(0, segments, step)):
+        last, (start, end) = min(first + step, segments), bounds[part : part + 2]
+        yield first, last, ptr[first : last + 1] - start, slice(start, end)
+
+
+def _part_of_phi(seg: Tensor, oth: Tensor, slope: float, ptr: Tensor, others: Tensor) -> Tensor:
+    """``[slots, H + 1]`` of some segments."""
+    sizes = (slope, len(oth), len(others))
+    graph = (ptr, None, others, None, None, None, None)
+    found: Tensor = _ops.edge_values(seg, oth, seg, oth, None, *sizes, *graph)
+    return found
 
 
 def _light_ecc(
@@ -104,100 +190,173 @@ def _light_ecc(
     edge_weight: Tensor | None,
     sides: Sides,
 ) -> Tensor:
-    rank, channels, hidden = right.shape
-    projected = (x @ right.permute(1, 0, 2).reshape(channels, -1)).view(-1, rank, hidden)
-    found = _ops.edge_project(projected, phi, False, *turned(sides, x.shape[0]))
+    sources = turned(sides, x.shape[0])
+    found = _edge_form("a", x, phi, None, _matrix(right), sources)
     scale = phi @ kappa.t() * found
     if edge_weight is not None:
         scale = scale * edge_weight[:, None]
-    gathered = _ops.edge_gather_outer(scale, phi, *sides)
-    return gathered.flatten(1) @ left.permute(0, 2, 1).reshape(rank * hidden, -1)
+    return _edge_form("x", None, phi, scale, _matrix(left), sides)
 
 
-# ---- edge_outer and edge_inner_ (csrc/ecc) with features of edges on both sides ----
+def _matrix(weight: Tensor) -> Tensor:
+    """``[R, C, H]`` as ``[C, R, H]``."""
+    return weight.transpose(0, 1).contiguous()
+
+
+# ---- one form, linear in each of four tensors, over the edges e of every segment s ----
 #
-#   edge_gather_outer(φ [E, H], x [E, C])      Z_s = Σ φ_e ⊗ x_e over the edges of s
-#   edge_project(G [S, H, C], x [E, C])        a_e = G_s x_e; turned: G_sᵀ x_e, with x [E, H]
+#   Q(x [S, C], φ [E, H], a [E, R], W [C, R, H]) = Σ_e Σ_crh x_s,c φ_e,h a_e,r W_crh
 #
-# <G, Z> is linear in G, φ and x, and these are its derivatives: of every order.
+# edge_form gives its derivatives by those of the four that are wanted; with the gradients of these
+# in the place of what they are derivatives by it gives their derivatives too, of every order.
+# Segments are taken some at a time: P_s = W x_s and Z_s = Σ a_e ⊗ φ_e, both [R, H], are in cache.
 
 _library = torch.library.Library("polygraph", "FRAGMENT")
-_SIDES = "Tensor ptr, Tensor? slot, Tensor other, Tensor? edge, Tensor? t_ptr, Tensor? t_slot, "
-_SIDES += "Tensor? t_other"
-_library.define(f"edge_gather_outer(Tensor phi, Tensor x, {_SIDES}) -> Tensor")
-_library.define(f"edge_project(Tensor G, Tensor x, bool turn, {_SIDES}) -> Tensor")
+_library.define(
+    "edge_form(Tensor? x, Tensor? phi, Tensor? a, Tensor? weight, bool[4] wanted, Tensor ptr, "
+    "Tensor? slot, Tensor other, Tensor? edge, Tensor? t_ptr, Tensor? t_slot, Tensor? t_other) "
+    "-> (Tensor, Tensor, Tensor, Tensor)"
+)
+_NAMES = ("x", "phi", "a", "weight")
+_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}  # of P and of Z, at a time
 
 
-def _segments(sides: Sides) -> int:
-    assert sides[0] is not None
-    return sides[0].shape[0] - 1
+def _edge_form(
+    by: str,
+    x: Tensor | None,
+    phi: Tensor | None,
+    a: Tensor | None,
+    weight: Tensor | None,
+    sides: Sides,
+) -> Tensor:
+    """The derivative by one of the four, which is not needed itself."""
+    wanted = [name == by for name in _NAMES]
+    found: Tensor = _ops.edge_form(x, phi, a, weight, wanted, *sides)[_NAMES.index(by)]
+    return found
 
 
-def _others(sides: Sides) -> int:
-    assert sides[4] is not None
-    return sides[4].shape[0] - 1
+def _sizes(given: tuple[Tensor | None, ...], ptr: Tensor) -> tuple[int, int, int, int, int]:
+    """S, E, C, R and H: what is not there shares them with what is."""
+    x, phi, a, weight = given
+    edges = phi if phi is not None else a
+    assert edges is not None
+    if weight is not None:
+        C, R, H = weight.shape
+    else:
+        assert x is not None
+        assert phi is not None
+        assert a is not None
+        C, R, H = x.shape[1], a.shape[1], phi.shape[1]
+    return ptr.shape[0] - 1, edges.shape[0], C, R, H
 
 
-def _edge_gather_outer(phi: Tensor, x: Tensor, *sides: Tensor | None) -> Tensor:
-    wide_phi, wide_x = _widened(phi, x)
-    out = wide_x.new_empty(_segments(sides), phi.shape[1], x.shape[1])  # type: ignore[union-attr]
-    options = (wide_phi, None, None, 1.0, wide_x, True, False)
-    sizes = (_others(sides), phi.shape[0], 0, _segments(sides))
-    _ops.edge_outer_(*options, *sizes, *sides[:4], out)
-    return out.to(x.dtype)
+def _step(numbers: int, segments: int, like: Tensor) -> int:
+    """Segments whose P or Z, so many numbers each, exist at a time."""
+    fit = _BYTES[like.device.type] // max(1, numbers * like.element_size())
+    return min(max(16, fit), max(1, segments))
 
 
-def _edge_project(G: Tensor, x: Tensor, turn: bool, *sides: Tensor | None) -> Tensor:
-    wide_G, wide_x = _widened(G, x)
-    rows = x.shape[0]
-    out = wide_x.new_zeros(rows, G.shape[2 if turn else 1])  # type: ignore[union-attr]
-    sizes = (_others(sides), rows, 0, _segments(sides))
-    phi, x_, a, y = (wide_x, None, None, out) if turn else (None, wide_x, out, None)
-    options = (phi, None, None, 1.0, x_, True, False)
-    _ops.edge_inner_(wide_G, *options, *sizes, *sides[:4], a, y, False)
-    return out.to(x.dtype)
+def _empty(given: tuple[Tensor | None, ...], wanted: list[bool], ptr: Tensor) -> list[Tensor]:
+    S, E, C, R, H = _sizes(given, ptr)
+    like = next(t for t in given if t is not None)
+    shapes: list[tuple[int, ...]] = [(S, C), (E, H), (E, R), (C, R, H)]
+    make = like.new_empty
+    return [make(shape if want else (0,)) for shape, want in zip(shapes, wanted, strict=True)]
+
+
+def _visits_all(rows: int, sides: Sides) -> bool:
+    """Whether all rows of edges surely have a slot; on a GPU nobody waits for the answer."""
+    ptr, slot, other = sides[:3]
+    assert ptr is not None
+    assert other is not None
+    if not other.is_cpu:
+        return False
+    return rows == int((other >= 0).sum() if slot is None else ptr[-1])
+
+
+def _edge_form_of(
+    x: Tensor | None,
+    phi: Tensor | None,
+    a: Tensor | None,
+    weight: Tensor | None,
+    wanted: list[bool],
+    *sides: Tensor | None,
+) -> tuple[Tensor, ...]:
+    given = (x, phi, a, weight)
+    ptr = sides[0]
+    assert ptr is not None
+    S, E, C, R, H = _sizes(given, ptr)
+    to_x, to_phi, to_a, to_weight = found = _empty(given, wanted, ptr)
+    to_weight.zero_()
+    if not _visits_all(E, sides):
+        to_phi.zero_()
+        to_a.zero_()
+    flat = None if weight is None else weight.view(C, R * H)
+    of_weight = to_weight.view(C, R * H) if wanted[3] else None
+    graph = (sides[4].shape[0] - 1, E), sides[:4]  # type: ignore[union-attr]
+    like = found[0]
+    step = _step(R * H, S, like)
+    p = like.new_empty(step, R, H) if wanted[1] or wanted[2] else None
+    z = like.new_empty(step, R, H) if wanted[0] or wanted[3] else None
+    for first in range(0, S, step):
+        last = min(first + step, S)
+        (others, rows), lists = graph
+        sizes = (others, rows, first, last)
+        if p is not None:
+            assert x is not None
+            assert flat is not None
+            part = p[: last - first]
+            torch.mm(x[first:last], flat, out=part.view(-1, R * H))
+            results = (to_a if wanted[2] else None, to_phi if wanted[1] else None, False)
+            options = (a if wanted[1] else None, None, None, 1.0, phi if wanted[2] else None)
+            _ops.edge_inner_(part, *options, True, False, *sizes, *lists, *results)
+        if z is not None:
+            part = z[: last - first]
+            _ops.edge_outer_(a, None, None, 1.0, phi, True, False, *sizes, *lists, part)
+            if wanted[0]:
+                assert flat is not None
+                torch.mm(part.view(-1, R * H), flat.t(), out=to_x[first:last])
+            if of_weight is not None:
+                assert x is not None
+                of_weight.addmm_(x[first:last].t(), part.view(-1, R * H))
+    return tuple(found)
 
 
 for _key in ("CPU", "CUDA"):
-    _library.impl("edge_gather_outer", _edge_gather_outer, _key)
-    _library.impl("edge_project", _edge_project, _key)
+    _library.impl("edge_form", _edge_form_of, _key)
 
 
-@torch.library.register_fake("polygraph::edge_gather_outer")
-def _(phi: Tensor, x: Tensor, ptr: Tensor, *sides: Tensor | None) -> Tensor:
-    return x.new_empty(ptr.shape[0] - 1, phi.shape[1], x.shape[1])
+@torch.library.register_fake("polygraph::edge_form")
+def _(
+    x: Tensor | None,
+    phi: Tensor | None,
+    a: Tensor | None,
+    weight: Tensor | None,
+    wanted: list[bool],
+    ptr: Tensor,
+    *sides: Tensor | None,
+) -> tuple[Tensor, ...]:
+    return tuple(_empty((x, phi, a, weight), wanted, ptr))
 
 
-@torch.library.register_fake("polygraph::edge_project")
-def _(G: Tensor, x: Tensor, turn: bool, *sides: Tensor | None) -> Tensor:
-    return x.new_empty(x.shape[0], G.shape[2 if turn else 1])
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.wanted = inputs[4]
+    ctx.save_for_backward(*inputs[:4], *inputs[5:])
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    first, x, *rest = inputs
-    ctx.turn = rest.pop(0) if isinstance(rest[0], bool) else None
-    ctx.save_for_backward(first, x, *rest)
+def _formula(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    given, sides = ctx.saved_tensors[:4], ctx.saved_tensors[4:]
+    total: list[Tensor | None] = [None] * 4
+    for place, grad in enumerate(grads):
+        needs = [need and n != place for n, need in enumerate(ctx.needs_input_grad[:4])]
+        if not ctx.wanted[place] or grad is None or not any(needs):
+            continue
+        at = [grad.contiguous() if n == place else t for n, t in enumerate(given)]
+        for n, value in enumerate(_ops.edge_form(*at, needs, *sides)):
+            if needs[n]:
+                have = total[n]
+                total[n] = value if have is None else have + value
+    return *total, *(None,) * 8
 
 
-def _outer_formula(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    phi, x, *sides = ctx.saved_tensors
-    needs = ctx.needs_input_grad
-    to_phi = _ops.edge_project(grad, x, False, *sides) if needs[0] else None
-    to_x = _ops.edge_project(grad, phi, True, *sides) if needs[1] else None
-    return to_phi, to_x, *(None,) * 7
-
-
-def _project_formula(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    G, x, *sides = ctx.saved_tensors
-    needs = ctx.needs_input_grad
-    to_G = to_x = None
-    if needs[0]:
-        pair = (x, grad) if ctx.turn else (grad, x)
-        to_G = _ops.edge_gather_outer(*pair, *sides)
-    if needs[1]:
-        to_x = _ops.edge_project(G, grad, not ctx.turn, *sides)
-    return to_G, to_x, *(None,) * 8
-
-
-torch.library.register_autograd("polygraph::edge_gather_outer", _outer_formula, setup_context=_save)
-torch.library.register_autograd("polygraph::edge_project", _project_formula, setup_context=_save)
+torch.library.register_autograd("polygraph::edge_form", _formula, setup_context=_save)

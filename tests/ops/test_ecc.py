@@ -1,5 +1,6 @@
 """Edge-conditioned convolutions: no matrix per edge, and the same numbers."""
 
+import sys
 from functools import partial
 
 import pytest
@@ -368,3 +369,63 @@ def test_light_with_the_constant():
     inputs = light_call(6, 7, 23, 4, 3, 5, 2)
     wide = inputs | {"phi": torch.nn.functional.pad(inputs["phi"], (0, 1), value=1.0)}
     assert torch.equal(light(**wide), light(**inputs))
+
+
+@pytest.mark.parametrize("part_bytes", [1, 8 << 20])
+@pytest.mark.parametrize("aggr", ["sum", "mean"])
+@pytest.mark.parametrize(
+    "options", [{}, {"edge": True, "gamma": True}, {"holes": True}, {"gamma": True, "holes": True}]
+)
+def test_light_with_features_made_from_nodes(monkeypatch, options, aggr, part_bytes):
+    """On the fly without gradients, stored with them: the same numbers, in parts or at once."""
+    monkeypatch.setitem(sys.modules["polygraph.ops.light_ecc"]._BYTES, "cpu", part_bytes)
+    M, N, E, H = 70, 50, 400, 5
+    inputs = light_call(M, N, E, 4, 3, H, 2, aggr=aggr, **options)
+    u, v, slope = normal(M, H, seed=8), normal(N, H, seed=9), 0.2
+    graph = Graph(inputs["ptr"], inputs["source"], inputs.get("edge"))
+    phi = reference.edge_values(u, v, graph, slope)
+    expected = light_reference(**{**inputs, "phi": phi})
+    with torch.no_grad():
+        found = light(**{**inputs, "phi": (u, v, slope)})
+    torch.testing.assert_close(found, expected)
+    made = (u.requires_grad_(), v.requires_grad_(), slope)
+    stored = light(**{**inputs, "phi": made})
+    torch.testing.assert_close(stored, expected)
+    torch.manual_seed(0)
+    upstream = torch.randn_like(stored)
+    phi = phi.requires_grad_()
+    wanted = torch.autograd.grad(light_reference(**{**inputs, "phi": phi}), phi, upstream)[0]
+    values = reference.edge_values(u, v, graph, slope)
+    torch.testing.assert_close(
+        torch.autograd.grad(stored, (u, v), upstream),
+        torch.autograd.grad(values, (u, v), wanted),
+    )
+
+
+def test_light_from_nodes_elsewhere():
+    """Under autocast, and in half precision, as from stored features."""
+    inputs = convert(light_call(6, 7, 23, 4, 3, 5, 2), dtype=torch.float32)
+    u, v = normal(6, 5, seed=8).float(), normal(7, 5, seed=9).float()
+    half = convert(inputs, dtype=torch.bfloat16)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = light(**{**inputs, "phi": (u, v, 0.2)})
+    with torch.no_grad():
+        made = light(**{**half, "phi": (u.bfloat16(), v.bfloat16(), 0.2)})
+    assert cast.dtype == made.dtype == torch.bfloat16
+    assert torch.equal(cast, made)
+    with pytest.raises(RuntimeError, match=r"v must be torch\.float32"):
+        light(**{**inputs, "phi": (u, v.double(), 0.2)})
+
+
+def test_light_from_nodes_within_function_transforms():
+    """Forward-mode derivatives and compiled code take the way that records."""
+    inputs = light_call(6, 7, 23, 4, 3, 5, 2)
+    u, v = normal(6, 5, seed=8), normal(7, 5, seed=9)
+    with torch.no_grad():
+        plain = light(**{**inputs, "phi": (u, v, 0.2)})
+
+        @torch.compile(backend="eager", fullgraph=True)
+        def compiled(x, u, v):
+            return light(**{**inputs, "x": x, "phi": (u, v, 0.2)})
+
+        torch.testing.assert_close(compiled(inputs["x"], u, v), plain)

@@ -165,6 +165,16 @@ def inner_arguments():
     return [[normal(4, 3, 3), phi, None, None, 1.0, x, False, True, *graph, *outs, True]]
 
 
+def form_arguments():
+    """For edge_form: every derivative alone, without what it does not need, and some together."""
+    given = [normal(6, 3), EDGES, normal(23, 2), normal(3, 2, 4)]
+    alone = [
+        [*(None if n == m else t for m, t in enumerate(given)), [n == m for m in range(4)], *HERE]
+        for n in range(4)
+    ]
+    return [*alone, [*given, [True] * 4, *HERE], [*given, [False, True, True, False], *HERE]]
+
+
 RAW = {
     "edge_sum": sum_arguments,
     "edge_sum_": lambda: [[U.clone(), V, 0.3, HERE[0], HERE[2]]],
@@ -175,11 +185,7 @@ RAW = {
     "edge_take": lambda: [[V, chosen(), HERE[2], *LIST]],
     "edge_outer_": outer_arguments,
     "edge_inner_": inner_arguments,
-    "edge_gather_outer": lambda: [[EDGES, normal(23, 3), *HERE]],
-    "edge_project": lambda: [
-        [normal(6, 4, 3), normal(23, 3), False, *HERE],
-        [normal(6, 3, 4), normal(23, 3), True, *HERE],
-    ],
+    "edge_form": form_arguments,
 }
 RAW_BROKEN = {
     name: (op, change, message)

@@ -1,0 +1,157 @@
+"""Runs of `polygraph train gan` side by side: losses, scores, samples, interpolations.
+
+    python benchmarks/gan_runs.py RUNS/baseline RUNS/edge-k8 --out results/NAME/gan
+
+The folders' names are the names of the runs. Writes ``gan.json``, a row per run with its whole
+log, ``gan_curves.png``, ``gan_samples.png`` (the averaged generators, the same z for all whose z
+have one size) and ``gan_interpolations.png``. Runs that are not done are refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from polygraph.report.figures import _COLORS
+from polygraph.report.grid import grid
+from polygraph.report.render import pyplot
+from polygraph.train.gan import generate, interpolations, latent_vectors
+from polygraph.train.gan_run import load_generator
+from polygraph.train.log import read_log
+
+KEPT = ("preset", "config_hash", "dataset", "commit", "torch", "machine", "threads")
+COLUMNS, STEPS = 16, 16  # images in a row of samples and of an interpolation
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """The row of a run."""
+    if not (folder / "result.json").is_file():
+        raise SystemExit(f"{folder}: no finished run here (result.json is missing)")
+    result = json.loads((folder / "result.json").read_text())
+    records = read_log(folder / "log.jsonl")
+    scored = [r for r in records if "fid" in r]
+    names = {name.split(" (")[0]: name for r in scored[:1] for name in r}
+    row: dict[str, Any] = {"run": folder.name, "preset": result["config"]["preset"]}
+    row |= {key: result[key] for key in KEPT if key in result}
+    row |= {key: result[key] for key in ("steps", "parameters", "critic_parameters", "step_ms")}
+    row["batch_size"] = result["config"]["train"]["batch_size"]
+    row["best_step"] = result["best_step"]
+    row["scores"] = [
+        {
+            "step": r["step"],
+            "val_critic_gap": r["val_critic_gap"],
+            **{short: r[full] for short, full in names.items() if full in r and short != "step"},
+        }
+        for r in scored
+    ]
+    row["extractor"] = names["IS"].removeprefix("IS ").strip("()") if "IS" in names else None
+    losses = ("critic_gap", "critic_loss", "generator_loss", "penalty")
+    trained = [r for r in records if "critic_loss" in r]
+    row["curve"] = {"step": [r["step"] for r in trained]} | {
+        name: [round(r[name], 5) for r in trained] for name in losses if name in trained[0]
+    }
+    return row
+
+
+def curves(path: Path, rows: list[dict[str, Any]]) -> None:
+    """The critic's gap, the penalty, FID and IS against steps."""
+    plt = pyplot()
+    scored = any(row["scores"] for row in rows)
+    figure, grid_of_axes = plt.subplots(
+        2 if scored else 1, 2, figsize=(9.6, 6.8 if scored else 3.6), layout="constrained"
+    )
+    panels = list(np.asarray(grid_of_axes).ravel())
+    where = rows[0]["extractor"] or ""
+    wanted = [("critic_gap", "critic's gap", True), ("penalty", "gradient penalty", True)]
+    if any("penalty" not in row["curve"] for row in rows):
+        wanted[1] = ("generator_loss", "generator's loss", False)
+    if scored:
+        wanted += [("FID", f"FID ({where})", True), ("IS", f"IS ({where})", False)]
+    for axes, (key, label, log) in zip(panels, wanted, strict=True):
+        for row, color in zip(rows, _COLORS, strict=False):
+            if key in ("FID", "IS"):
+                x = [s["step"] for s in row["scores"]]
+                y = [s[key] for s in row["scores"]]
+            else:
+                x, y = row["curve"]["step"], row["curve"][key]
+            axes.plot(x, y, color=color, label=row["run"], linewidth=1.5)
+        if log:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(plt.matplotlib.ticker.FormatStrFormatter("%g"))
+            axes.yaxis.set_minor_formatter(
+                plt.matplotlib.ticker.LogFormatter(minor_thresholds=(2, 0.5))
+            )
+        axes.set_ylabel(label)
+        axes.set_xlabel("generator step")
+        axes.grid(True, which="both", color="#e4e4e4", linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].legend(frameon=False, fontsize=9)
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def pictures(path: Path, folders: list[Path], *, interpolate: bool) -> None:
+    """Some rows of every run, the run's name beside them."""
+    plt = pyplot()
+    figure, panels = plt.subplots(
+        len(folders), 1, figsize=(9.6, 1.28 * len(folders)), squeeze=False, layout="constrained"
+    )
+    for axes, folder in zip(panels[:, 0], folders, strict=True):
+        generator, meta = load_generator(folder / "last.safetensors")
+        channels = int(meta["config"]["generator"]["latent_channels"])
+        if interpolate:
+            z = interpolations(latent_vectors(4, channels, 1), STEPS)
+        else:
+            z = latent_vectors(2 * COLUMNS, channels, 0)
+        canvas = grid(generate(generator, z).numpy(), COLUMNS)
+        axes.imshow(canvas[..., 0] if canvas.shape[2] == 1 else canvas, cmap="gray", vmin=0)
+        axes.set(xticks=[], yticks=[])
+        axes.set_ylabel(folder.name, fontsize=8)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown."""
+    where = rows[0]["extractor"]
+    lines = [
+        f"| run | steps | generator, parameters | IS ({where}) | FID ({where}) | lowest FID, at | "
+        "critic's gap, last | largest |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        last, best = row["scores"][-1], min(row["scores"], key=lambda s: s["FID"])
+        gaps = row["curve"]["critic_gap"]
+        lines.append(
+            f"| {row['run']} | {row['steps']:,} | {row['parameters']:,} | {last['IS']:.2f} ± "
+            f"{last['IS std']:.2f} | {last['FID']:.2f} | {best['FID']:.2f}, {best['step']:,} | "
+            f"{gaps[-1]:.2f} | {max(gaps):.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    parser.add_argument("--out", type=Path, required=True, help="path without its ending")
+    options = parser.parse_args()
+    rows = [read_run(folder) for folder in options.runs]
+    out: Path = options.out
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.with_name(f"{out.name}.json").write_text(json.dumps(rows, indent=1) + "\n")
+    curves(out.with_name(f"{out.name}_curves.png"), rows)
+    pictures(out.with_name(f"{out.name}_samples.png"), options.runs, interpolate=False)
+    pictures(out.with_name(f"{out.name}_interpolations.png"), options.runs, interpolate=True)
+    if all(row["scores"] for row in rows):
+        print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
