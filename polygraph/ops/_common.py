@@ -44,6 +44,20 @@ def cast(tensor: Tensor | None, dtype: torch.dtype | None) -> Tensor | None:
     return tensor if tensor is None or dtype is None else tensor.to(dtype)
 
 
+def unrecorded(*tensors: Tensor | None) -> bool:
+    """Whether nothing records or traces operations on these: no gradient, tangent or compiler."""
+    return not torch.compiler.is_compiling() and all(
+        t is None
+        or (
+            type(t) is Tensor
+            and not (t.requires_grad and torch.is_grad_enabled())
+            and not torch._C._functorch.is_functorch_wrapped_tensor(t)
+            and torch.autograd.forward_ad.unpack_dual(t).tangent is None
+        )
+        for t in tensors
+    )
+
+
 def check_devices(op: str, like: str, x: Tensor, **others: Tensor | None) -> None:
     """Refuse arguments that lie elsewhere than ``x`` (called ``like``).
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from polygraph import _load
-from polygraph.ops._common import autocast_dtype, cast, check_devices
+from polygraph.ops._common import autocast_dtype, cast, check_devices, unrecorded
 from polygraph.ops.graph import Graph, targets_of, transpose_graph
 from polygraph.ops.transpose_table import transpose_table
 
@@ -94,14 +94,12 @@ def edge_conv_in_place(u: Tensor, v: Tensor, graph: Graph, aggr: str, slope: flo
 def _is_disposable(u: Tensor) -> bool:
     """Whether nothing that records or traces operations would miss that ``u`` was overwritten."""
     return (
-        type(u) is Tensor
-        and u.is_cpu
+        u.is_cpu
         and u.dtype in (torch.float32, torch.float64)
         and u.is_contiguous()
         and not u.requires_grad
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-        and torch.autograd.forward_ad.unpack_dual(u).tangent is None
+        and unrecorded(u)
     )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from polygraph import _load
-from polygraph.ops._common import autocast_dtype, cast, check_devices
+from polygraph.ops._common import autocast_dtype, cast, check_devices, unrecorded
 from polygraph.ops.edge_conv import Sides, _forward, edge_values, turned
 from polygraph.ops.graph import Graph
 
@@ -90,12 +90,19 @@ def light_ecc(
             raise RuntimeError(
                 f"light_ecc: {name} must have shape {wanted}, got {list(tensors[name].shape)}"
             )
+    ends = {"u": graph.num_targets, "v": x.shape[0]}
+    for name, tensor in zip(ends, made, strict=False) if len(made) == 2 else ():
+        if list(tensor.shape) != [ends[name], width - 1]:
+            raise RuntimeError(
+                f"light_ecc: {name} must have shape {[ends[name], width - 1]}, got "
+                f"{list(tensor.shape)}"
+            )
     graph = graph.with_transposed(x.shape[0])
     if not has_ones:  # act(1 + 0) is 1, too
         hidden = [pad(h, (0, 1), value=1.0 - n) for n, h in enumerate(hidden)]
     weights = (left, right, kappa, edge_weight)
     with torch.autocast(x.device.type, enabled=False):  # the products, too, in the wide type
-        if len(hidden) == 2 and _without_gradients(x, *hidden, *weights):
+        if len(hidden) == 2 and x.is_cpu and unrecorded(x, *hidden, *weights):
             out = _light_ecc_on_the_fly(x, hidden[0], hidden[1], slope, *weights, graph)
         else:
             phi = hidden[0] if len(hidden) == 1 else edge_values(hidden[0], hidden[1], graph, slope)
@@ -103,20 +110,6 @@ def light_ecc(
     if aggr == "mean":
         out = out / graph.degree().clamp(min=1)[:, None].to(out.dtype)
     return out.to(result)
-
-
-def _without_gradients(*tensors: Tensor | None) -> bool:
-    """Whether nothing records or traces operations on these, on the CPU."""
-    return not torch.compiler.is_compiling() and all(
-        t is None
-        or (
-            type(t) is Tensor
-            and t.is_cpu
-            and not (t.requires_grad and torch.is_grad_enabled())
-            and torch.autograd.forward_ad.unpack_dual(t).tangent is None
-        )
-        for t in tensors
-    )
 
 
 def _light_ecc_on_the_fly(

@@ -418,14 +418,31 @@ def test_light_from_nodes_elsewhere():
 
 
 def test_light_from_nodes_within_function_transforms():
-    """Forward-mode derivatives and compiled code take the way that records."""
+    """Compiled code takes the way that records, and so do PyTorch's functional transforms."""
     inputs = light_call(6, 7, 23, 4, 3, 5, 2)
     u, v = normal(6, 5, seed=8), normal(7, 5, seed=9)
+
+    def of_nodes(x, u, v):
+        return light(**{**inputs, "x": x, "phi": (u, v, 0.2)})
+
     with torch.no_grad():
-        plain = light(**{**inputs, "phi": (u, v, 0.2)})
-
-        @torch.compile(backend="eager", fullgraph=True)
-        def compiled(x, u, v):
-            return light(**{**inputs, "x": x, "phi": (u, v, 0.2)})
-
+        plain = of_nodes(inputs["x"], u, v)
+        compiled = torch.compile(of_nodes, backend="eager", fullgraph=True)
         torch.testing.assert_close(compiled(inputs["x"], u, v), plain)
+    with pytest.raises(RuntimeError, match="functorch"):
+        torch.func.grad(lambda u: of_nodes(inputs["x"], u, v).sum())(u)
+
+
+@pytest.mark.parametrize(
+    ("u", "v", "message"),
+    [
+        (normal(5, 5), normal(7, 5), r"u must have shape \[6, 5\], got \[5, 5\]"),
+        (normal(6, 5), normal(7, 4), r"v must have shape \[7, 5\], got \[7, 4\]"),
+        (normal(6, 4), normal(7, 4), r"left must have shape \[2, 3, 5\]"),
+        (normal(6, 5).float(), normal(7, 5), r"u must be torch\.float64"),
+    ],
+)
+def test_light_from_bad_nodes(u, v, message):
+    inputs = light_call(6, 7, 23, 4, 3, 5, 2)
+    with torch.no_grad(), pytest.raises(RuntimeError, match=message):
+        light(**{**inputs, "phi": (u, v, 0.2)})
