@@ -42,16 +42,24 @@ struct LaneGroup {
   T* y;            // [most, C, group], likewise
 };
 
+// A product of a group with shared factors: to [rows, group] from right [outer, depth, group].
+template <class T>
+struct LanePlace {
+  T* to;
+  const T* right;
+};
+
 // A thread's own.
 template <class T>
 struct LaneScratch {
   int64_t groups;    // that go through the weights together
   int64_t channels;  // of z at a time
   LaneGroup<T>* group;
-  T* z;         // [channels, H, group]
-  T* features;  // [F, group]
-  T* sums;      // [C or H, group]
-  T* zeros;     // as long as the longest row
+  LanePlace<T>* place;  // [groups or most]
+  T* z;                 // [groups, channels, H, group]
+  T* features;          // [most, F, group]
+  T* sums;              // [C or H, group]
+  T* zeros;             // as long as the longest row
 };
 
 template <class T>
@@ -69,9 +77,9 @@ struct WeightParams {
 #define POLYGRAPH_KERNEL_FILE "ecc/lane_ecc_kernel.inc"
 #include "common/each_isa.inc"
 
-constexpr int64_t kCacheBytes = 300 << 10;  // of the groups that go through the weights together
+constexpr int64_t kCacheBytes = 400 << 10;  // of the groups that go through the weights together
 constexpr int64_t kSharedBytes = 4 << 20;   // where the weights are too large for any cache
-constexpr int64_t kNearBytes = 20 << 10;    // of z
+constexpr int64_t kNearBytes = 40 << 10;    // of z, of one group
 constexpr int64_t kAlignment = 64;
 
 template <class T>
@@ -87,19 +95,22 @@ int64_t groups_together(const LaneSizes& n, bool backward, int64_t groups) {
   const int64_t each = lanes<T>() * size * (n.most * (n.H + n.C) * (backward ? 2 : 1) + n.D) + 1;
   const int64_t weights = n.H * n.C * n.D * size;
   const int64_t budget = std::clamp(weights / 16, kCacheBytes, kSharedBytes);
-  return std::clamp<int64_t>(budget / each, 1, std::max<int64_t>(1, groups));
+  const int64_t most = std::clamp<int64_t>(budget / each, 1, std::max<int64_t>(1, groups));
+  const int64_t passes = (groups + most - 1) / most;
+  return passes == 0 ? 1 : (groups + passes - 1) / passes;
 }
 
 template <class T>
 class LaneMemory {
  public:
-  LaneMemory(const LaneSizes& n, bool backward, int64_t groups) : group(static_cast<size_t>(groups)) {
+  LaneMemory(const LaneSizes& n, bool backward, int64_t groups)
+      : group(static_cast<size_t>(groups)), place(static_cast<size_t>(std::max(groups, n.most))) {
     const int64_t G = lanes<T>();
     const int64_t size = static_cast<int64_t>(sizeof(T));
     view.groups = groups;
     view.channels = std::clamp<int64_t>(kNearBytes / std::max<int64_t>(1, n.H * G * size), 1, 4);
-    const int64_t each = n.most * (n.H + n.C) * (backward ? 2 : 1) + n.D;
-    const int64_t shared = view.channels * n.H + n.F + std::max(n.C, n.H);
+    const int64_t each = n.most * (n.H + n.C) * (backward ? 2 : 1) + n.D + view.channels * n.H;
+    const int64_t shared = n.most * n.F + std::max(n.C, n.H);
     const int64_t row = std::max({n.C, n.D, n.F, n.H});
     numbers.resize(static_cast<size_t>((groups * each + shared) * G + row + kAlignment));
     slots.resize(static_cast<size_t>(groups * n.most * G));
@@ -109,9 +120,9 @@ class LaneMemory {
       next += count;
       return found;
     };
-    int64_t place = 0;
+    int64_t number = 0;
     for (LaneGroup<T>& one : group) {
-      one.slots = slots.data() + n.most * G * place++;
+      one.slots = slots.data() + n.most * G * number++;
       one.phi = take(n.most * n.H * G);
       one.x = take(n.most * n.C * G);
       one.out = take(n.D * G);
@@ -119,8 +130,9 @@ class LaneMemory {
       one.y = backward ? take(n.most * n.C * G) : nullptr;
     }
     view.group = group.data();
-    view.z = take(view.channels * n.H * G);
-    view.features = take(n.F * G);
+    view.place = place.data();
+    view.z = take(groups * view.channels * n.H * G);
+    view.features = take(n.most * n.F * G);
     view.sums = take(std::max(n.C, n.H) * G);
     view.zeros = take(row);
   }
@@ -134,6 +146,7 @@ class LaneMemory {
   }
 
   std::vector<LaneGroup<T>> group;
+  std::vector<LanePlace<T>> place;
   std::vector<T> numbers;
   std::vector<int64_t> slots;
 };
