@@ -81,10 +81,8 @@ def curves(path: Path, rows: list[dict[str, Any]]) -> None:
             axes.plot(x, y, color=color, label=row["run"], linewidth=1.5)
         if log:
             axes.set_yscale("log")
-            axes.yaxis.set_major_formatter(plt.matplotlib.ticker.FormatStrFormatter("%g"))
-            axes.yaxis.set_minor_formatter(
-                plt.matplotlib.ticker.LogFormatter(minor_thresholds=(2, 0.5))
-            )
+            axes.yaxis.set_major_formatter(plt.FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.yaxis.set_minor_formatter(plt.FuncFormatter(_minor))
         axes.set_ylabel(label)
         axes.set_xlabel("generator step")
         axes.grid(True, which="both", color="#e4e4e4", linewidth=0.6)
@@ -92,6 +90,11 @@ def curves(path: Path, rows: list[dict[str, Any]]) -> None:
     panels[0].legend(frameon=False, fontsize=9)
     figure.savefig(path, dpi=100)
     plt.close(figure)
+
+
+def _minor(value: float, _: int) -> str:
+    """Twos, threes and sixes of a logarithmic axis."""
+    return f"{value:g}" if f"{value:.0e}"[0] in "236" else ""
 
 
 def pictures(path: Path, folders: list[Path], *, interpolate: bool) -> None:
