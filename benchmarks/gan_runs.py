@@ -23,7 +23,7 @@ from polygraph.train.gan import generate, interpolations, latent_vectors
 from polygraph.train.gan_run import load_generator
 from polygraph.train.log import read_log
 
-KEPT = ("preset", "config_hash", "dataset", "commit", "torch", "machine", "threads")
+KEPT = ("config_hash", "dataset", "commit", "torch", "machine", "threads")
 COLUMNS, STEPS = 16, 16  # images in a row of samples and of an interpolation
 
 
