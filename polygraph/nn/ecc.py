@@ -138,6 +138,10 @@ class LightEdgeFilter(torch.nn.Module):
         hidden: H.
         rank: R.
         blocks: circulant blocks in each of the two; None: full matrices.
+
+    Attributes:
+        repeats: for each rank the first one whose matrix in θL, and in θR, is the same, biases
+            aside: the rows of a block repeat after H.
     """
 
     def __init__(
@@ -164,6 +168,7 @@ class LightEdgeFilter(torch.nn.Module):
         self.left_bias: torch.nn.Parameter
         self.right_weight: torch.nn.Parameter
         self.right_bias: torch.nn.Parameter
+        repeats = dict.fromkeys(("left", "right"), tuple(range(rank)))
         for side, channels in (("left", out_channels), ("right", in_channels)):
             rows = rank * channels if blocks is None else blocks
             setattr(self, f"{side}_weight", torch.nn.Parameter(torch.empty(rows, hidden)))
@@ -174,6 +179,8 @@ class LightEdgeFilter(torch.nn.Module):
                 column = (torch.arange(hidden) - shift[:, None]) % hidden
                 index = block[:, None] * hidden + column
                 self.register_buffer(f"{side}_index", index, persistent=False)
+                repeats[side] = _firsts(index.view(rank, -1))
+        self.repeats = repeats["left"], repeats["right"]
         self.kappa_weight = torch.nn.Parameter(torch.empty(rank, hidden))
         self.kappa_bias = torch.nn.Parameter(torch.empty(rank, 1))
         self.reset_parameters()
@@ -200,6 +207,12 @@ class LightEdgeFilter(torch.nn.Module):
         left = self._matrices("left", self.out_channels)
         right = self._matrices("right", self.in_channels)
         return left, right, torch.cat([self.kappa_weight, self.kappa_bias], 1)
+
+
+def _firsts(rows: Tensor) -> tuple[int, ...]:
+    """For each row the first that equals it."""
+    seen: dict[tuple[int, ...], int] = {}
+    return tuple(seen.setdefault(tuple(row), n) for n, row in enumerate(rows.tolist()))
 
 
 class DifferenceHidden(torch.nn.Module):
@@ -309,7 +322,10 @@ class LightECConv(torch.nn.Module):
             phi = self.nn(edge_attr)
         gamma = None if self.delta is None else attention(x, graph, self.delta)
         left, right, kappa = self.filter()
-        out = light_ecc(x, phi, left, right, kappa, graph, SUMS[self.aggr], edge_weight=gamma)
+        shared = self.filter.repeats
+        out = light_ecc(
+            x, phi, left, right, kappa, graph, SUMS[self.aggr], repeats=shared, edge_weight=gamma
+        )
         return out if self.bias is None else out + self.bias
 
     def __repr__(self) -> str:

@@ -153,7 +153,8 @@ class NonLocalGraphConv2d(torch.nn.Module):
         if self.weight is not None:
             return ecc(nodes, phi, self.weight, graph, "mean", edge_weight=gamma)
         left, right, kappa = self.filter()
-        return light_ecc(nodes, phi, left, right, kappa, graph, "mean", edge_weight=gamma)
+        options = {"repeats": self.filter.repeats, "edge_weight": gamma}
+        return light_ecc(nodes, phi, left, right, kappa, graph, "mean", **options)
 
     def extra_repr(self) -> str:
         """Sizes and kind."""

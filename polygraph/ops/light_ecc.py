@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from polygraph import _load
 from polygraph.ops._common import autocast_dtype, cast, check_devices, unrecorded
@@ -27,29 +26,32 @@ def light_ecc(
     graph: Graph,
     aggr: str = "mean",
     *,
+    repeats: tuple[Sequence[int], Sequence[int]] | None = None,
     edge_weight: Tensor | None = None,
 ) -> Tensor:
     """``out_i = Σ_j γ_ij Σ_r κ_ij,r θL_ij,r (θR_ij,r · x_j)``: ECC with matrices of rank R.
 
     θL, θR and κ are linear in the hidden features of the edge, so the products with their weights
     are taken per node: ``s_ij,r = φ_ij · (R_rᵀ x_j)``, ``A_i,r = Σ_j γ_ij κ_ij,r s_ij,r φ_ij`` and
-    ``out_i = Σ_r L_r A_i,r``. Nothing of size E x R x C or N x R x H is ever stored.
+    ``out_i = Σ_r L_r A_i,r``. Nothing of size E x R x C or N x R x H is ever stored. What several
+    ranks share is computed once: ``R_rᵀ x_j`` of equal R_r, the sum of the ``A_i,r`` of equal L_r.
 
     Source: Valsesia, Fracastoro and Magli, "Deep Graph-Convolutional Image Denoising", IEEE TIP
     2020, section III-B.
 
     Args:
         x: sources ``[N, C]``; float32, float64, float16 or bfloat16, any strides.
-        phi: hidden features of the edges ``[E, H]``, dtype of ``x``. A constant 1 is put behind
-            them, with which the last column of each weight, a bias, is multiplied; ``[E, H + 1]``
-            where it is there already, which saves a copy. Or ``(u, v, slope)``:
+        phi: hidden features of the edges ``[E, H]``, dtype of ``x``. Or ``(u, v, slope)``:
             ``φ_ij = act(u_i + v_j)`` with u ``[M, H]``, v ``[N, H]`` and the activation of
             `edge_conv`; where no gradients are wanted it is made on the fly, and never stored.
-        left: L ``[R, D, H + 1]``: ``θL_r = L_r [φ, 1]``.
+        left: L ``[R, D, H + 1]``: ``θL_r = L_r [φ, 1]``: the last column is a bias.
         right: R ``[R, C, H + 1]``: ``θR_r = R_r [φ, 1]``.
         kappa: ``[R, H + 1]``: ``κ_r = kappa_r · [φ, 1]``.
         graph: M targets and N sources.
         aggr: ``"sum"`` or ``"mean"``.
+        repeats: for each rank the first one with the same matrix in ``left``, and in ``right``, the
+            biases aside; as in stacks of circulant blocks. The others' matrices are not read, and
+            theirs is the gradient of the first.
         edge_weight: γ ``[E]``.
 
     Returns:
@@ -58,7 +60,7 @@ def light_ecc(
         otherwise on another number of threads. Half types are computed in float32.
 
     Raises:
-        ValueError: ``aggr`` is neither.
+        ValueError: ``aggr`` is neither; ``repeats`` names a later rank, or one that repeats itself.
         RuntimeError: a shape, dtype, device or entry of the graph is wrong (the message names it).
     """
     if aggr not in ("sum", "mean"):
@@ -78,38 +80,68 @@ def light_ecc(
     )
     edge_weight = cast(cast(edge_weight, dtype), wide)
     rank, width = left.shape[0], hidden[0].shape[1]
-    has_ones = left.shape[-1] == right.shape[-1] == kappa.shape[-1] == width and len(made) == 1
-    width = width if has_ones else width + 1
-    channels = {"left": left.shape[1], "right": x.shape[1]}
-    for name, wanted in (
-        ("left", [rank, channels["left"], width]),
-        ("right", [rank, channels["right"], width]),
-        ("kappa", [rank, width]),
-    ):
-        if list(tensors[name].shape) != wanted:
-            raise RuntimeError(
-                f"light_ecc: {name} must have shape {wanted}, got {list(tensors[name].shape)}"
-            )
     ends = {"u": graph.num_targets, "v": x.shape[0]}
-    for name, tensor in zip(ends, made, strict=False) if len(made) == 2 else ():
-        if list(tensor.shape) != [ends[name], width - 1]:
+    wanted = {
+        "left": [rank, left.shape[1], width + 1],
+        "right": [rank, x.shape[1], width + 1],
+        "kappa": [rank, width + 1],
+    } | ({name: [count, width] for name, count in ends.items()} if len(made) == 2 else {})
+    for name, shape in wanted.items():
+        if list(tensors[name].shape) != shape:
             raise RuntimeError(
-                f"light_ecc: {name} must have shape {[ends[name], width - 1]}, got "
-                f"{list(tensor.shape)}"
+                f"light_ecc: {name} must have shape {shape}, got {list(tensors[name].shape)}"
             )
     graph = graph.with_transposed(x.shape[0])
-    if not has_ones:  # act(1 + 0) is 1, too
-        hidden = [pad(h, (0, 1), value=1.0 - n) for n, h in enumerate(hidden)]
-    weights = (left, right, kappa, edge_weight)
+    of_left, of_right = repeats or (None, None)
+    sides = _Side.of("left", left, of_left), _Side.of("right", right, of_right)
+    weights = (*sides, kappa, edge_weight)
     with torch.autocast(x.device.type, enabled=False):  # the products, too, in the wide type
-        if len(hidden) == 2 and x.is_cpu and unrecorded(x, *hidden, *weights):
+        if len(hidden) == 2 and x.is_cpu and unrecorded(x, left, right, *hidden, *weights[2:]):
             out = _light_ecc_on_the_fly(x, hidden[0], hidden[1], slope, *weights, graph)
         else:
-            phi = hidden[0] if len(hidden) == 1 else edge_values(hidden[0], hidden[1], graph, slope)
-            out = _light_ecc(x, phi, *weights, _forward(graph))
+            made_phi = hidden[0]
+            if len(hidden) == 2:
+                made_phi = edge_values(hidden[0], hidden[1], graph, slope)
+            out = _light_ecc(x, made_phi, *weights, _forward(graph))
     if aggr == "mean":
         out = out / graph.degree().clamp(min=1)[:, None].to(out.dtype)
     return out.to(result)
+
+
+class _Side(NamedTuple):
+    """L or R with what its ranks share told apart.
+
+    Attributes:
+        matrix: ``[C, G, H]``: those that differ.
+        bias: ``[C, R, 1]``.
+        spread: ``[G, R]``: 1 where rank r has matrix g, None where each has its own.
+    """
+
+    matrix: Tensor
+    bias: Tensor
+    spread: Tensor | None
+
+    @classmethod
+    def of(cls, name: str, weight: Tensor, repeats: Sequence[int] | None) -> _Side:
+        """Of ``[R, C, H + 1]``."""
+        ranks = weight.shape[0]
+        bias = weight[..., -1:].transpose(0, 1).contiguous()
+        if repeats is None or list(repeats) == list(range(ranks)):
+            return cls(weight[..., :-1].transpose(0, 1).contiguous(), bias, None)
+        firsts = [r for r, first in enumerate(repeats) if r == first]
+        later = any(first > r for r, first in enumerate(repeats))
+        if len(repeats) != ranks or later or not set(repeats) <= set(firsts):
+            raise ValueError(
+                f"light_ecc: repeats of {name} must name for each of {ranks} ranks the first with "
+                f"the same matrix, got {list(repeats)}"
+            )
+        where = torch.tensor([[float(first == r) for first in repeats] for r in firsts])
+        matrix = torch.stack([weight[r, :, :-1] for r in firsts], 1)
+        return cls(matrix, bias, where.to(weight))
+
+    def flat(self) -> Tensor:
+        """``[C, G H]``."""
+        return self.matrix.flatten(1)
 
 
 def _light_ecc_on_the_fly(
@@ -117,43 +149,56 @@ def _light_ecc_on_the_fly(
     u: Tensor,
     v: Tensor,
     slope: float,
-    left: Tensor,
-    right: Tensor,
+    left: _Side,
+    right: _Side,
     kappa: Tensor,
     edge_weight: Tensor | None,
     graph: Graph,
 ) -> Tensor:
     """`_light_ecc` of φ = act(u_i + v_j), made twice: for some sources, and for some targets."""
-    rank, width = kappa.shape
-    matrices = [_matrix(weight).view(-1, rank * width) for weight in (right, left)]
-    found = x.new_zeros(graph.num_slots, rank)  # of each slot
-    out = x.new_empty(graph.num_targets, left.shape[1])
+    ranks, width = kappa.shape[0], kappa.shape[1] - 1
+    kappa_weight, kappa_bias = kappa[:, :-1].t(), kappa[:, -1]
+    found = x.new_zeros(graph.num_slots, ranks)  # of each slot
+    out = x.new_empty(graph.num_targets, left.matrix.shape[0])
     _, _, _, _, t_ptr, t_slot, target = _forward(graph)
     assert t_ptr is not None
     assert t_slot is not None
     assert target is not None
-    buffer = x.new_empty(_step(rank * width, max(len(x), len(out)), x), rank, width)
-    for first, last, ptr, at in _parts(t_ptr, len(buffer)):
-        slots = t_slot[at]
+    to_sources, to_targets = right.flat(), left.flat().t()
+    numbers = max(to_sources.shape[1], to_targets.shape[0])
+    step = _step(numbers, max(len(x), len(out)), x)
+    buffer = x.new_empty(step * numbers)
+    for first, last, ptr, at in _parts(t_ptr, step):
+        slots, count = t_slot[at], last - first
         others = target[slots]
         phi = _part_of_phi(v[first:last], u, slope, ptr, others)
-        p, a = buffer[: last - first], x.new_empty(len(others), rank)
-        torch.mm(x[first:last], matrices[0], out=p.view(-1, rank * width))
-        sizes = (True, False, len(u), len(others), 0, last - first)
+        p = buffer[: count * to_sources.shape[1]].view(count, -1)
+        torch.mm(x[first:last], to_sources, out=p)
+        a = x.new_empty(len(others), right.matrix.shape[1])
+        sizes = (True, False, len(u), len(others), 0, count)
         lists = (ptr, None, others, None)
+        p = p.view(count, -1, width)
         _ops.edge_inner_(p, None, None, None, 1.0, phi, *sizes, *lists, a, None, False)
-        found[slots] = a
-    for first, last, ptr, at in _parts(graph.ptr, len(buffer)):
+        constant = x[first:last] @ right.bias[..., 0]
+        constant = constant.repeat_interleave(ptr.diff(), 0, output_size=len(others))
+        spread = right.spread
+        found[slots] = constant.add_(a) if spread is None else constant.addmm_(a, spread)
+    for first, last, ptr, at in _parts(graph.ptr, step):
         others = graph.source[at]
         phi = _part_of_phi(u[first:last], v, slope, ptr, others)
-        a = torch.mm(phi, kappa.t()).mul_(found[at])
+        c = torch.addmm(kappa_bias, phi, kappa_weight).mul_(found[at])
         if edge_weight is not None:
-            a *= edge_weight[at if graph.edge is None else graph.edge[at], None]
-        z = buffer[: last - first]
-        sizes = (True, False, len(v), len(others), 0, last - first)
+            c *= edge_weight[at if graph.edge is None else graph.edge[at], None]
+        a = c if left.spread is None else c @ left.spread.t()
+        count = last - first
+        z = buffer[: count * to_targets.shape[0]].view(count, -1, width)
+        sizes = (True, False, len(v), len(others), 0, count)
         lists = (ptr, None, others, None)
         _ops.edge_outer_(a, None, None, 1.0, phi, *sizes, *lists, z)
-        torch.mm(z.view(-1, rank * width), matrices[1].t(), out=out[first:last])
+        torch.mm(z.flatten(1), to_targets, out=out[first:last])
+        sums = x.new_empty(count, ranks, 1)
+        _ops.edge_outer_(c, None, None, 1.0, phi.new_ones(len(c), 1), *sizes, *lists, sums)
+        out[first:last].addmm_(sums[..., 0], left.bias[..., 0].t())
     return out
 
 
@@ -177,23 +222,23 @@ def _part_of_phi(seg: Tensor, oth: Tensor, slope: float, ptr: Tensor, others: Te
 def _light_ecc(
     x: Tensor,
     phi: Tensor,
-    left: Tensor,
-    right: Tensor,
+    left: _Side,
+    right: _Side,
     kappa: Tensor,
     edge_weight: Tensor | None,
     sides: Sides,
 ) -> Tensor:
     sources = turned(sides, x.shape[0])
-    found = _edge_form("a", x, phi, None, _matrix(right), sources)
-    scale = phi @ kappa.t() * found
+    ones = phi.new_ones(phi.shape[0], 1)
+    found = _edge_form("a", x, phi, None, right.matrix, sources)
+    found = found if right.spread is None else found @ right.spread
+    found = found + _edge_form("a", x, ones, None, right.bias, sources)
+    scale = torch.addmm(kappa[:, -1], phi, kappa[:, :-1].t()) * found
     if edge_weight is not None:
         scale = scale * edge_weight[:, None]
-    return _edge_form("x", None, phi, scale, _matrix(left), sides)
-
-
-def _matrix(weight: Tensor) -> Tensor:
-    """``[R, C, H]`` as ``[C, R, H]``."""
-    return weight.transpose(0, 1).contiguous()
+    shared = scale if left.spread is None else scale @ left.spread.t()
+    out = _edge_form("x", None, phi, shared, left.matrix, sides)
+    return out + _edge_form("x", None, ones, scale, left.bias, sides)
 
 
 # ---- one form, linear in each of four tensors, over the edges e of every segment s ----
@@ -211,7 +256,7 @@ _library.define(
     "-> (Tensor, Tensor, Tensor, Tensor)"
 )
 _NAMES = ("x", "phi", "a", "weight")
-_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}  # of P and of Z, at a time
+_BYTES = {"cpu": 3 << 20, "cuda": 256 << 20}  # of P and of Z, at a time
 
 
 def _edge_form(

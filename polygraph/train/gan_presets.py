@@ -4,7 +4,9 @@
 that falls linearly to 0, batches of 32. ``small/*``: the same with a quarter of the features in the
 critic and half in the generator's last layers, which two cores can carry. ``pi/*``: the generators
 of the Π-net papers; SNGAN's pairs with the hinge loss, Adam 2e-4 (0, 0.9), five critic steps of 64
-images, 128 for the generator; ProGAN's with WGAN-GP and growing sizes.
+images, 128 for the generator; ProGAN's with WGAN-GP and growing sizes. ``small/ccp``,
+``small/ncp`` and ``small/ncp-skip``: polynomials of order 8 of z, without activations, which two
+cores can carry too.
 """
 
 from __future__ import annotations
@@ -95,6 +97,22 @@ _POLYNOMIAL = GanPreset(
         "learning_rate": 2e-4,
     },
 )
+_SMALL_POLYNOMIAL = GanPreset(
+    PolynomialGeneratorConfig(
+        body="sngan", order=8, latent_channels=64, channels=(64, 48, 24, 16), norm="rms"
+    ),
+    ConvCriticConfig(channels=(32, 64, 128), batch_norm=False),
+    GanConfig(critic_steps=2, beta1=0.0, beta2=0.9, ema=0.99),
+    {
+        **_SMALL.train,
+        "steps": 8_000,
+        "batch_size": 16,
+        "learning_rate": 1e-3,
+        "eval_every": 500,
+        "log_every": 50,
+        "checkpoint_every": 500,
+    },
+)
 
 
 def _graph_presets(family: str, base: GanPreset) -> dict[str, GanPreset]:
@@ -122,6 +140,9 @@ def _polynomial_presets() -> dict[str, GanPreset]:
         found[f"pi/{decomposition}"] = replace(_POLYNOMIAL, generator=made)
         residual = replace(made, body="sngan")
         found[f"pi/{decomposition}-residual"] = replace(_POLYNOMIAL, generator=residual)
+    for decomposition in ("ccp", "ncp", "ncp-skip"):
+        made = replace(_SMALL_POLYNOMIAL.generator, decomposition=decomposition)
+        found[f"small/{decomposition}"] = replace(_SMALL_POLYNOMIAL, generator=made)
     mapped = replace(base, mapping_order=2)
     found["pi/ncp-mapping"] = replace(_POLYNOMIAL, generator=mapped)
     return found

@@ -113,6 +113,25 @@ def test_light_filter():
     torch.testing.assert_close(layer(x, edge_index), expected + layer.bias)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "left", "right"),
+    [
+        ((8, 8, 8, 11, 1), (0,) * 11, (0,) * 11),
+        ((8, 8, 8, 6, 2), (0, 0, 0, 3, 3, 3), (0, 0, 0, 3, 3, 3)),
+        ((8, 4, 8, 4, 2), (0, 1, 2, 3), (0, 0, 2, 2)),
+        ((6, 6, 6, 4, 3), (0, 1, 2, 3), (0, 1, 2, 3)),
+        ((8, 8, 8, 3, None), (0, 1, 2), (0, 1, 2)),
+    ],
+)
+def test_light_filter_repeats(sizes, left, right):
+    """Ranks of one block start anew after H rows; what repeats is the matrix of the first."""
+    torch.manual_seed(0)
+    layer = nn.LightECConv(sizes[0], sizes[1], *sizes[2:])
+    assert layer.filter.repeats == (left, right)
+    for matrix, firsts in zip(layer.filter(), (left, right), strict=False):
+        assert torch.equal(matrix[..., :-1], matrix[list(firsts), :, :-1])
+
+
 @pytest.mark.parametrize("blocks", [None, 3])
 @pytest.mark.parametrize("channels", [16, 32, 66, 132, 264])
 def test_light_starts_at_the_scale_of_its_input(channels, blocks):

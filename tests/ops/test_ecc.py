@@ -287,17 +287,29 @@ def test_layer_refuses():
         with_layer([values[0], values[1].float(), *values[2:]], graph, 0.0)
 
 
-def light(x, phi, left, right, kappa, source, ptr, edge=None, aggr="mean", edge_weight=None):
+def tied(weight, repeats):
+    """Matrices repeated as a layer repeats them; each has its bias."""
+    return torch.cat([weight[list(repeats), :, :-1], weight[..., -1:]], -1)
+
+
+def light(
+    x, phi, left, right, kappa, source, ptr, edge=None, aggr="mean", edge_weight=None, repeats=None
+):
     """The operator with its graph in parts."""
     graph = Graph(ptr, source, edge)
-    return ops.light_ecc(x, phi, left, right, kappa, graph, aggr, edge_weight=edge_weight)
+    if repeats is not None:
+        left, right = (tied(*side) for side in zip((left, right), repeats, strict=True))
+    options = {"repeats": repeats, "edge_weight": edge_weight}
+    return ops.light_ecc(x, phi, left, right, kappa, graph, aggr, **options)
 
 
 def light_reference(
-    x, phi, left, right, kappa, source, ptr, edge=None, aggr="mean", edge_weight=None
+    x, phi, left, right, kappa, source, ptr, edge=None, aggr="mean", edge_weight=None, repeats=None
 ):
     """The definition likewise."""
     graph = Graph(ptr, source, edge)
+    if repeats is not None:
+        left, right = (tied(*side) for side in zip((left, right), repeats, strict=True))
     return reference.light_ecc(x, phi, left, right, kappa, graph, aggr, edge_weight=edge_weight)
 
 
@@ -345,9 +357,12 @@ class TestLightEcc(WithProducts):
         ),
         "empty slots": partial(light_call, 6, 7, 23, 4, 3, 5, 2, holes=True, gamma=True),
         "wide": partial(light_call, 5, 6, 40, 18, 34, 17, 9),
+        "repeated matrices": partial(
+            light_call, 6, 7, 23, 4, 3, 5, 4, gamma=True, repeats=((0, 1, 0, 1), (0, 0, 0, 3))
+        ),
         "many rows": partial(light_call, 500, 400, 3000, 9, 8, 10, 4, gamma=True),
     }
-    small = ("plain", "weights in another order", "empty slots")
+    small = ("plain", "weights in another order", "empty slots", "repeated matrices")
     empty = {  # noqa: RUF012
         "no targets": partial(light_call, 0, 3, 0, 4, 3, 5, 2),
         "no sources": partial(light_call, 4, 0, 0, 4, 3, 5, 2),
@@ -364,17 +379,27 @@ class TestLightEcc(WithProducts):
     }
 
 
-def test_light_with_the_constant():
-    """Hidden features that have their constant already: nothing else changes."""
-    inputs = light_call(6, 7, 23, 4, 3, 5, 2)
-    wide = inputs | {"phi": torch.nn.functional.pad(inputs["phi"], (0, 1), value=1.0)}
-    assert torch.equal(light(**wide), light(**inputs))
+@pytest.mark.parametrize("repeats", [(0,), (0, 2), (1, 1), (0, 0, 0)])
+def test_light_with_bad_repeats(repeats):
+    """Too few or many, a later rank, one that repeats another."""
+    i = light_call(6, 7, 23, 4, 3, 5, 2)
+    tensors = (i[name] for name in ("x", "phi", "left", "right", "kappa"))
+    graph = Graph(i["ptr"], i["source"])
+    with pytest.raises(ValueError, match="repeats of right must name for each of 2 ranks"):
+        ops.light_ecc(*tensors, graph, repeats=((0, 0), repeats))
 
 
 @pytest.mark.parametrize("part_bytes", [1, 8 << 20])
 @pytest.mark.parametrize("aggr", ["sum", "mean"])
 @pytest.mark.parametrize(
-    "options", [{}, {"edge": True, "gamma": True}, {"holes": True}, {"gamma": True, "holes": True}]
+    "options",
+    [
+        {},
+        {"edge": True, "gamma": True},
+        {"holes": True},
+        {"gamma": True, "holes": True, "repeats": ((0, 0), (0, 1))},
+        {"repeats": ((0, 1), (0, 0))},
+    ],
 )
 def test_light_with_features_made_from_nodes(monkeypatch, options, aggr, part_bytes):
     """On the fly without gradients, stored with them: the same numbers, in parts or at once."""
