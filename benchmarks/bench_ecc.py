@@ -186,11 +186,12 @@ def make_light(sizes: dict[str, Any], device: str) -> Problem:
         exact_leaves = [exact, *exact_layer.parameters()]
         return by_pieces(message, exact_leaves, exact_edges[1], (nodes, D), device, MATRICES)
 
-    width = R * (H + 1)
-    right = normal(C, width, seed=5, device=device)
-    gathered = normal(nodes, width, seed=6, device=device)
-    left = normal(width, D, seed=7, device=device)
-    grad, grad_projected = torch.ones_like(x.detach()[:, :1]).expand(-1, D).contiguous(), gathered
+    width_left, width_right = (len(set(firsts)) * H for firsts in layer.filter.repeats)
+    right = normal(C, width_right, seed=5, device=device)
+    grad_projected = normal(nodes, width_right, seed=5, device=device)
+    gathered = normal(nodes, width_left, seed=6, device=device)
+    left = normal(width_left, D, seed=7, device=device)
+    grad = torch.ones_like(x.detach()[:, :1]).expand(-1, D).contiguous()
 
     def products() -> Tensor:
         x.detach() @ right

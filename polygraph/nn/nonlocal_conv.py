@@ -153,8 +153,10 @@ class NonLocalGraphConv2d(torch.nn.Module):
         if self.weight is not None:
             return ecc(nodes, phi, self.weight, graph, "mean", edge_weight=gamma)
         left, right, kappa = self.filter()
-        options = {"repeats": self.filter.repeats, "edge_weight": gamma}
-        return light_ecc(nodes, phi, left, right, kappa, graph, "mean", **options)
+        shared = self.filter.repeats
+        return light_ecc(
+            nodes, phi, left, right, kappa, graph, "mean", repeats=shared, edge_weight=gamma
+        )
 
     def extra_repr(self) -> str:
         """Sizes and kind."""
