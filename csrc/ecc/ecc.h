@@ -7,7 +7,8 @@
 //
 // for the segments first <= s < last. A slot has the row e of edge features, and r = e if x_per_edge, else the other
 // node. phi' is phi [E', H] with a column of ones behind it if `ones`: H' = H + ones. Without phi it is made on the fly
-// from nodes, max(p, slope p) of p = seg_phi[s] + oth_phi[o]. a [E', H'] (a part of the columns of a larger one, too),
+// from nodes, max(p, slope p) of p = seg_phi[s] + oth_phi[o]; so is a row of x, from seg_x[s] + x[o], if seg_x is
+// given. a [E', H'] (a part of the columns of a larger one, too),
 // y [E', C].
 // Results go to tensors that are given, so that the caller takes the segments, and the columns of phi, a chunk at a
 // time, and Z and G never exist whole; of a and y only the rows of the slots that are visited are written. y needs no
@@ -37,9 +38,10 @@ struct EccPhi {
 
 // `like` is a tensor of the wanted dtype and device, C its channels.
 inline EccSizes check_ecc(
-    const char* op, const Tensor& like, int64_t C, const EccPhi& phi, const std::optional<Tensor>& x, bool x_per_edge,
-    bool ones, int64_t hidden, int64_t others, int64_t rows, int64_t first, int64_t last, const Tensor& ptr,
-    const std::optional<Tensor>& slot, const Tensor& other, const std::optional<Tensor>& edge) {
+    const char* op, const Tensor& like, int64_t C, const EccPhi& phi, const std::optional<Tensor>& x,
+    const std::optional<Tensor>& seg_x, bool x_per_edge, bool ones, int64_t hidden, int64_t others, int64_t rows,
+    int64_t first, int64_t last, const Tensor& ptr, const std::optional<Tensor>& slot, const Tensor& other,
+    const std::optional<Tensor>& edge) {
   check_floating(op, "x", like);
   STD_TORCH_CHECK(others >= 0 && rows >= 0, op, ": sizes must not be negative, got ", others, " and ", rows);
   const int64_t H = hidden - (ones ? 1 : 0);
@@ -58,6 +60,8 @@ inline EccSizes check_ecc(
       phi.seg_phi.has_value() == phi.oth_phi.has_value() && !(phi.phi.has_value() && phi.seg_phi.has_value()), op,
       ": either phi is given, or seg_phi and oth_phi");
   check("x", x, x_per_edge ? "[E, C]" : "[N, C]", x_per_edge ? rows : others, C);
+  check("seg_x", seg_x, "[S, C]", n.g.S, C);
+  STD_TORCH_CHECK(!seg_x.has_value() || (x.has_value() && !x_per_edge), op, ": seg_x needs x of nodes");
   check("phi", phi.phi, "[E, H]", rows, H);
   check("seg_phi", phi.seg_phi, "[S, H]", n.g.S, H);
   check("oth_phi", phi.oth_phi, "[O, H]", others, H);

@@ -19,6 +19,7 @@ struct EccParams {
   const T* oth_phi;  // [O, H]
   T slope;
   const T* x;      // [O, C] or [E', C]
+  const T* seg_x;  // [S, C], null: x is as it is
   const T* G;      // [last - first, H', C], edge_inner only
   T* out;          // [last - first, H', C], edge_outer only
   T* a;            // [E', H'], null: not wanted
@@ -37,6 +38,7 @@ struct EccScratch {
   int64_t phi_step, x_step;
   T* phi;      // [kSlots + kTileRows, phi_step]
   T* x;        // [kSlots, x_step] or [C, kSlots]
+  T* row;      // [x_step], of x
   T* G;        // [H' + kTileRows, x_step]
   T* product;  // [H', kSlots] or [kSlots, x_step]
 };
@@ -59,10 +61,11 @@ class Scratch {
     const int64_t x = std::max(kSlots * view.x_step, n.C * kSlots);
     const int64_t G = inner ? (n.hidden() + kTileRows) * view.x_step : 0;
     const int64_t product = inner ? std::max(n.hidden() * kSlots, kSlots * view.x_step) : 0;
-    memory.assign(static_cast<size_t>(phi + x + G + product), T(0));
+    memory.assign(static_cast<size_t>(phi + x + view.x_step + G + product), T(0));
     view.phi = memory.data();
     view.x = view.phi + phi;
-    view.G = view.x + x;
+    view.row = view.x + x;
+    view.G = view.row + view.x_step;
     view.product = view.G + G;
   }
 
@@ -115,54 +118,57 @@ void with_type(const Tensor& tensor, const F& fn) {
 
 void edge_outer_cpu(
     const std::optional<Tensor>& phi, const std::optional<Tensor>& seg_phi, const std::optional<Tensor>& oth_phi,
-    double slope, const Tensor& x, bool x_per_edge, bool ones, int64_t others, int64_t rows, int64_t first,
-    int64_t last, const Tensor& ptr, const std::optional<Tensor>& slot, const Tensor& other,
-    const std::optional<Tensor>& edge, Tensor out) {
+    double slope, const Tensor& x, const std::optional<Tensor>& seg_x, bool x_per_edge, bool ones, int64_t others,
+    int64_t rows, int64_t first, int64_t last, const Tensor& ptr, const std::optional<Tensor>& slot,
+    const Tensor& other, const std::optional<Tensor>& edge, Tensor out) {
   const char* op = "edge_outer_";
   check_shape(op, "x", x, "[N, C]", {-1, -1});
   check_shape(op, "out", out, "[last - first, H', C]", {-1, -1, -1});
   const EccPhi given{phi, seg_phi, oth_phi};
   const EccSizes n = check_ecc(
-      op, x, x.size(1), given, x, x_per_edge, ones, out.size(1), others, rows, first, last, ptr, slot, other, edge);
+      op, x, x.size(1), given, x, seg_x, x_per_edge, ones, out.size(1), others, rows, first, last, ptr, slot, other,
+      edge);
   check_ecc_outer(n, given, x, out);
   STD_TORCH_CHECK(!is_half(x.scalar_type()), op, ": half types are widened before on the CPU");
   const GraphTensors graph(ptr, slot, other, edge);
   check_graph_values(op, n.g, graph.pointers(), rows, first, last);
   const EccPhi f{ready(phi), ready(seg_phi), ready(oth_phi)};
-  const std::optional<Tensor> features = dense(x);
+  const std::optional<Tensor> features = dense(x), of_segments = ready(seg_x);
   with_type(out, [&](auto zero) {
     using T = decltype(zero);
     edge_outer_cpu(
         EccParams<T>{
             n, graph.pointers(), data<T>(f.phi), data<T>(f.seg_phi), data<T>(f.oth_phi), static_cast<T>(slope),
-            data<T>(features), nullptr, static_cast<T*>(out.mutable_data_ptr()), nullptr, nullptr, 0, false});
+            data<T>(features), data<T>(of_segments), nullptr, static_cast<T*>(out.mutable_data_ptr()), nullptr, nullptr,
+            0, false});
   });
 }
 
 void edge_inner_cpu(
     const Tensor& G, const std::optional<Tensor>& phi, const std::optional<Tensor>& seg_phi,
-    const std::optional<Tensor>& oth_phi, double slope, const std::optional<Tensor>& x, bool x_per_edge, bool ones,
-    int64_t others, int64_t rows, int64_t first, int64_t last, const Tensor& ptr, const std::optional<Tensor>& slot,
-    const Tensor& other, const std::optional<Tensor>& edge, std::optional<Tensor> a, std::optional<Tensor> y,
-    bool add) {
+    const std::optional<Tensor>& oth_phi, double slope, const std::optional<Tensor>& x,
+    const std::optional<Tensor>& seg_x, bool x_per_edge, bool ones, int64_t others, int64_t rows, int64_t first,
+    int64_t last, const Tensor& ptr, const std::optional<Tensor>& slot, const Tensor& other,
+    const std::optional<Tensor>& edge, std::optional<Tensor> a, std::optional<Tensor> y, bool add) {
   const char* op = "edge_inner_";
   check_shape(op, "G", G, "[last - first, H', C]", {-1, -1, -1});
   const EccPhi given{phi, seg_phi, oth_phi};
   const EccSizes n = check_ecc(
-      op, G, G.size(2), given, x, x_per_edge, ones, G.size(1), others, rows, first, last, ptr, slot, other, edge);
+      op, G, G.size(2), given, x, seg_x, x_per_edge, ones, G.size(1), others, rows, first, last, ptr, slot, other,
+      edge);
   check_ecc_inner(n, G, given, x, a, y);
   STD_TORCH_CHECK(!is_half(G.scalar_type()), op, ": half types are widened before on the CPU");
   const GraphTensors graph(ptr, slot, other, edge);
   check_graph_values(op, n.g, graph.pointers(), rows, first, last);
   const std::optional<Tensor> upstream = dense(G);
   const EccPhi f{ready(phi), ready(seg_phi), ready(oth_phi)};
-  const std::optional<Tensor> features = ready(x);
+  const std::optional<Tensor> features = ready(x), of_segments = ready(seg_x);
   with_type(G, [&](auto zero) {
     using T = decltype(zero);
     edge_inner_cpu(
         EccParams<T>{
             n, graph.pointers(), data<T>(f.phi), data<T>(f.seg_phi), data<T>(f.oth_phi), static_cast<T>(slope),
-            data<T>(features), data<T>(upstream), nullptr,
+            data<T>(features), data<T>(of_segments), data<T>(upstream), nullptr,
             a.has_value() ? static_cast<T*>(a->mutable_data_ptr()) : nullptr,
             y.has_value() ? static_cast<T*>(y->mutable_data_ptr()) : nullptr, a.has_value() ? a->stride(0) : 0, add});
   });

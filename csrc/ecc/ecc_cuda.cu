@@ -25,6 +25,7 @@ struct EccParams {
   const T* oth_phi;  // [O, H]
   Acc<T> slope;
   const T* x;      // [O, C] or [E', C]
+  const T* seg_x;  // [S, C], null: x is as it is
   const T* G;      // [last - first, H', C], edge_inner only
   T* out;          // [last - first, H', C], edge_outer only
   T* a;            // [E', H'], null: not wanted
@@ -72,11 +73,16 @@ __device__ __forceinline__ Acc<T> phi_at(const EccParams<T>& p, const SlotList& 
 }
 
 template <class T>
-__device__ __forceinline__ Acc<T> x_at(const EccParams<T>& p, const SlotList& list, int k, int64_t c) {
+__device__ __forceinline__ Acc<T> x_at(const EccParams<T>& p, const SlotList& list, int64_t s, int k, int64_t c) {
   if (list.row[k] < 0 || c >= p.n.C) {
     return 0;
   }
-  return static_cast<Acc<T>>(p.x[(p.n.x_per_edge ? list.row[k] : list.other[k]) * p.n.C + c]);
+  const auto value = static_cast<Acc<T>>(p.x[(p.n.x_per_edge ? list.row[k] : list.other[k]) * p.n.C + c]);
+  if (p.seg_x == nullptr) {
+    return value;
+  }
+  const Acc<T> sum = static_cast<Acc<T>>(p.seg_x[s * p.n.C + c]) + value;
+  return sum > 0 ? sum : p.slope * sum;
 }
 
 // The tile of a block: which segment, and where in its product.
@@ -120,7 +126,7 @@ __global__ void __launch_bounds__(kThreads, 3) edge_outer_kernel(EccParams<T> p)
       __syncthreads();
       for (int j = static_cast<int>(threadIdx.x); j < kSlots * kTile; j += kThreads) {
         phi[j] = phi_at(p, list, tile.s, j / kTile, tile.row + j % kTile);
-        x[j] = x_at(p, list, j / kTile, tile.column + j % kTile);
+        x[j] = x_at(p, list, tile.s, j / kTile, tile.column + j % kTile);
       }
       __syncthreads();
       const int count = static_cast<int>(min(tile.end - position, static_cast<int64_t>(kSlots)));
@@ -185,7 +191,7 @@ __global__ void __launch_bounds__(kThreads, 3) edge_inner_kernel(EccParams<T> p)
         }
         for (int j = static_cast<int>(threadIdx.x); j < kSlots * kDepth; j += kThreads) {
           const int64_t d = d0 + j % kDepth;
-          left[j] = kToPhi ? x_at(p, list, j / kDepth, d) : phi_at(p, list, tile.s, j / kDepth, d);
+          left[j] = kToPhi ? x_at(p, list, tile.s, j / kDepth, d) : phi_at(p, list, tile.s, j / kDepth, d);
         }
         __syncthreads();
 #pragma unroll 4
@@ -240,47 +246,50 @@ void launch_edge_inner(const EccParams<T>& p, const DeviceScope& scope) {
 
 void edge_outer_cuda(
     const std::optional<Tensor>& phi, const std::optional<Tensor>& seg_phi, const std::optional<Tensor>& oth_phi,
-    double slope, const Tensor& x, bool x_per_edge, bool ones, int64_t others, int64_t rows, int64_t first,
-    int64_t last, const Tensor& ptr, const std::optional<Tensor>& slot, const Tensor& other,
-    const std::optional<Tensor>& edge, Tensor out) {
+    double slope, const Tensor& x, const std::optional<Tensor>& seg_x, bool x_per_edge, bool ones, int64_t others,
+    int64_t rows, int64_t first, int64_t last, const Tensor& ptr, const std::optional<Tensor>& slot,
+    const Tensor& other, const std::optional<Tensor>& edge, Tensor out) {
   const char* op = "edge_outer_";
   check_shape(op, "x", x, "[N, C]", {-1, -1});
   check_shape(op, "out", out, "[last - first, H', C]", {-1, -1, -1});
   const EccPhi given{phi, seg_phi, oth_phi};
   const EccSizes n = check_ecc(
-      op, x, x.size(1), given, x, x_per_edge, ones, out.size(1), others, rows, first, last, ptr, slot, other, edge);
+      op, x, x.size(1), given, x, seg_x, x_per_edge, ones, out.size(1), others, rows, first, last, ptr, slot, other,
+      edge);
   check_ecc_outer(n, given, x, out);
   const DeviceScope scope(x);
   const GraphTensors graph(ptr, slot, other, edge);
   const EccPhi f{dense(phi), dense(seg_phi), dense(oth_phi)};
   const Tensor features = dense(x);
+  const std::optional<Tensor> of_segments = dense(seg_x);
   dispatch_floating(x.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     launch_edge_outer<T>(
         {n, graph.pointers(), const_data<T>(f.phi), const_data<T>(f.seg_phi), const_data<T>(f.oth_phi),
-         static_cast<Acc<T>>(slope), const_data<T>(features), nullptr, mutable_data<T>(out), nullptr, nullptr, 0,
-         false},
+         static_cast<Acc<T>>(slope), const_data<T>(features), const_data<T>(of_segments), nullptr, mutable_data<T>(out),
+         nullptr, nullptr, 0, false},
         scope);
   });
 }
 
 void edge_inner_cuda(
     const Tensor& G, const std::optional<Tensor>& phi, const std::optional<Tensor>& seg_phi,
-    const std::optional<Tensor>& oth_phi, double slope, const std::optional<Tensor>& x, bool x_per_edge, bool ones,
-    int64_t others, int64_t rows, int64_t first, int64_t last, const Tensor& ptr, const std::optional<Tensor>& slot,
-    const Tensor& other, const std::optional<Tensor>& edge, std::optional<Tensor> a, std::optional<Tensor> y,
-    bool add) {
+    const std::optional<Tensor>& oth_phi, double slope, const std::optional<Tensor>& x,
+    const std::optional<Tensor>& seg_x, bool x_per_edge, bool ones, int64_t others, int64_t rows, int64_t first,
+    int64_t last, const Tensor& ptr, const std::optional<Tensor>& slot, const Tensor& other,
+    const std::optional<Tensor>& edge, std::optional<Tensor> a, std::optional<Tensor> y, bool add) {
   const char* op = "edge_inner_";
   check_shape(op, "G", G, "[last - first, H', C]", {-1, -1, -1});
   const EccPhi given{phi, seg_phi, oth_phi};
   const EccSizes n = check_ecc(
-      op, G, G.size(2), given, x, x_per_edge, ones, G.size(1), others, rows, first, last, ptr, slot, other, edge);
+      op, G, G.size(2), given, x, seg_x, x_per_edge, ones, G.size(1), others, rows, first, last, ptr, slot, other,
+      edge);
   check_ecc_inner(n, G, given, x, a, y);
   const DeviceScope scope(G);
   const GraphTensors graph(ptr, slot, other, edge);
   const EccPhi f{dense(phi), dense(seg_phi), dense(oth_phi)};
   const Tensor upstream = dense(G);
-  const std::optional<Tensor> features = dense(x);
+  const std::optional<Tensor> features = dense(x), of_segments = dense(seg_x);
   dispatch_floating(G.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     const EccParams<T> p{
@@ -291,6 +300,7 @@ void edge_inner_cuda(
         const_data<T>(f.oth_phi),
         static_cast<Acc<T>>(slope),
         const_data<T>(features),
+        const_data<T>(of_segments),
         const_data<T>(upstream),
         nullptr,
         a.has_value() ? mutable_data<T>(*a) : nullptr,

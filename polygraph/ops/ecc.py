@@ -311,7 +311,7 @@ def _ecc(
             buffer = z if buffer.numel() < z.numel() else buffer
             options, ones = parts.columns(chunk)
             sizes = (sources, rows, chunk.first, chunk.last)
-            _ops.edge_outer_(*options, x, False, ones, *sizes, *sides[:4], z)
+            _ops.edge_outer_(*options, x, None, False, ones, *sizes, *sides[:4], z)
             matrix = weight[chunk.h0 : chunk.h1].reshape(-1, D)
             out[chunk.first : chunk.last].addmm_(z.flatten(1), matrix)
         return out.to(dtype)
@@ -323,7 +323,9 @@ def _ecc(
         y = torch.mm(x[chunk.first : chunk.last], matrix).view(*chunk.shape, D)
         options, ones = parts.columns(chunk)
         sizes = (targets, rows, chunk.first, chunk.last)
-        _ops.edge_inner_(y, *options, None, False, ones, *sizes, *back[:4], None, message, True)
+        _ops.edge_inner_(
+            y, *options, None, None, False, ones, *sizes, *back[:4], None, message, True
+        )
     numbers = (1.0, ANY_NODES, rows)
     total = _ops.edge_sum(None, None, None, None, message, None, *numbers, *sides)
     return total.to(dtype)
@@ -523,9 +525,9 @@ def _backward_of_product(
             torch.mm(part, matrix.t(), out=product.flatten(1))
             a = None if inner is None else inner[:, chunk.h0 : chunk.h1]
             graph = (*sizes, *seen[:4])
-            _ops.edge_inner_(product, *options, far, False, ones, *graph, a, message, True)
+            _ops.edge_inner_(product, *options, far, None, False, ones, *graph, a, message, True)
         if grad_matrices is not None or grad_x is not None:
-            _ops.edge_outer_(*options, far, False, ones, *sizes, *seen[:4], product)
+            _ops.edge_outer_(*options, far, None, False, ones, *sizes, *seen[:4], product)
             if grad_matrices is not None:
                 to = grad_matrices[chunk.h0 : chunk.h1].view(-1, part.shape[1])
                 to.addmm_(product.flatten(1).t(), part)

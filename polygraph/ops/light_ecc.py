@@ -157,48 +157,45 @@ def _light_ecc_on_the_fly(
 ) -> Tensor:
     """`_light_ecc` of φ = act(u_i + v_j), made twice: for some sources, and for some targets."""
     ranks, width = kappa.shape[0], kappa.shape[1] - 1
-    kappa_weight, kappa_bias = kappa[:, :-1].t(), kappa[:, -1]
-    found = x.new_zeros(graph.num_slots, ranks)  # of each slot
-    out = x.new_empty(graph.num_targets, left.matrix.shape[0])
     _, _, _, _, t_ptr, t_slot, target = _forward(graph)
     assert t_ptr is not None
     assert t_slot is not None
     assert target is not None
-    to_sources, to_targets = right.flat(), left.flat().t()
-    numbers = max(to_sources.shape[1], to_targets.shape[0])
-    step = _step(numbers, max(len(x), len(out)), x)
-    buffer = x.new_empty(step * numbers)
-    for first, last, ptr, at in _parts(t_ptr, step):
-        slots, count = t_slot[at], last - first
-        others = target[slots]
-        phi = _part_of_phi(v[first:last], u, slope, ptr, others)
-        p = buffer[: count * to_sources.shape[1]].view(count, -1)
-        torch.mm(x[first:last], to_sources, out=p)
-        a = x.new_empty(len(others), right.matrix.shape[1])
-        sizes = (True, False, len(u), len(others), 0, count)
-        lists = (ptr, None, others, None)
-        p = p.view(count, -1, width)
-        _ops.edge_inner_(p, None, None, None, 1.0, phi, *sizes, *lists, a, None, False)
-        constant = x[first:last] @ right.bias[..., 0]
-        constant = constant.repeat_interleave(ptr.diff(), 0, output_size=len(others))
-        spread = right.spread
-        found[slots] = constant.add_(a) if spread is None else constant.addmm_(a, spread)
+    # For every slot: φ · P_g, with all different matrices of R, and φ · κ_r, all without biases.
+    sources, groups = len(x), right.matrix.shape[1]
+    if not sources:
+        return x.new_zeros(graph.num_targets, left.matrix.shape[0])
+    found = x.new_zeros(graph.num_slots, groups + ranks)
+    step = _step((groups + ranks) * width, sources, x)
+    p = x.new_empty(step, groups + ranks, width)
+    p[:, groups:] = kappa[:, :-1]
+    for first in range(0, sources, step):
+        last = min(first + step, sources)
+        part = p[: last - first]
+        torch.mm(x[first:last], right.flat(), out=part.flatten(1)[:, : groups * width])
+        sizes = (False, False, len(u), graph.num_slots, first, last)
+        lists = (t_ptr, t_slot, target, None)
+        _ops.edge_inner_(part, None, None, None, slope, u, v, *sizes, *lists, found, None, False)
+    constant, ones = x @ right.bias[..., 0], x.new_ones(sources, 1)
+    out = x.new_empty(graph.num_targets, left.matrix.shape[0])
+    groups = left.matrix.shape[1]
+    step = _step(groups * width, len(out), x)
+    z = x.new_empty(step, groups, width)
+    sums = x.new_empty(step, ranks, 1)
     for first, last, ptr, at in _parts(graph.ptr, step):
         others = graph.source[at]
-        phi = _part_of_phi(u[first:last], v, slope, ptr, others)
-        c = torch.addmm(kappa_bias, phi, kappa_weight).mul_(found[at])
+        here = found[at, :-ranks]
+        here = here if right.spread is None else here @ right.spread
+        c = here.add_(constant[others]).mul_(found[at, -ranks:] + kappa[:, -1])
         if edge_weight is not None:
             c *= edge_weight[at if graph.edge is None else graph.edge[at], None]
         a = c if left.spread is None else c @ left.spread.t()
-        count = last - first
-        z = buffer[: count * to_targets.shape[0]].view(count, -1, width)
-        sizes = (True, False, len(v), len(others), 0, count)
-        lists = (ptr, None, others, None)
-        _ops.edge_outer_(a, None, None, 1.0, phi, *sizes, *lists, z)
-        torch.mm(z.flatten(1), to_targets, out=out[first:last])
-        sums = x.new_empty(count, ranks, 1)
-        _ops.edge_outer_(c, None, None, 1.0, phi.new_ones(len(c), 1), *sizes, *lists, sums)
-        out[first:last].addmm_(sums[..., 0], left.bias[..., 0].t())
+        sizes = (len(v), len(others), 0, last - first, ptr, None, others, None)
+        part, total = z[: last - first], sums[: last - first]
+        _ops.edge_outer_(a, None, None, slope, v, u[first:last], False, False, *sizes, part)
+        torch.mm(part.flatten(1), left.flat().t(), out=out[first:last])
+        _ops.edge_outer_(c, None, None, 1.0, ones, None, False, False, *sizes, total)
+        out[first:last].addmm_(total[..., 0], left.bias[..., 0].t())
     return out
 
 
@@ -209,14 +206,6 @@ def _parts(ptr: Tensor, step: int) -> Iterator[tuple[int, int, Tensor, slice]]:
     for part, first in enumerate(range(0, segments, step)):
         last, (start, end) = min(first + step, segments), bounds[part : part + 2]
         yield first, last, ptr[first : last + 1] - start, slice(start, end)
-
-
-def _part_of_phi(seg: Tensor, oth: Tensor, slope: float, ptr: Tensor, others: Tensor) -> Tensor:
-    """``[slots, H + 1]`` of some segments."""
-    sizes = (slope, len(oth), len(others))
-    graph = (ptr, None, others, None, None, None, None)
-    found: Tensor = _ops.edge_values(seg, oth, seg, oth, None, *sizes, *graph)
-    return found
 
 
 def _light_ecc(
@@ -346,11 +335,11 @@ def _edge_form_of(
             part = p[: last - first]
             torch.mm(x[first:last], flat, out=part.view(-1, R * H))
             results = (to_a if wanted[2] else None, to_phi if wanted[1] else None, False)
-            options = (a if wanted[1] else None, None, None, 1.0, phi if wanted[2] else None)
+            options = (a if wanted[1] else None, None, None, 1.0, phi if wanted[2] else None, None)
             _ops.edge_inner_(part, *options, True, False, *sizes, *lists, *results)
         if z is not None:
             part = z[: last - first]
-            _ops.edge_outer_(a, None, None, 1.0, phi, True, False, *sizes, *lists, part)
+            _ops.edge_outer_(a, None, None, 1.0, phi, None, True, False, *sizes, *lists, part)
             if wanted[0]:
                 assert flat is not None
                 torch.mm(part.view(-1, R * H), flat.t(), out=to_x[first:last])
