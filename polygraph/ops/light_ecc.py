@@ -80,12 +80,13 @@ def light_ecc(
     )
     edge_weight = cast(cast(edge_weight, dtype), wide)
     rank, width = left.shape[0], hidden[0].shape[1]
-    ends = {"u": graph.num_targets, "v": x.shape[0]}
     wanted = {
         "left": [rank, left.shape[1], width + 1],
         "right": [rank, x.shape[1], width + 1],
         "kappa": [rank, width + 1],
-    } | ({name: [count, width] for name, count in ends.items()} if len(made) == 2 else {})
+    }
+    if len(made) == 2:
+        wanted |= {"u": [graph.num_targets, width], "v": [x.shape[0], width]}
     for name, shape in wanted.items():
         if list(tensors[name].shape) != shape:
             raise RuntimeError(
@@ -162,17 +163,17 @@ def _light_ecc_on_the_fly(
     assert t_slot is not None
     assert target is not None
     # For every slot: φ · P_g, with all different matrices of R, and φ · κ_r, all without biases.
-    sources, groups = len(x), right.matrix.shape[1]
+    sources, known = len(x), right.matrix.shape[1]
     if not sources:
         return x.new_zeros(graph.num_targets, left.matrix.shape[0])
-    found = x.new_zeros(graph.num_slots, groups + ranks)
-    step = _step((groups + ranks) * width, sources, x)
-    p = x.new_empty(step, groups + ranks, width)
-    p[:, groups:] = kappa[:, :-1]
+    found = x.new_zeros(graph.num_slots, known + ranks)
+    step = _step((known + ranks) * width, sources, x)
+    p = x.new_empty(step, known + ranks, width)
+    p[:, known:] = kappa[:, :-1]
     for first in range(0, sources, step):
         last = min(first + step, sources)
         part = p[: last - first]
-        torch.mm(x[first:last], right.flat(), out=part.flatten(1)[:, : groups * width])
+        torch.mm(x[first:last], right.flat(), out=part.flatten(1)[:, : known * width])
         sizes = (False, False, len(u), graph.num_slots, first, last)
         lists = (t_ptr, t_slot, target, None)
         _ops.edge_inner_(part, None, None, None, slope, u, v, *sizes, *lists, found, None, False)
@@ -184,9 +185,9 @@ def _light_ecc_on_the_fly(
     sums = x.new_empty(step, ranks, 1)
     for first, last, ptr, at in _parts(graph.ptr, step):
         others = graph.source[at]
-        here = found[at, :-ranks]
+        here = found[at, :known]
         here = here if right.spread is None else here @ right.spread
-        c = here.add_(constant[others]).mul_(found[at, -ranks:] + kappa[:, -1])
+        c = here.add_(constant[others]).mul_(found[at, known:] + kappa[:, -1])
         if edge_weight is not None:
             c *= edge_weight[at if graph.edge is None else graph.edge[at], None]
         a = c if left.spread is None else c @ left.spread.t()
