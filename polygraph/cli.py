@@ -204,22 +204,27 @@ def latent(arguments: Sequence[str]) -> int:
 
 
 def report(arguments: Sequence[str]) -> int:
-    """Write the report of a grid of mesh autoencoders: one HTML file, needing nothing else."""
+    """Write the report of a grid of mesh autoencoders: one HTML file, and charts as pictures."""
     parser = Parser(prog="polygraph report", description=report.__doc__)
     parser.add_argument("grid", metavar="GRID", help="folder of `polygraph benchmark mesh`")
     parser.add_argument("--out", default="report.html", metavar="HTML", help="%(default)s")
     parser.add_argument("--title", default="Mesh autoencoders", help="default: %(default)s")
     parser.add_argument("--max-mb", type=float, default=15.0, help="size, default: %(default)s")
     parser.add_argument("--up", choices=("auto", "x", "y", "z"), default="auto")
+    parser.add_argument("--charts", metavar="DIR", help="also write charts there, as PNG")
     chosen = parser.parse_args(arguments)
     if not chosen.max_mb > 0:
         raise UsageError(f"report: max-mb must be positive, got {chosen.max_mb}")
+    from polygraph.report.charts import write_charts
     from polygraph.report.page import write_report
 
     path = write_report(
         chosen.grid, chosen.out, title=chosen.title, max_mb=chosen.max_mb, up=chosen.up
     )
     print(f"wrote {path.resolve()}, {path.stat().st_size / 1e6:.1f} MB")
+    if chosen.charts is not None:
+        for picture in write_charts(chosen.grid, chosen.charts):
+            print(f"wrote {picture.resolve()}")
     return 0
 
 

@@ -191,11 +191,11 @@ def _light_ecc_on_the_fly(
         if edge_weight is not None:
             c *= edge_weight[at if graph.edge is None else graph.edge[at], None]
         a = c if left.spread is None else c @ left.spread.t()
-        sizes = (len(v), len(others), 0, last - first, ptr, None, others, None)
+        where = (len(v), len(others), 0, last - first, ptr, None, others, None)
         part, total = z[: last - first], sums[: last - first]
-        _ops.edge_outer_(a, None, None, slope, v, u[first:last], False, False, *sizes, part)
+        _ops.edge_outer_(a, None, None, slope, v, u[first:last], False, False, *where, part)
         torch.mm(part.flatten(1), left.flat().t(), out=out[first:last])
-        _ops.edge_outer_(c, None, None, 1.0, ones, None, False, False, *sizes, total)
+        _ops.edge_outer_(c, None, None, 1.0, ones, None, False, False, *where, total)
         out[first:last].addmm_(total[..., 0], left.bias[..., 0].t())
     return out
 

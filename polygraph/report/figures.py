@@ -81,7 +81,7 @@ def heatmap_figure(
     _color_bar(plt, figure, grid, vmax)
     if title:
         figure.suptitle(title, fontsize=11)
-    return _save(plt, figure, path)
+    return save_figure(plt, figure, path)
 
 
 def mesh_rows_figure(
@@ -136,7 +136,7 @@ def mesh_rows_figure(
                 -0.04, 0.5, name, transform=line[0].transAxes, rotation=90, fontsize=10,
                 ha="right", va="center",
             )  # fmt: skip
-    return _save(plt, figure, path)
+    return save_figure(plt, figure, path)
 
 
 def _color_bar(plt: Any, figure: Any, grid: Any, vmax: float) -> None:
@@ -186,10 +186,11 @@ def curve_figure(
     axes.spines[["top", "right"]].set_visible(False)
     if curves or lines:
         axes.legend(frameon=False, fontsize=9)
-    return _save(plt, figure, path)
+    return save_figure(plt, figure, path)
 
 
-def _save(plt: Any, figure: Any, path: str | Path) -> Path:
+def save_figure(plt: Any, figure: Any, path: str | Path) -> Path:
+    """Write a picture, and close the figure; folders are made."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150, facecolor="white")

@@ -118,8 +118,15 @@ def test_the_command(tmp_path, capsys):
     pytest.importorskip("plotly", reason="needs plotly (extra [report])")
     write_grid(tmp_path / "grid")
     out = tmp_path / "report.html"
-    assert main(["report", str(tmp_path / "grid"), "--out", str(out)]) == 0
-    assert f"wrote {out}" in capsys.readouterr().out
+    charts = tmp_path / "charts"
+    words = ["report", str(tmp_path / "grid"), "--out", str(out), "--charts", str(charts)]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert f"wrote {out}" in said
+    for latent in (8, 16):
+        picture = charts / f"spheres-interpolation-latent-{latent}.png"
+        assert f"wrote {picture}" in said
+        assert picture.read_bytes().startswith(b"\x89PNG")
     assert main(["report", str(tmp_path), "--out", str(out)]) == 1
     assert "no grid here" in capsys.readouterr().err
     assert main(["report", str(tmp_path / "grid"), "--max-mb", "0"]) == 2

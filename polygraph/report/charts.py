@@ -1,0 +1,181 @@
+"""Charts of a grid of mesh autoencoders as pictures: for papers, and where no page can be shown.
+
+What `polygraph.report.page` shows in a browser: every model's error, error against order, and how
+many vertices have at most what error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from polygraph.report.figures import save_figure
+from polygraph.report.grid_rows import LINEAR, Model, View, make_views, read_rows
+from polygraph.report.render import pyplot
+
+# Okabe and Ito's colours, as on the page (assets/report.js).
+_COLORS = {
+    "first-order": "#1c2430",
+    "simple": "#56b4e9",
+    "full": "#d55e00",
+    "skip": "#009e73",
+    "spiral": "#cc79a7",
+    "peer": "#e69f00",
+    "graph": "#0072b2",
+    LINEAR: "#8b95a3",
+}
+_POLYNOMIAL = ("simple", "full", "skip")
+
+
+def write_charts(grid: str | Path, folder: str | Path) -> list[Path]:
+    """Write a PNG for each view of a grid: ``<data>-<split>-latent-<n>.png``.
+
+    Args:
+        grid: folder of `polygraph benchmark mesh`.
+        folder: made where it does not exist.
+
+    Returns:
+        The files.
+
+    Raises:
+        GridError: ``grid`` is none.
+    """
+    views = make_views(read_rows(grid))
+    names = [f"{v.data}-{v.split}-latent-{v.latent}" for v in views]
+    files = []
+    for name, view in zip(names, views, strict=True):
+        recipe = f"-{(view.recipe_hash or '')[:6]}" if names.count(name) > 1 else ""
+        path = Path(folder) / (re.sub(r"[^\w.+-]+", "-", name) + recipe + ".png")
+        files.append(chart(view, path))
+    return files
+
+
+def chart(view: View, path: str | Path) -> Path:
+    """Write the picture of one view."""
+    plt = pyplot()
+    models = sorted(view.models, key=lambda m: (_mean(m) is None, _mean(m) or 0.0))
+    height = max(4.2, 1.4 + 0.24 * len(models))
+    figure, (left, middle, right) = plt.subplots(
+        1, 3, figsize=(15, height), layout="constrained", width_ratios=(1.1, 1, 1)
+    )
+    limit = _limit(models)
+    _errors(left, models, limit)
+    _orders(middle, models, limit)
+    _shares(right, models, limit)
+    for axes in (left, middle, right):
+        axes.grid(True, color="#e4e4e4", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    seeds = {row["seed"] for model in view.models for row in model.rows} - {None}
+    first = view.models[0].rows[0]
+    figure.suptitle(
+        f"{view.data}, {view.split}, {view.latent} latents: {first['num_train']:,} meshes to "
+        f"train, {first['num_test']:,} to test, {len(seeds)} seed{'s' * (len(seeds) != 1)}",
+        fontsize=12,
+    )
+    return save_figure(plt, figure, path)
+
+
+def _mean(model: Model) -> float | None:
+    return model.spread("mean_mm").mean
+
+
+def _limit(models: Sequence[Model]) -> float:
+    """The largest error that is drawn: one that is far beyond the others' would flatten them."""
+    errors = [_mean(model) or 0.0 for model in models if model.rows[0]["latent"]]
+    errors = [error for error in errors if error]
+    typical = 3 * float(np.median(errors)) if errors else 1.0
+    return 1.05 * max((error for error in errors if error <= typical), default=1.0)
+
+
+def _is_open(model: Model) -> bool:
+    """Whether it is a network without activations."""
+    return bool(model.rows[0]["activation"] == "none")
+
+
+def _errors(axes: Any, models: Sequence[Model], limit: float) -> None:
+    """Mean errors, the best above; what has none is named all the same."""
+    for place, model in enumerate(models):
+        error = model.spread("mean_mm")
+        color = _COLORS[model.rows[0]["family"]]
+        if error.mean is None:
+            axes.text(0.02 * limit, place, "not finite", va="center", fontsize=8, color="#b3261e")
+            continue
+        if error.mean > limit:
+            text = f"{error.mean:.4g}, beyond the axis"
+            axes.text(limit, place, text, va="center", ha="right", fontsize=8, color="#5a6470")
+            continue
+        face = "white" if _is_open(model) else color
+        axes.errorbar(
+            error.mean, place, xerr=error.std or 0.0, fmt="o", color=color, markerfacecolor=face,
+            markersize=6, capsize=2.5, linewidth=1.2,
+        )  # fmt: skip
+        axes.annotate(
+            f"{error.mean:.1f}", (error.mean, place), (9, 0), textcoords="offset points",
+            va="center", fontsize=8, color="#5a6470",
+        )  # fmt: skip
+    axes.set_yticks(range(len(models)), [model.name for model in models], fontsize=8.5)
+    axes.set_ylim(len(models) - 0.4, -0.6)
+    axes.set_xlim(0, 1.12 * limit)
+    axes.set_xlabel("mean vertex error on test meshes in mm (filled: with activations)")
+
+
+def _orders(axes: Any, models: Sequence[Model], limit: float) -> None:
+    """Error against order, one line per polynomial, with and without activations."""
+    orders: set[int] = set()
+    for open_ in (False, True):
+        start = [m for m in models if m.name.split("-noact")[0] == "first-order"]
+        start = [m for m in start if _is_open(m) == open_]
+        for family in _POLYNOMIAL:
+            mine = [m for m in models if m.rows[0]["family"] == family and _is_open(m) == open_]
+            mine = [m for m in mine if m.rows[0]["operator"] == "spiral"]
+            mine = [m for m in mine if "batch" not in (m.rows[0]["norm"] or "")]
+            line = sorted((m for m in start + mine if 0 < (_mean(m) or 0) <= limit), key=_order)
+            if not mine or not line:
+                continue
+            orders.update(map(_order, line))
+            errors = [m.spread("mean_mm") for m in line]
+            axes.errorbar(
+                [_order(m) + 0.04 * (_POLYNOMIAL.index(family) - 1) for m in line],
+                [e.mean for e in errors], yerr=[e.std or 0.0 for e in errors], capsize=3,
+                marker="o", markersize=5, color=_COLORS[family], linewidth=1.6,
+                markerfacecolor="white" if open_ else None, linestyle="--" if open_ else "-",
+                label=family + (", no activations" if open_ else ""),
+            )  # fmt: skip
+    for model in models:
+        mean = _mean(model)
+        if model.rows[0]["family"] == LINEAR and model.rows[0]["latent"] and mean is not None:
+            axes.axhline(mean, color=_COLORS[LINEAR], linestyle=":", label=model.name)
+    axes.set_xticks(sorted(orders))
+    axes.set_xlabel("order")
+    axes.set_ylabel("mean vertex error in mm")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=8.5)
+
+
+def _order(model: Model) -> int:
+    return int(model.rows[0]["order"] or 1)
+
+
+def _shares(axes: Any, models: Sequence[Model], limit: float) -> None:
+    """Share of vertices with at most an error: the best of each family."""
+    best: dict[str, Model] = {}
+    for model in models:
+        if model.rows[0]["latent"] and 0 < (_mean(model) or 0) <= limit:
+            best.setdefault(model.rows[0]["family"], model)
+    share = np.linspace(0, 100, 101)
+    far = 0.0
+    for family, model in best.items():
+        errors = np.array([np.nan if q is None else q for q in model.quantiles()])
+        axes.plot(errors, share, color=_COLORS[family], linewidth=1.6, label=model.name)
+        far = max(far, float(np.nan_to_num(errors)[95]))
+    axes.set_xlim(0, far or 1.0)
+    axes.set_ylim(0, 100)
+    axes.set_xlabel("vertex error in mm")
+    axes.set_ylabel("% of vertices with at most that error")
+    if best:
+        axes.legend(frameon=False, fontsize=8.5)
