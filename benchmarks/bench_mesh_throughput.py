@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench_mesh_autoencoder import BATCH, build, plain_pytorch
+from bench_mesh_autoencoder import BATCH, build, plain_pytorch, publish
 from harness import MIB, provenance, resident, summary
 from numpy.typing import NDArray
 from torch import Tensor
@@ -156,11 +156,7 @@ def main() -> None:
     if args.one:
         print(json.dumps(run_one(args.one, args.data, args.steps)))
         return
-    text = json.dumps(in_turns(args.data, args.steps, args.rounds, args.threads), indent=2)
-    print(text)
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(text + "\n")
+    publish(in_turns(args.data, args.steps, args.rounds, args.threads), args.out)
 
 
 if __name__ == "__main__":
