@@ -154,7 +154,11 @@ def outer_arguments():
     """For edge_outer_: segments 1 to 5 of 6."""
     x, phi = normal(7, 3), normal(23, 2)
     out = normal(4, 3, 3)
-    return [[phi, None, None, 1.0, x, False, True, 7, 23, 1, 5, *HERE[:4], out]]
+    graph = (7, 23, 1, 5, *HERE[:4])
+    return [
+        [phi, None, None, 0.3, x, of_segments, False, True, *graph, out]
+        for of_segments in (None, normal(6, 3, seed=1))
+    ]
 
 
 def inner_arguments():
@@ -162,7 +166,10 @@ def inner_arguments():
     x, phi = normal(7, 3), normal(23, 2)
     graph = (7, 23, 1, 5, *HERE[:4])
     outs = (torch.zeros(23, 3).double(), torch.zeros(23, 3).double())
-    return [[normal(4, 3, 3), phi, None, None, 1.0, x, False, True, *graph, *outs, True]]
+    return [
+        [normal(4, 3, 3), phi, None, None, 0.3, x, of_segments, False, True, *graph, *outs, True]
+        for of_segments in (None, normal(6, 3, seed=1))
+    ]
 
 
 def form_arguments():
@@ -212,10 +219,17 @@ RAW_BROKEN = {
         ("sign", "edge_max", at(1, lambda t: t[1:]), r"sign must have shape \[D\] = \[4\]"),
         ("arg", "edge_take", at(1, with_value(0, 23)), "arg must name slots"),
         ("arg int64", "edge_max_backward", at(1, lambda t: t.long()), "arg must be int32"),
-        ("segments", "edge_outer_", at(10, lambda _: 7), "segments 1 to 7 of 6 do not exist"),
-        ("out", "edge_outer_", at(15, lambda t: t[1:]), r"out must have shape \[last - first"),
+        ("segments", "edge_outer_", at(11, lambda _: 7), "segments 1 to 7 of 6 do not exist"),
+        ("out", "edge_outer_", at(16, lambda t: t[1:]), r"out must have shape \[last - first"),
         ("G", "edge_inner_", at(0, lambda t: t[1:]), r"G must have shape \[last - first"),
-        ("a", "edge_inner_", at(16, lambda t: t[1:]), r"a must have shape \[E, H'\]"),
+        ("a", "edge_inner_", at(17, lambda t: t[1:]), r"a must have shape \[E, H'\]"),
+        ("seg_x", "edge_inner_", at(6, lambda _: U[1:, :3]), r"seg_x must have shape \[S, C\]"),
+        (
+            "seg_x of edges",
+            "edge_outer_",
+            lambda a: [*a[:4], normal(23, 3), U[:, :3], True, *a[7:]],
+            "seg_x needs x of nodes",
+        ),
     )
 }
 
@@ -236,6 +250,23 @@ class TestEdgeConv(OperatorContract):
 
     test_without_batch = None  # there is no batch dimension
     test_gpu_more_than_2_31_elements = None
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("name", ["edge_outer_", "edge_inner_"])
+def test_features_made_within_the_kernel(name, device):
+    """Rows act(seg_x + x) of edges, made where they are used, as those that were stored."""
+    at_x, outs = (4, [-1]) if name == "edge_outer_" else (5, [-3, -2])
+    made = RAW[name]()[1]
+    x, of_segments = made[at_x : at_x + 2]
+    stored = reference.edge_values(of_segments, x, Graph(HERE[0], HERE[2]), 0.3)
+    plain = [*made[:at_x], stored, None, True, *made[at_x + 3 :]]
+    for call in (plain, made):
+        call[:] = [t.to(device, copy=True) if isinstance(t, torch.Tensor) else t for t in call]
+        getattr(torch.ops.polygraph, name)(*call)
+    for out in outs:
+        torch.testing.assert_close(made[out], plain[out])
+        assert made[out].abs().sum() > 0
 
 
 @given(
