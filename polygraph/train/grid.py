@@ -29,7 +29,14 @@ from polygraph.train.checkpoint import CheckpointError, read_json, write_atomic,
 from polygraph.train.config import TrainConfig
 from polygraph.train.costs import Subject, measure_costs
 from polygraph.train.loop import LAST, NotFinite, TrainingStopped
-from polygraph.train.mesh import MeshRunConfig, get_split, preset_run, train_mesh, write_array
+from polygraph.train.mesh import (
+    MeshRunConfig,
+    build_hierarchy,
+    get_split,
+    preset_run,
+    train_mesh,
+    write_array,
+)
 from polygraph.train.provenance import provenance
 from polygraph.train.rows import (
     COSTS,
@@ -178,8 +185,8 @@ def run_grid(
         costs: measure inference, training steps and memory once all are trained.
 
     Raises:
-        ValueError: a data set lacks a split, or two data sets have one name; several processes were
-            started by torchrun.
+        ValueError: a data set lacks a split, two data sets have one name, or a mesh has too few
+            vertices for the hierarchy; several processes were started by torchrun.
         CheckpointError: the folder holds runs on other contents of the data.
         TrainingStopped: no memory, or no room on the disk; the grid goes on from there when it is
             called again. A loss that is not finite does not stop it: that is a row.
@@ -191,6 +198,7 @@ def run_grid(
         )
     folder = Path(folder)
     cells = list(_cells(grid, folder, say))
+    _build_hierarchies(cells)
     rows: list[dict[str, Any]] = []
     missing = 0
     for number, cell in enumerate(cells):
@@ -251,6 +259,22 @@ def _cells(grid: Grid, folder: Path, say: Callable[[str], None]) -> Iterator[_Ce
                     digest = linear_digest(model, numbers, dataset, split)
                     run = where / f"latent-{numbers}" / f"{model}-{digest[:8]}"
                     yield _Cell(dataset, split, numbers, model, None, samples, run)
+
+
+def _build_hierarchies(cells: Sequence[_Cell]) -> None:
+    """Put all that will be wanted into the cache: one that cannot be built stops the grid now."""
+    done = set()
+    for cell in cells:
+        if cell.config is None:
+            continue
+        config = cell.config
+        key = cell.dataset.content_hash, config.factors, config.spiral, config.upsampling
+        if key not in done:
+            try:
+                build_hierarchy(config, cell.dataset)
+            except ValueError as error:
+                raise ValueError(f"benchmark: {cell.dataset.name}: {error}") from error
+            done.add(key)
 
 
 def _file_name(name: str) -> str:

@@ -95,6 +95,18 @@ def test_rows(made, data):
     }  # fmt: skip
 
 
+def test_a_hierarchy_that_cannot_be_built_stops_the_grid_first(data, tmp_path):
+    """Of the second data set, before anything is trained on the first."""
+    write_meshes(tmp_path / "small", num=20)
+    small = MeshDataConfig(
+        kind="registered", path=str(tmp_path / "small"), cache_dir=data.cache_dir
+    )
+    wanted = replace(grid(data), data=(data, small))
+    with pytest.raises(ValueError, match="benchmark: small: hierarchy level"):
+        run_grid(wanted, tmp_path / "grid", say=str)
+    assert not (tmp_path / "grid" / "runs").exists()
+
+
 def test_shown_meshes_are_reconstructions(made, data):
     result, _ = made
     dataset = open_dataset(data)
