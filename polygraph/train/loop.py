@@ -198,8 +198,11 @@ class Trainer:
         if self._first:
             self.folder.mkdir(parents=True, exist_ok=True)
             remove_temporaries(self.folder)
+        # Every process looks before the first one can go on to write its first checkpoint.
         self.fabric.barrier()
-        if not last.is_file():
+        there = last.is_file()
+        self.fabric.barrier()
+        if not there:
             return False
         if not resume:
             raise CheckpointError(

@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from polygraph.train import checkpoint
 from polygraph.train.checkpoint import CheckpointError, load_checkpoint
 from polygraph.train.config import TrainConfig, config_hash, sample_indices
 from polygraph.train.log import read_log
-from polygraph.train.loop import TrainingStopped
+from polygraph.train.loop import Trainer, TrainingStopped
 
 TOY = Path(__file__).with_name("toy_task.py")
 KILLED_STEPS = 900  # long enough (seconds) that kills fall inside
@@ -48,6 +49,23 @@ def checkpoint_tensors(tree, prefix=""):
     return {
         k: v for key, item in items for k, v in checkpoint_tensors(item, f"{prefix}/{key}").items()
     }
+
+
+def test_a_slow_process_does_not_see_the_first_ones_checkpoint(tmp_path):
+    """Another process looks for an earlier run before the first one can write anything."""
+    fabric = SimpleNamespace(global_rank=1, barriers=0)
+
+    def barrier():
+        fabric.barriers += 1
+        if fabric.barriers == 2:  # now the first process goes on
+            (tmp_path / "last.safetensors").touch()
+
+    fabric.barrier = barrier
+    trainer = Trainer(SimpleNamespace(num_samples=8), TrainConfig(steps=3), fabric, tmp_path)
+    assert trainer._start(resume=False) is False
+    assert fabric.barriers == 2
+    with pytest.raises(CheckpointError, match="already holds a run"):
+        trainer._start(resume=False)
 
 
 def start(folder):
