@@ -115,7 +115,8 @@ def _errors(axes: Any, models: Sequence[Model], limit: float) -> None:
             markersize=6, capsize=2.5, linewidth=1.2,
         )  # fmt: skip
         axes.annotate(
-            f"{error.mean:.1f}", (error.mean, place), (9, 0), textcoords="offset points",
+            f"{error.mean:.1f}", (error.mean + (error.std or 0), place), (8, 0),
+            textcoords="offset points",
             va="center", fontsize=8, color="#5a6470",
         )  # fmt: skip
     axes.set_yticks(range(len(models)), [model.name for model in models], fontsize=8.5)
