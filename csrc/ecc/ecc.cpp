@@ -3,13 +3,11 @@
 
 STABLE_TORCH_LIBRARY_FRAGMENT(polygraph, m) {
   m.def(
-      "edge_outer_(Tensor? phi, Tensor? seg_phi, Tensor? oth_phi, float slope, Tensor x, Tensor? seg_x, bool "
-      "x_per_edge, "
-      "bool ones, int others, int rows, int first, int last, Tensor ptr, Tensor? slot, Tensor other, Tensor? edge, "
-      "Tensor(a!) out) -> ()");
+      "edge_outer_(Tensor? phi, Tensor? seg_phi, Tensor? oth_phi, float slope, Tensor x, Tensor? seg_x, "
+      "bool x_per_edge, bool ones, int others, int rows, int first, int last, Tensor ptr, Tensor? slot, Tensor other, "
+      "Tensor? edge, Tensor(a!) out) -> ()");
   m.def(
       "edge_inner_(Tensor G, Tensor? phi, Tensor? seg_phi, Tensor? oth_phi, float slope, Tensor? x, Tensor? seg_x, "
       "bool x_per_edge, bool ones, int others, int rows, int first, int last, Tensor ptr, Tensor? slot, Tensor other, "
-      "Tensor? edge, "
-      "Tensor(a!)? a, Tensor(b!)? y, bool add) -> ()");
+      "Tensor? edge, Tensor(a!)? a, Tensor(b!)? y, bool add) -> ()");
 }
