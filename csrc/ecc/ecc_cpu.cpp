@@ -1,4 +1,5 @@
 // CPU edge-wise halves of ECC: float32 and float64; half types are widened to float32 by the callers.
+#include <utility>
 #include <vector>
 
 #include "common/simd.h"
@@ -42,6 +43,13 @@ struct EccScratch {
   T* G;        // [H' + kTileRows, x_step]
   T* product;  // [H', kSlots] or [kSlots, x_step]
 };
+
+// A row that ends where the memory does, at `end`; what is behind it in `room` is of no account.
+template <class T>
+__attribute__((noinline, cold)) const T* copied_row(const T* from, const T* end, T* room) {
+  std::copy(from, end, room);
+  return room;
+}
 
 #define POLYGRAPH_KERNEL_FILE "ecc/ecc_kernel.inc"
 #include "common/each_isa.inc"

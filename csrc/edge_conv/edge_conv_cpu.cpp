@@ -20,13 +20,15 @@ struct EdgeConvParams {
   const T* grad;      // [S, D], edge_dot only
   T slope;
   T* out;
-  bool fetch;  // the other nodes' rows do not fit in a cache that is near
+  bool fetch;        // the other nodes' rows do not fit in a cache that is near
+  bool fetch_edges;  // nor do those of the edges, which are not read one after the other
 };
 
 // What a sum adds up. The last two look at run time for what is there.
 enum class Form {
   activation,      // m (u + v), with the masks as values
   others,          // oth_val
+  edges,           // edge_val
   masked_others,   // m oth_val
   masked_segment,  // m seg_val
   masked,
@@ -56,6 +58,7 @@ template <class T>
 EdgeConvParams<T> params(
     const EdgeConvSizes& n, const GraphPointers& graph, const EdgeConvTensors& t, const std::optional<Tensor>& grad,
     double slope, Tensor& out) {
+  const bool scattered = t.edge_val.has_value() && (graph.slot != nullptr || graph.edge != nullptr);
   return {
       n,
       graph,
@@ -68,7 +71,8 @@ EdgeConvParams<T> params(
       data<T>(grad),
       static_cast<T>(slope),
       static_cast<T*>(out.mutable_data_ptr()),
-      n.g.O * n.D * static_cast<int64_t>(sizeof(T)) > kNearBytes};
+      t.oth_val.has_value() && n.g.O * n.D * static_cast<int64_t>(sizeof(T)) > kNearBytes,
+      scattered && n.rows * n.D * static_cast<int64_t>(sizeof(T)) > kNearBytes};
 }
 
 int64_t work_per_segment(const EdgeConvSizes& n) {

@@ -20,12 +20,17 @@ _ops = torch.ops.polygraph
 # fill a GPU.
 CHUNK_NODES = {"cpu": 256, "cuda": 1 << 16}
 CHUNK_BYTES = {"cpu": 6 << 20, "cuda": 256 << 20}
-# Four times as many nodes where the products of a node are few (9 x 16 numbers on a mesh: training
-# steps are 1.1 to 1.6 times as fast); sixteen times as many lose that again on one thread.
+# Four times as many nodes, or sixteen, where the products of a node are few and these fit (9 x 16
+# numbers on a mesh: training steps are 1.1 to 1.6 times as fast; more lose that again).
 SMALL_BYTES = 1 << 20
 # Targets side by side in vectors are filled up to the most neighbours among them: up to this share
 # more slots than there are, and this many bytes for what they need (see csrc/ecc/lane_ecc.h).
 LANE_TARGETS, LANE_SHARE, LANE_BYTES = 16, 1.5, 4 << 20
+# With at most as many numbers per target (9 x 32 on a mesh), targets one by one are quicker still,
+# if hidden features are stored.
+FEW = 288
+# MKL takes four times as long for a product of fewer columns, unless they come as rows.
+NARROW = 8
 WIDEST_VECTOR = 16  # numbers; rows of hidden features are read in whole vectors
 
 
@@ -210,12 +215,17 @@ _library.define(
 )
 
 
-def _by_lanes(x: Tensor, hidden: int, edges: int, sides: Sides) -> bool:
-    """Whether the CPU takes targets side by side in its vectors: their degrees differ little."""
+def _by_lanes(x: Tensor, hidden: int, stored: bool, sides: Sides) -> bool:
+    """Whether the CPU takes targets side by side in its vectors: their degrees differ little.
+
+    ``stored``: hidden features are not made on the fly.
+    """
     ptr, other = sides[0], sides[2]
     assert ptr is not None
     assert other is not None
     if not x.is_cpu or other.shape[0] == 0 or ptr.shape[0] < 2:
+        return False
+    if stored and hidden * x.shape[1] <= FEW:
         return False
     degree = ptr.diff()
     most = int(degree.max())
@@ -234,8 +244,9 @@ def _chunks(segments: int, hidden: int, columns: int, like: Tensor) -> Iterator[
     """
     device = like.device.type
     nodes = CHUNK_NODES[device]
-    if 4 * nodes * hidden * columns * like.element_size() <= SMALL_BYTES:
-        nodes *= 4
+    for _ in range(2):
+        if 4 * nodes * hidden * columns * like.element_size() <= SMALL_BYTES:
+            nodes *= 4
     step = min(max(1, segments), nodes)
     budget = CHUNK_BYTES[device] // (like.element_size() * step * max(1, columns))
     parts = -(-hidden // max(1, min(hidden, budget))) if hidden else 1
@@ -247,6 +258,12 @@ def _chunks(segments: int, hidden: int, columns: int, like: Tensor) -> Iterator[
                 hidden * part // parts,
                 hidden * (part + 1) // parts,
             )
+
+
+def _flat(weight: Tensor) -> Tensor:
+    """``[H, C, D]`` as a matrix ``[H * C, D]``, whose columns are contiguous where they are few."""
+    matrix = weight.reshape(-1, weight.shape[2])
+    return matrix.t().contiguous().t() if weight.shape[2] < NARROW else matrix
 
 
 class _Hidden:
@@ -292,7 +309,7 @@ def _ecc(
     x, phi, u, v, weight = _widened(x.contiguous(), phi, u, v, weight)  # type: ignore[assignment]
     layer, shift, bias = _widened(layer, shift, bias)
     targets, sources = _nodes(sides, x)
-    if not by_source and _by_lanes(x, weight.shape[0], rows, sides):
+    if not by_source and _by_lanes(x, weight.shape[0], phi is not None and layer is None, sides):
         out = x.new_empty(targets, weight.shape[2])
         options = (phi, layer, shift, u, v, slope)
         _ops.lane_ecc_(*options, x, weight, bias, rows, sides[0], sides[2], sides[3], out)
@@ -312,7 +329,7 @@ def _ecc(
             options, ones = parts.columns(chunk)
             sizes = (sources, rows, chunk.first, chunk.last)
             _ops.edge_outer_(*options, x, None, False, ones, *sizes, *sides[:4], z)
-            matrix = weight[chunk.h0 : chunk.h1].reshape(-1, D)
+            matrix = _flat(weight[chunk.h0 : chunk.h1])
             out[chunk.first : chunk.last].addmm_(z.flatten(1), matrix)
         return out.to(dtype)
     parts = _Hidden(phi, v, u, slope)
@@ -359,7 +376,7 @@ def _ecc_backward(
     grad, x, phi, weight = _widened(grad, x, phi, weight)  # type: ignore[assignment]
     layer, shift, bias = _widened(layer, shift, bias)
     wanted = (to_x, to_phi, to_layer, to_weight, to_bias)
-    if not by_source and _by_lanes(x, weight.shape[0], phi.shape[0], sides):
+    if not by_source and _by_lanes(x, weight.shape[0], layer is None, sides):
         found = _backward_by_lanes(grad, x, phi, slope, layer, shift, weight, bias, wanted, sides)
     else:
         found = _backward_by_nodes(
@@ -484,7 +501,9 @@ def _backward_by_nodes(
     if total is not None and to_weight:
         part = total if bias is None else total[:-1].clone()
         grad_weight = _laid_out(part, weight)
-    grad_bias = total[-1].clone() if total is not None and to_bias else None
+    grad_bias = None
+    if total is not None and bias is not None and to_bias:
+        grad_bias = total[-1].clone(memory_format=torch.contiguous_format)
     return [grad_x, inner, grad_layer, grad_shift, grad_weight, grad_bias]
 
 
@@ -512,13 +531,17 @@ def _backward_of_product(
     inner = x.new_zeros(rows, hidden) if to_phi else None
     message = x.new_zeros(rows, C) if to_x and not by_source else None
     grad_x = x.new_zeros(x.shape) if to_x and by_source else None
-    grad_matrices = x.new_zeros(matrices.shape) if to_weight else None
+    grad_matrices = None
+    if to_weight and matrices.shape[2] < NARROW:
+        grad_matrices = x.new_zeros(matrices.shape[2], *matrices.shape[:2]).permute(1, 2, 0)
+    elif to_weight:
+        grad_matrices = x.new_zeros(matrices.shape)
     buffer = x.new_empty(0)
     for chunk in _chunks(segments, hidden, columns, x):
         part = near[chunk.first : chunk.last]
         options, ones = parts.columns(chunk)
         sizes = (others, rows, chunk.first, chunk.last)
-        matrix = matrices[chunk.h0 : chunk.h1].reshape(-1, part.shape[1])
+        matrix = _flat(matrices[chunk.h0 : chunk.h1])
         product = chunk.part_of(buffer, columns)
         buffer = product if buffer.numel() < product.numel() else buffer
         if inner is not None or message is not None:
