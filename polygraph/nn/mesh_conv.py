@@ -294,20 +294,11 @@ class GATMeshConv(MeshConv):
         matrices = _matrices(self.layer.lin.weight, KERNELS)
         for_source = torch.einsum("hcd,hd->ch", matrices, self.layer.att_src[0])
         for_target = torch.einsum("hcd,hd->ch", matrices, self.layer.att_dst[0])
-        score = ops.edge_values(
+        attention = ops.edge_softmax(
             targets @ for_target, sources @ for_source, graph, self.layer.negative_slope
         )
-        attention = _softmax(score, graph, len(sources))
         out = ops.ecc(sources, attention, matrices / KERNELS, graph)
         return _biased(out, self.layer.bias)
-
-
-def _softmax(score: Tensor, graph: Graph, sources: int) -> Tensor:
-    """Over the edges ``[E, H]`` of each target."""
-    nothing = score.new_zeros(sources, score.shape[1])
-    largest = ops.edge_aggregate(score.detach(), graph, "max")
-    powers = (score - ops.edge_values(largest, nothing, graph)).exp()
-    return powers / ops.edge_values(ops.edge_aggregate(powers, graph, "sum"), nothing, graph)
 
 
 class FeaStMeshConv(MeshConv):
@@ -337,7 +328,7 @@ class FeaStMeshConv(MeshConv):
         steering = self.layer.u.weight
         here = functional.linear(targets, -steering, self.layer.c)
         there = functional.linear(sources, steering)
-        shares = ops.edge_values(here, there, graph).softmax(1)
+        shares = ops.edge_softmax(here, there, graph, over="features")
         matrices = _matrices(self.layer.lin.weight, KERNELS)
         return _biased(ops.ecc(sources, shares, matrices, graph, "mean"), self.layer.bias)
 

@@ -9,6 +9,7 @@ from polygraph.ops.edge_conv import (
     edge_sum,
     edge_values,
 )
+from polygraph.ops.edge_softmax import edge_softmax
 from polygraph.ops.graph import Graph, graph_from_coo, graph_from_table
 from polygraph.ops.knn import knn
 from polygraph.ops.light_ecc import light_ecc
@@ -24,6 +25,7 @@ __all__ = [
     "edge_conv",
     "edge_dist2",
     "edge_max",
+    "edge_softmax",
     "edge_sum",
     "edge_values",
     "graph_from_coo",

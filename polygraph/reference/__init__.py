@@ -2,6 +2,7 @@
 
 from polygraph.reference.ecc import ecc, light_ecc
 from polygraph.reference.edge_conv import edge_aggregate, edge_conv, edge_values
+from polygraph.reference.edge_softmax import edge_softmax
 from polygraph.reference.knn import knn
 from polygraph.reference.poly_step import poly_step
 from polygraph.reference.resample import resample
@@ -12,6 +13,7 @@ __all__ = [
     "ecc",
     "edge_aggregate",
     "edge_conv",
+    "edge_softmax",
     "edge_values",
     "knn",
     "light_ecc",

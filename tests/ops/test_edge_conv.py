@@ -238,6 +238,7 @@ class TestEdgeConv(OperatorContract):
     """The contract."""
 
     stem = "edge"
+    apart = ("edge_softmax",)
     op = staticmethod(edge_conv)
     reference = staticmethod(edge_conv_reference)
     cases = CASES

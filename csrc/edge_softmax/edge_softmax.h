@@ -1,0 +1,56 @@
+// Softmax of edge scores that are made of nodes, and its derivative.
+//
+// A slot joins the segment s and the other node o and has the row e of edge features (common/graph.h). Its scores are
+//   t[e, h] = act(u[s, h] + v[o, h]),   act(a) = a where a > 0, else slope a.
+//
+//   edge_softmax            p[e, h] = exp(t[e, h]) / sum of exp(t[k, h])   over the slots k of s
+//                                     or / sum over g of exp(t[e, g])     if over_features
+//   edge_softmax_backward   inner[e, h] = m p[e, h] (grad[e, h] - sum of p grad over the same),
+//                                     m = 1 where u[s, h] + v[o, h] > 0, else slope; without u and v, m = 1
+//
+// u [S, H], v [O, H], p and grad and inner [E', H]. Rows of empty slots are 0. The largest score is taken off before
+// exp. t_ptr, t_slot, t_other are the same graph seen from the other side, for derivatives; the kernels do not read
+// them. Each sum has a fixed order, so results repeat bit for bit.
+#pragma once
+
+#include "common/graph.h"
+
+namespace polygraph {
+
+struct EdgeSoftmaxSizes {
+  GraphSizes g;
+  int64_t H;     // columns
+  int64_t rows;  // of edge features, E'
+};
+
+inline EdgeSoftmaxSizes check_edge_softmax(
+    const char* op, const Tensor& like, const std::optional<Tensor>& u, const std::optional<Tensor>& v, int64_t others,
+    int64_t rows, const Tensor& ptr, const std::optional<Tensor>& slot, const Tensor& other,
+    const std::optional<Tensor>& edge) {
+  check_floating(op, "scores", like);
+  STD_TORCH_CHECK(like.dim() == 2, op, ": scores must have shape [*, H], got ", shape_string(like));
+  STD_TORCH_CHECK(others >= 0 && rows >= 0, op, ": sizes must not be negative, got ", others, " and ", rows);
+  STD_TORCH_CHECK(u.has_value() == v.has_value(), op, ": u and v come together");
+  const EdgeSoftmaxSizes n{check_graph(op, like, others, ptr, slot, other, edge), like.size(1), rows};
+  STD_TORCH_CHECK(edge.has_value() || rows == n.g.E, op, ": there are ", n.g.E, " slots and ", rows, " rows of edges");
+  const auto check = [&](const char* name, const std::optional<Tensor>& tensor, const char* meaning, int64_t count) {
+    if (tensor.has_value()) {
+      check_dtype(op, name, *tensor, like.scalar_type());
+      check_shape(op, name, *tensor, meaning, {count, n.H});
+      check_device(op, name, *tensor, like);
+    }
+  };
+  check("u", u, "[S, H]", n.g.S);
+  check("v", v, "[O, H]", n.g.O);
+  return n;
+}
+
+inline void check_edge_rows(const char* op, const EdgeSoftmaxSizes& n, const Tensor& grad, const Tensor& p) {
+  for (const auto& [name, tensor] : {std::pair<const char*, const Tensor&>{"grad", grad}, {"p", p}}) {
+    check_dtype(op, name, tensor, p.scalar_type());
+    check_shape(op, name, tensor, "[E, H]", {n.rows, n.H});
+    check_device(op, name, tensor, p);
+  }
+}
+
+}  // namespace polygraph
