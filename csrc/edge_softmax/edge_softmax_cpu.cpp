@@ -18,7 +18,7 @@ struct EdgeSoftmaxParams {
   const T* grad;  // [E', H], likewise
   T slope;
   bool over_features;
-  T* out;  // [E', H], 0 before
+  T* out;  // [E', H]; 0 before in rows that no slot names
 };
 
 #define POLYGRAPH_KERNEL_FILE "edge_softmax/edge_softmax_kernel.inc"
@@ -51,6 +51,14 @@ std::optional<Tensor> ready(const std::optional<Tensor>& tensor) {
   return tensor.has_value() ? std::optional<Tensor>(widened(dense(*tensor))) : std::nullopt;
 }
 
+// Where the rows are named by a list, some may be named by no slot: these are 0.
+Tensor new_rows(
+    const Tensor& like, const EdgeSoftmaxSizes& n, const std::optional<Tensor>& slot,
+    const std::optional<Tensor>& edge) {
+  const bool whole = !slot.has_value() && !edge.has_value() && n.rows == n.g.E;
+  return whole ? torch::stable::new_empty(like, {n.rows, n.H}) : torch::stable::new_zeros(like, {n.rows, n.H});
+}
+
 // Calls fn(zero) in the type that the CPU computes in.
 template <class F>
 void with_type(const Tensor& tensor, const F& fn) {
@@ -74,7 +82,7 @@ Tensor edge_softmax_cpu(
   const GraphTensors graph(ptr, slot, other, edge);
   check_graph_values(op, n.g, graph.pointers(), rows);
   const std::optional<Tensor> near = ready(u), far = ready(v);
-  Tensor out = torch::stable::new_zeros(*near, {rows, n.H});
+  Tensor out = new_rows(*near, n, slot, edge);
   with_type(out, [&](auto zero) {
     using T = decltype(zero);
     edge_softmax_cpu(
@@ -97,7 +105,7 @@ Tensor edge_softmax_backward_cpu(
   const GraphTensors graph(ptr, slot, other, edge);
   check_graph_values(op, n.g, graph.pointers(), n.rows);
   const std::optional<Tensor> near = ready(u), far = ready(v), shares = ready(p), upstream = ready(grad);
-  Tensor out = torch::stable::new_zeros(*shares, {n.rows, n.H});
+  Tensor out = new_rows(*shares, n, slot, edge);
   with_type(out, [&](auto zero) {
     using T = decltype(zero);
     edge_softmax_backward_cpu(

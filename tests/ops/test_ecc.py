@@ -156,15 +156,17 @@ class TestEcc(WithProducts):
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Few nodes, and few columns of φ, at a time."""
-    monkeypatch.setitem(ecc_function.__globals__["CHUNK_NODES"], "cpu", 4)
-    monkeypatch.setitem(ecc_function.__globals__["CHUNK_BYTES"], "cpu", 4 * 8 * 4 * 2)
+    names = ecc_function.__globals__
+    monkeypatch.setitem(names["CHUNK_NODES"], "cpu", 4)
+    monkeypatch.setitem(names["CHUNK_BYTES"], "cpu", 4 * 8 * 4 * 2)
+    monkeypatch.setitem(names, "SMALL_BYTES", 0)
 
 
 @pytest.mark.parametrize("side", ["target", "source"])
 @pytest.mark.parametrize("ones", [False, True])
 def test_chunks_change_nothing(small_chunks, side, ones):
     """Nodes and columns of φ in pieces: values and all derivatives."""
-    inputs = call(11, 9, 60, 4, 5, 7, ones=ones, edge=True)
+    inputs = call(7, 6, 24, 3, 3, 5, ones=ones, edge=True)
     names = ("x", "phi", "weight")
     leaves = [inputs[n].requires_grad_() for n in names]
 
