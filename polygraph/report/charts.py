@@ -155,7 +155,9 @@ def _orders(axes: Any, models: Sequence[Model], limit: float) -> None:
     axes.set_xlabel("order")
     axes.set_ylabel("mean vertex error in mm")
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=8.5)
+        # Below: lines and their error bars may be anywhere within.
+        place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.09), "ncols": 3}
+        axes.legend(frameon=False, fontsize=8.5, **place)
 
 
 def _order(model: Model) -> int:
