@@ -166,31 +166,8 @@ void dispatch_floating(ScalarType type, const F& fn) {
   }
 }
 
-template <class T>
-const T* const_data(const Tensor& tensor) {
-  return static_cast<const T*>(tensor.const_data_ptr());
-}
-
-template <class T>
-const T* const_data(const std::optional<Tensor>& tensor) {
-  return tensor.has_value() ? const_data<T>(*tensor) : nullptr;
-}
-
-template <class T>
-T* mutable_data(const Tensor& tensor) {
-  return static_cast<T*>(tensor.mutable_data_ptr());
-}
-
 inline bool is_aligned(const void* pointer, int64_t bytes) {
   return reinterpret_cast<uintptr_t>(pointer) % static_cast<uintptr_t>(bytes) == 0;
-}
-
-inline std::optional<Tensor> dense(const std::optional<Tensor>& tensor) {
-  std::optional<Tensor> result;
-  if (tensor.has_value()) {
-    result = dense(*tensor);
-  }
-  return result;
 }
 
 // Uninitialised Acc<T> [count] beside a tensor of T.

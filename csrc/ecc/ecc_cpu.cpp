@@ -103,25 +103,6 @@ void edge_inner_cpu(const EccParams<T>& p) {
   });
 }
 
-template <class T>
-const T* data(const std::optional<Tensor>& tensor) {
-  return tensor.has_value() ? static_cast<const T*>(tensor->const_data_ptr()) : nullptr;
-}
-
-std::optional<Tensor> ready(const std::optional<Tensor>& tensor) {
-  return tensor.has_value() ? std::optional<Tensor>(dense(*tensor)) : std::nullopt;
-}
-
-// Calls fn(zero) in the type that the CPU computes in.
-template <class F>
-void with_type(const Tensor& tensor, const F& fn) {
-  if (tensor.scalar_type() == ScalarType::Double) {
-    fn(0.0);
-  } else {
-    fn(0.0F);
-  }
-}
-
 }  // namespace
 
 void edge_outer_cpu(
@@ -140,15 +121,15 @@ void edge_outer_cpu(
   STD_TORCH_CHECK(!is_half(x.scalar_type()), op, ": half types are widened before on the CPU");
   const GraphTensors graph(ptr, slot, other, edge);
   check_graph_values(op, n.g, graph.pointers(), rows, first, last);
-  const EccPhi f{ready(phi), ready(seg_phi), ready(oth_phi)};
-  const std::optional<Tensor> features = dense(x), of_segments = ready(seg_x);
-  with_type(out, [&](auto zero) {
+  const EccPhi f{dense(phi), dense(seg_phi), dense(oth_phi)};
+  const std::optional<Tensor> features = dense(x), of_segments = dense(seg_x);
+  dispatch_wide(out, [&](auto zero) {
     using T = decltype(zero);
     edge_outer_cpu(
         EccParams<T>{
-            n, graph.pointers(), data<T>(f.phi), data<T>(f.seg_phi), data<T>(f.oth_phi), static_cast<T>(slope),
-            data<T>(features), data<T>(of_segments), nullptr, static_cast<T*>(out.mutable_data_ptr()), nullptr, nullptr,
-            0, false});
+            n, graph.pointers(), const_data<T>(f.phi), const_data<T>(f.seg_phi), const_data<T>(f.oth_phi),
+            static_cast<T>(slope), const_data<T>(features), const_data<T>(of_segments), nullptr,
+            static_cast<T*>(out.mutable_data_ptr()), nullptr, nullptr, 0, false});
   });
 }
 
@@ -169,15 +150,15 @@ void edge_inner_cpu(
   const GraphTensors graph(ptr, slot, other, edge);
   check_graph_values(op, n.g, graph.pointers(), rows, first, last);
   const std::optional<Tensor> upstream = dense(G);
-  const EccPhi f{ready(phi), ready(seg_phi), ready(oth_phi)};
-  const std::optional<Tensor> features = ready(x), of_segments = ready(seg_x);
-  with_type(G, [&](auto zero) {
+  const EccPhi f{dense(phi), dense(seg_phi), dense(oth_phi)};
+  const std::optional<Tensor> features = dense(x), of_segments = dense(seg_x);
+  dispatch_wide(G, [&](auto zero) {
     using T = decltype(zero);
     edge_inner_cpu(
         EccParams<T>{
-            n, graph.pointers(), data<T>(f.phi), data<T>(f.seg_phi), data<T>(f.oth_phi), static_cast<T>(slope),
-            data<T>(features), data<T>(of_segments), data<T>(upstream), nullptr,
-            a.has_value() ? static_cast<T*>(a->mutable_data_ptr()) : nullptr,
+            n, graph.pointers(), const_data<T>(f.phi), const_data<T>(f.seg_phi), const_data<T>(f.oth_phi),
+            static_cast<T>(slope), const_data<T>(features), const_data<T>(of_segments), const_data<T>(upstream),
+            nullptr, a.has_value() ? static_cast<T*>(a->mutable_data_ptr()) : nullptr,
             y.has_value() ? static_cast<T*>(y->mutable_data_ptr()) : nullptr, a.has_value() ? a->stride(0) : 0, add});
   });
 }

@@ -192,27 +192,8 @@ void lane_ecc_weight_cpu(const WeightParams<T>& p) {
 }
 
 template <class T>
-const T* data(const std::optional<Tensor>& tensor) {
-  return tensor.has_value() ? static_cast<const T*>(tensor->const_data_ptr()) : nullptr;
-}
-
-template <class T>
 T* result(const std::optional<Tensor>& tensor) {
   return tensor.has_value() ? static_cast<T*>(tensor->mutable_data_ptr()) : nullptr;
-}
-
-std::optional<Tensor> ready(const std::optional<Tensor>& tensor) {
-  return tensor.has_value() ? std::optional<Tensor>(dense(*tensor)) : std::nullopt;
-}
-
-// Calls fn(zero) in the type that the CPU computes in.
-template <class F>
-void with_type(const Tensor& tensor, const F& fn) {
-  if (tensor.scalar_type() == ScalarType::Double) {
-    fn(0.0);
-  } else {
-    fn(0.0F);
-  }
 }
 
 void set_most(LaneSizes& n, const GraphPointers& graph) {
@@ -254,19 +235,19 @@ struct LaneTensors {
     return {
         n,
         graph.pointers(),
-        data<T>(phi.features),
-        data<T>(phi.layer),
-        data<T>(phi.shift),
-        data<T>(phi.near),
-        data<T>(phi.far),
+        const_data<T>(phi.features),
+        const_data<T>(phi.layer),
+        const_data<T>(phi.shift),
+        const_data<T>(phi.near),
+        const_data<T>(phi.far),
         static_cast<T>(slope),
-        data<T>(x),
-        data<T>(grad),
-        data<T>(W),
+        const_data<T>(x),
+        const_data<T>(grad),
+        const_data<T>(W),
         W.stride(0),
         W.stride(1),
         W.stride(2),
-        data<T>(bias),
+        const_data<T>(bias),
         nullptr,
         nullptr,
         nullptr,
@@ -275,8 +256,10 @@ struct LaneTensors {
   }
 };
 
-LaneFeatures ready(const LaneFeatures& phi) {
-  return {ready(phi.features), ready(phi.layer), ready(phi.shift), ready(phi.near), ready(phi.far)};
+LaneFeatures dense(const LaneFeatures& phi) {
+  return {
+      polygraph::dense(phi.features), polygraph::dense(phi.layer), polygraph::dense(phi.shift),
+      polygraph::dense(phi.near), polygraph::dense(phi.far)};
 }
 
 }  // namespace
@@ -293,11 +276,11 @@ void lane_ecc_cpu(
   LaneSizes n = check_lane_ecc(op, x, phi, weight.size(0), weight.size(2), rows, 0, segments, ptr, other, edge);
   check_weight(op, n, x, weight, bias);
   check_result(op, "out", x, out, segments, n.D);
-  const LaneTensors tensors{ready(phi),  dense(x), std::nullopt,
-                            ready(bias), weight,   GraphTensors(ptr, std::nullopt, other, edge)};
+  const LaneTensors tensors{dense(phi),  dense(x), std::nullopt,
+                            dense(bias), weight,   GraphTensors(ptr, std::nullopt, other, edge)};
   check_graph_values(op, n.g, tensors.graph.pointers(), rows);
   set_most(n, tensors.graph.pointers());
-  with_type(x, [&](auto zero) {
+  dispatch_wide(x, [&](auto zero) {
     using T = decltype(zero);
     LaneParams<T> p = tensors.params<T>(n, slope);
     p.out = result<T>(out);
@@ -318,8 +301,8 @@ void lane_ecc_backward_cpu(
   check_weight(op, n, x, weight, bias);
   check_dtype(op, "grad", grad, x.scalar_type());
   check_shape(op, "grad", grad, "[S, D]", {n.g.S, n.D});
-  const LaneTensors tensors{ready(phi),  dense(x), dense(grad),
-                            ready(bias), weight,   GraphTensors(ptr, std::nullopt, other, edge)};
+  const LaneTensors tensors{dense(phi),  dense(x), dense(grad),
+                            dense(bias), weight,   GraphTensors(ptr, std::nullopt, other, edge)};
   check_graph_values(op, n.g, tensors.graph.pointers(), rows, first, last);
   const int64_t* bounds = tensors.graph.pointers().ptr;
   check_result(op, "y", x, y, rows, n.C);
@@ -327,7 +310,7 @@ void lane_ecc_backward_cpu(
   check_result(op, "f", x, f, bounds[last] - bounds[first], f.has_value() ? f->size(1) : 0);
   STD_TORCH_CHECK(!f.has_value() || f->size(1) >= n.H, op, ": f must have at least H columns");
   set_most(n, tensors.graph.pointers());
-  with_type(x, [&](auto zero) {
+  dispatch_wide(x, [&](auto zero) {
     using T = decltype(zero);
     LaneParams<T> p = tensors.params<T>(n, slope);
     p.y = result<T>(y);
@@ -359,12 +342,12 @@ void lane_ecc_weight_cpu(
       f.size(1) >= (n.H + lanes - 1) / lanes * lanes, op, ": f must have at least H = ", n.H,
       " columns, in whole vectors, got ", f.size(1));
   const Tensor values = dense(f), features = dense(x), upstream = dense(grad);
-  with_type(x, [&](auto zero) {
+  dispatch_wide(x, [&](auto zero) {
     using T = decltype(zero);
     lane_ecc_weight_cpu(
         WeightParams<T>{
-            graph.pointers(), first, last, n.H, n.C, n.D, f.size(1), data<T>(values), data<T>(features),
-            data<T>(upstream), static_cast<T*>(to.mutable_data_ptr())});
+            graph.pointers(), first, last, n.H, n.C, n.D, f.size(1), const_data<T>(values), const_data<T>(features),
+            const_data<T>(upstream), static_cast<T*>(to.mutable_data_ptr())});
   });
 }
 

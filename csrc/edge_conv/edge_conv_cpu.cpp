@@ -20,8 +20,7 @@ struct EdgeConvParams {
   const T* grad;      // [S, D], edge_dot only
   T slope;
   T* out;
-  bool fetch;        // the other nodes' rows do not fit in a cache that is near
-  bool fetch_edges;  // nor do those of the edges, which are not read one after the other
+  bool fetch;  // the other nodes' rows, or those of edges in another order, do not fit in a cache that is near
 };
 
 // What a sum adds up. The last two look at run time for what is there.
@@ -40,39 +39,32 @@ constexpr int64_t kNearBytes = 1 << 20;
 #define POLYGRAPH_KERNEL_FILE "edge_conv/edge_conv_kernel.inc"
 #include "common/each_isa.inc"
 
-std::optional<Tensor> ready(const std::optional<Tensor>& tensor) {
-  return tensor.has_value() ? std::optional<Tensor>(widened(dense(*tensor))) : std::nullopt;
-}
-
 // Contiguous and wide enough; these own what the parameters point to.
 EdgeConvTensors ready(const EdgeConvTensors& t) {
-  return {ready(t.seg_mask), ready(t.oth_mask), ready(t.seg_val), ready(t.oth_val), ready(t.edge_val), ready(t.weight)};
-}
-
-template <class T>
-const T* data(const std::optional<Tensor>& tensor) {
-  return tensor.has_value() ? static_cast<const T*>(tensor->const_data_ptr()) : nullptr;
+  return {widened(dense(t.seg_mask)), widened(dense(t.oth_mask)), widened(dense(t.seg_val)),
+          widened(dense(t.oth_val)),  widened(dense(t.edge_val)), widened(dense(t.weight))};
 }
 
 template <class T>
 EdgeConvParams<T> params(
     const EdgeConvSizes& n, const GraphPointers& graph, const EdgeConvTensors& t, const std::optional<Tensor>& grad,
     double slope, Tensor& out) {
+  const bool nodes = t.oth_val.has_value() || t.oth_mask.has_value();
   const bool scattered = t.edge_val.has_value() && (graph.slot != nullptr || graph.edge != nullptr);
+  const int64_t rows = nodes ? n.g.O : scattered ? n.rows : 0;  // that may lie anywhere
   return {
       n,
       graph,
-      data<T>(t.seg_mask),
-      data<T>(t.oth_mask),
-      data<T>(t.seg_val),
-      data<T>(t.oth_val),
-      data<T>(t.edge_val),
-      data<T>(t.weight),
-      data<T>(grad),
+      const_data<T>(t.seg_mask),
+      const_data<T>(t.oth_mask),
+      const_data<T>(t.seg_val),
+      const_data<T>(t.oth_val),
+      const_data<T>(t.edge_val),
+      const_data<T>(t.weight),
+      const_data<T>(grad),
       static_cast<T>(slope),
       static_cast<T*>(out.mutable_data_ptr()),
-      t.oth_val.has_value() && n.g.O * n.D * static_cast<int64_t>(sizeof(T)) > kNearBytes,
-      scattered && n.rows * n.D * static_cast<int64_t>(sizeof(T)) > kNearBytes};
+      rows * n.D * static_cast<int64_t>(sizeof(T)) > kNearBytes};
 }
 
 int64_t work_per_segment(const EdgeConvSizes& n) {

@@ -42,31 +42,12 @@ void edge_softmax_backward_cpu(const EdgeSoftmaxParams<T>& p) {
   });
 }
 
-template <class T>
-const T* data(const std::optional<Tensor>& tensor) {
-  return tensor.has_value() ? static_cast<const T*>(tensor->const_data_ptr()) : nullptr;
-}
-
-std::optional<Tensor> ready(const std::optional<Tensor>& tensor) {
-  return tensor.has_value() ? std::optional<Tensor>(widened(dense(*tensor))) : std::nullopt;
-}
-
 // Where the rows are named by a list, some may be named by no slot: these are 0.
 Tensor new_rows(
     const Tensor& like, const EdgeSoftmaxSizes& n, const std::optional<Tensor>& slot,
     const std::optional<Tensor>& edge) {
   const bool whole = !slot.has_value() && !edge.has_value() && n.rows == n.g.E;
   return whole ? torch::stable::new_empty(like, {n.rows, n.H}) : torch::stable::new_zeros(like, {n.rows, n.H});
-}
-
-// Calls fn(zero) in the type that the CPU computes in.
-template <class F>
-void with_type(const Tensor& tensor, const F& fn) {
-  if (tensor.scalar_type() == ScalarType::Double) {
-    fn(0.0);
-  } else {
-    fn(0.0F);
-  }
 }
 
 }  // namespace
@@ -81,14 +62,14 @@ Tensor edge_softmax_cpu(
   const EdgeSoftmaxSizes n = check_edge_softmax(op, u, u, v, v.size(0), rows, ptr, slot, other, edge);
   const GraphTensors graph(ptr, slot, other, edge);
   check_graph_values(op, n.g, graph.pointers(), rows);
-  const std::optional<Tensor> near = ready(u), far = ready(v);
+  const std::optional<Tensor> near = widened(dense(u)), far = widened(dense(v));
   Tensor out = new_rows(*near, n, slot, edge);
-  with_type(out, [&](auto zero) {
+  dispatch_wide(out, [&](auto zero) {
     using T = decltype(zero);
     edge_softmax_cpu(
         EdgeSoftmaxParams<T>{
-            n, graph.pointers(), data<T>(near), data<T>(far), nullptr, nullptr, static_cast<T>(slope), over_features,
-            static_cast<T*>(out.mutable_data_ptr())});
+            n, graph.pointers(), const_data<T>(near), const_data<T>(far), nullptr, nullptr, static_cast<T>(slope),
+            over_features, static_cast<T*>(out.mutable_data_ptr())});
   });
   return narrowed(out, u.scalar_type());
 }
@@ -104,14 +85,15 @@ Tensor edge_softmax_backward_cpu(
   check_edge_rows(op, n, grad, p);
   const GraphTensors graph(ptr, slot, other, edge);
   check_graph_values(op, n.g, graph.pointers(), n.rows);
-  const std::optional<Tensor> near = ready(u), far = ready(v), shares = ready(p), upstream = ready(grad);
+  const std::optional<Tensor> near = widened(dense(u)), far = widened(dense(v)), shares = widened(dense(p)),
+                              upstream = widened(dense(grad));
   Tensor out = new_rows(*shares, n, slot, edge);
-  with_type(out, [&](auto zero) {
+  dispatch_wide(out, [&](auto zero) {
     using T = decltype(zero);
     edge_softmax_backward_cpu(
         EdgeSoftmaxParams<T>{
-            n, graph.pointers(), data<T>(near), data<T>(far), data<T>(shares), data<T>(upstream), static_cast<T>(slope),
-            over_features, static_cast<T*>(out.mutable_data_ptr())});
+            n, graph.pointers(), const_data<T>(near), const_data<T>(far), const_data<T>(shares),
+            const_data<T>(upstream), static_cast<T>(slope), over_features, static_cast<T*>(out.mutable_data_ptr())});
   });
   return narrowed(out, p.scalar_type());
 }

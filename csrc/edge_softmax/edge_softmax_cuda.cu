@@ -88,9 +88,9 @@ __global__ void __launch_bounds__(kThreads) softmax_of_slots_kernel(EdgeSoftmaxP
   }
 }
 
-// A thread has whole slots, of a segment every kSlotLanes-th. Safe: one writer a row.
-template <class T>
-__global__ void __launch_bounds__(kThreads) softmax_of_columns_kernel(EdgeSoftmaxParams<T> p) {
+// Calls fn(segment, slot) for the slots of this thread, of a segment every kSlotLanes-th, that hold an edge.
+template <class T, class F>
+__device__ __forceinline__ void each_slot(const EdgeSoftmaxParams<T>& p, const F& fn) {
   for (int64_t item = first_item(); item < p.n.g.S * kSlotLanes; item += item_stride()) {
     const int64_t s = item / kSlotLanes;
     const int64_t first = p.graph.ptr[s];
@@ -98,22 +98,29 @@ __global__ void __launch_bounds__(kThreads) softmax_of_columns_kernel(EdgeSoftma
     POLYGRAPH_CHECK_SEGMENT("edge_softmax", first, last, p.n.g.E);
     for (int64_t position = first + item % kSlotLanes; position < last; position += kSlotLanes) {
       const GraphSlot at = read_slot(p.graph, p.n.g, p.n.rows, position);
-      if (at.other < 0) {
-        continue;
-      }
-      Acc<T> most = kNoScore<Acc<T>>;
-      for (int64_t h = 0; h < p.n.H; ++h) {
-        most = larger(most, score(p, s, at.other, h));
-      }
-      Acc<T> total = 0;
-      for (int64_t h = 0; h < p.n.H; ++h) {
-        total += power(score(p, s, at.other, h) - most);
-      }
-      for (int64_t h = 0; h < p.n.H; ++h) {
-        p.out[at.row * p.n.H + h] = static_cast<T>(power(score(p, s, at.other, h) - most) / total);
+      if (at.other >= 0) {
+        fn(s, at);
       }
     }
   }
+}
+
+// A thread has whole slots. Safe: one writer a row.
+template <class T>
+__global__ void __launch_bounds__(kThreads) softmax_of_columns_kernel(EdgeSoftmaxParams<T> p) {
+  each_slot(p, [&](int64_t s, const GraphSlot& at) {
+    Acc<T> most = kNoScore<Acc<T>>;
+    for (int64_t h = 0; h < p.n.H; ++h) {
+      most = larger(most, score(p, s, at.other, h));
+    }
+    Acc<T> total = 0;
+    for (int64_t h = 0; h < p.n.H; ++h) {
+      total += power(score(p, s, at.other, h) - most);
+    }
+    for (int64_t h = 0; h < p.n.H; ++h) {
+      p.out[at.row * p.n.H + h] = static_cast<T>(power(score(p, s, at.other, h) - most) / total);
+    }
+  });
 }
 
 // As softmax_of_slots_kernel.
@@ -146,27 +153,17 @@ __global__ void __launch_bounds__(kThreads) backward_of_slots_kernel(EdgeSoftmax
 // As softmax_of_columns_kernel.
 template <class T>
 __global__ void __launch_bounds__(kThreads) backward_of_columns_kernel(EdgeSoftmaxParams<T> p) {
-  for (int64_t item = first_item(); item < p.n.g.S * kSlotLanes; item += item_stride()) {
-    const int64_t s = item / kSlotLanes;
-    const int64_t first = p.graph.ptr[s];
-    const int64_t last = p.graph.ptr[s + 1];
-    POLYGRAPH_CHECK_SEGMENT("edge_softmax_backward", first, last, p.n.g.E);
-    for (int64_t position = first + item % kSlotLanes; position < last; position += kSlotLanes) {
-      const GraphSlot at = read_slot(p.graph, p.n.g, p.n.rows, position);
-      if (at.other < 0) {
-        continue;
-      }
-      const int64_t row = at.row * p.n.H;
-      Acc<T> total = 0;
-      for (int64_t h = 0; h < p.n.H; ++h) {
-        total += value(p.p, row + h) * value(p.grad, row + h);
-      }
-      for (int64_t h = 0; h < p.n.H; ++h) {
-        const Acc<T> moved = value(p.p, row + h) * (value(p.grad, row + h) - total);
-        p.out[row + h] = static_cast<T>(kink(p, s, at.other, h) * moved);
-      }
+  each_slot(p, [&](int64_t s, const GraphSlot& at) {
+    const int64_t row = at.row * p.n.H;
+    Acc<T> total = 0;
+    for (int64_t h = 0; h < p.n.H; ++h) {
+      total += value(p.p, row + h) * value(p.grad, row + h);
     }
-  }
+    for (int64_t h = 0; h < p.n.H; ++h) {
+      const Acc<T> moved = value(p.p, row + h) * (value(p.grad, row + h) - total);
+      p.out[row + h] = static_cast<T>(kink(p, s, at.other, h) * moved);
+    }
+  });
 }
 
 template <class T, class Kernel>
