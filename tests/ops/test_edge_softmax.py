@@ -34,8 +34,11 @@ CASES = {
     "one column": partial(call, 6, 7, 23, 1, slope=0.2),
     "one column, features": partial(call, 6, 7, 23, 1, **FEATURES),
     "many columns": partial(call, 9, 9, 40, 35, slope=0.1),
-    "many columns, features": partial(call, 9, 9, 40, 35, slope=0.1, **FEATURES),
+    "many columns, features": partial(call, 9, 9, 40, 70, slope=0.1, **FEATURES),
     "many neighbours": partial(call, 2, 50, 90, 8, slope=0.2),
+    "hubs": partial(call, 2, 50, 700, 9, slope=0.2, edge=True),
+    "hubs, few columns": partial(call, 2, 50, 2400, 3, holes=True, slope=0.2),
+    "hubs, features": partial(call, 2, 50, 700, 9, slope=0.2, **FEATURES),
     "many rows": partial(call, 900, 700, 9000, 9, slope=0.2),
 }
 EMPTY = {
