@@ -12,6 +12,13 @@
 // Results go to tensors that are given, so that the caller takes the segments, and the columns of phi, a chunk at a
 // time, and Z and G never exist whole; of a and y only the rows of the slots that are visited are written. y needs no
 // x, a no phi. Each row belongs to one slot, and each sum has a fixed order, so results repeat bit for bit.
+//
+// On the CPU, where the matrices of a node are small, both halves take turns for a tile of segments, W [H', C, D]
+// having any strides:
+//
+//   tile_ecc_           out[s] = sum over h, c of Z[s, h, c] W[h, c]                          [S, D]
+//   tile_ecc_backward_  a and y as above of G[s, h, c] = <W[h, c], grad[s]>, a being 0 where a slot is empty;
+//                       to[h, c] = sum over s of Z[s, h, c] grad[s]                           [H', C, D]
 #pragma once
 
 #include "common/graph.h"
@@ -98,6 +105,32 @@ inline void check_ecc_outer(const EccSizes& n, const EccPhi& phi, const Tensor& 
   check_shape(op, "out", out, "[last - first, H', C]", {n.last - n.first, n.hidden(), n.C});
   check_device(op, "out", out, x);
   STD_TORCH_CHECK(out.is_contiguous(), op, ": out must be contiguous");
+}
+
+inline EccSizes check_tile_ecc(
+    const char* op, const Tensor& x, const EccPhi& phi, const Tensor& weight, bool ones, int64_t rows,
+    const Tensor& ptr, const std::optional<Tensor>& slot, const Tensor& other, const std::optional<Tensor>& edge) {
+  check_floating(op, "x", x);
+  STD_TORCH_CHECK(!is_half(x.scalar_type()), op, ": half types are widened before on the CPU");
+  check_shape(op, "x", x, "[N, C]", {-1, -1});
+  check_dtype(op, "weight", weight, x.scalar_type());
+  check_shape(op, "weight", weight, "[H', C, D]", {-1, x.size(1), -1});
+  check_device(op, "weight", weight, x);
+  const int64_t segments = ptr.dim() == 1 ? std::max<int64_t>(0, ptr.size(0) - 1) : 0;
+  return check_ecc(
+      op, x, x.size(1), phi, x, std::nullopt, false, ones, weight.size(0), x.size(0), rows, 0, segments, ptr, slot,
+      other, edge);
+}
+
+inline void check_tile_result(
+    const char* op, const char* name, const Tensor& x, const std::optional<Tensor>& out,
+    std::initializer_list<int64_t> shape) {
+  if (out.has_value()) {
+    check_dtype(op, name, *out, x.scalar_type());
+    check_shape(op, name, *out, "of the result", shape);
+    check_device(op, name, *out, x);
+    STD_TORCH_CHECK(out->is_contiguous(), op, ": ", name, " must be contiguous");
+  }
 }
 
 }  // namespace polygraph

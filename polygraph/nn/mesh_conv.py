@@ -253,11 +253,11 @@ class ChebyshevConv(MeshConv):
         return layer
 
     def _convolve(self, x: Tensor) -> Tensor:
-        transposed = (self.transposed_ptr, self.transposed_entry)
-        terms = [x]
-        for _ in range(CHEBYSHEV_ORDER - 1):
-            term = ops.resample(terms[-1], self.index, self.entries, transposed=transposed)
-            terms.append(term if len(terms) == 1 else 2 * term - terms[-2])
+        tables = {"transposed": (self.transposed_ptr, self.transposed_entry)}
+        terms = [x, ops.resample(x, self.index, self.entries, **tables)]
+        twice = 2 * self.entries
+        while len(terms) < CHEBYSHEV_ORDER:
+            terms.append(ops.resample(terms[-1], self.index, twice, **tables) - terms[-2])
         columns = torch.cat(terms, -1)
         if self.num_targets < self.num_sources:
             columns = columns.index_select(1, self.mesh.targets)
@@ -358,8 +358,10 @@ class MoNetMeshConv(MeshConv):
         sources, targets = self._ends(x)
         layer = self.layer
         distance = self.mesh.labels[:, None] - layer.mu
-        exponent = -0.5 * distance.square() / (1e-15 + layer.sigma.square())
-        gaussians = exponent.sum(-1).exp().repeat(len(x), 1)
+        precision = -0.5 / (1e-15 + layer.sigma.square())
+        # Squares of all kernels and dimensions to sums over dimensions, as a product.
+        to_kernels: Tensor = torch.block_diag(*precision[:, :, None])  # type: ignore[no-untyped-call]
+        gaussians = (distance.square().flatten(1) @ to_kernels).exp().repeat(len(x), 1)
         matrices = layer.g.view(self.in_channels, KERNELS, -1).transpose(0, 1)
         out = ops.ecc(sources, gaussians, matrices, self.mesh.graph(len(x)), "mean")
         return _biased(out + layer.root(targets), layer.bias)

@@ -27,7 +27,7 @@ SMALL_BYTES = 1 << 20
 # more slots than there are, and this many bytes for what they need (see csrc/ecc/lane_ecc.h).
 LANE_TARGETS, LANE_SHARE, LANE_BYTES = 16, 1.5, 4 << 20
 # With at most as many numbers per target (9 x 32 on a mesh), targets one by one are quicker still,
-# if hidden features are stored.
+# if hidden features are stored: some of them go through the weights together.
 FEW = 288
 # MKL takes four times as long for a product of fewer columns, unless they come as rows.
 NARROW = 8
@@ -191,7 +191,8 @@ def _source_is_cheaper(x: Tensor, weight: Tensor, graph: Graph) -> bool:
     hidden, C, D = weight.shape
     per_target = graph.num_targets * hidden * C * D + graph.num_slots * hidden * C
     per_source = x.shape[0] * hidden * C * D + graph.num_slots * (hidden + 1) * D
-    return per_source < per_target
+    # Tiles do three times as much in the same time.
+    return per_source < (per_target / 3 if _by_tiles(x, hidden, False) else per_target)
 
 
 # ---- one operator for the values, one for all first derivatives, and those of these ----
@@ -225,7 +226,7 @@ def _by_lanes(x: Tensor, hidden: int, stored: bool, sides: Sides) -> bool:
     assert other is not None
     if not x.is_cpu or other.shape[0] == 0 or ptr.shape[0] < 2:
         return False
-    if stored and hidden * x.shape[1] <= FEW:
+    if stored and _by_tiles(x, hidden, False):
         return False
     degree = ptr.diff()
     most = int(degree.max())
@@ -235,6 +236,11 @@ def _by_lanes(x: Tensor, hidden: int, stored: bool, sides: Sides) -> bool:
     filled = torch.nn.functional.pad(degree, (0, -degree.shape[0] % LANE_TARGETS))
     slots = LANE_TARGETS * int(filled.view(-1, LANE_TARGETS).amax(1).sum())
     return slots <= LANE_SHARE * (other.shape[0] + LANE_TARGETS * most)
+
+
+def _by_tiles(x: Tensor, hidden: int, by_source: bool) -> bool:
+    """Whether the CPU takes some targets at a time from the edges through the weights."""
+    return x.is_cpu and not by_source and hidden * x.shape[1] <= FEW
 
 
 def _chunks(segments: int, hidden: int, columns: int, like: Tensor) -> Iterator[Chunk]:
@@ -319,6 +325,13 @@ def _ecc(
         phi = activate(torch.nn.functional.linear(phi, layer, shift), slope)
     weight = weight if bias is None else torch.cat([weight, bias[None]])
     hidden, C, D = weight.shape
+    if _by_tiles(x, hidden, by_source):
+        out = x.new_empty(targets, D)
+        made = v if phi is None else phi
+        assert made is not None
+        ones = hidden > made.shape[1]
+        _ops.tile_ecc_(phi, u, v, slope, x, weight, ones, rows, *sides[:4], out)
+        return out.to(dtype)
     if not by_source:
         parts = _Hidden(phi, u, v, slope)
         out = x.new_zeros(targets, D)
@@ -527,6 +540,8 @@ def _backward_of_product(
     seen = turned(sides, sources) if by_source else sides
     columns, near, far = (D, x, grad) if by_source else (C, grad, x)
     matrices = weight.transpose(1, 2) if by_source else weight  # [H', columns, D or C]
+    if _by_tiles(x, hidden, by_source):
+        return _backward_by_tiles(grad, x, phi, weight, to_x, to_phi, to_weight, sides)
     parts = _Hidden(phi, None, None, 1.0)
     inner = x.new_zeros(rows, hidden) if to_phi else None
     message = x.new_zeros(rows, C) if to_x and not by_source else None
@@ -566,6 +581,35 @@ def _backward_of_product(
     return grad_x, inner, grad_matrices
 
 
+def _backward_by_tiles(
+    grad: Tensor,
+    x: Tensor,
+    phi: Tensor,
+    weight: Tensor,
+    to_x: bool,
+    to_phi: bool,
+    to_weight: bool,
+    sides: Sides,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """As `_backward_of_product`, for the targets."""
+    hidden, C, _ = weight.shape
+    rows, width = phi.shape
+    edge = sides[3]
+    # Only rows that slots name are written, and of the messages only these are read.
+    inner = None if not to_phi else (x.new_empty if edge is None else x.new_zeros)((rows, hidden))
+    message = x.new_empty(rows, C) if to_x else None
+    total = x.new_empty(weight.shape) if to_weight else None
+    options = (phi, x, grad, weight, hidden > width, *sides[:4])
+    _ops.tile_ecc_backward_(*options, inner, message, total)
+    grad_x = None
+    if message is not None:
+        values = (None, None, None, None, message, None, 1.0, ANY_NODES, rows)
+        grad_x = _ops.edge_sum(*values, *turned(sides, x.shape[0]))
+    if inner is not None and hidden > width:
+        inner = inner[:, :width].contiguous()
+    return grad_x, inner, total
+
+
 for _key in ("CPU", "CUDA"):
     _library.impl("ecc", outside_autocast(_ecc), _key)
     _library.impl("ecc_backward", outside_autocast(_ecc_backward), _key)
@@ -575,7 +619,8 @@ def _write_only(*arguments: Any) -> None:
     return None
 
 
-for _name in ("edge_outer_", "edge_inner_", "lane_ecc_", "lane_ecc_backward_", "lane_ecc_weight_"):
+_WRITERS = ("edge_outer_", "edge_inner_", "tile_ecc_", "tile_ecc_backward_")
+for _name in (*_WRITERS, "lane_ecc_", "lane_ecc_backward_", "lane_ecc_weight_"):
     torch.library.register_fake(f"polygraph::{_name}", _write_only)
 
 

@@ -160,6 +160,8 @@ def small_chunks(monkeypatch):
     monkeypatch.setitem(names["CHUNK_NODES"], "cpu", 4)
     monkeypatch.setitem(names["CHUNK_BYTES"], "cpu", 4 * 8 * 4 * 2)
     monkeypatch.setitem(names, "SMALL_BYTES", 0)
+    monkeypatch.setitem(names, "FEW", 0)
+    monkeypatch.setitem(names, "LANE_SHARE", 0.0)
 
 
 @pytest.mark.parametrize("side", ["target", "source"])
@@ -227,13 +229,14 @@ def layer_apart(values, graph, slope, aggr="sum"):
     return reference.ecc(x, phi, torch.cat([weight, bias[None]]), graph, aggr)
 
 
-@pytest.mark.parametrize("lanes", [True, False])
+@pytest.mark.parametrize("path", ["lanes", "tiles", "pieces"])
 @pytest.mark.parametrize("side", ["target", "source"])
 @pytest.mark.parametrize(("slope", "edge", "holes"), [(0.0, True, False), (0.2, False, True)])
-def test_layer_of_hidden_features(monkeypatch, side, slope, edge, holes, lanes):
-    """As with the hidden features stored: values, first and second derivatives; both CPU paths."""
+def test_layer_of_hidden_features(monkeypatch, side, slope, edge, holes, path):
+    """As with the hidden features stored: values, first and second derivatives; all CPU paths."""
     names = ecc_function.__globals__
-    monkeypatch.setitem(names, "LANE_SHARE", 100.0 if lanes else 0.0)
+    monkeypatch.setitem(names, "LANE_SHARE", 100.0 if path == "lanes" else 0.0)
+    monkeypatch.setitem(names, "FEW", 0 if path == "pieces" else names["FEW"])
     monkeypatch.setitem(names["CHUNK_NODES"], "cpu", 5)
     inputs, graph = layered(11, 5, 24, 3, 2, 3, 2, edge=edge, holes=holes)
     values = [t.requires_grad_() for t in inputs.values()]
@@ -326,6 +329,63 @@ def test_halves_at_all_widths(by_source, made, dtype):
                 assert_close(found[rows], expected, KERNEL[dtype], f"{name}, C {C}, H {H}")
                 rest = torch.ones(40, dtype=torch.bool).index_fill(0, rows, False)
                 assert (found[rest] == 7).all()
+
+
+TILES = {
+    "a mesh": (2000, 1300, 12000, 16, 3, 9),
+    "one of each": (1, 1, 1, 1, 1, 1),
+    "long rows": (37, 20, 200, 35, 33, 5),
+    "hubs": (3, 40, 290, 9, 17, 13),
+    "no hidden features": (5, 6, 20, 4, 3, 0),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("ones", [False, True])
+@pytest.mark.parametrize("sizes", TILES.values(), ids=TILES)
+def test_tiles(set_threads, sizes, ones, dtype):
+    """Values and first derivatives, which are the same to the bit on one thread and on two."""
+    assert (sizes[5] + ones) * sizes[3] <= ecc_function.__globals__["FEW"]
+    inputs = call(*sizes, ones=ones, edge=True, holes=True, aggr="mean", **TARGET)
+    expected = run(ecc_reference, inputs)
+    found = []
+    for threads in (1, 2):
+        set_threads(threads)
+        found.append(run(ecc, convert(inputs, dtype=dtype)))
+    require_same(*found)
+    for name, value in expected.items():
+        assert_close(found[0][name], value, KERNEL[dtype], name)
+
+
+def test_tiles_refuse():
+    """The compiled operators name what does not fit."""
+    compiled = torch.ops.polygraph
+    graph = sides()[:4]
+    x, phi, weight, grad = normal(7, 4), normal(23, 3), normal(3, 4, 2), normal(6, 2)
+    out, a, y, to = normal(6, 2), normal(23, 3), normal(23, 4), normal(3, 4, 2)
+    forward = [phi, None, None, 1.0, x, weight, False, 23, *graph, out]
+    compiled.tile_ecc_(*forward)
+    backward = [phi, x, grad, weight, False, *graph, a, y, to]
+    compiled.tile_ecc_backward_(*backward)
+    for op, arguments, place, value, message in (
+        (compiled.tile_ecc_, forward, 0, None, "phi is needed"),
+        (compiled.tile_ecc_, forward, 5, weight[:, 1:], r"weight must have shape \[H', C, D\]"),
+        (compiled.tile_ecc_, forward, 6, True, r"phi must have shape \[E, H\]"),
+        (compiled.tile_ecc_, forward, 7, 22, r"\[E, H\] = \[22, 3\]"),
+        (compiled.tile_ecc_, forward, 4, x.half(), "half types are widened"),
+        (compiled.tile_ecc_, forward, -1, out[1:], "out must have shape"),
+        (compiled.tile_ecc_, forward, -1, normal(2, 6).t(), "out must be contiguous"),
+        (compiled.tile_ecc_backward_, backward, 0, phi[0], "phi must have 2 dimensions"),
+        (compiled.tile_ecc_backward_, backward, 2, grad[1:], r"grad must have shape \[S, D\]"),
+        (compiled.tile_ecc_backward_, backward, 2, grad.float(), "grad must be"),
+        (compiled.tile_ecc_backward_, backward, -3, a[1:], "a must have shape"),
+        (compiled.tile_ecc_backward_, backward, -2, y.float(), "y must be"),
+        (compiled.tile_ecc_backward_, backward, -1, to[1:], "to must have shape"),
+    ):
+        broken = list(arguments)
+        broken[place] = value
+        with pytest.raises(RuntimeError, match=message):
+            op(*broken)
 
 
 def test_layer_refuses():
