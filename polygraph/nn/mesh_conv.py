@@ -55,6 +55,7 @@ class MeshGraph(nn.Module):
         labels: ``[E, 3]``: where the source lies from its target on the template, in mean lengths
             of an edge.
         targets: int64 ``[M]``: the vertex that each target is.
+        degree: int64 ``[M, 1]``: edges of each target.
         num_sources: V.
         num_targets: M.
 
@@ -65,6 +66,7 @@ class MeshGraph(nn.Module):
     edge_index: Tensor
     labels: Tensor
     targets: Tensor
+    degree: Tensor
 
     def __init__(self, faces: np.ndarray, vertices: np.ndarray, keep: Any = None) -> None:
         super().__init__()
@@ -91,6 +93,8 @@ class MeshGraph(nn.Module):
         labels = torch.from_numpy(offsets[kept]).to(torch.get_default_dtype())
         self.register_buffer("labels", labels, persistent=False)
         self.register_buffer("targets", torch.from_numpy(targets), persistent=False)
+        degree = torch.bincount(index[1], minlength=self.num_targets)
+        self.register_buffer("degree", degree[:, None], persistent=False)
         self._graphs: dict[Any, Graph] = {}
         self._laplacian: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
 
@@ -200,6 +204,11 @@ class MeshConv(nn.Module):
         every = self.num_targets == self.num_sources
         targets = x if every else x.index_select(1, self.mesh.targets)
         return x.flatten(0, 1), targets.flatten(0, 1)
+
+    def _mean(self, out: Tensor, degree: Tensor | None = None) -> Tensor:
+        """``[B, M, D]``: sums ``[B * M, D]`` over terms, so many ``[M, 1]``; None: edges."""
+        count = self.mesh.degree if degree is None else degree
+        return out.view(-1, self.num_targets, self.out_channels) / count.clamp(min=1).to(out.dtype)
 
     def __repr__(self) -> str:
         """One line: channels and the mesh."""
@@ -330,7 +339,8 @@ class FeaStMeshConv(MeshConv):
         there = functional.linear(sources, steering)
         shares = ops.edge_softmax(here, there, graph, over="features")
         matrices = _matrices(self.layer.lin.weight, KERNELS)
-        return _biased(ops.ecc(sources, shares, matrices, graph, "mean"), self.layer.bias)
+        out = self._mean(ops.ecc(sources, shares, matrices, graph), self.mesh.degree + 1)
+        return _biased(out, self.layer.bias)
 
 
 class MoNetMeshConv(MeshConv):
@@ -363,8 +373,8 @@ class MoNetMeshConv(MeshConv):
         to_kernels: Tensor = torch.block_diag(*precision[:, :, None])  # type: ignore[no-untyped-call]
         gaussians = (distance.square().flatten(1) @ to_kernels).exp().repeat(len(x), 1)
         matrices = layer.g.view(self.in_channels, KERNELS, -1).transpose(0, 1)
-        out = ops.ecc(sources, gaussians, matrices, self.mesh.graph(len(x)), "mean")
-        return _biased(out + layer.root(targets), layer.bias)
+        out = self._mean(ops.ecc(sources, gaussians, matrices, self.mesh.graph(len(x))))
+        return _biased(out + layer.root(targets).view_as(out), layer.bias)
 
 
 class EdgeMeshConv(MeshConv):
@@ -419,8 +429,8 @@ class ECMeshConv(MeshConv):
         hidden = act(first(self.mesh.labels)).repeat(len(x), 1)
         matrices = torch.cat([last.weight.t(), last.bias[None]])
         matrices = matrices.view(KERNELS, self.in_channels, self.out_channels)
-        out = ops.ecc(sources, hidden, matrices, self.mesh.graph(len(x)), "mean")
-        return _biased(out + self.layer.lin(targets), self.layer.bias)
+        out = self._mean(ops.ecc(sources, hidden, matrices, self.mesh.graph(len(x))))
+        return _biased(out + self.layer.lin(targets).view_as(out), self.layer.bias)
 
 
 MESH_CONVS: dict[str, type[MeshConv]] = {
