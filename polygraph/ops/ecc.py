@@ -20,15 +20,15 @@ _ops = torch.ops.polygraph
 # fill a GPU.
 CHUNK_NODES = {"cpu": 256, "cuda": 1 << 16}
 CHUNK_BYTES = {"cpu": 6 << 20, "cuda": 256 << 20}
-# Four times as many nodes, or sixteen, where the products of a node are few and these fit (9 x 16
-# numbers on a mesh: training steps are 1.1 to 1.6 times as fast; more lose that again).
+# Four times as many nodes, or sixteen, where the products of a node are few and these fit.
 SMALL_BYTES = 1 << 20
 # Targets side by side in vectors are filled up to the most neighbours among them: up to this share
 # more slots than there are, and this many bytes for what they need (see csrc/ecc/lane_ecc.h).
 LANE_TARGETS, LANE_SHARE, LANE_BYTES = 16, 1.5, 4 << 20
-# With at most as many numbers per target (9 x 32 on a mesh), targets one by one are quicker still,
-# if hidden features are stored: some of them go through the weights together.
-FEW = 288
+# With at most as many numbers per target (9 x 16 on a mesh: twice as fast; 32 x 32: by a third),
+# targets one by one are quicker still, if hidden features are stored: a few go through the weights
+# together.
+FEW = 1024
 # MKL takes four times as long for a product of fewer columns, unless they come as rows.
 NARROW = 8
 WIDEST_VECTOR = 16  # numbers; rows of hidden features are read in whole vectors
