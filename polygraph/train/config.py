@@ -181,7 +181,10 @@ def _permutation(seed: int, epoch: int, size: int) -> NDArray[np.int64]:
 def seed_step(seed: int, step: int, rank: int = 0) -> None:
     """Seed torch, numpy and random for one step: noise is a function of (seed, step, rank)."""
     state = np.random.SeedSequence([seed, step, rank]).generate_state(2)
-    torch.manual_seed(int(state[0]))
+    if torch.accelerator.is_available():
+        torch.manual_seed(int(state[0]))
+    else:  # of a device that is not there, manual_seed remembers who asked: a millisecond
+        torch.default_generator.manual_seed(int(state[0]))
     np.random.seed(int(state[0]))  # noqa: NPY002 - third-party code still draws from the global one
     random.seed(int(state[1]))
 
