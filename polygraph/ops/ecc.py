@@ -216,17 +216,12 @@ _library.define(
 )
 
 
-def _by_lanes(x: Tensor, hidden: int, stored: bool, sides: Sides) -> bool:
-    """Whether the CPU takes targets side by side in its vectors: their degrees differ little.
-
-    ``stored``: hidden features are not made on the fly.
-    """
+def _by_lanes(x: Tensor, hidden: int, sides: Sides) -> bool:
+    """Whether the CPU takes targets side by side in its vectors: their degrees differ little."""
     ptr, other = sides[0], sides[2]
     assert ptr is not None
     assert other is not None
     if not x.is_cpu or other.shape[0] == 0 or ptr.shape[0] < 2:
-        return False
-    if stored and _by_tiles(x, hidden, False):
         return False
     degree = ptr.diff()
     most = int(degree.max())
@@ -315,7 +310,9 @@ def _ecc(
     x, phi, u, v, weight = _widened(x.contiguous(), phi, u, v, weight)  # type: ignore[assignment]
     layer, shift, bias = _widened(layer, shift, bias)
     targets, sources = _nodes(sides, x)
-    if not by_source and _by_lanes(x, weight.shape[0], phi is not None and layer is None, sides):
+    stored = phi is not None and layer is None
+    tiles = stored and _by_tiles(x, weight.shape[0] + (bias is not None), by_source)
+    if not by_source and not tiles and _by_lanes(x, weight.shape[0], sides):
         out = x.new_empty(targets, weight.shape[2])
         options = (phi, layer, shift, u, v, slope)
         _ops.lane_ecc_(*options, x, weight, bias, rows, sides[0], sides[2], sides[3], out)
@@ -389,7 +386,8 @@ def _ecc_backward(
     grad, x, phi, weight = _widened(grad, x, phi, weight)  # type: ignore[assignment]
     layer, shift, bias = _widened(layer, shift, bias)
     wanted = (to_x, to_phi, to_layer, to_weight, to_bias)
-    if not by_source and _by_lanes(x, weight.shape[0], layer is None, sides):
+    tiles = layer is None and _by_tiles(x, weight.shape[0] + (bias is not None), by_source)
+    if not by_source and not tiles and _by_lanes(x, weight.shape[0], sides):
         found = _backward_by_lanes(grad, x, phi, slope, layer, shift, weight, bias, wanted, sides)
     else:
         found = _backward_by_nodes(
