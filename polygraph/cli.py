@@ -393,10 +393,10 @@ def _benchmark_mesh(arguments: Sequence[str]) -> int:
     from polygraph.train.grid_arguments import parse_benchmark_mesh
 
     try:
-        grid, out = parse_benchmark_mesh(arguments)
+        grid, out, finished = parse_benchmark_mesh(arguments)
     except ValueError as error:
         raise UsageError(f"benchmark mesh: {error}") from error
-    result = run_grid(grid, out)
+    result = run_grid(grid, out, finished=finished)
     print(f"\n{result.table}\n")
     for name in ("results.json", "table.md"):
         print(f"wrote {(result.folder / name).resolve()}")

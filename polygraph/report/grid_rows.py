@@ -140,12 +140,14 @@ class View:
 
 
 def read_rows(folder: str | Path) -> list[Row]:
-    """The rows of a grid's ``results.json``, each checked against `SCHEMA`.
+    """The rows of a grid, or of a file like its ``results.json``, each checked against `SCHEMA`.
 
     Raises:
         GridError: no such file, not JSON, no rows, a key that is missing or of another type.
     """
-    path = Path(folder) / RESULTS
+    path = Path(folder)
+    if not path.is_file():
+        path = path / RESULTS
     if not path.is_file():
         raise GridError(f"{folder}: no grid here: {RESULTS} is missing")
     try:

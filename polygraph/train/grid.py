@@ -3,7 +3,8 @@
 Everything lands in one folder: a run per cell (its name ends with the hash of its settings), rows
 in ``results.json``, a summary in ``table.md``. Calling it again goes on: finished runs are taken as
 they are, a killed one resumes from its last checkpoint. Several processes may work on one folder;
-each takes the runs that no other is busy with.
+each takes the runs that no other is busy with. Rows of runs that were finished elsewhere, on
+another machine or before the folder was lost, can be brought along.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from polygraph.data import MeshDataConfig, MeshDataset, Split, open_dataset
 from polygraph.models.presets import PRESETS
 from polygraph.nn._choices import check_choice, check_positive
+from polygraph.report.grid_rows import read_rows
 from polygraph.report.summary import markdown_summary, text_summary
 from polygraph.train.checkpoint import CheckpointError, read_json, write_atomic, write_json
 from polygraph.train.config import TrainConfig
@@ -32,6 +34,7 @@ from polygraph.train.loop import LAST, NotFinite, TrainingStopped
 from polygraph.train.mesh import (
     MeshRunConfig,
     build_hierarchy,
+    build_model,
     get_split,
     preset_run,
     train_mesh,
@@ -175,6 +178,7 @@ def run_grid(
     *,
     say: Callable[[str], None] = print,
     costs: bool = True,
+    finished: Sequence[str | Path] = (),
 ) -> GridResult:
     """Train what is not trained yet, measure, write the rows and the table.
 
@@ -183,11 +187,15 @@ def run_grid(
         folder: of the grid; see the top of this file.
         say: called with a line for people at every stage.
         costs: measure inference, training steps and memory once all are trained.
+        finished: grids, or their ``results.json``, whose rows are taken for the cells that have
+            none here and the same settings, data and split. Their weights do not come along: such
+            runs have errors and costs, but no meshes to show.
 
     Raises:
         ValueError: a data set lacks a split, two data sets have one name, or a mesh has too few
             vertices for the hierarchy; several processes were started by torchrun.
         CheckpointError: the folder holds runs on other contents of the data.
+        GridError: there are no rows in one of ``finished``, or they are damaged.
         TrainingStopped: no memory, or no room on the disk; the grid goes on from there when it is
             called again. A loss that is not finite does not stop it: that is a row.
     """
@@ -199,6 +207,8 @@ def run_grid(
     folder = Path(folder)
     cells = list(_cells(grid, folder, say))
     _build_hierarchies(cells)
+    for source in finished:
+        say(f"{source}: {_take(cells, read_rows(source), folder)} runs were finished there")
     rows: list[dict[str, Any]] = []
     missing = 0
     for number, cell in enumerate(cells):
@@ -323,6 +333,30 @@ def _finished(cell: _Cell) -> dict[str, Any] | None:
     return row
 
 
+def _take(cells: Sequence[_Cell], rows: Sequence[dict[str, Any]], folder: Path) -> int:
+    """Write the rows of networks trained elsewhere where their own would lie; how many fit."""
+    known = {(row["config_hash"], row["data_hash"], row["split_hash"]): row for row in rows}
+    taken = 0
+    for cell in cells:
+        if cell.config is None:
+            continue  # fitted in a second
+        key = cell.config.digest(), cell.dataset.content_hash, cell.split.sha256
+        if key not in known:
+            continue
+        with _claimed(cell.folder) as ours:
+            if not ours or (cell.folder / ROW).exists() or (cell.folder / LAST).exists():
+                continue
+            _write_row(cell, {**known[key], **dict.fromkeys(COSTS)}, folder)
+        taken += 1
+    return taken
+
+
+def _write_row(cell: _Cell, row: dict[str, Any], folder: Path) -> None:
+    row["cost_key"] = cell.cost_key
+    row["run"] = cell.folder.relative_to(folder).as_posix()
+    write_json(cell.folder / ROW, row)
+
+
 @contextlib.contextmanager
 def _claimed(folder: Path) -> Iterator[bool]:
     """Whether this process may work on a run; the claim ends with the process."""
@@ -354,9 +388,7 @@ def _make(
             )
         else:
             row = _train(cell, cell.config)
-        row["cost_key"] = cell.cost_key
-        row["run"] = cell.folder.relative_to(folder).as_posix()
-        write_json(cell.folder / ROW, row)
+        _write_row(cell, row, folder)
     _write(folder)
     error = "no error" if row["mean_mm"] is None else f"{row['mean_mm']:.2f} mm"
     say(f"{name}: {row['status']}, {error} on test, {row['seconds']:.0f} s")
@@ -401,7 +433,11 @@ def _subject(cell: _Cell) -> Subject:
     if cell.config is None:
         pca = load_pca(cell.folder / PCA_FILE)
         return Subject(pca.reconstruct)
-    model = load_run(cell.folder).model
+    if (cell.folder / LAST).is_file():
+        model = load_run(cell.folder).model
+    else:  # trained elsewhere; what a model costs does not depend on its weights
+        hierarchy = build_hierarchy(cell.config, cell.dataset)
+        model = build_model(cell.config, hierarchy, cell.dataset, cell.split).eval()
     return Subject(model, model, cell.config)
 
 

@@ -56,17 +56,24 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--latents", nargs="+", type=int, default=[16], metavar="N")
     parser.add_argument("--splits", nargs="+", default=["interpolation"], metavar="NAME")
     parser.add_argument(
+        "--finished",
+        nargs="+",
+        default=[],
+        metavar="GRID",
+        help="grids run elsewhere, or their results.json: what they finished is not trained again",
+    )
+    parser.add_argument(
         "--config", default=RECIPE, help="recipe: a YAML file or a name (default: %(default)s)"
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the grid")
     return parser
 
 
-def parse_benchmark_mesh(arguments: Sequence[str]) -> tuple[Grid, Path]:
+def parse_benchmark_mesh(arguments: Sequence[str]) -> tuple[Grid, Path, list[Path]]:
     """Read the command line of `polygraph benchmark mesh`.
 
     Returns:
-        The grid and its folder.
+        The grid, its folder, and the grids that were run elsewhere.
 
     Raises:
         ValueError: a setting is unknown, has a bad value, or belongs to a single run.
@@ -101,4 +108,4 @@ def parse_benchmark_mesh(arguments: Sequence[str]) -> tuple[Grid, Path]:
             for name in ("factors", "upsampling", "normalization", "loss", "augmentation")
         },
     )
-    return grid, Path(chosen.out)
+    return grid, Path(chosen.out), [Path(path) for path in chosen.finished]

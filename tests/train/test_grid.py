@@ -17,6 +17,7 @@ from train.tiny import write_meshes
 from polygraph import metrics
 from polygraph.cli import main
 from polygraph.data import MeshDataConfig, open_dataset
+from polygraph.report.grid_rows import GridError
 from polygraph.report.summary import average_seeds, best_cells, markdown_summary, tables
 from polygraph.train.checkpoint import CheckpointError, load_checkpoint
 from polygraph.train.config import TrainConfig
@@ -170,6 +171,26 @@ def test_another_setting_is_another_run(made, data):
     assert timeless(again.rows) == timeless(result.rows)
 
 
+def test_runs_finished_elsewhere_are_taken(made, data, tmp_path):
+    result, _ = made
+    said = []
+    for source in (result.folder, result.folder / "results.json"):
+        again = run_grid(grid(data), tmp_path / source.name, say=said.append, finished=[source])
+        assert timeless(again.rows) == timeless(result.rows)
+        assert all(row["inference_1_ms"] for row in again.rows if row["latent"])
+        page = tmp_path / f"{source.name}.html"
+        assert main(["report", str(again.folder), "--out", str(page)]) == 0
+    networks = [row for row in result.rows if row["family"] != "linear"]
+    assert f"{result.folder}: {len(networks)} runs were finished there" in said
+    assert sum("working" in line for line in said) == 2 * (len(result.rows) - len(networks))
+    # What this folder has trained itself stays; other settings are other runs.
+    other = grid(data, settings={"loss": "distance"}, seeds=(0,), models=("full-2",))
+    with pytest.raises(GridError, match="results.json is missing"):
+        run_grid(other, tmp_path / "other", say=said.append, finished=[tmp_path])
+    run_grid(other, tmp_path / "other", say=said.append, costs=False, finished=[result.folder])
+    assert f"{result.folder}: 0 runs were finished there" in said
+
+
 def words(folder, cache, steps):
     return [
         sys.executable, "-m", "polygraph", "benchmark", "mesh", "--frames", "60", "--models",
@@ -283,11 +304,11 @@ def test_patterns_and_repetitions(data):
 
 
 def test_command_line_settings(tmp_path):
-    made, out = parse_benchmark_mesh(
+    made, out, finished = parse_benchmark_mesh(
         ["--data", str(tmp_path), "synthetic", "--every", "4", "--seeds", "3", "4", "--latents",
-         "8", "--splits", "a", "b", "--steps", "7", "--loss", "l1", "--out", "x"]
+         "8", "--splits", "a", "b", "--steps", "7", "--loss", "l1", "--out", "x", "--finished", "y", "z"]
     )  # fmt: skip
-    assert out == Path("x")
+    assert (out, finished) == (Path("x"), [Path("y"), Path("z")])
     assert [(d.kind, d.every, d.split) for d in made.data] == [
         ("registered", 4, "a"), ("synthetic", 4, "a"),
     ]  # fmt: skip
