@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from polygraph.ops._autograd import register_autograd
 from polygraph.ops.transpose_table import table_or_transpose
 
 Gradients = tuple[Tensor | None, ...]
@@ -68,4 +69,4 @@ def register_trilinear(stem: str, apply: Callable[..., Tensor], *, bias: bool) -
         (f"{stem}_backward_x", backward_x_backward),
         (f"{stem}_backward_weight", backward_weight_backward),
     ):
-        torch.library.register_autograd(f"polygraph::{name}", formula, setup_context=save)
+        register_autograd(name, formula, setup_context=save)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from polygraph import _load
+from polygraph.ops._autograd import register_autograd
 from polygraph.ops._common import autocast_dtype, cast, check_devices, outside_autocast
 from polygraph.ops.edge_conv import ANY_NODES, Sides, _forward, activate, turned
 from polygraph.ops.graph import Graph
@@ -776,7 +777,5 @@ def _ecc_backward_formula(ctx: Any, *given: Tensor) -> tuple[Tensor | None, ...]
     return to_grad, x_part, phi_part, *(None,) * 3, weight_part, bias_part, *(None,) * 13
 
 
-torch.library.register_autograd("polygraph::ecc", _ecc_formula, setup_context=_ecc_save)
-torch.library.register_autograd(
-    "polygraph::ecc_backward", _ecc_backward_formula, setup_context=_ecc_backward_save
-)
+register_autograd("ecc", _ecc_formula, setup_context=_ecc_save)
+register_autograd("ecc_backward", _ecc_backward_formula, setup_context=_ecc_backward_save)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from polygraph import _load
+from polygraph.ops._autograd import register_autograd
 from polygraph.ops._common import autocast_dtype, cast, check_devices, unrecorded
 from polygraph.ops.graph import Graph, targets_of, transpose_graph
 from polygraph.ops.transpose_table import transpose_table
@@ -392,7 +393,7 @@ for _name, _save, _formula in (
     ("edge_values", _edge_values_save, _edge_values_backward),
     ("edge_dot", _edge_dot_save, _edge_dot_backward),
 ):
-    torch.library.register_autograd(f"polygraph::{_name}", _formula, setup_context=_save)
+    register_autograd(_name, _formula, setup_context=_save)
 
 
 # ---- maxima: linear, given the slots ----
@@ -471,12 +472,6 @@ def _edge_take_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return _ops.edge_max_backward(grad, arg, ctx.others, *graph), *(None,) * 5
 
 
-torch.library.register_autograd(
-    "polygraph::edge_max", _edge_max_backward, setup_context=_edge_max_save
-)
-torch.library.register_autograd(
-    "polygraph::edge_max_backward", _edge_max_backward_backward, setup_context=_linear_save
-)
-torch.library.register_autograd(
-    "polygraph::edge_take", _edge_take_backward, setup_context=_linear_save
-)
+register_autograd("edge_max", _edge_max_backward, setup_context=_edge_max_save)
+register_autograd("edge_max_backward", _edge_max_backward_backward, setup_context=_linear_save)
+register_autograd("edge_take", _edge_take_backward, setup_context=_linear_save)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from polygraph import _load
+from polygraph.ops._autograd import register_autograd
 from polygraph.ops._common import autocast_dtype, cast, check_devices
 from polygraph.ops.edge_conv import turned
 from polygraph.ops.graph import Graph
@@ -130,4 +131,4 @@ for _name, (_formula, _setup) in {
     "edge_softmax": (_backward, _save),
     "edge_softmax_backward": (_backward_backward, _save_backward),
 }.items():
-    torch.library.register_autograd(f"polygraph::{_name}", _formula, setup_context=_setup)
+    register_autograd(_name, _formula, setup_context=_setup)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from polygraph import _load
+from polygraph.ops._autograd import register_autograd
 from polygraph.ops._common import check_devices
 from polygraph.ops.transpose_table import transpose_table
 
@@ -162,4 +163,4 @@ def _backward(ctx: Any, _: Tensor, grad: Tensor) -> tuple[Tensor | None, ...]:
     return grad_x, grad_y, *(None,) * 8
 
 
-torch.library.register_autograd("polygraph::knn", _backward, setup_context=_save)
+register_autograd("knn", _backward, setup_context=_save)

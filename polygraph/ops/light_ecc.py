@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from polygraph import _load
+from polygraph.ops._autograd import register_autograd
 from polygraph.ops._common import autocast_dtype, cast, check_devices, unrecorded
 from polygraph.ops.edge_conv import Sides, _forward, edge_values, turned
 from polygraph.ops.graph import Graph
@@ -387,4 +388,4 @@ def _formula(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     return *total, *(None,) * 8
 
 
-torch.library.register_autograd("polygraph::edge_form", _formula, setup_context=_save)
+register_autograd("edge_form", _formula, setup_context=_save)

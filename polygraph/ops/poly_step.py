@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from polygraph import _load
+from polygraph.ops._autograd import register_autograd
 from polygraph.ops._common import autocast_dtype, cast, check_devices
 
 _load.load_libraries()
@@ -222,7 +223,7 @@ def _backward_backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]
     return *found, None, None, None, None, None, None
 
 
-torch.library.register_autograd("polygraph::poly_step", _backward, setup_context=_save)
-torch.library.register_autograd(
-    "polygraph::poly_step_backward", _backward_backward, setup_context=_save_backward
+register_autograd("poly_step", _backward, setup_context=_save)
+register_autograd(
+    "poly_step_backward", _backward_backward, setup_context=_save_backward, records=True
 )

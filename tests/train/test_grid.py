@@ -185,7 +185,7 @@ def test_runs_finished_elsewhere_are_taken(made, data, tmp_path):
     assert sum("working" in line for line in said) == 2 * (len(result.rows) - len(networks))
     # What this folder has trained itself stays; other settings are other runs.
     other = grid(data, settings={"loss": "distance"}, seeds=(0,), models=("full-2",))
-    with pytest.raises(GridError, match="results.json is missing"):
+    with pytest.raises(GridError, match=r"results\.json is missing"):
         run_grid(other, tmp_path / "other", say=said.append, finished=[tmp_path])
     run_grid(other, tmp_path / "other", say=said.append, costs=False, finished=[result.folder])
     assert f"{result.folder}: 0 runs were finished there" in said
@@ -306,7 +306,8 @@ def test_patterns_and_repetitions(data):
 def test_command_line_settings(tmp_path):
     made, out, finished = parse_benchmark_mesh(
         ["--data", str(tmp_path), "synthetic", "--every", "4", "--seeds", "3", "4", "--latents",
-         "8", "--splits", "a", "b", "--steps", "7", "--loss", "l1", "--out", "x", "--finished", "y", "z"]
+         "8", "--splits", "a", "b", "--steps", "7", "--loss", "l1", "--out", "x",
+         "--finished", "y", "z"]
     )  # fmt: skip
     assert (out, finished) == (Path("x"), [Path("y"), Path("z")])
     assert [(d.kind, d.every, d.split) for d in made.data] == [
