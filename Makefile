@@ -7,7 +7,7 @@
 #   make lint      linters, formatters, types, and a build in which warnings are errors
 #   make cuda      compile the CUDA library, warnings are errors (needs nvcc, but no GPU)
 #   make bench     run the benchmarks (FILES=benchmarks/bench_spiral_conv.py picks one)
-#   make report    the HTML report of a grid (GRID=the folder with its results.json, HTML=the file)
+#   make report    the HTML report of a grid (GRID=its folder or results.json, HTML=the file)
 #   make sanitize  run the operators' tests under the address and undefined-behaviour sanitizers
 #   make clean     remove what was built, but not .venv's packages
 PYTHON ?= python3

@@ -206,7 +206,11 @@ def latent(arguments: Sequence[str]) -> int:
 def report(arguments: Sequence[str]) -> int:
     """Write the report of a grid of mesh autoencoders: one HTML file, and charts as pictures."""
     parser = Parser(prog="polygraph report", description=report.__doc__)
-    parser.add_argument("grid", metavar="GRID", help="folder of `polygraph benchmark mesh`")
+    parser.add_argument(
+        "grid",
+        metavar="GRID",
+        help="folder of `polygraph benchmark mesh`; or its results.json: then without meshes",
+    )
     parser.add_argument("--out", default="report.html", metavar="HTML", help="%(default)s")
     parser.add_argument("--title", default="Mesh autoencoders", help="default: %(default)s")
     parser.add_argument("--max-mb", type=float, default=15.0, help="size, default: %(default)s")

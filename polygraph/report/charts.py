@@ -35,7 +35,7 @@ def write_charts(grid: str | Path, folder: str | Path) -> list[Path]:
     """Write a PNG for each view of a grid: ``<data>-<split>-latent-<n>.png``.
 
     Args:
-        grid: folder of `polygraph benchmark mesh`.
+        grid: folder of `polygraph benchmark mesh`, or its ``results.json``.
         folder: made where it does not exist.
 
     Returns:

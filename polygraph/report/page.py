@@ -60,7 +60,8 @@ def write_report(
     """Write the report of a grid (`polygraph benchmark mesh`) as one HTML file.
 
     Args:
-        grid: the folder of the grid; it may be unfinished.
+        grid: the folder of the grid, which may be unfinished; or its ``results.json`` alone, then
+            there are no meshes on the page.
         out: the file; its folder is made.
         title: heading of the page.
         max_mb: size to stay below, in millions of bytes; meshes are thinned out to fit, and test
@@ -124,7 +125,7 @@ def build_payload(grid: str | Path, *, budget: float, up: Up = "auto") -> dict[s
     """Everything that the page shows, as JSON values.
 
     Args:
-        grid: the folder of the grid.
+        grid: as of :func:`write_report`.
         budget: bytes for the whole payload.
         up: axis of the meshes that points up.
     """

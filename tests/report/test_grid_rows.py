@@ -22,7 +22,7 @@ def write(folder, rows):
 
 def test_good_rows(tmp_path):
     rows = write_grid(tmp_path)
-    assert read_rows(tmp_path) == rows
+    assert read_rows(tmp_path) == read_rows(tmp_path / "results.json") == rows
 
 
 @pytest.mark.parametrize("key", SCHEMA)

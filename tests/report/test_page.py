@@ -220,7 +220,8 @@ def test_a_screenshot_is_not_empty(page, tmp_path):
     assert strong.mean() > 0.02
 
 
-def test_a_grid_without_meshes_and_costs(browser, tmp_path):
+@pytest.mark.parametrize("grid", ["grid", "grid/results.json"])
+def test_a_grid_without_meshes_and_costs(browser, tmp_path, grid):
     rows = write_grid(tmp_path / "grid", latents=(16,), seeds=(0,), odd=False)
     import shutil
 
@@ -233,7 +234,7 @@ def test_a_grid_without_meshes_and_costs(browser, tmp_path):
     complaints = []
     page.on("console", lambda m: m.type == "error" and complaints.append(m.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
-    path = write_report(tmp_path / "grid", tmp_path / "r.html")
+    path = write_report(tmp_path / grid, tmp_path / "r.html")
     page.goto(path.as_uri(), wait_until="domcontentloaded")
     page.wait_for_selector("html[data-ready]")
     assert "has written no meshes" in page.inner_text("#mesh-caption")
