@@ -13,8 +13,8 @@ from test_edge_conv import random_edges
 from tolerances import KERNEL, assert_close
 
 from polygraph import ops, reference
-from polygraph.ops import Graph
-from polygraph.ops import ecc as ecc_function
+from polygraph.ops import Graph, _ecc_ways
+from polygraph.ops.ecc import EdgeLayer
 
 
 def ecc(x, phi, weight, source, ptr, edge=None, aggr="sum", edge_weight=None, side=None):
@@ -156,7 +156,7 @@ class TestEcc(WithProducts):
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Few nodes, and few columns of φ, at a time."""
-    names = ecc_function.__globals__
+    names = vars(_ecc_ways)
     monkeypatch.setitem(names["CHUNK_NODES"], "cpu", 4)
     monkeypatch.setitem(names["CHUNK_BYTES"], "cpu", 4 * 8 * 4 * 2)
     monkeypatch.setitem(names, "SMALL_BYTES", 0)
@@ -218,7 +218,7 @@ def layered(M, N, E, C, D, H, F, *, edge=False, holes=False, seed=0):
 def with_layer(values, graph, slope, side=None, aggr="sum"):
     """The operator with a layer."""
     x, features, layer, shift, weight, bias = values
-    made = ecc_function.__globals__["EdgeLayer"](features, layer, shift, slope)
+    made = EdgeLayer(features, layer, shift, slope)
     return ops.ecc(x, made, weight, graph, aggr, bias=bias, side=side)
 
 
@@ -234,7 +234,7 @@ def layer_apart(values, graph, slope, aggr="sum"):
 @pytest.mark.parametrize(("slope", "edge", "holes"), [(0.0, True, False), (0.2, False, True)])
 def test_layer_of_hidden_features(monkeypatch, side, slope, edge, holes, path):
     """As with the hidden features stored: values, first and second derivatives; all CPU paths."""
-    names = ecc_function.__globals__
+    names = vars(_ecc_ways)
     monkeypatch.setitem(names, "LANE_SHARE", 100.0 if path == "lanes" else 0.0)
     monkeypatch.setitem(names, "FEW", 0 if path == "pieces" else names["FEW"])
     monkeypatch.setitem(names["CHUNK_NODES"], "cpu", 5)
@@ -260,7 +260,7 @@ SIZES = [
 @pytest.mark.parametrize("sizes", SIZES)
 def test_lanes_at_odd_sizes(monkeypatch, set_threads, sizes, dtype):
     """Values and first derivatives; the result is the same to the bit on one thread and on two."""
-    monkeypatch.setitem(ecc_function.__globals__, "LANE_SHARE", 100.0)
+    monkeypatch.setattr(_ecc_ways, "LANE_SHARE", 100.0)
     inputs, graph = layered(*sizes)
     exact = [t.clone().requires_grad_() for t in inputs.values()]
     values = [t.to(dtype).requires_grad_() for t in inputs.values()]
@@ -345,7 +345,7 @@ TILES = {
 @pytest.mark.parametrize("sizes", TILES.values(), ids=TILES)
 def test_tiles(set_threads, sizes, ones, dtype):
     """Values and first derivatives, which are the same to the bit on one thread and on two."""
-    assert (sizes[5] + ones) * sizes[3] <= ecc_function.__globals__["FEW"]
+    assert (sizes[5] + ones) * sizes[3] <= _ecc_ways.FEW
     inputs = call(*sizes, ones=ones, edge=True, holes=True, aggr="mean", **TARGET)
     expected = run(ecc_reference, inputs)
     found = []
