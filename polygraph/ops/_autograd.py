@@ -11,8 +11,8 @@ from torch import Tensor
 Formula = Callable[..., Any]
 
 _library = torch.library.Library("polygraph", "IMPL")
-_Below = torch._C._AutoDispatchBelowAutograd
-_below = torch._C._after_autograd_keyset
+_BelowAutograd = torch._C._AutoDispatchBelowAutograd
+_BACKENDS = torch._C._after_autograd_keyset
 
 
 def register_autograd(
@@ -38,15 +38,15 @@ def register_autograd(
     # The keyset comes last: `ctx.needs_input_grad` starts with the operator's own arguments.
     def forward(ctx: Any, *given: Any) -> Any:
         *inputs, keyset = given
-        with _Below():
-            output = op.redispatch(keyset & _below, *inputs)
+        with _BelowAutograd():
+            output = op.redispatch(keyset & _BACKENDS, *inputs)
         setup_context(ctx, inputs, output)
         return output
 
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
         if records or torch.is_grad_enabled():
             return *formula(ctx, *grads), None
-        with _Below():
+        with _BelowAutograd():
             return *formula(ctx, *grads), None
 
     function: Any = type(
@@ -58,7 +58,7 @@ def register_autograd(
     def call(keyset: Any, *inputs: Any) -> Any:
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*inputs):
             return function.apply(*inputs, keyset)
-        with _Below():
-            return op.redispatch(keyset & _below, *inputs)
+        with _BelowAutograd():
+            return op.redispatch(keyset & _BACKENDS, *inputs)
 
     _library.impl(name, call, "Autograd", with_keyset=True)

@@ -135,7 +135,7 @@ def _widened(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     )
 
 
-def values(
+def ecc_values(
     x: Tensor,
     phi: Tensor | None,
     u: Tensor | None,
@@ -149,6 +149,7 @@ def values(
     rows: int,
     *sides: Tensor | None,
 ) -> Tensor:
+    """``[S, D]``: the operator ``polygraph::ecc``; arguments as in its schema."""
     dtype = x.dtype
     x, phi, u, v, weight = _widened(x.contiguous(), phi, u, v, weight)  # type: ignore[assignment]
     layer, shift, bias = _widened(layer, shift, bias)
@@ -196,9 +197,14 @@ def values(
         _ops.edge_inner_(
             y, *options, None, None, False, ones, *sizes, *back[:4], None, message, True
         )
-    numbers = (1.0, ANY_NODES, rows)
-    total = _ops.edge_sum(None, None, None, None, message, None, *numbers, *sides)
-    return total.to(dtype)
+    return _summed(message, sides).to(dtype)
+
+
+def _summed(message: Tensor, sides: Sides) -> Tensor:
+    """Sums over the edges of every node of their messages, a row of ``[rows, C]`` each."""
+    values = (None, None, None, None, message, None)
+    total: Tensor = _ops.edge_sum(*values, 1.0, ANY_NODES, message.shape[0], *sides)
+    return total
 
 
 def _nodes(sides: Sides, x: Tensor) -> tuple[int, int]:
@@ -207,7 +213,7 @@ def _nodes(sides: Sides, x: Tensor) -> tuple[int, int]:
     return sides[0].shape[0] - 1, x.shape[0]
 
 
-def gradients(
+def ecc_gradients(
     grad: Tensor,
     x: Tensor,
     phi: Tensor,
@@ -224,6 +230,7 @@ def gradients(
     to_bias: bool,
     *sides: Tensor | None,
 ) -> tuple[Tensor, ...]:
+    """The operator ``polygraph::ecc_backward``; what is not wanted is empty."""
     dtype = x.dtype
     grad, x = grad.contiguous(), x.contiguous()
     grad, x, phi, weight = _widened(grad, x, phi, weight)  # type: ignore[assignment]
@@ -290,10 +297,8 @@ def _backward_by_lanes(
         if inner is not None:
             inner[at] = a if layer is None else a @ layer
     grad_x = grad_bias = None
-    numbers = (1.0, ANY_NODES, rows)
     if message is not None:
-        values = (None, None, None, None, message, None)
-        grad_x = _ops.edge_sum(*values, *numbers, *turned(sides, sources))
+        grad_x = _summed(message, turned(sides, sources))
     if bias is not None and to_bias:
         total = _ops.edge_sum(None, None, None, x, None, None, 1.0, sources, rows, *sides)
         grad_bias = total.t() @ grad
@@ -413,8 +418,7 @@ def _backward_of_product(
             if grad_x is not None:
                 grad_x[chunk.first : chunk.last].addmm_(product.flatten(1), matrix)
     if message is not None:
-        values = (None, None, None, None, message, None, 1.0, ANY_NODES, rows)
-        grad_x = _ops.edge_sum(*values, *turned(sides, sources))
+        grad_x = _summed(message, turned(sides, sources))
     if grad_matrices is not None and by_source:
         grad_matrices = grad_matrices.transpose(1, 2).contiguous()
     if inner is not None and hidden > width:
@@ -444,8 +448,7 @@ def _backward_by_tiles(
     _ops.tile_ecc_backward_(*options, inner, message, total)
     grad_x = None
     if message is not None:
-        values = (None, None, None, None, message, None, 1.0, ANY_NODES, rows)
-        grad_x = _ops.edge_sum(*values, *turned(sides, x.shape[0]))
+        grad_x = _summed(message, turned(sides, x.shape[0]))
     if inner is not None and hidden > width:
         inner = inner[:, :width].contiguous()
     return grad_x, inner, total

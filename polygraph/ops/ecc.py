@@ -10,7 +10,7 @@ from torch import Tensor
 from polygraph import _load
 from polygraph.ops._autograd import register_autograd
 from polygraph.ops._common import autocast_dtype, cast, check_devices, outside_autocast
-from polygraph.ops._ecc_ways import by_tiles, gradients, laid_out, through_layer, values
+from polygraph.ops._ecc_ways import by_tiles, ecc_gradients, ecc_values, laid_out, through_layer
 from polygraph.ops.edge_conv import Sides, _forward, activate, turned
 from polygraph.ops.graph import Graph
 
@@ -179,8 +179,8 @@ _library.define(
 
 
 for _key in ("CPU", "CUDA"):
-    _library.impl("ecc", outside_autocast(values), _key)
-    _library.impl("ecc_backward", outside_autocast(gradients), _key)
+    _library.impl("ecc", outside_autocast(ecc_values), _key)
+    _library.impl("ecc_backward", outside_autocast(ecc_gradients), _key)
 
 
 def _write_only(*arguments: Any) -> None:
