@@ -109,12 +109,16 @@ class Model:
         )
         return [Spread.of(column).mean for column in columns]
 
-    def middle(self) -> Row:
-        """The run of the median error (the lower of two); runs without an error come last."""
+    def from_median(self) -> list[Row]:
+        """Its runs, that of the median error (the lower of two) first, then those next to it.
+
+        Runs without an error count as the worst.
+        """
         ordered = sorted(
             self.rows, key=lambda row: math.inf if row["mean_mm"] is None else row["mean_mm"]
         )
-        return ordered[(len(ordered) - 1) // 2]
+        middle = (len(ordered) - 1) // 2
+        return [ordered[n] for n in sorted(range(len(ordered)), key=lambda n: abs(n - middle))]
 
 
 @dataclass(frozen=True)

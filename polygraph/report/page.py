@@ -221,9 +221,12 @@ class _Stages:
         values["stage"] = number
         errors = []
         for model, entry in zip(view.models, values["models"], strict=True):
-            row = model.middle()
-            made = read_reconstructions(self.folder, row, samples)
-            if made is None:
+            for row in model.from_median():
+                # A run that was taken from another grid's rows has left no meshes here.
+                made = read_reconstructions(self.folder, row, samples)
+                if made is not None:
+                    break
+            else:
                 continue
             entry["frames"], entry["shown_seed"] = stage.frames(made), row["seed"]
             if row["family"] != LINEAR or len(view.models) == 1 or row["latent"]:

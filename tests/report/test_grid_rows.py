@@ -7,7 +7,7 @@ import pytest
 from grids import row, write_grid
 
 from polygraph.cli import main
-from polygraph.report.grid_rows import SCHEMA, GridError, Spread, make_views, read_rows
+from polygraph.report.grid_rows import SCHEMA, GridError, Model, Spread, make_views, read_rows
 
 
 def grid(**changes):
@@ -90,11 +90,22 @@ def test_what_is_missing_is_known(tmp_path):
     gat = next(m for m in eight.models if m.name == "gat")
     assert gat.spread("mean_mm").mean is None
     assert gat.count("nonfinite") is None
-    assert gat.middle()["seed"] == 0
+    assert [r["seed"] for r in gat.from_median()] == [0, 1]
     edge = next(m for m in eight.models if m.name == "edgeconv")
     assert edge.quantiles()[100] is None
     assert edge.quantiles()[99] is not None
     assert edge.count("nonfinite") == 6
+
+
+def test_runs_from_the_median_outwards():
+    def seeds(*errors):
+        rows = [{"seed": n, "mean_mm": error} for n, error in enumerate(errors)]
+        return [r["seed"] for r in Model("full-2", rows).from_median()]
+
+    assert seeds(5.0) == [0]
+    assert seeds(9.0, 5.0) == [1, 0]
+    assert seeds(9.0, 5.0, 7.0) == [2, 1, 0]
+    assert seeds(None, 5.0, 7.0, 6.0) == [3, 1, 2, 0]
 
 
 def test_models_of_one_name_are_told_apart():

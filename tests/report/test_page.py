@@ -265,6 +265,21 @@ def test_the_budget_is_kept(tmp_path):
     assert first == second
 
 
+def test_a_seed_without_meshes_leaves_the_place_to_another(tmp_path):
+    rows = write_grid(tmp_path / "grid", models=["full-2"], latents=(16,), odd=False)
+
+    def shown():
+        model = build_payload(tmp_path / "grid", budget=1e7)["views"][0]["models"][0]
+        return model["shown_seed"], model["frames"]
+
+    first, second = sorted(rows, key=lambda row: row["mean_mm"])  # the lower of two is the median
+    assert shown()[0] == first["seed"]
+    (tmp_path / "grid" / first["run"] / "samples.npy").unlink()
+    assert shown()[0] == second["seed"]
+    (tmp_path / "grid" / second["run"] / "samples.npy").unlink()
+    assert shown() == (None, None)
+
+
 def test_reconstructions_that_do_not_fit(tmp_path):
     rows = write_grid(tmp_path / "grid", models=["full-2"], seeds=(0,), latents=(16,), odd=False)
     path = tmp_path / "grid" / rows[0]["run"] / "samples.npy"

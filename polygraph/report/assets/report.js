@@ -496,7 +496,7 @@ function drawMeshSection() {
   }
   const some = stage.labels.length < stage.num_samples ? ` ${stage.labels.length} of ${stage.num_samples} samples are here.` : "";
   const thin = stage.vertices < stage.full_vertices ? ` Drawn with ${stage.vertices.toLocaleString("en")} of ${stage.full_vertices.toLocaleString("en")} vertices; the numbers count them all.` : "";
-  const seeds = now.seeds.length > 1 ? " Of several seeds, the one of median error is shown." : "";
+  const seeds = now.seeds.length > 1 ? " Of the seeds whose meshes are here, the one nearest to the median error is shown." : "";
   $("mesh-caption").textContent = `Reconstructions coloured by vertex error. The scale is one for all models and fixed for a mesh; larger errors take its last colour. Drag to turn all of them at once, scroll to come closer.${seeds}${some}${thin}`;
   const there = withMeshes().map((m) => m.name);
   state.shown = (state.shown || standardChoice()).filter((name) => there.includes(name));
@@ -534,9 +534,9 @@ function drawMeshes() {
   const label = stage.labels[state.sample];
   $("sample").textContent = `${state.sample + 1} of ${stage.labels.length} · ${label || "mesh"} · no. ${stage.indices[state.sample]}`;
   $("ramp-top").textContent = `${show(limit, "mm")} mm and more`;
-  const panels = [{ name: "input", frame: null }, ...state.shown.map((name) => {
+  const panels = [{ name: "input", frame: null, seed: null }, ...state.shown.map((name) => {
     const model = now.models.find((m) => m.name === name);
-    return { name, frame: model.frames[state.sample] };
+    return { name, frame: model.frames[state.sample], seed: model.runs.length > 1 ? model.shown_seed : null };
   })];
   const box = $("meshes");
   while (box.children.length > panels.length) {
@@ -551,10 +551,10 @@ function makePanel() {
   return make("figure", { class: "mesh" }, make("figcaption", {}, make("b"), make("span")), place);
 }
 function fillPanel(figure, panel, stage, limit) {
-  const { name, frame } = panel;
+  const { name, frame, seed } = panel;
   figure.querySelector("b").textContent = name;
   const text = frame === null ? "true mesh" : frame.mean === null ? `${frame.bad.toLocaleString("en")} vertices not finite` : `${show(frame.mean, "mm")} mm, at most ${show(frame.max, "int")}`;
-  figure.querySelector("span").textContent = text;
+  figure.querySelector("span").textContent = seed === null ? text : `${text} (seed ${seed})`;
   figure.dataset.model = name;
   const made = frame === null ? { vertices: inputMesh(stage), errors: null } : reconstruction(stage, frame);
   const place = figure.querySelector(".stage");
