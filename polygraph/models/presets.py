@@ -58,8 +58,8 @@ def get_preset(name: str) -> Preset:
 
     ``first-order``, ``simple-N``, ``full-N`` and ``skip-N`` for N = 2..4, each also with
     ``-noact`` (no activations), are Neural3DMM with one-ring spirals and 16,16,16,32 channels, as
-    in the polynomial paper's comparison; ``full`` is NCP, ``skip`` NCP-Skip. ``skip-3`` and
-    ``skip-4`` want a rate of 1e-3: at 5e-3, better for the others, order 4 fails.
+    in the polynomial paper's comparison; ``full`` is NCP, ``skip`` NCP-Skip. ``skip-4`` and
+    ``skip-3-noact`` want a rate of 1e-3 where 5e-3 is better for the others.
     ``first-order-spiralnet++`` has SpiralNet++'s spirals in the same network; ``chebyshev``,
     ``gat``, ``feastnet``, ``monet``, ``edgeconv`` and ``ecc`` have those operators in it.
     ``simple-2``, ``full-2`` and ``full-3`` with ``-batchnorm`` have the published normalisation.

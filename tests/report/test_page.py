@@ -186,6 +186,7 @@ def test_drawn_meshes_are_the_true_ones(page, report, tmp_path):
                  key=lambda r: r["mean_mm"])[0]  # fmt: skip
     made = np.load(folder / row["run"] / "samples.npy")[0]
     true = np.load(folder / "meshes" / "spheres" / "interpolation" / "inputs.npy")[0]
+    assert f"(seed {row['seed']})" in page.inner_text(".mesh[data-model=full-4]")
     got = drawn(page, "full-4")
     got = np.stack([got["x"], got["y"], got["z"]], 1)
     size = np.ptp(true, axis=0).max()
