@@ -101,27 +101,27 @@ extern __shared__ __align__(16) unsigned char polygraph_shared_memory[];
 // ---- host code ----
 
 // Makes the tensor's device current while it lives, for torch and for this library's own runtime (cudart is linked
-// statically: the two keep separate books), and knows torch's current stream there.
+// statically: the two may keep separate books), and knows torch's current stream there. At the end torch's guard alone
+// restores: cudaSetDevice creates a context where there is none, and a runtime that keeps its own books may name GPU 0
+// as the device before, which a process that works on another GPU never touches. The tensor's device has its context
+// already. Nothing relies on what this library's runtime has current between scopes.
 class DeviceScope {
  public:
   explicit DeviceScope(const Tensor& like) {
     const int32_t device = like.get_device_index();
     TORCH_ERROR_CODE_CHECK(aoti_torch_create_device_guard(device, &guard_));
     void* stream = nullptr;
-    if (aoti_torch_get_current_cuda_stream(device, &stream) != 0 || cudaGetDevice(&previous_) != cudaSuccess ||
-        (previous_ != device && cudaSetDevice(device) != cudaSuccess)) {
+    int current = -1;
+    if (aoti_torch_get_current_cuda_stream(device, &stream) != 0 || cudaGetDevice(&current) != cudaSuccess ||
+        (current != device && cudaSetDevice(device) != cudaSuccess)) {
       const cudaError_t error = cudaGetLastError();
       aoti_torch_delete_device_guard(guard_);
       STD_TORCH_CHECK(false, "polygraph: device ", device, " cannot be used: ", cudaGetErrorString(error));
     }
-    moved_ = previous_ != device;
     stream_ = static_cast<cudaStream_t>(stream);
   }
 
   ~DeviceScope() {
-    if (moved_) {
-      static_cast<void>(cudaSetDevice(previous_));
-    }
     aoti_torch_delete_device_guard(guard_);
   }
 
@@ -135,8 +135,6 @@ class DeviceScope {
  private:
   DeviceGuardHandle guard_ = nullptr;
   cudaStream_t stream_ = nullptr;
-  int previous_ = 0;
-  bool moved_ = false;
 };
 
 struct LaunchShape {
