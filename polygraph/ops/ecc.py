@@ -128,6 +128,8 @@ def ecc(
             weight, bias = torch.cat([weight, bias[None]]), None
         hidden = hidden * edge_weight[:, None]
     by_source = _source_is_cheaper(x, weight, graph) if side is None else side == "source"
+    if by_source:  # here, not in the operator: its derivatives take the same one
+        graph = graph.with_transposed(x.shape[0])
     rows = graph.num_slots if hidden is None or graph.edge is None else hidden.shape[0]
     made = (hidden, u, v, slope, layer, shift)
     out: Tensor = _ops.ecc(x, *made, weight, bias, by_source, rows, *_forward(graph))

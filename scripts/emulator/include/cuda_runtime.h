@@ -249,4 +249,3 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   emulator::launch(__PRETTY_FUNCTION__, *config, call, &both);
   return cudaSuccess;
 }
-
