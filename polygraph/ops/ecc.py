@@ -89,7 +89,7 @@ def ecc(
     else:
         u, v, slope = phi
     named = {"phi": hidden, "u": u, "v": v, "layer": layer, "shift": shift}
-    named |= {"weight": weight, "bias": bias}
+    named |= {"weight": weight, "bias": bias, "edge_weight": edge_weight}
     check_devices("ecc", "x", x, **named, **graph._asdict())
     dtype = autocast_dtype(x)
     x, weight, edge_weight = cast(x, dtype), cast(weight, dtype), cast(edge_weight, dtype)

@@ -11,6 +11,7 @@ from faults import put, with_value
 from tables import normal
 from test_edge_conv import random_edges
 from tolerances import KERNEL, assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from polygraph import ops, reference
 from polygraph.ops import Graph, _ecc_ways
@@ -83,6 +84,11 @@ BROKEN = {
     ),
     "ptr": (put("ptr", with_value(2, 23)), RuntimeError, "ptr must rise from 0 to E"),
     "elsewhere": (put("source", lambda t: t.to("meta")), RuntimeError, "on the device of x"),
+    "edge weights elsewhere": (
+        put("edge_weight", lambda _: torch.ones(23, device="meta")),
+        RuntimeError,
+        r"ecc: edge_weight must be on the device of x \(cpu\), got meta",
+    ),
 }
 
 
@@ -491,6 +497,11 @@ class TestLightEcc(WithProducts):
         "kappa": (put("kappa", lambda t: t[1:]), RuntimeError, "kappa must have shape"),
         "source": (put("source", with_value(5, 7)), RuntimeError, r"\[-1, 7\), got 7"),
         "elsewhere": (put("phi", lambda t: t.to("meta")), RuntimeError, "on the device of x"),
+        "edge weights elsewhere": (
+            put("edge_weight", lambda _: torch.ones(23, device="meta")),
+            RuntimeError,
+            r"light_ecc: edge_weight must be on the device of x \(cpu\), got meta",
+        ),
     }
 
 
@@ -502,6 +513,35 @@ def test_light_with_bad_repeats(repeats):
     graph = Graph(i["ptr"], i["source"])
     with pytest.raises(ValueError, match="repeats of right must name for each of 2 ranks"):
         ops.light_ecc(*tensors, graph, repeats=((0, 0), repeats))
+
+
+class Ops(TorchDispatchMode):
+    """Names of the operators that run within."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        """Write down, and go on."""
+        self.names.append(str(func.overloadpacket))
+        return func(*args, **(kwargs or {}))
+
+
+def test_light_makes_no_table_on_the_host():
+    """A tensor from Python's numbers is copied to a GPU, which then is waited for."""
+    inputs = leaves(light_call(6, 7, 23, 4, 3, 5, 4, gamma=True))
+    given = [inputs[name] for name in ("x", "phi", "left", "right", "kappa")]
+    graph = Graph(inputs["ptr"], inputs["source"])
+    options = {"repeats": ((0, 1, 0, 1), (0, 0, 0, 3)), "edge_weight": inputs["edge_weight"]}
+    with Ops() as within:
+        out = ops.light_ecc(*given, graph, **options)
+        torch.autograd.grad(out.sum(), given)
+    assert "polygraph.edge_form" in within.names
+    assert "aten.lift_fresh" not in within.names
+    with Ops() as within:
+        torch.tensor([1.0])
+    assert within.names == ["aten.lift_fresh"]
 
 
 @pytest.mark.parametrize("part_bytes", [1, 8 << 20])
