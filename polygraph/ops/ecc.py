@@ -68,7 +68,8 @@ def ecc(
     Returns:
         ``[M, D]``; 0 for a target without neighbours. Differentiable any number of times in ``x``,
         ``phi`` or what makes it, ``weight``, ``bias`` and ``edge_weight``. Deterministic; some of
-        the products are PyTorch's, which may round otherwise on another number of threads.
+        the products are PyTorch's, which may round otherwise on another number of threads, and on
+        CUDA repeat bit for bit with ``CUBLAS_WORKSPACE_CONFIG=:4096:8``.
 
     Raises:
         ValueError: an option is none of those above.

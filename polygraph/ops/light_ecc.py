@@ -59,7 +59,8 @@ def light_ecc(
     Returns:
         ``[M, D]``; 0 for a target without neighbours. Differentiable any number of times in all
         but the graph. Deterministic; the products with L and R are PyTorch's, which may round
-        otherwise on another number of threads. Half types are computed in float32.
+        otherwise on another number of threads, and on CUDA repeat bit for bit with
+        ``CUBLAS_WORKSPACE_CONFIG=:4096:8``. Half types are computed in float32.
 
     Raises:
         ValueError: ``aggr`` is neither; ``repeats`` names a later rank, or one that repeats itself.
