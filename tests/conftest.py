@@ -8,6 +8,10 @@ import torch
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
+# cuBLAS reads it when CUDA starts. Without it torch may refuse products of matrices where only
+# deterministic algorithms are allowed, and cuBLAS does not promise the same bits on two streams.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
 
 def pytest_configure(config):
     """Declare the markers, so that --strict-markers knows them."""

@@ -80,6 +80,22 @@ __device__ __forceinline__ int64_t item_stride() {
   return static_cast<int64_t>(gridDim.x) * blockDim.x;
 }
 
+// kCount neighbours in memory as a pack: loaded at once if kPacks, else one by one, at any address. A sum that takes
+// them so adds the same numbers in the same order wherever they lie.
+template <class T, int kCount, bool kPacks>
+__device__ __forceinline__ Pack<T, kCount> load_lanes(const T* from) {
+  if constexpr (kPacks) {
+    return load_pack<T, kCount>(from);
+  } else {
+    Pack<T, kCount> pack;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      pack.lane[i] = from[i];
+    }
+    return pack;
+  }
+}
+
 // A table entry in [-1, count): anything else stops the kernel with a device-side assertion, as torch's index_select
 // does, in every build. `op` is a string literal.
 #define POLYGRAPH_CHECK_ENTRY(op, name, entry, count) \
@@ -202,6 +218,20 @@ void dispatch_floating(ScalarType type, const F& fn) {
 
 inline bool is_aligned(const void* pointer, int64_t bytes) {
   return reinterpret_cast<uintptr_t>(pointer) % static_cast<uintptr_t>(bytes) == 0;
+}
+
+// Calls fn(width, packs) for a kernel whose sums run across channels: how many it takes at a time follows from their
+// number alone, whether it loads them at once (see load_lanes) from `packs`, which implies that they divide.
+template <class T, class F>
+void with_lanes(int64_t channels, bool packs, const F& fn) {
+  constexpr std::integral_constant<int, kPackWidth<T>> kWide;
+  if (packs) {
+    fn(kWide, std::true_type());
+  } else if (channels % kPackWidth<T> == 0) {
+    fn(kWide, std::false_type());
+  } else {
+    fn(std::integral_constant<int, 1>(), std::false_type());
+  }
 }
 
 // Uninitialised Acc<T> [count] beside a tensor of T.
