@@ -32,9 +32,35 @@ __device__ __forceinline__ Pack<T, kCount> load_pack(const T* from) {
   return *reinterpret_cast<const Pack<T, kCount>*>(from);
 }
 
+// For shared memory. With the scalars of store_global knn_list's largest tiles spill.
 template <class T, int kCount>
 __device__ __forceinline__ void store_pack(T* to, const Pack<T, kCount>& pack) {
   *reinterpret_cast<Pack<T, kCount>*>(to) = pack;
+}
+
+// The widest scalar that divides a pack.
+template <int kBytes>
+using StoreWord = std::conditional_t<
+    kBytes % 16 == 0, unsigned __int128,
+    std::conditional_t<kBytes % 8 == 0, uint64_t, std::conditional_t<kBytes % 4 == 0, uint32_t, uint16_t>>>;
+
+template <int kBytes>
+struct StoreWords {
+  StoreWord<kBytes> word[kBytes / sizeof(StoreWord<kBytes>)];
+};
+
+// For global memory: one store for each 16 bytes. The compiler takes the copy of a struct apart into its lanes, that of
+// a uint4 too, and often leaves 4 to 8 stores in the machine code. A scalar stays whole; so would __stwb's operand, but
+// no load is moved across that.
+template <class T, int kCount>
+__device__ __forceinline__ void store_global(T* to, const Pack<T, kCount>& pack) {
+  constexpr int kBytes = static_cast<int>(sizeof(pack));
+  const auto words = __builtin_bit_cast(StoreWords<kBytes>, pack);
+  StoreWord<kBytes>* at = reinterpret_cast<StoreWord<kBytes>*>(to);
+#pragma unroll
+  for (const StoreWord<kBytes>& word : words.word) {
+    *at++ = word;
+  }
 }
 
 // a / b for a >= 0, b > 0: 64-bit division is a subroutine on the GPU, so it is left to operands that need it.
@@ -75,27 +101,27 @@ extern __shared__ __align__(16) unsigned char polygraph_shared_memory[];
 // ---- host code ----
 
 // Makes the tensor's device current while it lives, for torch and for this library's own runtime (cudart is linked
-// statically: the two keep separate books), and knows torch's current stream there.
+// statically: the two may keep separate books), and knows torch's current stream there. At the end torch's guard alone
+// restores: cudaSetDevice creates a context where there is none, and a runtime that keeps its own books may name GPU 0
+// as the device before, which a process that works on another GPU never touches. The tensor's device has its context
+// already. Nothing relies on what this library's runtime has current between scopes.
 class DeviceScope {
  public:
   explicit DeviceScope(const Tensor& like) {
     const int32_t device = like.get_device_index();
     TORCH_ERROR_CODE_CHECK(aoti_torch_create_device_guard(device, &guard_));
     void* stream = nullptr;
-    if (aoti_torch_get_current_cuda_stream(device, &stream) != 0 || cudaGetDevice(&previous_) != cudaSuccess ||
-        (previous_ != device && cudaSetDevice(device) != cudaSuccess)) {
+    int current = -1;
+    if (aoti_torch_get_current_cuda_stream(device, &stream) != 0 || cudaGetDevice(&current) != cudaSuccess ||
+        (current != device && cudaSetDevice(device) != cudaSuccess)) {
       const cudaError_t error = cudaGetLastError();
       aoti_torch_delete_device_guard(guard_);
       STD_TORCH_CHECK(false, "polygraph: device ", device, " cannot be used: ", cudaGetErrorString(error));
     }
-    moved_ = previous_ != device;
     stream_ = static_cast<cudaStream_t>(stream);
   }
 
   ~DeviceScope() {
-    if (moved_) {
-      static_cast<void>(cudaSetDevice(previous_));
-    }
     aoti_torch_delete_device_guard(guard_);
   }
 
@@ -109,8 +135,6 @@ class DeviceScope {
  private:
   DeviceGuardHandle guard_ = nullptr;
   cudaStream_t stream_ = nullptr;
-  int previous_ = 0;
-  bool moved_ = false;
 };
 
 struct LaunchShape {
@@ -142,13 +166,23 @@ void start_kernel(const LaunchShape& shape, const DeviceScope& scope, void (*ker
   STD_TORCH_CHECK(
       shape.blocks_x > 0 && shape.blocks_x <= kMaxBlocksX && shape.blocks_y > 0 && shape.blocks_y <= kMaxBlocksY,
       "polygraph: a launch of ", shape.blocks_x, " x ", shape.blocks_y, " blocks is too large");
+  STD_TORCH_CHECK(
+      shape.shared_bytes >= 0 && shape.shared_bytes <= kMaxSharedBytes, "polygraph: a launch with ", shape.shared_bytes,
+      " bytes of shared memory a block exceeds ", kMaxSharedBytes);
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(shape.blocks_x), static_cast<unsigned>(shape.blocks_y));
   config.blockDim = dim3(static_cast<unsigned>(shape.threads));
   config.dynamicSmemBytes = static_cast<size_t>(shape.shared_bytes);
   config.stream = scope.stream();
-  STD_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, params));
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
+  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, params);
+  if (error != cudaSuccess) {
+    // The runtime is linked statically: torch's checks neither see nor clear this library's last error, which would
+    // stay for the next, good launch to find.
+    static_cast<void>(cudaGetLastError());
+    STD_TORCH_CHECK(
+        false, "polygraph: CUDA error in a kernel launch: ", cudaGetErrorString(error), " (", cudaGetErrorName(error),
+        ")");
+  }
 }
 
 // Calls fn(T()) with the C++ type of a floating dtype that check_floating has let through.

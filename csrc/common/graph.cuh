@@ -46,7 +46,7 @@ __device__ __forceinline__ void store_row(T* to, const Acc<T> (&sum)[kVec]) {
   for (int v = 0; v < kVec; ++v) {
     pack.lane[v] = static_cast<T>(sum[v]);
   }
-  store_pack<T, kVec>(to, pack);
+  store_global<T, kVec>(to, pack);
 }
 
 }  // namespace polygraph

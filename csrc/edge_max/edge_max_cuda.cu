@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(kThreads, 3) edge_max_kernel(EdgeMaxParams<T> 
       best[v] *= sign[v];
     }
     store_row<T, kVec>(p.value + s * D + c, best);
-    store_pack<int32_t, kVec>(p.arg + s * D + c, arg);
+    store_global<int32_t, kVec>(p.arg + s * D + c, arg);
     if (p.sum != nullptr) {
       store_row<T, kVec>(p.sum + s * D + c, sum);
     }

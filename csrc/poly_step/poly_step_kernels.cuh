@@ -247,7 +247,7 @@ __global__ void __launch_bounds__(kThreads, 3) poly_step_kernel(PolyForwardParam
         z += static_cast<A>(skip.lane[i]);
         result.lane[i] = static_cast<T>(activate(z, p.activation));
       }
-      store_pack<T, kVec>(p.out + (b * p.n.V + v) * p.n.D + d, result);
+      store_global<T, kVec>(p.out + (b * p.n.V + v) * p.n.D + d, result);
     }
   }
 }
@@ -338,10 +338,10 @@ __global__ void __launch_bounds__(kThreads, 3) poly_step_backward_kernel(PolyBac
         grad_s.lane[i] = static_cast<T>(dt * left);
         grad_skip.lane[i] = static_cast<T>(dz);
       }
-      store_pack<T, kVec>(p.grad_a + row * p.grad_stride + d, grad_a);
-      store_pack<T, kVec>(p.grad_s + row * p.grad_stride + d, grad_s);
+      store_global<T, kVec>(p.grad_a + row * p.grad_stride + d, grad_a);
+      store_global<T, kVec>(p.grad_s + row * p.grad_stride + d, grad_s);
       if (p.grad_skip != nullptr) {
-        store_pack<T, kVec>(p.grad_skip + row * p.n.D + d, grad_skip);
+        store_global<T, kVec>(p.grad_skip + row * p.n.D + d, grad_skip);
       }
     }
   }

@@ -96,7 +96,7 @@ __global__ void __launch_bounds__(kBackwardXThreads, kSamples == 8 ? 3 : 4)
           for (int v = 0; v < kVec; ++v) {
             pack.lane[v] = static_cast<T>(acc[i][v]);
           }
-          store_pack<T, kVec>(p.out + ((b0 + i) * n.V + u) * n.C + c0, pack);
+          store_global<T, kVec>(p.out + ((b0 + i) * n.V + u) * n.C + c0, pack);
         }
       }
     }

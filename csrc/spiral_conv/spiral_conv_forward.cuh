@@ -140,7 +140,7 @@ __device__ __forceinline__ void store_spiral_tile(
             static_cast<T>(shifted ? acc[i][j + g] + static_cast<typename Shape::Value>(p.bias[d + g]) : acc[i][j + g]);
       }
       if (p.n.D % kGroup == 0) {
-        store_pack<T, kGroup>(to, pack);
+        store_global<T, kGroup>(to, pack);
       } else {
 #pragma unroll
         for (int g = 0; g < kGroup; ++g) {

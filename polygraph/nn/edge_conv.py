@@ -14,6 +14,7 @@ from torch_geometric.typing import PairTensor
 
 from polygraph.nn.edge_mlp import AGGREGATION_NAMES, can_split, edge_network, split, steps_of
 from polygraph.nn.knn import knn_neighbours
+from polygraph.ops import _common
 from polygraph.ops.graph import Graph, graph_from_coo, scan_edges
 
 _WARNED: set[str] = set()
@@ -52,7 +53,7 @@ def graph_of(
     target = 1 if flow == "source_to_target" else 0
     is_sorted = order is not None and str(getattr(order, "value", order)) == ("row", "col")[target]
     ends = edge_index[1 - target], edge_index[target]
-    if not edge_index.is_cuda and not torch.compiler.is_compiling():
+    if not _common.takes_cuda_kernels(edge_index) and not torch.compiler.is_compiling():
         # A look costs a tenth of a sort; on CUDA it would wait for the device.
         graph, wrong = scan_edges(*ends, num_sources, num_targets)
         if wrong is not None:

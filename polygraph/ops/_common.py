@@ -10,6 +10,20 @@ import torch
 from torch import Tensor
 
 
+def takes_cuda_kernels(tensor: Tensor) -> bool:
+    """Whether operators on ``tensor`` are computed the way that suits CUDA.
+
+    Python that chooses between two ways of computing asks this function alone, as
+    ``_common.takes_cuda_kernels(x)``: where CUDA kernels run on the host, it is replaced.
+    """
+    return tensor.is_cuda
+
+
+def takes_cpu_kernels(tensor: Tensor) -> bool:
+    """Whether operators on ``tensor`` are computed the way that suits a CPU (False on ``meta``)."""
+    return tensor.is_cpu and not takes_cuda_kernels(tensor)
+
+
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
     """The dtype that autocast asks for on the device of ``x``, or None where it is off.
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from polygraph import _load
+from polygraph.ops import _common
 from polygraph.ops.edge_conv import ANY_NODES, Sides, activate, turned
 
 _load.load_libraries()
@@ -34,6 +35,7 @@ LANE_TARGETS, LANE_SHARE, LANE_BYTES = 16, 1.5, 4 << 20
 FEW = 1024
 # MKL takes four times as long for a product of fewer columns, unless they come as rows.
 NARROW = 8
+HALF_TYPES = (torch.float16, torch.bfloat16)
 WIDEST_VECTOR = 16  # numbers; rows of hidden features are read in whole vectors
 
 
@@ -64,7 +66,7 @@ def _by_lanes(x: Tensor, hidden: int, sides: Sides) -> bool:
     ptr, other = sides[0], sides[2]
     assert ptr is not None
     assert other is not None
-    if not x.is_cpu or other.shape[0] == 0 or ptr.shape[0] < 2:
+    if not _common.takes_cpu_kernels(x) or other.shape[0] == 0 or ptr.shape[0] < 2:
         return False
     degree = ptr.diff()
     most = int(degree.max())
@@ -78,7 +80,7 @@ def _by_lanes(x: Tensor, hidden: int, sides: Sides) -> bool:
 
 def by_tiles(x: Tensor, hidden: int, by_source: bool) -> bool:
     """Whether the CPU takes some targets at a time from the edges through the weights."""
-    return x.is_cpu and not by_source and hidden * x.shape[1] <= FEW
+    return _common.takes_cpu_kernels(x) and not by_source and hidden * x.shape[1] <= FEW
 
 
 def _chunks(segments: int, hidden: int, columns: int, like: Tensor) -> Iterator[Chunk]:
@@ -86,7 +88,7 @@ def _chunks(segments: int, hidden: int, columns: int, like: Tensor) -> Iterator[
 
     Many nodes come before many columns: a product with W must not read W for a few rows.
     """
-    device = like.device.type
+    device = "cuda" if _common.takes_cuda_kernels(like) else "cpu"
     nodes = CHUNK_NODES[device]
     for _ in range(2):
         if 4 * nodes * hidden * columns * like.element_size() <= SMALL_BYTES:
@@ -130,7 +132,7 @@ class _Hidden:
 def _widened(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     """Half types in float32 on the CPU, whose kernels know none."""
     return tuple(
-        t.float() if t is not None and t.is_cpu and t.dtype in (torch.half, torch.bfloat16) else t
+        t.float() if t is not None and _common.takes_cpu_kernels(t) and t.dtype in HALF_TYPES else t
         for t in tensors
     )
 

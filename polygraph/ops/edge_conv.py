@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from polygraph import _load
+from polygraph.ops import _common
 from polygraph.ops._autograd import register_autograd
 from polygraph.ops._common import autocast_dtype, cast, check_devices, unrecorded
 from polygraph.ops.graph import Graph, targets_of, transpose_graph
@@ -95,7 +96,7 @@ def edge_conv_in_place(u: Tensor, v: Tensor, graph: Graph, aggr: str, slope: flo
 def _is_disposable(u: Tensor) -> bool:
     """Whether nothing that records or traces operations would miss that ``u`` was overwritten."""
     return (
-        u.is_cpu
+        _common.takes_cpu_kernels(u)
         and u.dtype in (torch.float32, torch.float64)
         and u.is_contiguous()
         and not u.requires_grad
@@ -445,7 +446,7 @@ def _edge_max_backward(
 ) -> tuple[Tensor | None, ...]:
     arg, ptr, other, target, t_ptr, t_slot = ctx.saved_tensors
     # The CPU scatters maxima; CUDA gathers them, by the transpose that sums too can take.
-    if t_ptr is None and grad.is_cuda:
+    if t_ptr is None and _common.takes_cuda_kernels(grad):
         t_ptr, t_slot = transpose_table(other[:, None], ctx.others)
         target = targets_of(ptr, other.shape[0])
     back = (target, t_ptr, t_slot)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from polygraph import _load
+from polygraph.ops import _common
 from polygraph.ops.transpose_table import transpose_table
 
 _load.load_libraries()
@@ -110,7 +111,7 @@ def graph_from_coo(
     if sorted_by_target:
         bounds = torch.arange(num_targets + 1, device=target.device)
         return Graph(torch.searchsorted(target, bounds), source)
-    if source.is_cuda:
+    if _common.takes_cuda_kernels(source):
         ptr, order = transpose_table(target[:, None], num_targets)
         return Graph(ptr, source[order], order if with_edge else None)
     ptr, ordered, order = _ops.sort_coo(source, target, num_targets, with_edge)
@@ -160,7 +161,7 @@ def transpose_graph(ptr: Tensor, other: Tensor, others: int) -> tuple[Tensor, Te
         ``t_ptr`` int64 ``[O + 1]`` and ``t_other`` int64 ``[E]``: the segments that name each other
         node, in their order. Empty slots follow those of the last node, as -1.
     """
-    if other.is_cuda:
+    if _common.takes_cuda_kernels(other):
         t_ptr, t_slot = transpose_table(other[:, None], others)
         t_other = torch.where(other < 0, -1, targets_of(ptr, other.shape[0]))[t_slot]
         return torch.cat([t_ptr[:-1], torch.full_like(t_ptr[:1], other.shape[0])]), t_other

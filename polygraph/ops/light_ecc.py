@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from polygraph import _load
+from polygraph.ops import _common
 from polygraph.ops._autograd import register_autograd
 from polygraph.ops._common import autocast_dtype, cast, check_devices, unrecorded
 from polygraph.ops.edge_conv import Sides, _forward, edge_values, turned
@@ -98,7 +99,8 @@ def light_ecc(
     sides = _Side.of("left", left, of_left), _Side.of("right", right, of_right)
     weights = (*sides, kappa, edge_weight)
     with torch.autocast(x.device.type, enabled=False):  # the products, too, in the wide type
-        if len(hidden) == 2 and x.is_cpu and unrecorded(x, left, right, *hidden, *weights[2:]):
+        plain = _common.takes_cpu_kernels(x) and unrecorded(x, left, right, *hidden, *weights[2:])
+        if len(hidden) == 2 and plain:
             out = _light_ecc_on_the_fly(x, hidden[0], hidden[1], slope, *weights, graph)
         else:
             made_phi = hidden[0]
@@ -281,7 +283,8 @@ def _sizes(given: tuple[Tensor | None, ...], ptr: Tensor) -> tuple[int, int, int
 
 def _step(numbers: int, segments: int, like: Tensor) -> int:
     """Segments whose P or Z, so many numbers each, exist at a time."""
-    fit = _BYTES[like.device.type] // max(1, numbers * like.element_size())
+    device = "cuda" if _common.takes_cuda_kernels(like) else "cpu"
+    fit = _BYTES[device] // max(1, numbers * like.element_size())
     return min(max(16, fit), max(1, segments))
 
 
@@ -298,7 +301,7 @@ def _visits_all(rows: int, sides: Sides) -> bool:
     ptr, slot, other = sides[:3]
     assert ptr is not None
     assert other is not None
-    if not other.is_cpu:
+    if _common.takes_cuda_kernels(other):
         return False
     return rows == int((other >= 0).sum() if slot is None else ptr[-1])
 
