@@ -40,14 +40,19 @@ usage() {
   exit 2
 }
 
-# Test files that hold the gpu marker, or import a helper that does.
+# Test files that hold the gpu marker, or import a helper that does, or one that imports it.
 gpu_test_files() {
-  local file stem
-  grep -rl --include='*.py' 'mark\.gpu' tests | while read -r file; do
+  local file stem at found=()
+  local -A seen=()
+  mapfile -t found < <(grep -rl --include='*.py' 'mark\.gpu' tests)
+  for ((at = 0; at < ${#found[@]}; ++at)); do
+    file=${found[$at]}
+    [ -z "${seen[$file]:-}" ] || continue
+    seen[$file]=yes
     stem=$(basename "$file" .py)
     case $stem in
       test_*) echo "$file" ;;
-      *) grep -rlE --include='test_*.py' "^(from|import) +$stem\b" tests ;;
+      *) mapfile -t -O ${#found[@]} found < <(grep -rlE --include='*.py' "^(from|import) +$stem\b" tests) ;;
     esac
   done | sort -u
 }
@@ -315,6 +320,7 @@ pack() {
 }
 
 export PYTHONUNBUFFERED=1 PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+export TORCHINDUCTOR_COMPILE_THREADS=4 # of each of the many test processes
 export CUBLAS_WORKSPACE_CONFIG=:4096:8 # without it some versions refuse products when all must be deterministic
 if [ -z "$dry" ]; then
   require_gpu

@@ -202,21 +202,33 @@ def cuda_kernels() -> set[str]:
     return sources(r"__global__[^;{]*?\b(\w+_kernel)\(")
 
 
+def report_of(ran: set[str]) -> list[str]:
+    """Lines on the kernels of polygraph among those that ran, and on those that never did."""
+    ours = sorted(name for name in ran if "polygraph" in name)
+    never = [name for name in sorted(cuda_kernels()) if not any(name in key for key in ours)]
+    return [
+        f"{len(ours)} kernels of polygraph ran (every instance of a template counts)",
+        *ours,
+        f"kernels that never ran: {', '.join(never) or 'none'}",
+    ]
+
+
 @contextlib.contextmanager
 def listing_kernels(wanted: bool) -> Iterator[None]:
-    """Print, in the end, which kernels of polygraph ran on the GPU, and which never did."""
+    """Print, in the end, which kernels ran on the GPU; without a profiler, why there is no list."""
     if not wanted:
         yield
         return
     from torch.profiler import ProfilerActivity, profile
 
-    with profile(activities=[ProfilerActivity.CUDA]) as trace:
-        yield
-    ran = sorted({event.key for event in trace.key_averages() if "polygraph" in event.key})
-    print(f"{len(ran)} kernels of polygraph ran (every instance of a template counts)")
-    print("\n".join(ran))
-    never = [name for name in sorted(cuda_kernels()) if not any(name in key for key in ran)]
-    print(f"kernels that never ran: {', '.join(never) or 'none'}")
+    trace = profile(activities=[ProfilerActivity.CUDA])
+    trace.start()
+    yield
+    try:
+        trace.stop()
+        print("\n".join(report_of({event.key for event in trace.key_averages()})))
+    except Exception as error:
+        print(f"no list of the kernels: {error}")
 
 
 # ---- the run ----

@@ -14,6 +14,7 @@ import torch
 REPOSITORY = Path(__file__).resolve().parents[1]
 SCRIPT = REPOSITORY / "scripts" / "gpu_check.sh"
 SMOKE = REPOSITORY / "scripts" / "gpu_smoke.py"
+KERNELS = ("edge_sum_kernel", "resample_kernel")
 
 
 def environment(**changes):
@@ -83,6 +84,16 @@ def test_smoke_names_operators_that_it_misses(gpu_smoke, monkeypatch, capsys):
     assert "operators that no check calls: edge_dot, " in capsys.readouterr().out
     monkeypatch.setattr(gpu_smoke, "cuda_operators", lambda: {"edge_sum"})
     assert gpu_smoke.main() == 0
+
+
+def test_smoke_lists_kernels(gpu_smoke):
+    """Instances of polygraph's templates, and what of the sources is not among them."""
+    names = [f"void polygraph::(anonymous namespace)::{k}<float, 4>(P)" for k in KERNELS]
+    first, *lines, last = gpu_smoke.report_of({*names, "void at::native::fill_kernel<float>()"})
+    assert first.startswith("2 kernels of polygraph ran")
+    assert lines == sorted(names)
+    missing = gpu_smoke.cuda_kernels() - set(KERNELS)
+    assert last == f"kernels that never ran: {', '.join(sorted(missing))}"
 
 
 def test_smoke_compares(gpu_smoke):
