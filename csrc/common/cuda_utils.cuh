@@ -63,6 +63,17 @@ __device__ __forceinline__ void store_global(T* to, const Pack<T, kCount>& pack)
   }
 }
 
+// kVec channels of a row in global memory, rounded once.
+template <class T, int kVec>
+__device__ __forceinline__ void store_row(T* to, const Acc<T> (&sum)[kVec]) {
+  Pack<T, kVec> pack;
+#pragma unroll
+  for (int v = 0; v < kVec; ++v) {
+    pack.lane[v] = static_cast<T>(sum[v]);
+  }
+  store_global<T, kVec>(to, pack);
+}
+
 // a / b for a >= 0, b > 0: 64-bit division is a subroutine on the GPU, so it is left to operands that need it.
 __device__ __forceinline__ int64_t quotient(int64_t a, int64_t b) {
   if (((a | b) >> 32) == 0) {
