@@ -39,14 +39,4 @@ __device__ __forceinline__ void add_row(Acc<T> (&sum)[kVec], const T* from) {
   }
 }
 
-template <class T, int kVec>
-__device__ __forceinline__ void store_row(T* to, const Acc<T> (&sum)[kVec]) {
-  Pack<T, kVec> pack;
-#pragma unroll
-  for (int v = 0; v < kVec; ++v) {
-    pack.lane[v] = static_cast<T>(sum[v]);
-  }
-  store_global<T, kVec>(to, pack);
-}
-
 }  // namespace polygraph

@@ -372,14 +372,11 @@ __global__ void __launch_bounds__(kThreads, 3) poly_step_vertex_sums_kernel(Poly
         to_bias[i] += dz;
       }
     }
-#pragma unroll
-    for (int i = 0; i < kVec; ++i) {
-      if (p.grad_vertex_scale != nullptr) {
-        p.grad_vertex_scale[v * p.n.D + d + i] = static_cast<T>(to_scale[i]);
-      }
-      if (p.grad_vertex_bias != nullptr) {
-        p.grad_vertex_bias[v * p.n.D + d + i] = static_cast<T>(to_bias[i]);
-      }
+    if (p.grad_vertex_scale != nullptr) {
+      store_row<T, kVec>(p.grad_vertex_scale + v * p.n.D + d, to_scale);
+    }
+    if (p.grad_vertex_bias != nullptr) {
+      store_row<T, kVec>(p.grad_vertex_bias + v * p.n.D + d, to_bias);
     }
   }
 }

@@ -19,17 +19,6 @@ struct ResampleParams {
   T* out;                  // [B, M, C], [B, V, C] or [M, T]
 };
 
-// to = sum, rounded once.
-template <class T, int kVec>
-__device__ __forceinline__ void store_rounded(T* to, const Acc<T> (&sum)[kVec]) {
-  Pack<T, kVec> pack;
-#pragma unroll
-  for (int v = 0; v < kVec; ++v) {
-    pack.lane[v] = static_cast<T>(sum[v]);
-  }
-  store_global<T, kVec>(to, pack);
-}
-
 template <class T, int kVec>
 __device__ __forceinline__ void add_scaled(Acc<T> (&sum)[kVec], Acc<T> factor, const T* from) {
   const auto pack = load_pack<T, kVec>(from);
@@ -58,7 +47,7 @@ __global__ void __launch_bounds__(kThreads, 3) resample_kernel(ResampleParams<T>
           add_scaled<T, kVec>(sum, static_cast<Acc<T>>(p.weight[m * n.T + t]), p.x + (b * n.V + source) * n.C + c);
         }
       }
-      store_rounded<T, kVec>(p.out + (b * n.M + m) * n.C + c, sum);
+      store_row<T, kVec>(p.out + (b * n.M + m) * n.C + c, sum);
     }
   }
 }
@@ -83,7 +72,7 @@ __global__ void __launch_bounds__(kThreads, 3) resample_backward_x_kernel(Resamp
         const int64_t m = quotient(position, n.T);
         add_scaled<T, kVec>(sum, static_cast<Acc<T>>(p.weight[position]), p.grad + (b * n.M + m) * n.C + c);
       }
-      store_rounded<T, kVec>(p.out + (b * n.V + u) * n.C + c, sum);
+      store_row<T, kVec>(p.out + (b * n.V + u) * n.C + c, sum);
     }
   }
 }

@@ -30,6 +30,7 @@ FLAGS = [
     "-g0",
     "-fPIC",
     "-fvisibility=hidden",
+    "-fno-strict-aliasing",  # a pack is stored as one wide scalar
     "-ffp-contract=off",  # products and sums round one by one, but where a kernel fuses them
     "-Wall",
     "-Wno-unknown-pragmas",
