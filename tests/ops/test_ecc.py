@@ -5,8 +5,8 @@ from functools import partial
 
 import pytest
 import torch
-from calls import convert, floats, leaves, run, upstream_like
-from contract import OperatorContract, require_same
+from calls import convert, floats, leaves, require_same, run, upstream_like
+from contract import OperatorContract
 from faults import put, with_value
 from tables import normal
 from test_edge_conv import random_edges
@@ -125,6 +125,8 @@ def backward_arguments():
 class WithProducts(OperatorContract):
     """Some of the work are PyTorch's matrix products, which depend on the number of threads."""
 
+    products = True
+
     test_without_batch = None  # there is no batch dimension
     test_gpu_more_than_2_31_elements = None
 
@@ -157,6 +159,11 @@ class TestEcc(WithProducts):
     threaded = "many rows"
     broken = BROKEN
     raw = {"ecc": arguments, "ecc_backward": backward_arguments}  # noqa: RUF012
+    vectors = ("many neighbours",)
+    gpu_asserts = {  # noqa: RUF012
+        "source": "graph: other must lie in [-1, O)",
+        "ptr": "ecc: ptr must rise from 0 to E",
+    }
 
 
 @pytest.fixture
@@ -480,7 +487,8 @@ def test_layer_refuses():
 
 def tied(weight, repeats):
     """Matrices repeated as a layer repeats them; each has its bias."""
-    return torch.cat([weight[list(repeats), :, :-1], weight[..., -1:]], -1)
+    rows = torch.stack([weight[rank, :, :-1] for rank in repeats])
+    return torch.cat([rows, weight[..., -1:]], -1)
 
 
 def light(
@@ -524,14 +532,14 @@ def light_call(M, N, E, C, D, H, R, *, seed=0, edge=False, gamma=False, holes=Fa
 class TestLightEcc(WithProducts):
     """The contract."""
 
-    def test_autocast(self):
+    def check_autocast(self, half, device="cpu"):
         """Autocast rounds the arguments and the result; gradients come back in float32."""
-        inputs = convert(self.cases[self.small[0]](), dtype=torch.float32)
-        expected = run(self.op, convert(inputs, dtype=torch.bfloat16))
+        inputs = convert(self.cases[self.small[0]](), dtype=torch.float32, device=device)
+        expected = run(self.op, convert(inputs, dtype=half))
         wanted = leaves(inputs)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(device, dtype=half):
             out = self.op(**wanted)
-        assert out.dtype == torch.bfloat16
+        assert out.dtype == half
         assert torch.equal(out, expected["out"])
         grads = torch.autograd.grad(out, list(floats(wanted).values()), upstream_like(out))
         for name, grad in zip(floats(wanted), grads, strict=True):
@@ -547,6 +555,7 @@ class TestLightEcc(WithProducts):
             light_call, 6, 7, 23, 4, 3, 5, 2, edge=True, gamma=True, aggr="sum"
         ),
         "empty slots": partial(light_call, 6, 7, 23, 4, 3, 5, 2, holes=True, gamma=True),
+        "16 to 8 channels": partial(light_call, 6, 7, 40, 16, 8, 7, 3, gamma=True),
         "wide": partial(light_call, 5, 6, 40, 18, 34, 17, 9),
         "repeated matrices": partial(
             light_call, 6, 7, 23, 4, 3, 5, 4, gamma=True, repeats=((0, 1, 0, 1), (0, 0, 0, 3))
@@ -554,6 +563,8 @@ class TestLightEcc(WithProducts):
         "many rows": partial(light_call, 500, 400, 3000, 9, 8, 10, 4, gamma=True),
     }
     small = ("plain", "weights in another order", "empty slots", "repeated matrices")
+    vectors = ("16 to 8 channels",)
+    gpu_asserts = {"source": "graph: other must lie in [-1, O)"}  # noqa: RUF012
     empty = {  # noqa: RUF012
         "no targets": partial(light_call, 0, 3, 0, 4, 3, 5, 2),
         "no sources": partial(light_call, 4, 0, 0, 4, 3, 5, 2),
