@@ -193,8 +193,8 @@ def sources(pattern: str) -> set[str]:
 
 
 def cuda_operators() -> set[str]:
-    """The operators that the CUDA library registers, and the one that is registered from Python."""
-    return sources(r'm\.impl\("(\w+)"') | {"transpose_table"}
+    """The operators that the CUDA library registers."""
+    return sources(r'm\.impl\("(\w+)"')
 
 
 def cuda_kernels() -> set[str]:
