@@ -55,7 +55,7 @@ class Machine:
         shutil.copy(REPOSITORY / "scripts" / "gpu_check.sh", root / "scripts")
         for name in ("setup.py", "csrc/op/op.cu"):
             (root / name).write_text("source")
-        (root / "tests" / "helper.py").write_text("@pytest.mark.gpu")
+        (root / "tests" / "helper.py").write_text("@pytest.mark." + "gpu")  # not this file
         (root / "tests" / "test_op.py").write_text("from helper import *")
         (root / "tests" / "test_other.py").write_text("nothing")
         for name, text in PROGRAMS.items():
