@@ -43,7 +43,7 @@ def files_of_gpu_tests():
     ("environment", "status", "said"),
     [
         ({"POLYGRAPH_GPU_TESTS_ON": "cpu"}, 0, "1 passed"),
-        ({"POLYGRAPH_GPU_TESTS_ON": "gpu"}, 4, "must be cuda or cpu, got 'gpu'"),
+        ({"POLYGRAPH_GPU_TESTS_ON": "gpu"}, 4, "must be one of cuda, cpu, emulated, got 'gpu'"),
         ({"POLYGRAPH_GPU_TESTS_ON": "cpu", "POLYGRAPH_REQUIRE_CUDA": "1"}, 4, "excludes"),
         ({"CUDA_VISIBLE_DEVICES": ""}, 0, "1 skipped"),
         ({"CUDA_VISIBLE_DEVICES": "", "POLYGRAPH_REQUIRE_CUDA": "1"}, 1, "finds no CUDA device"),
