@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from devices import GPU
+from devices import GPU, capture
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -192,3 +192,32 @@ def test_gpu_graphs(E, N, M):
         _ops.transpose_graph(ptr.to(GPU), other.to(GPU), N), (t_ptr, t_other), strict=True
     ):
         assert torch.equal(f.cpu(), w)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("sizes", [(40, 7, 6), (30_000, 900, 5), (30_000, 3, 700)], ids=str)
+def test_gpu_graphs_replayed(sizes):
+    """Edges are sorted and transposed as on the CPU, those copied into a CUDA graph later, too."""
+    E, N, M = sizes
+    ends = [t.to(GPU) for t in edges(E, N, M)]
+
+    def build(source, target):
+        graph = graph_from_coo(source, target, N, M)
+        whole = graph.with_transposed(N)
+        rising = graph_from_coo(graph.source, whole.target, N, M, sorted_by_target=True)
+        degrees = graph.degree(), graph.source_degree(N)
+        back = transpose_graph(graph.ptr, graph.source, N)
+        return dict(enumerate([*whole, rising.ptr, *degrees, *back]))
+
+    replayed, replay = capture(lambda: build(*ends))
+    for seed in (1, 2):
+        fresh = edges(E, N, M, seed)
+        for place, values in zip(ends, fresh, strict=True):
+            place.copy_(values)
+        replay()
+        ptr, source, order = expected_order(*fresh, M)
+        for number, value in enumerate((ptr, source, order)):
+            assert torch.equal(replayed[number].cpu(), value)
+        for number, value in build(*fresh).items():
+            assert torch.equal(replayed[number].cpu(), value)
+            assert torch.equal(build(*ends)[number], replayed[number])
