@@ -1,6 +1,7 @@
 """Builds the two extension libraries; everything else is in pyproject.toml.
 
-POLYGRAPH_CUDA=auto|0|1       the CUDA library: where nvcc is (auto, the default), never, or always
+POLYGRAPH_CUDA=auto|0|1|only  the CUDA library: where nvcc is (auto, the default), never, always, or
+                              without the CPU's
 POLYGRAPH_CUDA_ARCHS=80;90    compute capabilities; PTX of the last serves newer devices
 POLYGRAPH_SANITIZE=1          build with the address and undefined-behaviour sanitizers
 POLYGRAPH_WERROR=1            warnings are errors
@@ -67,7 +68,7 @@ def cpu_extension() -> Extension:
 
 def nvcc() -> str | None:
     """The CUDA compiler, if the CUDA library is wanted and can be built."""
-    wanted = switch("POLYGRAPH_CUDA", ("auto", "0", "1"), "auto")
+    wanted = switch("POLYGRAPH_CUDA", ("auto", "0", "1", "only"), "auto")
     if wanted == "0":
         return None
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
@@ -77,9 +78,9 @@ def nvcc() -> str | None:
     for candidate in candidates:
         if candidate.exists():
             return str(candidate)
-    if wanted == "1":
+    if wanted in ("1", "only"):
         raise SystemExit(
-            "POLYGRAPH_CUDA=1, but nvcc was found neither in $CUDA_HOME/bin nor on the PATH"
+            f"POLYGRAPH_CUDA={wanted}, but nvcc was found neither in $CUDA_HOME/bin nor on the PATH"
         )
     return None
 
@@ -128,7 +129,7 @@ class BuildLibraries(BuildExtension):
         )
 
 
-extensions = [cpu_extension()]
+extensions = [] if os.environ.get("POLYGRAPH_CUDA") == "only" else [cpu_extension()]
 if nvcc() is not None:
     # Not as sources: torch would look for its own CUDA, which a CPU build of torch does not have.
     sources = sorted(glob("csrc/*/*.cu"))
