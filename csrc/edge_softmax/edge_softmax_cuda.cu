@@ -1,15 +1,18 @@
 // CUDA softmax of edge scores: float32, float64, and half types that compute in float32.
-#include "common/graph.cuh"
+#include "common/segments.cuh"
 #include "edge_softmax/edge_softmax.h"
 
 namespace polygraph {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kSlotLanes = 8;  // threads that share a segment's slots where columns are summed
+constexpr int kAtOnce = 4;     // slots whose rows are loaded before the first is used
+constexpr int kSlotPacks = 8;  // lanes that share a unit's slots where columns are summed
 
+// The largest score and the sum of exp(score - largest).
 template <class A>
-constexpr A kNoScore = -std::numeric_limits<A>::infinity();
+struct Total {
+  A most, sum;
+};
 
 template <class T>
 struct EdgeSoftmaxParams {
@@ -21,25 +24,19 @@ struct EdgeSoftmaxParams {
   const T* grad;  // [E', H], likewise
   Acc<T> slope;
   T* out;  // [E', H], 0 before
+  uint32_t row_bytes;
+  SegmentWork work;
+  Total<Acc<T>>* totals;  // [places, H]: of pieces; joined, at the place of the first. Backward: sum alone
 };
 
 template <class T>
-__device__ __forceinline__ Acc<T> value(const T* row, int64_t h) {
-  return static_cast<Acc<T>>(row[h]);
+__device__ __forceinline__ Acc<T> value(const T* at) {
+  return static_cast<Acc<T>>(*at);
 }
 
-template <class T>
-__device__ __forceinline__ Acc<T> score(const EdgeSoftmaxParams<T>& p, int64_t s, int64_t other, int64_t h) {
-  const Acc<T> sum = value(p.u + s * p.n.H, h) + value(p.v + other * p.n.H, h);
-  return sum > 0 ? sum : p.slope * sum;
-}
-
-template <class T>
-__device__ __forceinline__ Acc<T> kink(const EdgeSoftmaxParams<T>& p, int64_t s, int64_t other, int64_t h) {
-  if (p.u == nullptr) {
-    return 1;
-  }
-  return value(p.u + s * p.n.H, h) + value(p.v + other * p.n.H, h) > 0 ? Acc<T>(1) : p.slope;
+template <class A>
+__device__ __forceinline__ A activated(A sum, A slope) {
+  return sum > 0 ? sum : slope * sum;
 }
 
 // The larger; NaN if either is.
@@ -55,125 +52,284 @@ __device__ __forceinline__ double power(double x) {
   return exp(x);
 }
 
-// A thread has one column of one segment, neighbouring threads neighbouring columns; the slots are passed three times,
-// and what is read comes from the caches after the first. Safe: one writer a number.
 template <class T>
-__global__ void __launch_bounds__(kThreads) softmax_of_slots_kernel(EdgeSoftmaxParams<T> p) {
-  for (int64_t item = first_item(); item < p.n.g.S * p.n.H; item += item_stride()) {
-    const int64_t s = quotient(item, p.n.H);
-    const int64_t h = item - s * p.n.H;
-    const int64_t first = p.graph.ptr[s];
-    const int64_t last = p.graph.ptr[s + 1];
+__device__ __forceinline__ SegmentUnit find_unit_of(const EdgeSoftmaxParams<T>& p, const Group& group) {
+  return find_unit(p.work, group, [&](int64_t first, int64_t last) {
     POLYGRAPH_CHECK_SEGMENT("edge_softmax", first, last, p.n.g.E);
-    Acc<T> most = kNoScore<Acc<T>>;
-    for (int64_t position = first; position < last; ++position) {
-      const GraphSlot at = read_slot(p.graph, p.n.g, p.n.rows, position);
-      if (at.other >= 0) {
-        most = larger(most, score(p, s, at.other, h));
-      }
-    }
-    Acc<T> total = 0;
-    for (int64_t position = first; position < last; ++position) {
-      const GraphSlot at = read_slot(p.graph, p.n.g, p.n.rows, position);
-      if (at.other >= 0) {
-        total += power(score(p, s, at.other, h) - most);
-      }
-    }
-    for (int64_t position = first; position < last; ++position) {
-      const GraphSlot at = read_slot(p.graph, p.n.g, p.n.rows, position);
-      if (at.other >= 0) {
-        p.out[at.row * p.n.H + h] = static_cast<T>(power(score(p, s, at.other, h) - most) / total);
-      }
-    }
-  }
+  });
 }
 
-// Calls fn(segment, slot) for the slots of this thread, of a segment every kSlotLanes-th, that hold an edge.
+// The columns of a unit's slots, of which a lane has one at a time: h.
+template <class T>
+class SlotScores {
+ public:
+  const EdgeSoftmaxParams<T>& p;
+  const SegmentUnit& unit;
+  const Group& group;
+  int64_t h = 0;
+
+  __device__ __forceinline__ SlotScores(const EdgeSoftmaxParams<T>& p_, const SegmentUnit& unit_, const Group& group_)
+      : p(p_), unit(unit_), group(group_), walk_(group_, unit_) {}
+
+  // The segment's part of the scores; the same steps are taken by a group without a segment.
+  __device__ __forceinline__ void set_column(int64_t h_) {
+    h = h_;
+    near_ = unit.segment >= 0 && p.u != nullptr ? value(p.u + unit.segment * p.n.H + h) : Acc<T>(0);
+  }
+
+  // Calls fn(u_h + v_h, row) for the slots that hold an edge, in order; without u the first is 0.
+  template <class F>
+  __device__ __forceinline__ void each(const F& fn) {
+    const auto read = [&](uint32_t at) { return read_ids(p.graph, p.n.g, p.n.rows, unit, at); };
+    walk_(read, [&](const SlotIds& ids, int j) {
+      int32_t other[kAtOnce], row[kAtOnce];
+      take_round(other, ids.other, j, group);
+      take_round(row, ids.row, j, group);
+      T far[kAtOnce] = {};
+#pragma unroll
+      for (int u = 0; u < kAtOnce; ++u) {
+        if (p.u != nullptr && other[u] >= 0) {
+          far[u] = *row_at(p.v + h, other[u], p.row_bytes);
+        }
+      }
+#pragma unroll
+      for (int u = 0; u < kAtOnce; ++u) {
+        if (other[u] >= 0) {
+          fn(p.u == nullptr ? Acc<T>(0) : near_ + static_cast<Acc<T>>(far[u]), row[u]);
+        }
+      }
+    });
+  }
+
+ private:
+  SlotWalk<SlotIds, kAtOnce> walk_;
+  Acc<T> near_ = 0;
+};
+
+template <class T>
+__device__ __forceinline__ void store_shares(SlotScores<T>& scores, bool mine, const Total<Acc<T>>& total) {
+  const EdgeSoftmaxParams<T>& p = scores.p;
+  T* const out = p.out + scores.h;
+  scores.each([&](Acc<T> sum, int32_t row) {
+    if (mine) {
+      *row_at(out, row, p.row_bytes) = static_cast<T>(power(activated(sum, p.slope) - total.most) / total.sum);
+    }
+  });
+}
+
+// A group has one unit (common/segments.cuh), a lane one of its columns, neighbouring lanes neighbouring columns; each
+// lane reads and checks the ids of one slot, and hands them round. The slots are passed three times: for the largest
+// score, for the sum, and to write; what is read comes from the caches after the first. Of a piece the total alone is
+// kept. Safe: one writer a number; all lanes of a warp pass every shuffle, because the walks are as long as the warp's
+// longest unit, and a warp has pieces alone or whole segments alone.
+template <class T>
+__global__ void __launch_bounds__(kSegmentThreads)
+    softmax_of_slots_kernel(const __grid_constant__ EdgeSoftmaxParams<T> p) {
+  const Group group = this_group(p.work);
+  const SegmentUnit unit = find_unit_of(p, group);
+  SlotScores<T> scores(p, unit, group);
+  each_turn(p.work, group, p.n.H, [&](int64_t h, bool mine) {
+    scores.set_column(h);
+    Total<Acc<T>> total{kLeast<Acc<T>>, 0};
+    scores.each([&](Acc<T> sum, int32_t) { total.most = larger(total.most, activated(sum, p.slope)); });
+    const bool piece = group.number < p.work.place_units;
+    // A piece whose scores are all -infinity adds nothing to a segment that has others.
+    const Acc<T> least = piece && total.most == kLeast<Acc<T>> ? Acc<T>(0) : total.most;
+    scores.each([&](Acc<T> sum, int32_t) { total.sum += power(activated(sum, p.slope) - least); });
+    if (!piece) {
+      store_shares(scores, mine, total);
+    } else if (mine && unit.segment >= 0) {
+      p.totals[unit.place * p.n.H + h] = total;
+    }
+  });
+}
+
+// The totals of long segments, joined (common/segments.cuh).
+template <class T>
+__global__ void __launch_bounds__(kJoinLanes* kJoinRows)
+    join_totals_kernel(const __grid_constant__ EdgeSoftmaxParams<T> p) {
+  using Item = Total<Acc<T>>;
+  join_pieces<Item>(
+      p.work, p.n.H, Item{kLeast<Acc<T>>, 0}, [&](int64_t place, int64_t h) { return p.totals[place * p.n.H + h]; },
+      [](const Item& a, const Item& b) {
+        const Acc<T> most = larger(a.most, b.most);
+        const Acc<T> least = most == kLeast<Acc<T>> ? Acc<T>(0) : most;
+        return Item{most, a.sum * power(a.most - least) + b.sum * power(b.most - least)};
+      },
+      [&](int64_t /*segment*/, int64_t window, int64_t h, const Item& total) {
+        p.totals[(2 * window + 1) * p.n.H + h] = total;
+      });
+}
+
+// The shares of the slots of long segments, a group a piece. As softmax_of_slots_kernel.
+template <class T>
+__global__ void __launch_bounds__(kSegmentThreads)
+    softmax_of_pieces_kernel(const __grid_constant__ EdgeSoftmaxParams<T> p) {
+  const Group group = this_group(p.work);
+  const SegmentUnit unit = known_piece(p.work, group);
+  SlotScores<T> scores(p, unit, group);
+  each_turn(p.work, group, p.n.H, [&](int64_t h, bool mine) {
+    scores.set_column(h);
+    Total<Acc<T>> total{0, 1};
+    if (unit.segment >= 0) {
+      total = p.totals[first_place(p.work, unit.segment) * p.n.H + h];
+    }
+    store_shares(scores, mine, total);
+  });
+}
+
+// Calls fn(segment, ids) for the slots of this thread, of a unit every kSlotPacks-th, that hold an edge.
 template <class T, class F>
 __device__ __forceinline__ void each_slot(const EdgeSoftmaxParams<T>& p, const F& fn) {
-  for (int64_t item = first_item(); item < p.n.g.S * kSlotLanes; item += item_stride()) {
-    const int64_t s = item / kSlotLanes;
-    const int64_t first = p.graph.ptr[s];
-    const int64_t last = p.graph.ptr[s + 1];
-    POLYGRAPH_CHECK_SEGMENT("edge_softmax", first, last, p.n.g.E);
-    for (int64_t position = first + item % kSlotLanes; position < last; position += kSlotLanes) {
-      const GraphSlot at = read_slot(p.graph, p.n.g, p.n.rows, position);
-      if (at.other >= 0) {
-        fn(s, at);
-      }
+  const Group group = this_group(p.work);
+  const SegmentUnit unit = find_unit_of(p, group);
+  for (uint32_t at = group.lane; at < unit.count; at += group.lanes) {
+    const SlotIds ids = read_ids(p.graph, p.n.g, p.n.rows, unit, at);
+    if (ids.other >= 0) {
+      fn(unit.segment, ids);
     }
   }
 }
 
 // A thread has whole slots. Safe: one writer a row.
 template <class T>
-__global__ void __launch_bounds__(kThreads) softmax_of_columns_kernel(EdgeSoftmaxParams<T> p) {
-  each_slot(p, [&](int64_t s, const GraphSlot& at) {
-    Acc<T> most = kNoScore<Acc<T>>;
+__global__ void __launch_bounds__(kSegmentThreads)
+    softmax_of_columns_kernel(const __grid_constant__ EdgeSoftmaxParams<T> p) {
+  each_slot(p, [&](int32_t s, const SlotIds& ids) {
+    const T* const near = row_at(p.u, s, p.row_bytes);
+    const T* const far = row_at(p.v, ids.other, p.row_bytes);
+    T* const out = row_at(p.out, ids.row, p.row_bytes);
+    const auto score = [&](int64_t h) { return activated(value(near + h) + value(far + h), p.slope); };
+    Acc<T> most = kLeast<Acc<T>>;
     for (int64_t h = 0; h < p.n.H; ++h) {
-      most = larger(most, score(p, s, at.other, h));
+      most = larger(most, score(h));
     }
     Acc<T> total = 0;
     for (int64_t h = 0; h < p.n.H; ++h) {
-      total += power(score(p, s, at.other, h) - most);
+      total += power(score(h) - most);
     }
     for (int64_t h = 0; h < p.n.H; ++h) {
-      p.out[at.row * p.n.H + h] = static_cast<T>(power(score(p, s, at.other, h) - most) / total);
+      out[h] = static_cast<T>(power(score(h) - most) / total);
+    }
+  });
+}
+
+// Column h of the derivative of a slot, whose scores are of u_h + v_h = `sum`.
+template <class T>
+__device__ __forceinline__ T moved(const EdgeSoftmaxParams<T>& p, Acc<T> sum, Acc<T> share, Acc<T> grad, Acc<T> total) {
+  const Acc<T> kink = p.u == nullptr || sum > 0 ? Acc<T>(1) : p.slope;
+  return static_cast<T>(kink * (share * (grad - total)));
+}
+
+template <class T>
+__device__ __forceinline__ void store_moved(SlotScores<T>& scores, bool mine, Acc<T> total) {
+  const EdgeSoftmaxParams<T>& p = scores.p;
+  scores.each([&](Acc<T> sum, int32_t row) {
+    const Acc<T> share = value(row_at(p.p + scores.h, row, p.row_bytes));
+    const Acc<T> grad = value(row_at(p.grad + scores.h, row, p.row_bytes));
+    if (mine) {
+      *row_at(p.out + scores.h, row, p.row_bytes) = moved(p, sum, share, grad, total);
     }
   });
 }
 
 // As softmax_of_slots_kernel.
 template <class T>
-__global__ void __launch_bounds__(kThreads) backward_of_slots_kernel(EdgeSoftmaxParams<T> p) {
-  for (int64_t item = first_item(); item < p.n.g.S * p.n.H; item += item_stride()) {
-    const int64_t s = quotient(item, p.n.H);
-    const int64_t h = item - s * p.n.H;
-    const int64_t first = p.graph.ptr[s];
-    const int64_t last = p.graph.ptr[s + 1];
-    POLYGRAPH_CHECK_SEGMENT("edge_softmax_backward", first, last, p.n.g.E);
+__global__ void __launch_bounds__(kSegmentThreads)
+    backward_of_slots_kernel(const __grid_constant__ EdgeSoftmaxParams<T> p) {
+  const Group group = this_group(p.work);
+  const SegmentUnit unit = find_unit_of(p, group);
+  SlotScores<T> scores(p, unit, group);
+  each_turn(p.work, group, p.n.H, [&](int64_t h, bool mine) {
+    scores.set_column(h);
     Acc<T> total = 0;
-    for (int64_t position = first; position < last; ++position) {
-      const GraphSlot at = read_slot(p.graph, p.n.g, p.n.rows, position);
-      if (at.other >= 0) {
-        total += value(p.p, at.row * p.n.H + h) * value(p.grad, at.row * p.n.H + h);
-      }
-    }
-    for (int64_t position = first; position < last; ++position) {
-      const GraphSlot at = read_slot(p.graph, p.n.g, p.n.rows, position);
-      if (at.other >= 0) {
-        const int64_t place = at.row * p.n.H + h;
-        const Acc<T> moved = value(p.p, place) * (value(p.grad, place) - total);
-        p.out[place] = static_cast<T>(kink(p, s, at.other, h) * moved);
-      }
-    }
-  }
-}
-
-// As softmax_of_columns_kernel.
-template <class T>
-__global__ void __launch_bounds__(kThreads) backward_of_columns_kernel(EdgeSoftmaxParams<T> p) {
-  each_slot(p, [&](int64_t s, const GraphSlot& at) {
-    const int64_t row = at.row * p.n.H;
-    Acc<T> total = 0;
-    for (int64_t h = 0; h < p.n.H; ++h) {
-      total += value(p.p, row + h) * value(p.grad, row + h);
-    }
-    for (int64_t h = 0; h < p.n.H; ++h) {
-      const Acc<T> moved = value(p.p, row + h) * (value(p.grad, row + h) - total);
-      p.out[row + h] = static_cast<T>(kink(p, s, at.other, h) * moved);
+    scores.each([&](Acc<T>, int32_t row) {
+      const Acc<T> share = value(row_at(p.p + h, row, p.row_bytes));
+      total = fused(share, value(row_at(p.grad + h, row, p.row_bytes)), total);
+    });
+    if (group.number >= p.work.place_units) {
+      store_moved(scores, mine, total);
+    } else if (mine && unit.segment >= 0) {
+      p.totals[unit.place * p.n.H + h] = {0, total};
     }
   });
 }
 
-template <class T, class Kernel>
+template <class T>
+__global__ void __launch_bounds__(kJoinLanes* kJoinRows)
+    join_backward_kernel(const __grid_constant__ EdgeSoftmaxParams<T> p) {
+  join_pieces<Acc<T>>(
+      p.work, p.n.H, Acc<T>(0), [&](int64_t place, int64_t h) { return p.totals[place * p.n.H + h].sum; },
+      [](Acc<T> a, Acc<T> b) { return a + b; },
+      [&](int64_t /*segment*/, int64_t window, int64_t h, Acc<T> total) {
+        p.totals[(2 * window + 1) * p.n.H + h] = {0, total};
+      });
+}
+
+// As softmax_of_pieces_kernel.
+template <class T>
+__global__ void __launch_bounds__(kSegmentThreads)
+    backward_of_pieces_kernel(const __grid_constant__ EdgeSoftmaxParams<T> p) {
+  const Group group = this_group(p.work);
+  const SegmentUnit unit = known_piece(p.work, group);
+  SlotScores<T> scores(p, unit, group);
+  each_turn(p.work, group, p.n.H, [&](int64_t h, bool mine) {
+    scores.set_column(h);
+    store_moved(
+        scores, mine, unit.segment < 0 ? Acc<T>(0) : p.totals[first_place(p.work, unit.segment) * p.n.H + h].sum);
+  });
+}
+
+// As softmax_of_columns_kernel.
+template <class T>
+__global__ void __launch_bounds__(kSegmentThreads)
+    backward_of_columns_kernel(const __grid_constant__ EdgeSoftmaxParams<T> p) {
+  each_slot(p, [&](int32_t s, const SlotIds& ids) {
+    const T* const shares = row_at(p.p, ids.row, p.row_bytes);
+    const T* const grads = row_at(p.grad, ids.row, p.row_bytes);
+    T* const out = row_at(p.out, ids.row, p.row_bytes);
+    Acc<T> total = 0;
+    for (int64_t h = 0; h < p.n.H; ++h) {
+      total = fused(value(shares + h), value(grads + h), total);
+    }
+    for (int64_t h = 0; h < p.n.H; ++h) {
+      Acc<T> sum = 0;
+      if (p.u != nullptr) {
+        sum = value(row_at(p.u + h, s, p.row_bytes)) + value(row_at(p.v + h, ids.other, p.row_bytes));
+      }
+      out[h] = moved(p, sum, value(shares + h), value(grads + h), total);
+    }
+  });
+}
+
+// The kernels of one direction.
+template <class T>
+struct SoftmaxKernels {
+  void (*of_slots)(EdgeSoftmaxParams<T>);
+  void (*join)(EdgeSoftmaxParams<T>);
+  void (*of_pieces)(EdgeSoftmaxParams<T>);
+  void (*of_columns)(EdgeSoftmaxParams<T>);
+};
+
+template <class T>
 void launch(
-    const EdgeSoftmaxParams<T>& p, bool over_features, const DeviceScope& scope, Kernel of_slots, Kernel of_columns) {
+    const char* op, EdgeSoftmaxParams<T> p, bool over_features, SegmentMemory& memory, const DeviceScope& scope,
+    const SoftmaxKernels<T>& kernels) {
   if (p.n.g.S * p.n.H == 0) {
     return;
   }
-  const int64_t items = p.n.g.S * (over_features ? kSlotLanes : p.n.H);
-  start_kernel({strided_blocks(items, kThreads), 1, kThreads, 0}, scope, over_features ? of_columns : of_slots, p);
+  const int64_t packs = over_features ? kSlotPacks : p.n.H;
+  p.work = share_segments(op, p.n.g, p.graph.ptr, packs, memory);
+  if (over_features) {
+    start_kernel(all_units(p.work, packs), scope, kernels.of_columns, p);
+    return;
+  }
+  p.totals = reinterpret_cast<Total<Acc<T>>*>(memory.take<Acc<T>>(2 * p.work.places * p.n.H));
+  start_kernel(all_units(p.work, packs), scope, kernels.of_slots, p);
+  if (p.work.places > 0) {
+    start_kernel(join_shape<Total<Acc<T>>>(p.work, p.n.H), scope, kernels.join, p);
+    start_kernel(piece_units(p.work, packs), scope, kernels.of_pieces, p);
+  }
 }
 
 }  // namespace
@@ -186,15 +342,29 @@ Tensor edge_softmax_cuda(
   const char* op = "edge_softmax";
   check_shape(op, "v", v, "[O, H]", {-1, -1});
   const EdgeSoftmaxSizes n = check_edge_softmax(op, u, u, v, v.size(0), rows, ptr, slot, other, edge);
+  check_row_numbers(op, n.g.O, n.rows, n.H * u.element_size());
   const DeviceScope scope(u);
   const GraphTensors graph(ptr, slot, other, edge);
   const Tensor near = dense(u), far = dense(v);
   const Tensor out = torch::stable::new_zeros(u, {rows, n.H});
+  SegmentMemory memory(out);
   dispatch_floating(out.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
-    const EdgeSoftmaxParams<T> p{n,       graph.pointers(), const_data<T>(near),        const_data<T>(far),
-                                 nullptr, nullptr,          static_cast<Acc<T>>(slope), mutable_data<T>(out)};
-    launch(p, over_features, scope, softmax_of_slots_kernel<T>, softmax_of_columns_kernel<T>);
+    const EdgeSoftmaxParams<T> p{
+        n,
+        graph.pointers(),
+        const_data<T>(near),
+        const_data<T>(far),
+        nullptr,
+        nullptr,
+        static_cast<Acc<T>>(slope),
+        mutable_data<T>(out),
+        static_cast<uint32_t>(n.H * static_cast<int64_t>(sizeof(T))),
+        {},
+        nullptr};
+    launch<T>(
+        op, p, over_features, memory, scope,
+        {softmax_of_slots_kernel<T>, join_totals_kernel<T>, softmax_of_pieces_kernel<T>, softmax_of_columns_kernel<T>});
   });
   return out;
 }
@@ -208,11 +378,13 @@ Tensor edge_softmax_backward_cuda(
   check_shape(op, "p", p, "[E, H]", {-1, -1});
   const EdgeSoftmaxSizes n = check_edge_softmax(op, p, u, v, others, p.size(0), ptr, slot, other, edge);
   check_edge_rows(op, n, grad, p);
+  check_row_numbers(op, v.has_value() ? n.g.O : 0, n.rows, n.H * p.element_size());
   const DeviceScope scope(p);
   const GraphTensors graph(ptr, slot, other, edge);
   const std::optional<Tensor> near = dense(u), far = dense(v);
   const Tensor shares = dense(p), upstream = dense(grad);
   const Tensor out = torch::stable::new_zeros(p, {n.rows, n.H});
+  SegmentMemory memory(out);
   dispatch_floating(out.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     const EdgeSoftmaxParams<T> params{
@@ -223,8 +395,14 @@ Tensor edge_softmax_backward_cuda(
         const_data<T>(shares),
         const_data<T>(upstream),
         static_cast<Acc<T>>(slope),
-        mutable_data<T>(out)};
-    launch(params, over_features, scope, backward_of_slots_kernel<T>, backward_of_columns_kernel<T>);
+        mutable_data<T>(out),
+        static_cast<uint32_t>(n.H * static_cast<int64_t>(sizeof(T))),
+        {},
+        nullptr};
+    launch<T>(
+        op, params, over_features, memory, scope,
+        {backward_of_slots_kernel<T>, join_backward_kernel<T>, backward_of_pieces_kernel<T>,
+         backward_of_columns_kernel<T>});
   });
   return out;
 }
