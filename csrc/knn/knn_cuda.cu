@@ -5,9 +5,12 @@
 namespace polygraph {
 namespace {
 
-constexpr int kListQueries = 32;    // of a tile while k <= 32
-constexpr int kLongQueries = 16;    // of a tile for longer lists, which take more memory
-constexpr int64_t kListMost = 128;  // the longest list in shared memory
+constexpr int kListQueries = 32;    // of a tile with short lists
+constexpr int kLongQueries = 16;    // of a tile with long lists, which take more memory
+constexpr int64_t kListMost = 128;  // the largest k whose lists lie in shared memory
+// More entries than k of a list by the distance of kChain: points about as far as the k-th must all be listed.
+constexpr int64_t kSpareEntries = 8;
+constexpr int64_t kLeastSpareEntries = 4;
 // Blocks to aim at: a few for each multiprocessor, so that they end together.
 constexpr int64_t kEnoughBlocks = 1024;
 // Points of a share, at least: each share fills its lists from nothing.
@@ -35,6 +38,10 @@ template <class Shape, int kSlots, int kVec>
 void launch_knn_list(KnnParams<typename Shape::Element> p, const Tensor& like, const DeviceScope& scope) {
   using T = typename Shape::Element;
   using A = Acc<T>;
+  constexpr int64_t kSpare = Shape::kExact ? 0 : kSpareEntries;
+  constexpr int64_t kLongest = std::min<int64_t>(32 * kSlots, kListMost + kSpare);
+  static_assert(KnnListMemory<Shape>::bytes(kLongest) <= kMaxSharedBytes);
+  p.length = static_cast<int>(std::min(p.n.k + kSpare, kLongest));
   p.tiles = query_tiles(p.n, Shape::kRows);
   p.shares = std::min(
       ceil_div(kEnoughBlocks, p.tiles), std::max<int64_t>(1, most_candidates(p.n, Shape::kRows) / kSharePoints));
@@ -47,14 +54,12 @@ void launch_knn_list(KnnParams<typename Shape::Element> p, const Tensor& like, c
     p.part_dist = mutable_data<A>(part_dist);
     p.part_number = mutable_data<int>(part_number);
   }
-  const int64_t entry = sizeof(A) + sizeof(int);
-  const int64_t shared = Shape::kWork * int64_t(sizeof(A)) + Shape::kRows * p.n.k * entry + sizeof(KnnRegion) +
-                         (Shape::kRows + Shape::kCols) * int64_t(sizeof(int));
-  const LaunchShape shape{std::min(p.tiles, kMaxBlocksX), p.shares, kKnnThreads, shared};
+  const LaunchShape shape{std::min(p.tiles, kMaxBlocksX), p.shares, kKnnThreads, KnnListMemory<Shape>::bytes(p.length)};
   start_kernel(shape, scope, knn_list_kernel<Shape, kSlots, kVec>, p);
   if (p.shares > 1) {
     const LaunchShape join{
-        std::min(ceil_div(p.n.B * p.n.M, kKnnWarps), kMaxBlocksX), 1, kKnnThreads, kKnnWarps * p.n.k * entry};
+        std::min(ceil_div(p.n.B * p.n.M, kKnnWarps), kMaxBlocksX), 1, kKnnThreads,
+        kKnnWarps * p.n.k * int64_t(sizeof(A) + sizeof(int))};
     start_kernel(join, scope, knn_join_kernel<T, kSlots>, p);
   }
 }
@@ -92,12 +97,15 @@ void launch_knn(const KnnParams<T>& p, const Tensor& like, const DeviceScope& sc
   using enum KnnArithmetic;
   const int64_t k = p.n.k;
   const auto lists = [&]<KnnArithmetic kArithmetic, int kVec>() {
-    if (k <= 32) {
+    constexpr bool kExact = kArithmetic != kChain;
+    constexpr int kMiddleQueries = sizeof(Acc<T>) == 8 ? kLongQueries : kListQueries;
+    const int64_t entries = k + (kExact ? 0 : kLeastSpareEntries);
+    if (entries <= 32) {
       launch_knn_list<KnnTile<T, kListQueries, kArithmetic>, 1, kVec>(p, like, scope);
-    } else if (k <= 64) {
-      launch_knn_list<KnnTile<T, kLongQueries, kArithmetic>, 2, kVec>(p, like, scope);
+    } else if (entries <= 64) {
+      launch_knn_list<KnnTile<T, kMiddleQueries, kArithmetic>, 2, kVec>(p, like, scope);
     } else {
-      launch_knn_list<KnnTile<T, kLongQueries, kArithmetic>, 4, kVec>(p, like, scope);
+      launch_knn_list<KnnTile<T, kLongQueries, kArithmetic>, kExact ? 4 : 5, kVec>(p, like, scope);
     }
   };
   if (p.n.B * p.n.M == 0) {
