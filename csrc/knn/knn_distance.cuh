@@ -89,6 +89,15 @@ __device__ __forceinline__ bool is_finite(A value) {
   return !(value - value != A(0));  // inf - inf and NaN are not 0
 }
 
+template <class A>
+__device__ __forceinline__ A warp_max(A value) {
+#pragma unroll
+  for (int half = 16; half > 0; half /= 2) {
+    value = max(value, __shfl_xor_sync(kFullWarp, value, half));
+  }
+  return value;
+}
+
 // The order of the lists.
 template <class A>
 __device__ __forceinline__ bool comes_before(A d, int number, A other_d, int other_number) {

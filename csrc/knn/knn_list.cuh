@@ -1,10 +1,17 @@
 // CUDA k-NN with the lists of the k nearest in shared memory: k <= 32 * kSlots.
 //
 // A block computes the distances of its tile of queries to one tile of points after the other; after each, a warp takes
-// its queries in turn and keeps what belongs in their lists. A candidate enters a list of N points k (1 + ln(N/k))
-// times on average, so nearly all of the time goes into the distances: with kChain two instructions a channel and pair,
-// with kShort about twelve a pair. Expected floor on an H200 (132 x 128 lanes, 1.8 GHz, 3.0e13 instructions a second):
-// 2 C pairs / 3.0e13 s, 37 us for 8 x 1024 x 1024 pairs of 66 channels; an A100 (1.9e13) takes 1.6 times as long.
+// its queries in turn, collects the candidates of the whole tile and merges them into their lists. A candidate enters a
+// list of N points `length` (1 + ln(N / length)) times on average. With kChain the lists are by its distance and a few
+// entries longer than k; the documented distance is computed once, at the end.
+//
+// Counted in the machine code of sm_90: a tile of 128 points with C = 64 is 5,200 instructions a warp for distances (of
+// which 4,096 subtract and add). A query with nothing to collect takes 34, one with something 130 to collect, 210 for
+// every 32 candidates that are sorted and 24 for one of few that are not; the end takes 125 for every 4 documented
+// distances and 300. At N = 1024, C = 64, k = 20 that is 42,000 a warp for distances and 35,000 for the lists of its 8
+// queries; for C <= 4 the lists take most of it. An H200 starts 132 x 4 x 1.755e9 = 9.3e11 warp instructions a second: 8
+// x 1024 x 1024 pairs of 66 channels take 37 us at least, k = 8 about 75 us if every cycle starts some, and 100 to 130
+// are expected; 16 x 1024 points, C = 64, k = 20, 170 and 220 to 290. An A100 takes 1.6 times as long.
 #pragma once
 
 #include "knn/knn_merge.cuh"
@@ -123,10 +130,7 @@ __device__ __forceinline__ typename Shape::Value finish_list(
         list.number[slot] = wanted ? number : kNoPoint;
       }
     }
-#pragma unroll
-    for (int half = 16; half > 0; half /= 2) {
-      farthest = max(farthest, __shfl_xor_sync(kFullWarp, farthest, half));
-    }
+    farthest = warp_max(farthest);
     ceiling = fused_up(farthest, p.relative, p.absolute);
   }
   if (!all_listed && !(last > ceiling) && farthest > A(0)) {
@@ -185,6 +189,12 @@ struct KnnListMemory {
     picks = reinterpret_cast<unsigned char*>(points + Shape::kCols);
   }
 
+  // What lies behind all that.
+  template <class V>
+  __device__ __forceinline__ V* behind() const {
+    return reinterpret_cast<V*>(picks + kKnnWarps * Shape::kCols);
+  }
+
   static constexpr int64_t bytes(int64_t length) {
     return (Shape::kWork + Shape::kRows * (length + 1)) * int64_t(sizeof(A)) + int64_t(sizeof(KnnRegion)) +
            (Shape::kRows * (length + 1) + Shape::kCols) * int64_t(sizeof(int)) + kKnnWarps * Shape::kCols;
@@ -195,13 +205,34 @@ struct KnnListMemory {
   }
 };
 
+// The block offers the points of a tile to the lists of its queries. Comes after a barrier, ends with one.
+template <class Shape, int kSlots, int kVec>
+__device__ __forceinline__ void offer_points(
+    const KnnParams<typename Shape::Element>& p, const KnnListMemory<Shape>& memory, bool exactly) {
+  using A = typename Shape::Value;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const auto* x = p.x + memory.region->point_row * p.n.C;
+  const auto* y = p.y + memory.region->query_row * p.n.C;
+  tile_distances<Shape, kVec>(x, y, p.n.C, memory.queries, memory.points, memory.work);
+  for (int q = warp; q < Shape::kRows; q += kKnnWarps) {
+    const A ceiling = memory.ceilings[q];
+    if (memory.queries[q] >= 0 && (!exactly || ceiling >= A(0))) {
+      offer_tile<Shape, kSlots>(
+          p, x, y, memory.work + q * Shape::kResultStride, memory.points, memory.picks + warp * Shape::kCols,
+          memory.queries[q], memory.list(q), exactly ? static_cast<int>(p.n.k) : p.length, exactly, ceiling);
+    }
+  }
+  __syncthreads();
+}
+
 // The block finishes its lists by the distance of kChain; true if some are too short and are to be filled again. Safe:
 // a warp writes the lists and ceilings of its queries, and all are read behind a barrier.
 template <int kSlots, class Shape>
 __device__ __forceinline__ bool finish_lists(
-    const KnnParams<typename Shape::Element>& p, const typename Shape::Element* x, const typename Shape::Element* y,
-    const KnnListMemory<Shape>& memory) {
+    const KnnParams<typename Shape::Element>& p, const KnnListMemory<Shape>& memory) {
   using A = typename Shape::Value;
+  const auto* x = p.x + memory.region->point_row * p.n.C;
+  const auto* y = p.y + memory.region->query_row * p.n.C;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   for (int q = static_cast<int>(threadIdx.x) / 32; q < Shape::kRows; q += kKnnWarps) {
     if (memory.queries[q] >= 0) {
@@ -241,8 +272,6 @@ __global__ void __launch_bounds__(kKnnThreads, sizeof(typename Shape::Value) == 
       memory.ceilings[i] = A(-1);
     }
     clear_list(memory.lists, Shape::kRows * p.length, static_cast<int>(threadIdx.x), kKnnThreads);
-    const auto* x = p.x + region.point_row * p.n.C;
-    const auto* y = p.y + region.query_row * p.n.C;
     bool exactly = false;
     for (bool again = true; again;) {
       for (int64_t first = begin; first < end; first += Shape::kCols) {
@@ -250,21 +279,12 @@ __global__ void __launch_bounds__(kKnnThreads, sizeof(typename Shape::Value) == 
           memory.points[i] = knn_point(p, region, first + i, end);
         }
         __syncthreads();
-        tile_distances<Shape, kVec>(x, y, p.n.C, memory.queries, memory.points, memory.work);
-        for (int q = warp; q < Shape::kRows; q += kKnnWarps) {
-          const A ceiling = memory.ceilings[q];
-          if (memory.queries[q] >= 0 && (!exactly || ceiling >= A(0))) {
-            offer_tile<Shape, kSlots>(
-                p, x, y, memory.work + q * Shape::kResultStride, memory.points, memory.picks + warp * Shape::kCols,
-                memory.queries[q], memory.list(q), exactly ? static_cast<int>(p.n.k) : p.length, exactly, ceiling);
-          }
-        }
-        __syncthreads();
+        offer_points<Shape, kSlots, kVec>(p, memory, exactly);
       }
       __syncthreads();  // also where a share has no candidates
       again = false;
       if constexpr (!Shape::kExact) {
-        again = !exactly && finish_lists<kSlots>(p, x, y, memory);
+        again = !exactly && finish_lists<kSlots>(p, memory);
         exactly = true;
       }
     }
