@@ -1,6 +1,7 @@
 """Builds the two extension libraries; everything else is in pyproject.toml.
 
-POLYGRAPH_CUDA=auto|0|1       the CUDA library: where nvcc is (auto, the default), never, or always
+POLYGRAPH_CUDA=auto|0|1|only  the CUDA library: where nvcc is (auto, the default), never, always, or
+                              without the CPU's
 POLYGRAPH_CUDA_ARCHS=80;90    compute capabilities; PTX of the last serves newer devices
 POLYGRAPH_SANITIZE=1          build with the address and undefined-behaviour sanitizers
 POLYGRAPH_WERROR=1            warnings are errors
@@ -67,7 +68,7 @@ def cpu_extension() -> Extension:
 
 def nvcc() -> str | None:
     """The CUDA compiler, if the CUDA library is wanted and can be built."""
-    wanted = switch("POLYGRAPH_CUDA", ("auto", "0", "1"), "auto")
+    wanted = switch("POLYGRAPH_CUDA", ("auto", "0", "1", "only"), "auto")
     if wanted == "0":
         return None
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
@@ -77,16 +78,21 @@ def nvcc() -> str | None:
     for candidate in candidates:
         if candidate.exists():
             return str(candidate)
-    if wanted == "1":
+    if wanted in ("1", "only"):
         raise SystemExit(
-            "POLYGRAPH_CUDA=1, but nvcc was found neither in $CUDA_HOME/bin nor on the PATH"
+            f"POLYGRAPH_CUDA={wanted}, but nvcc was found neither in $CUDA_HOME/bin nor on the PATH"
         )
     return None
 
 
+def architectures() -> list[str]:
+    """Compute capabilities to compile for."""
+    return os.environ.get("POLYGRAPH_CUDA_ARCHS", "75;80;90").replace(".", "").split(";")
+
+
 def architecture_flags() -> list[str]:
     """Code generation flags of nvcc."""
-    archs = os.environ.get("POLYGRAPH_CUDA_ARCHS", "75;80;90").replace(".", "").split(";")
+    archs = architectures()
     flags = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
     return [*flags, f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}"]
 
@@ -105,13 +111,15 @@ class BuildLibraries(BuildExtension):
             return
         compiler = nvcc()
         target = Path(self.get_ext_fullpath(ext.name))
-        objects = Path(self.build_temp) / "cuda"
+        objects = Path(self.build_temp) / "_".join(["cuda", *architectures()])
         objects.mkdir(parents=True, exist_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)
         root = Path(torch.__file__).parent
         warnings = "-fPIC,-fvisibility=hidden,-Wall,-Wextra" + (",-Werror" if WERROR else "")
         flags = ["-std=c++20", "-O3", "-Xcompiler", warnings, "-DUSE_CUDA", *STABLE_ABI]
         flags += [f"-I{INCLUDE}", "-isystem", str(root / "include"), *architecture_flags()]
+        if WERROR:
+            flags += ["-Werror", "all-warnings"]  # of nvcc itself, about the device code
 
         def compile_one(source: str) -> str:
             output = objects / f"{Path(source).stem}.o"
@@ -128,7 +136,7 @@ class BuildLibraries(BuildExtension):
         )
 
 
-extensions = [cpu_extension()]
+extensions = [] if os.environ.get("POLYGRAPH_CUDA") == "only" else [cpu_extension()]
 if nvcc() is not None:
     # Not as sources: torch would look for its own CUDA, which a CPU build of torch does not have.
     sources = sorted(glob("csrc/*/*.cu"))

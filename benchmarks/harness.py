@@ -269,10 +269,26 @@ def memory_mib(file: str, workload: str, name: str, which: str, device: str, thr
 
 
 def git(*arguments: str) -> str:
-    """Output of a git command in the repository; empty where there is none."""
+    """Output of a git command in the repository; empty where there is none, or no git."""
     command = ["git", "-C", str(REPOSITORY), *arguments]
-    run = subprocess.run(command, capture_output=True, text=True)
+    try:
+        run = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError:
+        return ""
     return run.stdout.strip() if run.returncode == 0 else ""
+
+
+def commit() -> dict[str, Any]:
+    """Which commit is measured, and whether with changes.
+
+    A copy of the files without their history is told by ``POLYGRAPH_COMMIT``: the commit, with
+    ``-dirty`` behind it if it had changes.
+    """
+    told = os.environ.get("POLYGRAPH_COMMIT")
+    if told:
+        return {"commit": told.removesuffix("-dirty"), "changed": told.endswith("-dirty")}
+    changed = bool(git("status", "--porcelain", "--untracked-files=no"))
+    return {"commit": git("rev-parse", "HEAD"), "changed": changed}
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -299,9 +315,7 @@ def machine(device: str) -> dict[str, Any]:
 
 def provenance(device: str) -> dict[str, Any]:
     """What a row needs to be understood later."""
-    return {
-        "commit": git("rev-parse", "HEAD"),
-        "changed": bool(git("status", "--porcelain", "--untracked-files=no")),
+    return commit() | {
         "machine": machine(device),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
@@ -370,6 +384,9 @@ def parse(benchmark: Benchmark) -> argparse.Namespace:
     """The command line that every benchmark has."""
     parser = argparse.ArgumentParser(prog=f"bench_{benchmark.name}.py")
     parser.add_argument("--quick", action="store_true", help="few workloads, few rounds")
+    parser.add_argument(
+        "--tiny", action="store_true", help="a tiny workload alone: does the benchmark run?"
+    )
     parser.add_argument("--out", type=Path, help="write the rows to this JSON file")
     parser.add_argument("--rounds", type=int, help="samples per contender (default 21, quick 5)")
     parser.add_argument(
@@ -402,6 +419,8 @@ def main(benchmark: Benchmark) -> None:
         return
     names = options.only or (benchmark.quick if options.quick else None)
     chosen = [w for w in benchmark.workloads if names is None or w.name in names]
+    if options.tiny:
+        chosen = [Workload("tiny", benchmark.tiny)]
     common = provenance(options.device)
     print(json.dumps(common))
     print("ratios of times: median over rounds [quartiles]; peer / ours above 1 is in our favour")

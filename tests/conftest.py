@@ -5,19 +5,30 @@ from pathlib import Path
 
 import pytest
 import torch
+from devices import DRY_RUN, PLACE, PLACES, prepare
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
+# cuBLAS reads it when CUDA starts. Without it torch may refuse products of matrices where only
+# deterministic algorithms are allowed, and cuBLAS does not promise the same bits on two streams.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
 
 def pytest_configure(config):
-    """Declare the markers, so that --strict-markers knows them."""
+    """Declare the markers, so that --strict-markers knows them; check what the environment asks."""
     config.addinivalue_line("markers", "gpu: needs a CUDA device (skipped without one)")
     config.addinivalue_line("markers", "large: needs tens of gigabytes of memory")
+    if PLACE not in PLACES:
+        wanted = ", ".join(PLACES)
+        raise pytest.UsageError(f"POLYGRAPH_GPU_TESTS_ON must be one of {wanted}, got {PLACE!r}")
+    if DRY_RUN and os.environ.get("POLYGRAPH_REQUIRE_CUDA") == "1":
+        raise pytest.UsageError(f"POLYGRAPH_REQUIRE_CUDA=1 excludes POLYGRAPH_GPU_TESTS_ON={PLACE}")
+    prepare()
 
 
 def pytest_runtest_setup(item):
     """Skip what needs a GPU where there is none; fail if POLYGRAPH_REQUIRE_CUDA=1 wants one."""
-    if item.get_closest_marker("gpu") is None or torch.cuda.is_available():
+    if item.get_closest_marker("gpu") is None or DRY_RUN or torch.cuda.is_available():
         return
     if os.environ.get("POLYGRAPH_REQUIRE_CUDA") == "1":
         pytest.fail("POLYGRAPH_REQUIRE_CUDA=1, but torch finds no CUDA device", pytrace=False)

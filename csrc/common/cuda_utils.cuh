@@ -38,29 +38,40 @@ __device__ __forceinline__ void store_pack(T* to, const Pack<T, kCount>& pack) {
   *reinterpret_cast<Pack<T, kCount>*>(to) = pack;
 }
 
-// The widest scalar that divides a pack.
-template <int kBytes>
-using StoreWord = std::conditional_t<
-    kBytes % 16 == 0, unsigned __int128,
-    std::conditional_t<kBytes % 8 == 0, uint64_t, std::conditional_t<kBytes % 4 == 0, uint32_t, uint16_t>>>;
-
-template <int kBytes>
-struct StoreWords {
-  StoreWord<kBytes> word[kBytes / sizeof(StoreWord<kBytes>)];
-};
-
 // For global memory: one store for each 16 bytes. The compiler takes the copy of a struct apart into its lanes, that of
-// a uint4 too, and often leaves 4 to 8 stores in the machine code. A scalar stays whole; so would __stwb's operand, but
-// no load is moved across that.
+// a uint4 too, and often leaves 4 to 8 stores in the machine code. A wide scalar stays whole: an integer of 16 bytes,
+// and of 8 bytes a double, as an integer of two words is taken apart again. __stwb stays whole as well, but no load is
+// moved across it. `make cuda` counts the stores.
 template <class T, int kCount>
 __device__ __forceinline__ void store_global(T* to, const Pack<T, kCount>& pack) {
   constexpr int kBytes = static_cast<int>(sizeof(pack));
-  const auto words = __builtin_bit_cast(StoreWords<kBytes>, pack);
-  StoreWord<kBytes>* at = reinterpret_cast<StoreWord<kBytes>*>(to);
+  if constexpr (kBytes % 16 == 0) {
+    struct Words {
+      unsigned __int128 word[kBytes / 16];
+    };
+    const Words words = __builtin_bit_cast(Words, pack);
 #pragma unroll
-  for (const StoreWord<kBytes>& word : words.word) {
-    *at++ = word;
+    for (int i = 0; i < kBytes / 16; ++i) {
+      reinterpret_cast<unsigned __int128*>(to)[i] = words.word[i];
+    }
+  } else if constexpr (kBytes == 8) {
+    const uint2 words = __builtin_bit_cast(uint2, pack);
+    *reinterpret_cast<double*>(to) = __hiloint2double(static_cast<int>(words.y), static_cast<int>(words.x));
+  } else {
+    using Word = std::conditional_t<kBytes == 4, uint32_t, uint16_t>;
+    *reinterpret_cast<Word*>(to) = __builtin_bit_cast(Word, pack);
   }
+}
+
+// kVec channels of a row in global memory, rounded once.
+template <class T, int kVec>
+__device__ __forceinline__ void store_row(T* to, const Acc<T> (&sum)[kVec]) {
+  Pack<T, kVec> pack;
+#pragma unroll
+  for (int v = 0; v < kVec; ++v) {
+    pack.lane[v] = static_cast<T>(sum[v]);
+  }
+  store_global<T, kVec>(to, pack);
 }
 
 // a / b for a >= 0, b > 0: 64-bit division is a subroutine on the GPU, so it is left to operands that need it.
@@ -78,6 +89,22 @@ __device__ __forceinline__ int64_t first_item() {
 
 __device__ __forceinline__ int64_t item_stride() {
   return static_cast<int64_t>(gridDim.x) * blockDim.x;
+}
+
+// kCount neighbours in memory as a pack: loaded at once if kPacks, else one by one, at any address. A sum that takes
+// them so adds the same numbers in the same order wherever they lie.
+template <class T, int kCount, bool kPacks>
+__device__ __forceinline__ Pack<T, kCount> load_lanes(const T* from) {
+  if constexpr (kPacks) {
+    return load_pack<T, kCount>(from);
+  } else {
+    Pack<T, kCount> pack;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      pack.lane[i] = from[i];
+    }
+    return pack;
+  }
 }
 
 // A table entry in [-1, count): anything else stops the kernel with a device-side assertion, as torch's index_select
@@ -202,6 +229,20 @@ void dispatch_floating(ScalarType type, const F& fn) {
 
 inline bool is_aligned(const void* pointer, int64_t bytes) {
   return reinterpret_cast<uintptr_t>(pointer) % static_cast<uintptr_t>(bytes) == 0;
+}
+
+// Calls fn(width, packs) for a kernel whose sums run across channels: how many it takes at a time follows from their
+// number alone, whether it loads them at once (see load_lanes) from `packs`, which implies that they divide.
+template <class T, class F>
+void with_lanes(int64_t channels, bool packs, const F& fn) {
+  constexpr std::integral_constant<int, kPackWidth<T>> kWide;
+  if (packs) {
+    fn(kWide, std::true_type());
+  } else if (channels % kPackWidth<T> == 0) {
+    fn(kWide, std::false_type());
+  } else {
+    fn(std::integral_constant<int, 1>(), std::false_type());
+  }
 }
 
 // Uninitialised Acc<T> [count] beside a tensor of T.

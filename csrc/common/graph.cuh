@@ -29,24 +29,14 @@ read_slot(const GraphPointers& graph, const GraphSizes& n, int64_t rows, int64_t
   return found;
 }
 
-// kVec channels of a row, in the accumulators' type; added to what is there.
-template <class T, int kVec>
+// kVec channels of a row, in the accumulators' type; added to what is there. Loads as load_lanes.
+template <class T, int kVec, bool kPacks = true>
 __device__ __forceinline__ void add_row(Acc<T> (&sum)[kVec], const T* from) {
-  const auto pack = load_pack<T, kVec>(from);
+  const auto pack = load_lanes<T, kVec, kPacks>(from);
 #pragma unroll
   for (int v = 0; v < kVec; ++v) {
     sum[v] += static_cast<Acc<T>>(pack.lane[v]);
   }
-}
-
-template <class T, int kVec>
-__device__ __forceinline__ void store_row(T* to, const Acc<T> (&sum)[kVec]) {
-  Pack<T, kVec> pack;
-#pragma unroll
-  for (int v = 0; v < kVec; ++v) {
-    pack.lane[v] = static_cast<T>(sum[v]);
-  }
-  store_global<T, kVec>(to, pack);
 }
 
 }  // namespace polygraph

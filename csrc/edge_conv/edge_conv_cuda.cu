@@ -23,7 +23,7 @@ struct EdgeConvParams {
 };
 
 // m * (the values) of kVec channels c .. of one edge.
-template <class T, int kVec>
+template <class T, int kVec, bool kPacks = true>
 __device__ __forceinline__ void edge_value(
     const EdgeConvParams<T>& p, int64_t s, const GraphSlot& at, int64_t c, Acc<T> (&value)[kVec]) {
   const int64_t D = p.n.D;
@@ -32,18 +32,18 @@ __device__ __forceinline__ void edge_value(
     value[v] = 0;
   }
   if (p.seg_val != nullptr) {
-    add_row<T, kVec>(value, p.seg_val + s * D + c);
+    add_row<T, kVec, kPacks>(value, p.seg_val + s * D + c);
   }
   if (p.oth_val != nullptr) {
-    add_row<T, kVec>(value, p.oth_val + at.other * D + c);
+    add_row<T, kVec, kPacks>(value, p.oth_val + at.other * D + c);
   }
   if (p.edge_val != nullptr) {
-    add_row<T, kVec>(value, p.edge_val + at.row * D + c);
+    add_row<T, kVec, kPacks>(value, p.edge_val + at.row * D + c);
   }
   if (p.seg_mask != nullptr) {
     Acc<T> sign[kVec] = {};
-    add_row<T, kVec>(sign, p.seg_mask + s * D + c);
-    add_row<T, kVec>(sign, p.oth_mask + at.other * D + c);
+    add_row<T, kVec, kPacks>(sign, p.seg_mask + s * D + c);
+    add_row<T, kVec, kPacks>(sign, p.oth_mask + at.other * D + c);
 #pragma unroll
     for (int v = 0; v < kVec; ++v) {
       value[v] = sign[v] > 0 ? value[v] : p.slope * value[v];
@@ -106,9 +106,9 @@ constexpr int kWarp = 32;
 constexpr int kWarps = kThreads / kWarp;
 
 // A warp computes the dots of one segment's slots, one after the other: lane l adds the groups of kVec channels l, l +
-// 32, ..., and the lanes are folded by halves. Safe: no shared memory; all lanes of a warp have the same segment, so
-// all of them pass every shuffle.
-template <class T, int kVec>
+// 32, ..., and the lanes are folded by halves. kVec, and with it the order, depends on D alone. Safe: no shared memory;
+// all lanes of a warp have the same segment, so all of them pass every shuffle.
+template <class T, int kVec, bool kPacks>
 __global__ void __launch_bounds__(kThreads, 3) edge_dot_kernel(EdgeConvParams<T> p) {
   const int64_t groups = p.n.D / kVec;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
@@ -121,8 +121,8 @@ __global__ void __launch_bounds__(kThreads, 3) edge_dot_kernel(EdgeConvParams<T>
       Acc<T> sum = 0;
       for (int64_t group = lane; at.other >= 0 && group < groups; group += kWarp) {
         Acc<T> value[kVec];
-        edge_value<T, kVec>(p, s, at, group * kVec, value);
-        const auto grad = load_pack<T, kVec>(p.grad + s * p.n.D + group * kVec);
+        edge_value<T, kVec, kPacks>(p, s, at, group * kVec, value);
+        const auto grad = load_lanes<T, kVec, kPacks>(p.grad + s * p.n.D + group * kVec);
 #pragma unroll
         for (int v = 0; v < kVec; ++v) {
           sum += static_cast<Acc<T>>(grad.lane[v]) * value[v];
@@ -183,11 +183,9 @@ void launch_edge_dot(const EdgeConvParams<T>& p, const DeviceScope& scope) {
     return;
   }
   const LaunchShape shape{strided_blocks(p.n.g.S, kWarps), 1, kThreads, 0};
-  if (takes_packs(p)) {
-    start_kernel(shape, scope, edge_dot_kernel<T, kPackWidth<T>>, p);
-  } else {
-    start_kernel(shape, scope, edge_dot_kernel<T, 1>, p);
-  }
+  with_lanes<T>(p.n.D, takes_packs(p), [&](auto width, auto packs) {
+    start_kernel(shape, scope, edge_dot_kernel<T, width(), packs()>, p);
+  });
 }
 
 EdgeConvTensors dense(const EdgeConvTensors& t) {

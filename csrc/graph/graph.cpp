@@ -1,20 +1,5 @@
-// Graphs (common/graph.h) from lists of edges, and seen from the other side, on the CPU. On CUDA they are PyTorch's
-// sorts (polygraph/ops/graph.py).
-//
-//   scan_coo(source [E], target [E], num_sources N, num_targets M) -> ptr [M+1], found [3]
-//
-// found[0] is 1 where `target` never falls; then ptr is the graph's, and the list is the graph as it stands. Where an
-// entry is out of range, found[1] is 0 (source) or 1 (target) and found[2] the first such entry; else found[1] is -1.
-//
-//   sort_coo(source [E], target [E], num_targets M, with_edge) -> ptr [M+1], source [E], edge [E]
-//
-// The edges in the order of their targets, those of a target in the order given; edge [0] if not wanted.
-//
-//   transpose_graph(ptr [S+1], other [E], others O) -> t_ptr [O+1], t_other [E]
-//
-// The segments that name each other node, in their order: the graph from the other side where nothing belongs to a slot
-// but its two ends. Empty slots follow those of the last node, as -1; there must be a node if there is one.
-#include "common/graph.h"
+// Graphs from lists of edges, and seen from the other side, on the CPU: counting sorts.
+#include "graph/graph.h"
 
 #include "common/counting_sort.h"
 
@@ -27,20 +12,6 @@ const int64_t* data(const Tensor& tensor) {
 
 int64_t* mutable_data(Tensor& tensor) {
   return static_cast<int64_t*>(tensor.mutable_data_ptr());
-}
-
-void check_ends(const char* op, const Tensor& source, const Tensor& target) {
-  check_dtype(op, "source", source, ScalarType::Long);
-  check_shape(op, "source", source, "[E]", {-1});
-  check_dtype(op, "target", target, ScalarType::Long);
-  check_shape(op, "target", target, "[E]", {source.size(0)});
-  check_device(op, "target", target, source);
-  STD_TORCH_CHECK(
-      source.size(0) < (int64_t(1) << 31), op, ": a graph may have at most 2^31 - 1 edges, got ", source.size(0));
-}
-
-void check_count(const char* op, const char* name, int64_t count) {
-  STD_TORCH_CHECK(count >= 0, op, ": ", name, " must not be negative, got ", count);
 }
 
 // Whether an entry lies outside [0, size); the first such.
@@ -107,13 +78,11 @@ std::tuple<Tensor, Tensor> scan_coo_cpu(
 
 std::tuple<Tensor, Tensor, Tensor> sort_coo_cpu(
     const Tensor& source, const Tensor& target, int64_t num_targets, bool with_edge) {
-  const char* op = "sort_coo";
-  check_ends(op, source, target);
-  check_count(op, "num_targets", num_targets);
+  check_sort_coo(source, target, num_targets);
   const Tensor from = dense(source);
   const Tensor to = dense(target);
   const int64_t E = from.size(0);
-  check_within(op, "target", data(to), E, 0, num_targets);
+  check_within("sort_coo", "target", data(to), E, 0, num_targets);
   Tensor ptr = torch::stable::new_empty(to, {num_targets + 1});
   Tensor sorted = torch::stable::new_empty(to, {E});
   Tensor edge = torch::stable::new_empty(to, {with_edge ? E : 0});
@@ -135,12 +104,9 @@ std::tuple<Tensor, Tensor, Tensor> sort_coo_cpu(
 }
 
 std::tuple<Tensor, Tensor> transpose_graph_cpu(const Tensor& ptr, const Tensor& other, int64_t others) {
-  const char* op = "transpose_graph";
-  check_count(op, "others", others);
-  const GraphSizes n = check_graph(op, other, others, ptr, std::nullopt, other, std::nullopt);
-  STD_TORCH_CHECK(others > 0 || n.E == 0, op, ": others must be at least 1 where there are slots, got ", others);
+  const GraphSizes n = check_transpose_graph(ptr, other, others);
   const GraphTensors graph(ptr, std::nullopt, other, std::nullopt);
-  check_graph_values(op, n, graph.pointers(), n.E);
+  check_graph_values("transpose_graph", n, graph.pointers(), n.E);
   Tensor t_ptr = torch::stable::new_empty(other, {others + 1});
   Tensor t_other = torch::stable::new_empty(other, {n.E});
   const int64_t* first = graph.pointers().ptr;

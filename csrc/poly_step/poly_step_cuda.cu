@@ -62,16 +62,13 @@ LaunchShape channel_shape(const PolySizes& n) {
 // rnorm [B, D], and partial [B, shares, D] on the way (norm 1 only).
 template <class T>
 void launch_poly_step_norm(const PolyNormParams<T>& p, const DeviceScope& scope) {
-  constexpr int kVec = kPackWidth<T>;
   if (p.n.B * p.n.D == 0) {
     return;
   }
   if (p.partial != nullptr && p.n.V > 0) {
-    if (takes_packs(p.n, p.terms)) {
-      start_kernel(share_shape<T, kVec>(p.n, 1), scope, poly_step_squares_kernel<T, kVec>, p);
-    } else {
-      start_kernel(share_shape<T, 1>(p.n, 1), scope, poly_step_squares_kernel<T, 1>, p);
-    }
+    with_lanes<T>(p.n.D, takes_packs(p.n, p.terms), [&](auto width, auto packs) {
+      start_kernel(share_shape<T, width()>(p.n, 1), scope, poly_step_squares_kernel<T, width(), packs()>, p);
+    });
   }
   start_kernel(channel_shape(p.n), scope, poly_step_rnorm_kernel<T>, p);
 }
@@ -99,17 +96,14 @@ PolyFactors<T> factors_of(const PolySizes& n, const std::optional<Tensor>& tenso
 template <class T>
 void launch_poly_step_backward_sums(
     const PolyBackwardParams<T>& p, T* grad_scale, T* grad_bias, const DeviceScope& scope) {
-  constexpr int kVec = kPackWidth<T>;
   if (p.n.D == 0) {
     return;
   }
   if (p.n.B > 0) {
     if (p.n.V > 0) {
-      if (p.packs) {
-        start_kernel(share_shape<T, kVec>(p.n, 2), scope, poly_step_backward_sums_kernel<T, kVec>, p);
-      } else {
-        start_kernel(share_shape<T, 1>(p.n, 2), scope, poly_step_backward_sums_kernel<T, 1>, p);
-      }
+      with_lanes<T>(p.n.D, p.packs, [&](auto width, auto packs) {
+        start_kernel(share_shape<T, width()>(p.n, 2), scope, poly_step_backward_sums_kernel<T, width(), packs()>, p);
+      });
     }
     start_kernel(channel_shape(p.n), scope, poly_step_backward_factors_kernel<T>, p);
   }

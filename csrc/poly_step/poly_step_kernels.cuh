@@ -2,7 +2,7 @@
 //
 // Bound by memory: rows that a linear operator has just written are read twice, once for the sums over the rows of a
 // sample and once to write. A sum is made of shares of kShareRows rows, one block each, added in order afterwards: the
-// order depends on V alone.
+// order depends on V, D and the dtype alone.
 #pragma once
 
 #include "common/cuda_utils.cuh"
@@ -128,8 +128,8 @@ __device__ __forceinline__ A slope(A out, int activation) {
 // Sums kSums values per channel over the rows of share blockIdx.x of sample b: add(v, d, sum) adds row v's part for the
 // channels [d, d + kVec); write(d, total) receives the result on one thread. Neighbouring threads lie along D, as many
 // as D has groups of kVec, rounded up to a power of two (32 at most); the rest of the block takes further rows, which
-// are folded by halves. Safe: all threads pass every barrier, and shared memory [kSums, kVec, kThreads] is left alone
-// until the folding threads are done with it.
+// are folded by halves. kVec, and with it the order, depends on D alone: see with_lanes. Safe: all threads pass every
+// barrier, and shared memory [kSums, kVec, kThreads] is left alone until the folding threads are done with it.
 template <class A, int kSums, int kVec, class Add, class Write>
 __device__ __forceinline__ void reduce_share(const PolySizes& n, const Add& add, const Write& write) {
   A* shared = reinterpret_cast<A*>(polygraph_shared_memory);
@@ -176,13 +176,13 @@ __device__ __forceinline__ void reduce_share(const PolySizes& n, const Add& add,
 }
 
 // partial[b, share, d] = sum of t^2 over the share's rows: a block per share, looping over samples (see reduce_share).
-template <class T, int kVec>
+template <class T, int kVec, bool kPacks>
 __global__ void __launch_bounds__(kThreads, 3) poly_step_squares_kernel(PolyNormParams<T> p) {
   using A = Acc<T>;
   for (int64_t b = blockIdx.y; b < p.n.B; b += gridDim.y) {
     const auto add = [&](int64_t v, int64_t d, A(&sum)[1][kVec]) {
-      const auto a = load_pack<T, kVec>(p.terms.a.row(b, v) + d);
-      const auto s = load_pack<T, kVec>(p.terms.s.row(b, v) + d);
+      const auto a = load_lanes<T, kVec, kPacks>(p.terms.a.row(b, v) + d);
+      const auto s = load_lanes<T, kVec, kPacks>(p.terms.s.row(b, v) + d);
 #pragma unroll
       for (int i = 0; i < kVec; ++i) {
         const A t = static_cast<A>(a.lane[i]) * static_cast<A>(s.lane[i]);
@@ -254,16 +254,16 @@ __global__ void __launch_bounds__(kThreads, 3) poly_step_kernel(PolyForwardParam
 
 // partial[b, share, :, d] = sums of dz t (times the scale, where it is that of the vertex) and of dz over the share's
 // rows (see reduce_share).
-template <class T, int kVec>
+template <class T, int kVec, bool kPacks>
 __global__ void __launch_bounds__(kThreads, 3) poly_step_backward_sums_kernel(PolyBackwardParams<T> p) {
   using A = Acc<T>;
   for (int64_t b = blockIdx.y; b < p.n.B; b += gridDim.y) {
     const auto add = [&](int64_t v, int64_t d, A(&sum)[2][kVec]) {
       const int64_t at = (b * p.n.V + v) * p.n.D + d;
-      const auto a = load_pack<T, kVec>(p.terms.a.row(b, v) + d);
-      const auto s = load_pack<T, kVec>(p.terms.s.row(b, v) + d);
-      const auto grad = load_pack<T, kVec>(p.grad + at);
-      const auto out = load_pack<T, kVec>(p.out + at);
+      const auto a = load_lanes<T, kVec, kPacks>(p.terms.a.row(b, v) + d);
+      const auto s = load_lanes<T, kVec, kPacks>(p.terms.s.row(b, v) + d);
+      const auto grad = load_lanes<T, kVec, kPacks>(p.grad + at);
+      const auto out = load_lanes<T, kVec, kPacks>(p.out + at);
 #pragma unroll
       for (int i = 0; i < kVec; ++i) {
         const A dz = static_cast<A>(grad.lane[i]) * slope(static_cast<A>(out.lane[i]), p.activation);
@@ -372,14 +372,11 @@ __global__ void __launch_bounds__(kThreads, 3) poly_step_vertex_sums_kernel(Poly
         to_bias[i] += dz;
       }
     }
-#pragma unroll
-    for (int i = 0; i < kVec; ++i) {
-      if (p.grad_vertex_scale != nullptr) {
-        p.grad_vertex_scale[v * p.n.D + d + i] = static_cast<T>(to_scale[i]);
-      }
-      if (p.grad_vertex_bias != nullptr) {
-        p.grad_vertex_bias[v * p.n.D + d + i] = static_cast<T>(to_bias[i]);
-      }
+    if (p.grad_vertex_scale != nullptr) {
+      store_row<T, kVec>(p.grad_vertex_scale + v * p.n.D + d, to_scale);
+    }
+    if (p.grad_vertex_bias != nullptr) {
+      store_row<T, kVec>(p.grad_vertex_bias + v * p.n.D + d, to_bias);
     }
   }
 }

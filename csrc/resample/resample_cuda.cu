@@ -19,17 +19,6 @@ struct ResampleParams {
   T* out;                  // [B, M, C], [B, V, C] or [M, T]
 };
 
-// to = sum, rounded once.
-template <class T, int kVec>
-__device__ __forceinline__ void store_rounded(T* to, const Acc<T> (&sum)[kVec]) {
-  Pack<T, kVec> pack;
-#pragma unroll
-  for (int v = 0; v < kVec; ++v) {
-    pack.lane[v] = static_cast<T>(sum[v]);
-  }
-  store_global<T, kVec>(to, pack);
-}
-
 template <class T, int kVec>
 __device__ __forceinline__ void add_scaled(Acc<T> (&sum)[kVec], Acc<T> factor, const T* from) {
   const auto pack = load_pack<T, kVec>(from);
@@ -58,7 +47,7 @@ __global__ void __launch_bounds__(kThreads, 3) resample_kernel(ResampleParams<T>
           add_scaled<T, kVec>(sum, static_cast<Acc<T>>(p.weight[m * n.T + t]), p.x + (b * n.V + source) * n.C + c);
         }
       }
-      store_rounded<T, kVec>(p.out + (b * n.M + m) * n.C + c, sum);
+      store_row<T, kVec>(p.out + (b * n.M + m) * n.C + c, sum);
     }
   }
 }
@@ -83,7 +72,7 @@ __global__ void __launch_bounds__(kThreads, 3) resample_backward_x_kernel(Resamp
         const int64_t m = quotient(position, n.T);
         add_scaled<T, kVec>(sum, static_cast<Acc<T>>(p.weight[position]), p.grad + (b * n.M + m) * n.C + c);
       }
-      store_rounded<T, kVec>(p.out + (b * n.V + u) * n.C + c, sum);
+      store_row<T, kVec>(p.out + (b * n.V + u) * n.C + c, sum);
     }
   }
 }
@@ -92,9 +81,10 @@ constexpr int kDotLanes = 32;
 constexpr int kDotRows = kThreads / kDotLanes;
 
 // kDotLanes threads compute one weight gradient (m, t): lane l adds the groups of kVec channels l, l + kDotLanes, ...
-// of all samples, flattened, and the lanes are folded by halves in shared memory. Safe: a row of the block shares
-// nothing with the others, and all threads pass every barrier, also those without work.
-template <class T, int kVec>
+// of all samples, flattened, and the lanes are folded by halves in shared memory. kVec, and with it the order, depends
+// on C alone. Safe: a row of the block shares nothing with the others, and all threads pass every barrier, also those
+// without work.
+template <class T, int kVec, bool kPacks>
 __global__ void __launch_bounds__(kThreads, 3) resample_backward_weight_kernel(ResampleParams<T> p) {
   const ResampleSizes n = p.n;
   Acc<T>* sums = reinterpret_cast<Acc<T>*>(polygraph_shared_memory);  // [kDotRows, kDotLanes]
@@ -110,8 +100,8 @@ __global__ void __launch_bounds__(kThreads, 3) resample_backward_weight_kernel(R
     for (int64_t item = lane; source >= 0 && item < n.B * groups; item += kDotLanes) {
       const int64_t b = quotient(item, groups);
       const int64_t c = (item - b * groups) * kVec;
-      const auto g = load_pack<T, kVec>(p.grad + (b * n.M + m) * n.C + c);
-      const auto x = load_pack<T, kVec>(p.x + (b * n.V + source) * n.C + c);
+      const auto g = load_lanes<T, kVec, kPacks>(p.grad + (b * n.M + m) * n.C + c);
+      const auto x = load_lanes<T, kVec, kPacks>(p.x + (b * n.V + source) * n.C + c);
 #pragma unroll
       for (int v = 0; v < kVec; ++v) {
         sum += static_cast<Acc<T>>(g.lane[v]) * static_cast<Acc<T>>(x.lane[v]);
@@ -175,11 +165,9 @@ void launch_resample_backward_weight(const ResampleParams<T>& p, const DeviceSco
   }
   const LaunchShape shape{
       strided_blocks(p.n.M * p.n.T, kDotRows), 1, kThreads, kThreads * static_cast<int64_t>(sizeof(Acc<T>))};
-  if (takes_packs(p)) {
-    start_kernel(shape, scope, resample_backward_weight_kernel<T, kPackWidth<T>>, p);
-  } else {
-    start_kernel(shape, scope, resample_backward_weight_kernel<T, 1>, p);
-  }
+  with_lanes<T>(p.n.C, takes_packs(p), [&](auto width, auto packs) {
+    start_kernel(shape, scope, resample_backward_weight_kernel<T, width(), packs()>, p);
+  });
 }
 
 }  // namespace

@@ -1,9 +1,6 @@
-// The transposed neighbour table: a stable counting sort.
-//
-//   transpose_table(index [M, S], num_sources V) -> ptr [V+1], entry [M*S]
-//
-// The flat positions that hold u, ascending, are entry[ptr[u] .. ptr[u+1]); what follows ptr[V] holds -1. On CUDA it
-// is PyTorch's stable radix sort (polygraph/ops/transpose_table.py).
+// The transposed neighbour table on the CPU: a stable counting sort.
+#include "transpose_table/transpose_table.h"
+
 #include "common/counting_sort.h"
 #include "common/table.h"
 
@@ -19,12 +16,9 @@ void sort_positions(const int64_t* index, int64_t count, int64_t sources, int64_
 }  // namespace
 
 std::tuple<Tensor, Tensor> transpose_table_cpu(const Tensor& index, int64_t num_sources) {
-  const char* op = "transpose_table";
-  check_dtype(op, "index", index, ScalarType::Long);
-  check_shape(op, "index", index, "[M, S]", {-1, -1});
-  STD_TORCH_CHECK(num_sources >= 0, op, ": num_sources must not be negative, got ", num_sources);
+  check_transpose_table(index, num_sources);
   const Tensor table = dense(index);
-  check_entries(op, table, num_sources);
+  check_entries("transpose_table", table, num_sources);
   Tensor ptr = torch::stable::new_empty(table, {num_sources + 1});
   Tensor entry = torch::stable::new_empty(table, {table.numel()});
   sort_positions(

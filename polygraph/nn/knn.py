@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor
 
 from polygraph import ops
 from polygraph.nn._choices import check_choice, check_positive
+from polygraph.ops import _common
 
 FLOWS = ("source_to_target", "target_to_source")
 
@@ -43,14 +46,18 @@ def knn_graph(
             ``min(k, n - 1)`` neighbours each (``min(k, n)`` with ``loop``), a single point none.
             (`polygraph.ops.knn`, whose result has a fixed shape, raises instead.)
         batch: int64 ``[N]``, the sample of each point, never falling; samples without points are
-            fine. None: all points are one sample, and nothing waits for the device.
+            fine. None: all points are one sample, and nothing waits for the device. Else the host
+            waits once, for how many edges there are, and again where a sample has too few
+            candidates; `polygraph.ops.knn` with its ``ptr`` never waits.
         loop: whether a point is a candidate of itself.
         flow: ``"source_to_target"``: row 0 holds the neighbour, row 1 the point whose neighbour it
             is; ``"target_to_source"``: the other way round.
         cosine: compare directions: the points are scaled to length 1 first. A point at the origin
             has no direction; it is equally far from all others.
         num_workers: without effect (PyTorch's threads are used); for compatibility.
-        batch_size: without effect (it is not needed); for compatibility.
+        batch_size: how many samples there are: ``batch`` lies in ``[0, batch_size)``, some need
+            not occur. With 1 nothing waits for the device. None: found from ``batch``, in which
+            numbers may then be left out at no cost, however many.
         as_edge_index: return a `torch_geometric.EdgeIndex` that knows its size and that it is
             sorted: by column for ``"source_to_target"``, by row otherwise.
 
@@ -59,14 +66,15 @@ def knn_graph(
         Deterministic.
 
     Raises:
-        ValueError: ``k``, ``flow``, or the shape or dtype of ``x`` or ``batch`` is wrong;
-            ``batch`` falls.
+        ValueError: ``k``, ``flow``, ``batch_size``, or the shape or dtype of ``x`` or ``batch`` is
+            wrong; ``batch`` falls, or names a sample past ``batch_size`` (on CUDA with a
+            ``batch_size`` of 1 a device-side assertion).
         RuntimeError: from `polygraph.ops.knn`: a dtype or device is wrong, a value is NaN or inf.
     """
     check_choice("knn_graph", "flow", flow, FLOWS)
     x = _points("knn_graph", "x", x)
-    ptr = None if batch is None else _pointers("knn_graph", x, x, batch=batch)
-    centre, near = _neighbours("knn_graph", x, x, k, ptr, not loop, cosine)
+    samples = _samples("knn_graph", x, x, k, not loop, batch_size, batch=batch)
+    centre, near = _neighbours("knn_graph", x, x, k, samples, not loop, cosine)
     forward = flow == "source_to_target"
     edges = torch.stack((near, centre) if forward else (centre, near)).flatten(1)
     if not as_edge_index:
@@ -102,21 +110,20 @@ def knn(
         batch_y: the same for the queries. A sample without points gives its queries no neighbours.
         cosine: as in `knn_graph`.
         num_workers: without effect; for compatibility.
-        batch_size: without effect; for compatibility.
+        batch_size: as in `knn_graph`.
 
     Returns:
         int64 ``[2, E]``: row 0 the query, row 1 the point; ordered by the query, then by
         (distance, index) of the point. Deterministic.
 
     Raises:
-        ValueError: ``k``, or the shape or dtype of an argument is wrong; a batch vector falls.
+        ValueError: ``k``, ``batch_size``, or the shape or dtype of an argument is wrong; a batch
+            vector falls, or names a sample past ``batch_size``.
         RuntimeError: from `polygraph.ops.knn`: a dtype or device is wrong, a value is NaN or inf.
     """
     x, y = _points("knn", "x", x), _points("knn", "y", y)
-    ptr = None
-    if batch_x is not None or batch_y is not None:
-        ptr = _pointers("knn", x, y, batch_x=batch_x, batch_y=batch_y)
-    query, near = _neighbours("knn", x, y, k, ptr, False, cosine)
+    samples = _samples("knn", x, y, k, False, batch_size, batch_x=batch_x, batch_y=batch_y)
+    query, near = _neighbours("knn", x, y, k, samples, False, cosine)
     return torch.stack((query, near)).flatten(1)
 
 
@@ -167,10 +174,8 @@ def knn_neighbours(
 ) -> ops.Graph:
     """The graph of what `knn` finds, from points ``x`` (sources) to queries ``y`` (targets)."""
     points, queries = _points(owner, "x", x), _points(owner, "y", y)
-    ptr = None
-    if batch_x is not None or batch_y is not None:
-        ptr = _pointers(owner, points, queries, batch_x=batch_x, batch_y=batch_y)
-    query, near = _neighbours(owner, points, queries, k, ptr, False, False)
+    samples = _samples(owner, points, queries, k, False, None, batch_x=batch_x, batch_y=batch_y)
+    query, near = _neighbours(owner, points, queries, k, samples, False, False)
     if near.dim() == 2:
         return ops.graph_from_table(near, points.shape[0])
     sizes = (points.shape[0], queries.shape[0])
@@ -184,39 +189,133 @@ def _points(owner: str, name: str, x: Tensor) -> Tensor:
     return x.detach() if x.dim() == 2 else x.detach().unsqueeze(1)
 
 
-def _pointers(owner: str, x: Tensor, y: Tensor, **batches: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Where each sample begins in ``x`` and in ``y``: of the samples that have any row at all."""
-    vectors, found = [], []
+class _Samples(NamedTuple):
+    """Which points and queries belong together.
+
+    Attributes:
+        x_ptr: ``[S + 1]``, where each sample begins in the points.
+        y_ptr: the same in the queries.
+        shortest: the fewest neighbours that a query has, k at most.
+    """
+
+    x_ptr: Tensor
+    y_ptr: Tensor
+    shortest: int
+
+    def sizes(self) -> Tensor:
+        """``[2, S]``: points and queries of each."""
+        return torch.stack((self.x_ptr, self.y_ptr)).diff()
+
+
+def _read(numbers: Tensor) -> list[Any]:
+    """Values on the host. Nothing else here waits for the device, unless a value is wrong."""
+    found: list[Any] = numbers.tolist()
+    return found
+
+
+def _samples(
+    owner: str,
+    x: Tensor,
+    y: Tensor,
+    k: int,
+    exclude_self: bool,
+    batch_size: int | None,
+    **batches: Tensor | None,
+) -> _Samples | None:
+    """From the batch vectors of ``x`` and of ``y``, or the one of both; None: all is one sample."""
+    check_positive(owner, k=k)
+    if batch_size is not None:
+        check_positive(owner, batch_size=batch_size)
+    if all(batch is None for batch in batches.values()):
+        return None
+    vectors = {}
     for (name, batch), points in zip(batches.items(), (x, y), strict=False):
         if batch is None:
             batch = torch.zeros(points.shape[0], dtype=torch.int64, device=points.device)
-        if batch.dtype != torch.int64 or batch.shape != points.shape[:1]:
-            raise ValueError(
-                f"{owner}: {name} must be int64 of shape [{points.shape[0]}], "
-                f"got {batch.dtype} of shape {list(batch.shape)}"
-            )
-        if batch.device != points.device:
-            raise ValueError(
-                f"{owner}: {name} must be on the device of the points ({points.device}), "
-                f"got {batch.device}"
-            )
-        samples = torch.unique_consecutive(batch)
-        if (samples[1:] < samples[:-1]).any():
-            at = int((batch[1:] < batch[:-1]).nonzero()[0])
-            raise ValueError(
-                f"{owner}: {name} must not fall, got {int(batch[at + 1])} after {int(batch[at])} "
-                f"at position {at + 1}"
-            )
-        vectors.append(batch)
-        found.append(samples)
-    # Only the samples that occur: a gap in the numbers costs nothing, however wide.
-    if len(found) == 2:
-        samples = torch.cat(found).unique()  # type: ignore[no-untyped-call]
-    pointers = []
-    for batch in vectors:
-        start = torch.searchsorted(batch, samples)
-        pointers.append(torch.nn.functional.pad(start, (0, 1), value=batch.shape[0]))
-    return pointers[0], pointers[-1]
+        _check_batch(owner, name, batch, points)
+        vectors[name] = batch
+    if batch_size == 1 and _common.takes_cuda_kernels(x):
+        for name, batch in vectors.items():
+            torch._assert_async((batch == 0).all(), f"{owner}: {name} must lie in [0, 1)")
+        return None
+    pointers, occurring = _pointers(list(vectors.values()), batch_size)
+    x_ptr, y_ptr = pointers[0], pointers[-1]
+    slots = (x_ptr.diff() - int(exclude_self)).clamp(0, k).masked_fill(y_ptr.diff() == 0, k)
+    facts = [torch.nn.functional.pad(slots, (0, 1), value=k).amin(), occurring]
+    for batch, ptr in zip(vectors.values(), pointers, strict=True):
+        facts += [(batch[1:] < batch[:-1]).any().long(), ptr[0], ptr[-1]]
+    least, count, *found = _read(torch.stack(facts))
+    for place, (name, batch) in enumerate(vectors.items()):
+        if found[3 * place : 3 * place + 3] != [0, 0, len(batch)]:
+            _refuse(owner, name, batch, batch_size)
+    return _Samples(x_ptr[: count + 1], y_ptr[: count + 1], least)
+
+
+def _check_batch(owner: str, name: str, batch: Tensor, points: Tensor) -> None:
+    """What can be told without its values."""
+    if batch.dtype != torch.int64 or batch.shape != points.shape[:1]:
+        raise ValueError(
+            f"{owner}: {name} must be int64 of shape [{points.shape[0]}], "
+            f"got {batch.dtype} of shape {list(batch.shape)}"
+        )
+    if batch.device != points.device:
+        raise ValueError(
+            f"{owner}: {name} must be on the device of the points ({points.device}), "
+            f"got {batch.device}"
+        )
+
+
+def _refuse(owner: str, name: str, batch: Tensor, batch_size: int | None) -> None:
+    """Say what is wrong with the values of a batch vector."""
+    falls = (batch[1:] < batch[:-1]).nonzero()
+    if len(falls):
+        at = int(falls[0])
+        raise ValueError(
+            f"{owner}: {name} must not fall, got {int(batch[at + 1])} after {int(batch[at])} "
+            f"at position {at + 1}"
+        )
+    at = int(((batch < 0) | (batch >= (batch_size or 0))).nonzero()[0])
+    raise ValueError(
+        f"{owner}: {name} must lie in [0, {batch_size}), got {int(batch[at])} at position {at}"
+    )
+
+
+def _pointers(vectors: list[Tensor], batch_size: int | None) -> tuple[list[Tensor], Tensor]:
+    """Where each sample begins in each of the vectors, and how many samples there are.
+
+    Without ``batch_size`` only the samples that occur are counted: a gap in the numbers costs
+    nothing, however wide. On CUDA empty ones follow, as many as any values could need.
+    """
+    device = vectors[0].device
+    if batch_size is not None:
+        bounds = torch.arange(batch_size + 1, device=device)
+        return [torch.searchsorted(b, bounds) for b in vectors], bounds[-1]
+    if _common.takes_cuda_kernels(vectors[0]):
+        vectors, count = _ranks(vectors)
+        samples = torch.arange(sum(len(rank) for rank in vectors), device=device)
+    else:
+        found = [torch.unique_consecutive(batch) for batch in vectors]
+        samples = found[0] if len(found) == 1 else torch.cat(found).unique()  # type: ignore[no-untyped-call]
+        count = torch.tensor(len(samples))
+    pad = torch.nn.functional.pad
+    return [pad(torch.searchsorted(b, samples), (0, 1), value=len(b)) for b in vectors], count
+
+
+def _ranks(vectors: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+    """For every row how many smaller samples occur in all, and how many occur, by fixed shapes."""
+    counts = []
+    for place, batch in enumerate(vectors):
+        first = torch.ones_like(batch, dtype=torch.bool)
+        first[1:] = batch[1:] != batch[:-1]
+        for other in vectors[:place]:
+            after = torch.searchsorted(other, batch, right=True)
+            first &= torch.searchsorted(other, batch) == after
+        counts.append(torch.nn.functional.pad(first.cumsum(0), (1, 0)))
+    ranks = [torch.zeros_like(batch) for batch in vectors]
+    for batch, rank in zip(vectors, ranks, strict=True):
+        for other, count in zip(vectors, counts, strict=True):
+            rank += count[torch.searchsorted(other, batch)]
+    return ranks, torch.stack([count[-1] for count in counts]).sum()
 
 
 def _neighbours(
@@ -224,39 +323,41 @@ def _neighbours(
     x: Tensor,
     y: Tensor,
     k: int,
-    ptr: tuple[Tensor, Tensor] | None,
+    samples: _Samples | None,
     exclude_self: bool,
     cosine: bool,
 ) -> tuple[Tensor, Tensor]:
     """Queries and their neighbours, both ``[M, slots]``, or ``[E]`` where the rows differ."""
-    check_positive(owner, k=k)
     if cosine:
         x, y = _directions(x), _directions(y)
-    if ptr is None:
+    nothing = torch.empty(0, dtype=torch.int64, device=x.device)
+    if samples is None:
         length = min(k, x.shape[0] - int(exclude_self))
         if length < 1 or y.shape[0] == 0:
-            nothing = torch.empty(0, dtype=torch.int64, device=x.device)
             return nothing, nothing
         return _with_query(ops.knn(x, length, y=y, exclude_self=exclude_self)[0])
-    x_size, y_size = ptr[0].diff(), ptr[1].diff()
-    slots = (x_size - int(exclude_self)).clamp(0, k)
-    # Most often all samples are large enough. Else the operator, whose rows are all of one length,
-    # is asked once for each length that occurs, about the samples of that length.
-    lengths = slots[y_size > 0].unique().tolist()  # type: ignore[no-untyped-call]
-    if lengths == [k]:
-        index, _ = ops.knn(x, k, y=y, ptr=ptr[0], y_ptr=ptr[1], exclude_self=exclude_self)
+    if y.shape[0] == 0:
+        return nothing, nothing
+    if samples.shortest == k:
+        ptr, y_ptr, _ = samples
+        index, _ = ops.knn(x, k, y=y, ptr=ptr, y_ptr=y_ptr, exclude_self=exclude_self)
         return _with_query(index)
-    queries = [torch.empty(0, dtype=torch.int64, device=x.device)]
-    points = list(queries)
-    for length in lengths:
-        if length == 0:
-            continue
+    # The operator, whose rows are all of one length, is asked once for each length that occurs,
+    # about the samples of that length.
+    x_size, y_size = sizes = samples.sizes()
+    slots = (x_size - int(exclude_self)).clamp(0, k)
+    known: dict[int, list[tuple[int, int]]] = {}
+    for points_of, queries_of in zip(*_read(sizes), strict=True):
+        length = min(points_of - int(exclude_self), k)
+        if length > 0 and queries_of > 0:
+            known.setdefault(length, []).append((points_of, queries_of))
+    queries, points = [nothing], [nothing]
+    for length, members in known.items():
         chosen = (slots == length) & (y_size > 0)
-        x_rows = chosen.repeat_interleave(x_size).nonzero().squeeze(1)
-        y_rows = chosen.repeat_interleave(y_size).nonzero().squeeze(1)
-        x_ptr, y_ptr = (
-            torch.nn.functional.pad(size[chosen].cumsum(0), (1, 0)) for size in (x_size, y_size)
-        )
+        x_rows = _rows(chosen, x_size, x.shape[0], sum(n for n, _ in members))
+        y_rows = _rows(chosen, y_size, y.shape[0], sum(m for _, m in members))
+        which = chosen.nonzero_static(size=len(members)).squeeze(1)
+        x_ptr, y_ptr = torch.nn.functional.pad(sizes[:, which].cumsum(1), (1, 0))
         index, _ = ops.knn(
             x[x_rows], length, y=y[y_rows], ptr=x_ptr, y_ptr=y_ptr, exclude_self=exclude_self
         )
@@ -266,6 +367,12 @@ def _neighbours(
     query = torch.cat(queries)
     order = query.argsort(stable=True)
     return query[order], torch.cat(points)[order]
+
+
+def _rows(chosen: Tensor, size: Tensor, rows: int, count: int) -> Tensor:
+    """``[count]``: the rows of the samples that are chosen, of which the host knows the number."""
+    of_rows = chosen.repeat_interleave(size, output_size=rows)
+    return of_rows.nonzero_static(size=count).squeeze(1)
 
 
 def _with_query(index: Tensor) -> tuple[Tensor, Tensor]:

@@ -129,12 +129,13 @@ class _Hidden:
         return (*cut, self.slope), chunk.h1 > self.width
 
 
-def _widened(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """Half types in float32 on the CPU, whose kernels know none."""
-    return tuple(
-        t.float() if t is not None and _common.takes_cpu_kernels(t) and t.dtype in HALF_TYPES else t
-        for t in tensors
-    )
+def widened(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Half types in float32: so is all that lies between kernels and products.
+
+    It would be rounded each time, and in float16 could overflow where the result does not. The
+    copies, at most E x H numbers, go when the operator returns.
+    """
+    return tuple(t.float() if t is not None and t.dtype in HALF_TYPES else t for t in tensors)
 
 
 def ecc_values(
@@ -153,8 +154,8 @@ def ecc_values(
 ) -> Tensor:
     """``[S, D]``: the operator ``polygraph::ecc``; arguments as in its schema."""
     dtype = x.dtype
-    x, phi, u, v, weight = _widened(x.contiguous(), phi, u, v, weight)  # type: ignore[assignment]
-    layer, shift, bias = _widened(layer, shift, bias)
+    x, phi, u, v, weight = widened(x.contiguous(), phi, u, v, weight)  # type: ignore[assignment]
+    layer, shift, bias = widened(layer, shift, bias)
     targets, sources = _nodes(sides, x)
     stored = phi is not None and layer is None
     tiles = stored and by_tiles(x, weight.shape[0] + (bias is not None), by_source)
@@ -235,8 +236,8 @@ def ecc_gradients(
     """The operator ``polygraph::ecc_backward``; what is not wanted is empty."""
     dtype = x.dtype
     grad, x = grad.contiguous(), x.contiguous()
-    grad, x, phi, weight = _widened(grad, x, phi, weight)  # type: ignore[assignment]
-    layer, shift, bias = _widened(layer, shift, bias)
+    grad, x, phi, weight = widened(grad, x, phi, weight)  # type: ignore[assignment]
+    layer, shift, bias = widened(layer, shift, bias)
     wanted = (to_x, to_phi, to_layer, to_weight, to_bias)
     tiles = layer is None and by_tiles(x, weight.shape[0] + (bias is not None), by_source)
     if not by_source and not tiles and _by_lanes(x, weight.shape[0], sides):

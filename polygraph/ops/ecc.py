@@ -10,7 +10,14 @@ from torch import Tensor
 from polygraph import _load
 from polygraph.ops._autograd import register_autograd
 from polygraph.ops._common import autocast_dtype, cast, check_devices, outside_autocast
-from polygraph.ops._ecc_ways import by_tiles, ecc_gradients, ecc_values, laid_out, through_layer
+from polygraph.ops._ecc_ways import (
+    by_tiles,
+    ecc_gradients,
+    ecc_values,
+    laid_out,
+    through_layer,
+    widened,
+)
 from polygraph.ops.edge_conv import Sides, _forward, activate, turned
 from polygraph.ops.graph import Graph
 
@@ -53,7 +60,8 @@ def ecc(
     Chemistry", ICML 2017 (NNConv).
 
     Args:
-        x: sources ``[N, C]``; float32, float64, float16 or bfloat16, any strides.
+        x: sources ``[N, C]``; float32, float64, float16 or bfloat16 (half types are computed in
+            float32), any strides.
         phi: hidden features of the edges ``[E, H]``, dtype of ``x``; or made on the fly and never
             stored, ``(u, v, slope)``: ``φ_ij = act(u_i + v_j)`` with u ``[M, H]``, v ``[N, H]``
             and the activation of `edge_conv`; or an `EdgeLayer`.
@@ -68,7 +76,8 @@ def ecc(
     Returns:
         ``[M, D]``; 0 for a target without neighbours. Differentiable any number of times in ``x``,
         ``phi`` or what makes it, ``weight``, ``bias`` and ``edge_weight``. Deterministic; some of
-        the products are PyTorch's, which may round otherwise on another number of threads.
+        the products are PyTorch's, which may round otherwise on another number of threads, and on
+        CUDA repeat bit for bit with ``CUBLAS_WORKSPACE_CONFIG=:4096:8``.
 
     Raises:
         ValueError: an option is none of those above.
@@ -89,7 +98,7 @@ def ecc(
     else:
         u, v, slope = phi
     named = {"phi": hidden, "u": u, "v": v, "layer": layer, "shift": shift}
-    named |= {"weight": weight, "bias": bias}
+    named |= {"weight": weight, "bias": bias, "edge_weight": edge_weight}
     check_devices("ecc", "x", x, **named, **graph._asdict())
     dtype = autocast_dtype(x)
     x, weight, edge_weight = cast(x, dtype), cast(weight, dtype), cast(edge_weight, dtype)
@@ -128,6 +137,8 @@ def ecc(
             weight, bias = torch.cat([weight, bias[None]]), None
         hidden = hidden * edge_weight[:, None]
     by_source = _source_is_cheaper(x, weight, graph) if side is None else side == "source"
+    if by_source:  # here, not in the operator: its derivatives take the same one
+        graph = graph.with_transposed(x.shape[0])
     rows = graph.num_slots if hidden is None or graph.edge is None else hidden.shape[0]
     made = (hidden, u, v, slope, layer, shift)
     out: Tensor = _ops.ecc(x, *made, weight, bias, by_source, rows, *_forward(graph))
@@ -257,7 +268,29 @@ def _ecc_formula(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         kept = (needs[0], needs[1], needs[5], needs[6], needs[7], needs[8])
         to = [g if w else None for g, w in zip(grads, kept, strict=True)]
         return to[0], to[1], None, None, None, to[2], to[3], to[4], to[5], *rest
-    sides = _complete(sides, x.shape[0])
+    # Several operators: half types are rounded once, behind the last.
+    with torch.autocast(x.device.type, enabled=False):
+        values: Any = widened(grad, x, phi, u, v, layer, shift, weight, bias)
+        found = _composed_gradients(ctx, _complete(sides, x.shape[0]), *values)
+    return *(cast(g, x.dtype) for g in found), *rest
+
+
+def _composed_gradients(
+    ctx: Any,
+    sides: Sides,
+    grad: Any,
+    x: Any,
+    phi: Any,
+    u: Any,
+    v: Any,
+    layer: Any,
+    shift: Any,
+    weight: Any,
+    bias: Any,
+) -> tuple[Tensor | None, ...]:
+    """Gradients to the first nine arguments of ``ecc``, with its hidden features stored."""
+    needs = ctx.needs_input_grad
+    to_layer = needs[5] or needs[6]
     options = (1.0, None, None, weight, bias, ctx.by_source)
     if layer is not None:
         # To be differentiated again: step by step, with the hidden features stored.
@@ -272,7 +305,7 @@ def _ecc_formula(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
             )
         to_x = grads[0] if needs[0] else None
         last = (grads[4] if needs[7] else None, grads[5] if needs[8] else None)
-        return to_x, to_features, None, None, None, to_weight, to_shift, *last, *rest
+        return to_x, to_features, None, None, None, to_weight, to_shift, *last
     # φ from the nodes is made again, and stored for as long as this takes.
     masks = (None, None) if ctx.slope == 1 else (u, v)
     numbers = (ctx.slope, v.shape[0], ctx.rows)
@@ -288,7 +321,7 @@ def _ecc_formula(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         to_v = _ops.edge_sum(*masks[::-1], None, None, grads[1], None, *numbers, *back)
     to_x = grads[0] if needs[0] else None
     last = (grads[4] if needs[7] else None, grads[5] if needs[8] else None)
-    return to_x, None, to_u, to_v, None, None, None, *last, *rest
+    return to_x, None, to_u, to_v, None, None, None, *last
 
 
 def _complete(sides: Any, others: int) -> Sides:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from polygraph import _load
-from polygraph.ops import _common
 from polygraph.ops.transpose_table import transpose_table
 
 _load.load_libraries()
@@ -100,7 +99,8 @@ def graph_from_coo(
 
     Raises:
         ValueError: the two are not int64 of the same one dimension.
-        RuntimeError: an entry of ``target`` is out of range (``source`` is checked at use).
+        RuntimeError: an entry of ``target`` is out of range (on CUDA: a device-side assertion;
+            ``source`` is checked at use).
     """
     for name, ends in (("source", source), ("target", target)):
         if ends.dim() != 1 or ends.dtype != torch.int64 or ends.shape != source.shape:
@@ -111,9 +111,6 @@ def graph_from_coo(
     if sorted_by_target:
         bounds = torch.arange(num_targets + 1, device=target.device)
         return Graph(torch.searchsorted(target, bounds), source)
-    if _common.takes_cuda_kernels(source):
-        ptr, order = transpose_table(target[:, None], num_targets)
-        return Graph(ptr, source[order], order if with_edge else None)
     ptr, ordered, order = _ops.sort_coo(source, target, num_targets, with_edge)
     return Graph(ptr, ordered, order if with_edge else None)
 
@@ -161,10 +158,6 @@ def transpose_graph(ptr: Tensor, other: Tensor, others: int) -> tuple[Tensor, Te
         ``t_ptr`` int64 ``[O + 1]`` and ``t_other`` int64 ``[E]``: the segments that name each other
         node, in their order. Empty slots follow those of the last node, as -1.
     """
-    if _common.takes_cuda_kernels(other):
-        t_ptr, t_slot = transpose_table(other[:, None], others)
-        t_other = torch.where(other < 0, -1, targets_of(ptr, other.shape[0]))[t_slot]
-        return torch.cat([t_ptr[:-1], torch.full_like(t_ptr[:1], other.shape[0])]), t_other
     t_ptr, t_other = _ops.transpose_graph(ptr, other, others)
     return t_ptr, t_other
 

@@ -59,7 +59,8 @@ def light_ecc(
     Returns:
         ``[M, D]``; 0 for a target without neighbours. Differentiable any number of times in all
         but the graph. Deterministic; the products with L and R are PyTorch's, which may round
-        otherwise on another number of threads. Half types are computed in float32.
+        otherwise on another number of threads, and on CUDA repeat bit for bit with
+        ``CUBLAS_WORKSPACE_CONFIG=:4096:8``. Half types are computed in float32.
 
     Raises:
         ValueError: ``aggr`` is neither; ``repeats`` names a later rank, or one that repeats itself.
@@ -70,7 +71,7 @@ def light_ecc(
     tensors = {"left": left, "right": right, "kappa": kappa}
     made, slope = ((phi,), 1.0) if isinstance(phi, Tensor) else (phi[:2], phi[2])
     tensors |= dict(zip(("phi",) if len(made) == 1 else ("u", "v"), made, strict=True))
-    check_devices("light_ecc", "x", x, **tensors, **graph._asdict())
+    check_devices("light_ecc", "x", x, **tensors, edge_weight=edge_weight, **graph._asdict())
     dtype = autocast_dtype(x)
     result = x.dtype if dtype is None else dtype
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
@@ -139,9 +140,11 @@ class _Side(NamedTuple):
                 f"light_ecc: repeats of {name} must name for each of {ranks} ranks the first with "
                 f"the same matrix, got {list(repeats)}"
             )
-        where = torch.tensor([[float(first == r) for first in repeats] for r in firsts])
+        # Rows of a unit matrix, made on the device: a table from the host would be waited for.
+        unit = torch.eye(len(firsts), dtype=weight.dtype, device=weight.device).unbind()
+        spread = torch.stack([unit[firsts.index(first)] for first in repeats], 1)
         matrix = torch.stack([weight[r, :, :-1] for r in firsts], 1)
-        return cls(matrix, bias, where.to(weight))
+        return cls(matrix, bias, spread)
 
     def flat(self) -> Tensor:
         """``[C, G H]``."""

@@ -15,7 +15,7 @@ def transpose_table(index: Tensor, num_sources: int) -> tuple[Tensor, Tensor]:
 
     A gradient that flows to the sources gathers through this list instead of scattering through
     the table, so no sum is contended and results repeat bit for bit. It depends on the table
-    alone: make it once per mesh. On the CPU a counting sort, on CUDA PyTorch's radix sort.
+    alone: make it once per mesh. On the CPU a counting sort, on CUDA a radix sort.
 
     Args:
         index: int64 ``[M, S]``, entries in ``[-1, num_sources)``; ``-1`` is no neighbour.
@@ -29,7 +29,7 @@ def transpose_table(index: Tensor, num_sources: int) -> tuple[Tensor, Tensor]:
 
     Raises:
         ValueError: ``index`` is not a 2-D int64 tensor, or ``num_sources`` is negative.
-        RuntimeError: an entry is out of range (on the CPU).
+        RuntimeError: an entry is out of range (on CUDA: a device-side assertion).
     """
     if index.dim() != 2 or index.dtype != torch.int64:
         raise ValueError(
@@ -45,15 +45,6 @@ def transpose_table(index: Tensor, num_sources: int) -> tuple[Tensor, Tensor]:
 @torch.library.register_fake("polygraph::transpose_table")
 def _(index: Tensor, num_sources: int) -> tuple[Tensor, Tensor]:
     return index.new_empty(num_sources + 1), index.new_empty(index.shape[0] * index.shape[1])
-
-
-@torch.library.impl("polygraph::transpose_table", "CUDA")
-def _sorted(index: Tensor, num_sources: int) -> tuple[Tensor, Tensor]:
-    flat = index.flatten()
-    keys = torch.where(flat < 0, num_sources, flat)
-    ordered, entry = torch.sort(keys, stable=True)
-    bounds = torch.arange(num_sources + 1, device=index.device)
-    return torch.searchsorted(ordered, bounds), entry
 
 
 def table_or_transpose(

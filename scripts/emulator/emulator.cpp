@@ -1,10 +1,10 @@
 // Runs CUDA kernels on the host: every thread of a block is a fiber with a stack of its own, and one runs at a time.
 //
 // A fiber runs until it waits: at a barrier of the block, or at an operation of its warp. A warp runs until
-// its threads wait for another warp; then the next one runs; threads whose partners have all come to the same wait go on. If none can, the kernel would hang on a GPU (or its behaviour is
-// undefined), and the launch fails. Shared memory is filled with NaN before each block, so that what is read
-// before it was written shows. The order in which fibers run is the caller's: where two orders give different
-// results, threads race.
+// its threads wait for another warp; then the next one runs; threads whose partners have all come to the same wait go
+// on. If none can, the kernel would hang on a GPU (or its behaviour is undefined), and the launch fails. Shared memory
+// is filled with NaN before each block, so that what is read before it was written shows. The order in which fibers run
+// is the caller's: where two orders give different results, threads race.
 #include <cuda_runtime.h>
 
 #include <cstdio>
@@ -51,7 +51,7 @@ __attribute__((naked, noinline)) void switch_context(Context* /*from*/, Context 
 void make_context(Context& context, unsigned char* stack, void (*entry)()) {
   auto* top = reinterpret_cast<void**>(stack + kStackBytes - 24);
   *top = nullptr;                           // where `entry` would return to; a call leaves the stack like this
-  *--top = reinterpret_cast<void*>(entry);     // where the first switch returns to
+  *--top = reinterpret_cast<void*>(entry);  // where the first switch returns to
   for (int i = 0; i < 6; ++i) {
     *--top = nullptr;
   }
@@ -297,8 +297,9 @@ void launch(const char* name, const cudaLaunchConfig_t& config, Call call, const
       blockIdx = {x, y, 0};
       std::memset(polygraph::polygraph_shared_memory, 0xff, config.dynamicSmemBytes);
       if (!run_block(warps, lanes)) {
-        throw std::runtime_error("emulator: " + machine.failure + ", in block (" + std::to_string(x) + ", " +
-                                 std::to_string(y) + ") of " + name);
+        throw std::runtime_error(
+            "emulator: " + machine.failure + ", in block (" + std::to_string(x) + ", " + std::to_string(y) + ") of " +
+            name);
       }
     }
   }
@@ -360,8 +361,8 @@ EMULATED void torch_c10_cuda_free_error_msg(char* /*message*/) {}
 // Takes the place of the C library's, which ends the process: a device-side assertion ends the launch.
 EMULATED void emulator_assert_failed(const char* message, const char* file, unsigned line, const char* function) {
   using namespace emulator;
-  machine.failure = std::string("device-side assertion: ") + message + " (" + file + ":" + std::to_string(line) +
-                    ", " + function + ", thread " + std::to_string(machine.current) + ")";
+  machine.failure = std::string("device-side assertion: ") + message + " (" + file + ":" + std::to_string(line) + ", " +
+                    function + ", thread " + std::to_string(machine.current) + ")";
   switch_context(&machine.fibers[machine.current].context, machine.scheduler);
   std::abort();  // a thread that failed is never run again
 }

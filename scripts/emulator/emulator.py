@@ -1,9 +1,9 @@
 """Runs polygraph's CUDA kernels on the host, for machines without a GPU.
 
-`build` compiles csrc's CUDA sources with an ordinary C++ compiler, against headers that emulate the
-built-ins of CUDA; `load` puts the kernels in the place of the CPU's: from then on tensors on the CPU
-take the way that tensors on a GPU take. It shows wrong indices, wrong results, threads that wait for
-ever, device-side assertions. It does not show speed, nor everything that threads at once can do.
+`build` compiles csrc's CUDA sources with an ordinary C++ compiler, against headers that emulate
+CUDA's built-ins; `load` puts the kernels in the place of the CPU's: from then on tensors on the CPU
+take the way of tensors on a GPU. Wrong results, values read before they were written, threads that
+wait for ever and failed assertions show. Speed does not, nor all that threads at once can do.
 
     python scripts/emulator/emulator.py      # builds, prints the library's path
 """
@@ -30,6 +30,7 @@ FLAGS = [
     "-g0",
     "-fPIC",
     "-fvisibility=hidden",
+    "-fno-strict-aliasing",  # a pack is stored as one wide scalar
     "-ffp-contract=off",  # products and sums round one by one, but where a kernel fuses them
     "-Wall",
     "-Wno-unknown-pragmas",

@@ -8,12 +8,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch_geometric import EdgeIndex
 from torch_geometric.data import Batch, Data
 from torch_geometric.transforms import Compose, NormalizeScale
 from torch_geometric.utils import is_undirected
 
 from polygraph.nn import knn, knn_graph, pixel_knn
+from polygraph.nn.knn import knn_neighbours
+from polygraph.ops import _common
 from polygraph.ops import knn as knn_table
 from polygraph.reference.knn import squared_distance
 from polygraph.transforms import KNNGraph
@@ -104,6 +107,98 @@ def test_pairs_of_two_sets(sizes, named, k, seed):
     assert torch.equal(found, nearest(x, y, k, *batches))
 
 
+@pytest.fixture(params=["cpu", "cuda"])
+def way(request, monkeypatch):
+    """Samples found as on the CPU, and as on CUDA; both run here."""
+    if request.param == "cuda":
+        monkeypatch.setattr(_common, "takes_cuda_kernels", lambda tensor: True)
+    return request.param
+
+
+# Samples without points in front, in the middle and at the end; one smaller than k.
+SIZES = [(0, 2), (9, 7), (0, 0), (3, 5), (7, 0), (12, 1), (0, 3), (0, 0)]
+
+
+@pytest.mark.parametrize("k", [1, 3, 9])
+def test_number_of_samples(way, k):
+    """The same with it and without, whichever samples are empty."""
+    batch_x, batch_y = (
+        torch.arange(len(SIZES)).repeat_interleave(torch.tensor(column, dtype=torch.int64))
+        for column in zip(*SIZES, strict=True)
+    )
+    x, y = lattice(31, 2), lattice(18, 2, seed=1)
+    expected = nearest(x, y, k, batch_x, batch_y)
+    assert torch.equal(knn(x, y, k, batch_x, batch_y), expected)
+    for loop in (False, True):
+        edges = graph(x, k, batch_x, loop)
+        assert torch.equal(knn_graph(x, k, batch_x, loop), edges)
+        assert torch.equal(knn_graph(x, k, batch_x, loop, batch_size=len(SIZES)), edges)
+    for count in (len(SIZES), 100):
+        assert torch.equal(knn(x, y, k, batch_x, batch_y, batch_size=count), expected)
+    found = knn(x, y, k, batch_x, None, batch_size=8)
+    assert torch.equal(found, nearest(x, y, k, batch_x, batch_y * 0))
+    # Nothing to find: no points, no queries, neither.
+    for n, m in ((0, 18), (31, 0), (0, 0)):
+        batches = batch_x[:n], batch_y[:m]
+        for options in ({}, {"batch_size": 8}):
+            assert knn(x[:n], y[:m], k, *batches, **options).shape == (2, 0)
+
+
+def test_wide_gaps_between_samples(way):
+    """Numbers that are left out cost nothing."""
+    x = points(29, 3)
+    for k in (3, 8):
+        assert torch.equal(knn_graph(x, k, GAPS), graph(x, k, GAPS))
+        assert torch.equal(
+            knn(x, x[:20], k, GAPS, GAPS[:20]), nearest(x, x[:20], k, GAPS, GAPS[:20])
+        )
+
+
+def test_one_sample_of_one(way):
+    x, batch = points(9, 2), torch.zeros(9, dtype=torch.int64)
+    assert torch.equal(knn_graph(x, 3, batch, batch_size=1), knn_graph(x, 3))
+    assert torch.equal(knn_graph(x, 30, batch, batch_size=1), knn_graph(x, 8))
+    assert torch.equal(knn_graph(x, 3, batch_size=1), knn_graph(x, 3))
+    with pytest.raises((ValueError, RuntimeError), match=r"batch must lie in \[0, 1\)"):
+        knn_graph(x, 3, batch + 1, batch_size=1)
+
+
+def with_recorded_reads(monkeypatch, call, *tensors):
+    """How often ``call`` reads values: run on them, then without any, with what was read first."""
+    module = sys.modules["polygraph.nn.knn"]
+    read, values = module._read, []
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_read", lambda t: values.append(read(t)) or values[-1])
+        call(*tensors)
+        answers = iter(values)
+        patch.setattr(module, "_read", lambda t: next(answers))
+        with FakeTensorMode() as mode:
+            call(*(mode.from_tensor(t) for t in tensors))
+    return len(values)
+
+
+def test_waits_for_a_device(monkeypatch):
+    """Tensors without values refuse whatever would wait, but the one function that is counted."""
+    monkeypatch.setattr(_common, "takes_cuda_kernels", lambda tensor: True)
+    x, batch = points(29, 3), torch.tensor([0] * 9 + [1] * 8 + [4] * 12)
+    calls = {
+        "no batch": (0, lambda x, b: knn_graph(x, 3)),
+        "one sample": (0, lambda x, b: knn_graph(x, 3, b, batch_size=1)),
+        "how many samples": (1, lambda x, b: knn_graph(x, 3, b, batch_size=6)),
+        "samples to be found": (1, lambda x, b: knn_graph(x, 3, b)),
+        "two sets": (1, lambda x, b: knn(x, x[:20], 3, b, b[:20])),
+        "two sets, how many": (1, lambda x, b: knn(x, x[:20], 3, b, b[:20], batch_size=5)),
+        "a layer's": (1, lambda x, b: knn_neighbours("", x, x, 3, b, b)),
+        "a small sample": (2, lambda x, b: knn_graph(x, 8, b)),
+        "a small sample, how many": (2, lambda x, b: knn_graph(x, 8, b, batch_size=6)),
+    }
+    for name, (most, call) in calls.items():
+        zeros = batch if most else batch * 0
+        assert with_recorded_reads(monkeypatch, call, x, zeros) == most, name
+    with pytest.raises(DataDependentOutputException):
+        with_recorded_reads(monkeypatch, lambda x, b: int(b.max()), x, batch)
+
+
 def test_more_points_in_one_place_than_neighbours():
     """A point is never its own neighbour, and has k, also among k + 5 that coincide with it."""
     edges = knn_graph(torch.zeros(8, 2), 3)
@@ -146,7 +241,7 @@ def test_cosine(scale):
 
 def test_what_changes_nothing():
     x, batch = points(29, 3), BATCHES["gaps"]
-    more = {"num_workers": 4, "batch_size": 7}
+    more = {"num_workers": 4}
     assert torch.equal(knn_graph(x, 3, batch, **more), knn_graph(x, 3, batch))
     assert torch.equal(knn(x, x, 3, batch, batch, **more), knn(x, x, 3, batch, batch))
 
@@ -188,6 +283,22 @@ def test_edge_index(flow, order):
             "knn: batch_y must not fall, got 1 after 3 at position 4",
         ),
         (
+            lambda x: knn_graph(x, 2, torch.tensor([0, 0, 2, 1, 3]), batch_size=3),
+            "knn_graph: batch must not fall, got 1 after 2 at position 3",
+        ),
+        (
+            lambda x: knn_graph(x, 2, torch.tensor([0, 0, 1, 3, 4]), batch_size=3),
+            r"knn_graph: batch must lie in \[0, 3\), got 3 at position 3",
+        ),
+        (
+            lambda x: knn(x, x, 2, None, torch.tensor([-1, 0, 1, 1, 1]), batch_size=2),
+            r"knn: batch_y must lie in \[0, 2\), got -1 at position 0",
+        ),
+        (
+            lambda x: knn_graph(x, 2, batch_size=0),
+            "knn_graph: batch_size must be a positive integer, got 0",
+        ),
+        (
             lambda x: knn_graph(x, 2, torch.zeros(5, dtype=torch.int64, device="meta")),
             "knn_graph: batch must be on the device of the points .cpu., got meta",
         ),
@@ -201,7 +312,7 @@ def test_edge_index(flow, order):
         ),
     ],
 )
-def test_bad_arguments(call, message):
+def test_bad_arguments(way, call, message):
     with pytest.raises(ValueError, match=message):
         call(points(5, 3))
 

@@ -26,6 +26,13 @@ def convert(inputs, *, dtype=None, device=None):
     return {name: change(value) for name, value in inputs.items()}
 
 
+def on_device(arguments, device):
+    """Positional arguments with all tensors copied to a device, without a graph."""
+    return [
+        t.detach().to(device, copy=True) if isinstance(t, torch.Tensor) else t for t in arguments
+    ]
+
+
 def upstream_like(out, seed=1):
     """A gradient for ``out``: random, the same on every device and for every dtype."""
     values = torch.randn(out.shape, generator=torch.Generator().manual_seed(seed)).double()
@@ -56,6 +63,12 @@ def run(op, inputs, upstream=None, *, allow_unused=False):
     return {"out": out.detach()} | {f"grad of {n}": g for n, g in zip(wanted, grads, strict=True)}
 
 
+def require_same(actual, expected):
+    """Fail unless two results of `run` agree in every bit."""
+    for name, value in expected.items():
+        assert torch.equal(actual[name], value), f"{name} differs"
+
+
 def run_reference(reference, inputs):
     """What `run` of the same call should give: in float64, from the same rounded numbers."""
     dtype = next(iter(floats(inputs).values())).dtype
@@ -78,6 +91,16 @@ def run_twice(op, inputs):
         f"second derivative in {name}": torch.zeros_like(t) if grad is None else grad
         for (name, t), grad in zip(wanted.items(), second, strict=True)
     }
+
+
+def run_raw(op, arguments):
+    """What a compiled operator returns, and what it leaves in its arguments, by name."""
+    arguments = on_device(arguments, None)
+    out = op(*arguments)
+    out = () if out is None else (out,) if isinstance(out, torch.Tensor) else tuple(out)
+    found = [(f"result {n}", t) for n, t in enumerate(out)]
+    found += [(f"argument {n}", t) for n, t in enumerate(arguments)]
+    return {name: t for name, t in found if isinstance(t, torch.Tensor)}
 
 
 def _transposed(t):

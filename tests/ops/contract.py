@@ -18,25 +18,21 @@ from calls import (
     floats,
     leaves,
     relaid,
+    require_same,
     run,
     run_reference,
     run_twice,
     tensors,
     upstream_like,
 )
-from tolerances import KERNEL, SECOND_DERIVATIVE, assert_close, relative_error
+from gpu_contract import GpuContract
+from tolerances import KERNEL, SECOND_DERIVATIVE, assert_close
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 WORKER = Path(__file__).with_name("isa_worker.py")
 
 
-def require_same(actual, expected):
-    """Fail unless two results of `run` agree in every bit."""
-    for name, value in expected.items():
-        assert torch.equal(actual[name], value), f"{name} differs"
-
-
-class OperatorContract:
+class OperatorContract(GpuContract):
     """Base class; the attributes below are the operator's own part."""
 
     stem: str  #: all its compiled operators begin with this
@@ -48,6 +44,7 @@ class OperatorContract:
         dict
     ]  #: name -> case; together they set every scalar to something not its default
     small: tuple = ()  #: names of cases small enough for finite differences
+    vectors: tuple = ()  #: names of cases whose channels are a multiple of 8: read as vectors
     empty: ClassVar[dict] = {}  #: name -> case with nothing in some dimension
     threaded: str  #: name of a case large enough to be shared among threads
     broken: ClassVar[
@@ -59,6 +56,14 @@ class OperatorContract:
     raw_broken: ClassVar[
         dict
     ] = {}  #: name -> (operator, function from good arguments to bad, message)
+    gpu_asserts: ClassVar[
+        dict
+    ] = {}  #: name of a fault, of the kinds above, that a kernel finds on a GPU -> its message
+    gpu_broken: ClassVar[
+        dict
+    ] = {}  #: what a GPU alone finds, as in `raw_broken`; the message is a plain string
+    products: bool = False  #: whether some of the work are PyTorch's matrix products
+    torch_sums: tuple = ()  #: results of `run` whose sums are PyTorch's
 
     @classmethod
     def parameters(cls):
@@ -66,6 +71,7 @@ class OperatorContract:
         return {
             "case": cls.cases,
             "small_case": cls.small,
+            "layout_case": (cls.small[0], *cls.vectors),
             "empty_case": cls.empty,
             "fault": cls.broken,
             "raw_name": cls.raw,
@@ -90,7 +96,7 @@ class OperatorContract:
         actual = run(self.op, convert(inputs, device=device))
         for name, value in expected.items():
             assert actual[name].dtype == dtype, f"{name} is {actual[name].dtype}"
-            assert actual[name].device.type == device
+            assert actual[name].device == torch.empty(0, device=device).device
             assert_close(actual[name], value, KERNEL[dtype], name)
 
     def test_values_and_derivatives(self, case, dtype):
@@ -263,7 +269,11 @@ class OperatorContract:
     @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
     def test_compiles_without_graph_break(self, backend):
         """torch.compile(fullgraph=True), forward and backward, between other operations."""
-        inputs = convert(self.cases[self.small[0]](), dtype=torch.float32)
+        self.check_compiled(backend)
+
+    def check_compiled(self, backend, device="cpu"):
+        """Compiled as it is."""
+        inputs = convert(self.cases[self.small[0]](), dtype=torch.float32, device=device)
         names = list(floats(inputs))
 
         def around(**inputs):
@@ -277,95 +287,18 @@ class OperatorContract:
 
     def test_autocast(self):
         """Under autocast the operator runs in its dtype; gradients come back in float32."""
-        inputs = convert(self.cases[self.small[0]](), dtype=torch.float32)
-        expected = run(self.op, convert(inputs, dtype=torch.bfloat16))
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        self.check_autocast(torch.bfloat16)
+
+    def check_autocast(self, half, device="cpu"):
+        """The same bits as of arguments in the half type."""
+        inputs = convert(self.cases[self.small[0]](), dtype=torch.float32, device=device)
+        expected = run(self.op, convert(inputs, dtype=half))
+        with torch.autocast(device, dtype=half):
             actual = run(self.op, inputs)
             double = self.op(**convert(inputs, dtype=torch.float64))
-        assert actual["out"].dtype == torch.bfloat16
+        assert actual["out"].dtype == half
         assert torch.equal(actual["out"], expected["out"])
         for name in floats(inputs):
             assert actual[f"grad of {name}"].dtype == torch.float32
             assert torch.equal(actual[f"grad of {name}"], expected[f"grad of {name}"].float())
         assert double.dtype == torch.float64
-
-    # ---- on a GPU ----
-
-    @pytest.mark.gpu
-    def test_gpu_values(self, case, dtype):
-        """On a GPU as on the CPU: within rounding of the definition."""
-        self.check(convert(self.cases[case](), dtype=dtype), device="cuda")
-
-    @pytest.mark.gpu
-    def test_gpu_empty(self, empty_case):
-        """Empty work launches no kernel."""
-        self.check(convert(self.empty[empty_case](), dtype=torch.float32), device="cuda")
-
-    @pytest.mark.gpu
-    @pytest.mark.parametrize("layout", LAYOUTS)
-    def test_gpu_strides(self, layout):
-        """Memory layouts on a GPU."""
-        inputs = convert(self.cases[self.small[0]](), dtype=torch.float32, device="cuda")
-        require_same(run(self.op, relaid(inputs, layout)), run(self.op, inputs))
-
-    @pytest.mark.gpu
-    def test_gpu_repeats_bit_for_bit(self, dtype):
-        """No float atomics: twice the same, and allowed under deterministic algorithms."""
-        inputs = convert(self.cases[self.threaded](), dtype=dtype, device="cuda")
-        expected = run(self.op, inputs)
-        require_same(run(self.op, inputs), expected)
-        torch.use_deterministic_algorithms(True)
-        try:
-            require_same(run(self.op, inputs), expected)
-        finally:
-            torch.use_deterministic_algorithms(False)
-
-    @pytest.mark.gpu
-    def test_gpu_mixed_devices(self):
-        """One argument left behind on the CPU is an error, whichever it is."""
-        inputs = convert(self.cases[self.small[0]](), dtype=torch.float32, device="cuda")
-        for name, tensor in tensors(inputs).items():
-            with pytest.raises(RuntimeError, match="must be on the device of"):
-                self.op(**(inputs | {name: tensor.cpu()}))
-
-    @pytest.mark.gpu
-    def test_gpu_side_stream(self):
-        """Kernels run on the current stream: the side stream's own, late, inputs are seen."""
-        inputs = convert(self.cases[self.threaded](), dtype=torch.float32, device="cuda")
-        expected = run(self.op, inputs)
-        empty = {n: torch.zeros_like(t) if n in floats(inputs) else t for n, t in inputs.items()}
-        stream = torch.cuda.Stream()
-        torch.cuda.synchronize()
-        with torch.cuda.stream(stream):
-            torch.cuda._sleep(100_000_000)
-            for name, tensor in floats(inputs).items():
-                empty[name].copy_(tensor)
-            actual = run(self.op, empty)
-        stream.synchronize()
-        require_same(actual, expected)
-
-    @pytest.mark.gpu
-    @pytest.mark.large
-    def test_gpu_more_than_2_31_elements(self):
-        """The last of many samples, past 2^31 elements, is what it is alone."""
-        inputs = convert(self.cases[self.threaded](), dtype=torch.float16, device="cuda")
-        first = inputs[self.batched[0]]
-        copies = 2**31 // first[0].numel() + 1
-        if torch.cuda.mem_get_info()[0] < 40 * 2**30:
-            pytest.skip("needs 40 GiB of free GPU memory")
-        many = inputs.copy()
-        for name in self.batched:
-            if inputs.get(name) is not None:
-                many[name] = inputs[name][:1].repeat(copies, 1, 1)
-                many[name][-1] = inputs[name][-1]
-        last = {n: v[-1:] if n in self.batched and v is not None else v for n, v in many.items()}
-        leaf = many[self.batched[0]].requires_grad_()
-        out = self.op(**many)
-        assert out.numel() > 2**31 or leaf.numel() > 2**31
-        out[-1].float().square().sum().backward()
-        single = last[self.batched[0]].detach().requires_grad_()
-        small = self.op(**(last | {self.batched[0]: single}))
-        small.float().square().sum().backward()
-        tolerance = KERNEL[torch.float16]
-        assert relative_error(out[-1:], small) <= tolerance
-        assert relative_error(leaf.grad[-1:], single.grad) <= tolerance

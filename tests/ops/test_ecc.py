@@ -5,15 +5,16 @@ from functools import partial
 
 import pytest
 import torch
-from calls import convert, floats, leaves, run, upstream_like
-from contract import OperatorContract, require_same
+from calls import convert, floats, leaves, require_same, run, upstream_like
+from contract import OperatorContract
 from faults import put, with_value
 from tables import normal
 from test_edge_conv import random_edges
 from tolerances import KERNEL, assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from polygraph import ops, reference
-from polygraph.ops import Graph, _ecc_ways
+from polygraph.ops import Graph, _common, _ecc_ways
 from polygraph.ops.ecc import EdgeLayer
 
 
@@ -83,6 +84,11 @@ BROKEN = {
     ),
     "ptr": (put("ptr", with_value(2, 23)), RuntimeError, "ptr must rise from 0 to E"),
     "elsewhere": (put("source", lambda t: t.to("meta")), RuntimeError, "on the device of x"),
+    "edge weights elsewhere": (
+        put("edge_weight", lambda _: torch.ones(23, device="meta")),
+        RuntimeError,
+        r"ecc: edge_weight must be on the device of x \(cpu\), got meta",
+    ),
 }
 
 
@@ -119,6 +125,8 @@ def backward_arguments():
 class WithProducts(OperatorContract):
     """Some of the work are PyTorch's matrix products, which depend on the number of threads."""
 
+    products = True
+
     test_without_batch = None  # there is no batch dimension
     test_gpu_more_than_2_31_elements = None
 
@@ -151,6 +159,11 @@ class TestEcc(WithProducts):
     threaded = "many rows"
     broken = BROKEN
     raw = {"ecc": arguments, "ecc_backward": backward_arguments}  # noqa: RUF012
+    vectors = ("many neighbours",)
+    gpu_asserts = {  # noqa: RUF012
+        "source": "graph: other must lie in [-1, O)",
+        "ptr": "ecc: ptr must rise from 0 to E",
+    }
 
 
 @pytest.fixture
@@ -331,6 +344,76 @@ def test_halves_at_all_widths(by_source, made, dtype):
                 assert (found[rest] == 7).all()
 
 
+def wide_sums(made, seed):
+    """Arguments in float16 whose sums over neighbours pass 65,504, and whose results do not."""
+    E, M, N, C, D, H = 60, 5, 8, 6, 4, 7
+    graph = Graph(torch.arange(M + 1) * (E // M), torch.arange(E) * 5 % 7 % N)
+    x, weight, bias = normal(N, C, seed=seed), normal(H, C, D, seed=seed + 1), normal(C, D)
+    values = {"x": 200 * x.abs(), "weight": 3e-4 * weight, "bias": 1e-2 * bias}
+    if made == "stored":
+        values["phi"] = 100 * normal(E, H, seed=seed + 2).abs()
+    elif made == "nodes":
+        values |= {"u": 100 * normal(M, H, seed=seed + 2), "v": 100 * normal(N, H, seed=seed + 3)}
+    else:
+        values |= {"features": normal(E, 3, seed=seed + 2), "shift": 30 * normal(H)}
+        values["layer"] = 50 * normal(H, 3, seed=seed + 3)
+    return {name: value.half() for name, value in values.items()}, graph
+
+
+@pytest.mark.parametrize("way", ["cpu", "cuda", pytest.param("gpu", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("side", ["target", "source"])
+@pytest.mark.parametrize("made", ["stored", "nodes", "layer"])
+def test_half_types_are_rounded_once(monkeypatch, made, side, way):
+    """Values and first derivatives in float16: finite, and off by one rounding at most.
+
+    So are those of a graph of derivatives, which are composed of other operators. The way of CUDA
+    is run on the CPU, too.
+    """
+    if way == "cuda":
+        monkeypatch.setattr(_common, "takes_cuda_kernels", lambda tensor: True)
+    inputs, graph = wide_sums(made, 3)
+    if way == "gpu":
+        inputs, graph = convert(inputs, device="cuda"), Graph(graph.ptr.cuda(), graph.source.cuda())
+
+    def function(op, values, **options):
+        phi = values.get("phi")
+        if made == "nodes":
+            phi = values["u"], values["v"], 0.2
+        elif made == "layer":
+            phi = EdgeLayer(values["features"], values["layer"], values["shift"], 0.2)
+        return op(values["x"], phi, values["weight"], graph, bias=values["bias"], **options)
+
+    def definition(x, phi, weight, graph, bias):
+        if made == "nodes":
+            phi = reference.edge_values(*phi[:2], graph, phi[2])
+        elif made == "layer":
+            phi = torch.nn.functional.linear(*phi[:3])
+            phi = torch.nn.functional.leaky_relu(phi, 0.2)
+        # The largest sum over the neighbours of a target.
+        ends = x[graph.source][:, None, :] * phi[:, :, None]
+        assert ends.view(5, 12, 7, 6).sum(1).abs().max() > 2 * 65504
+        return reference.ecc(x, phi, torch.cat([weight, bias[None]]), graph)
+
+    exact = leaves({name: value.double() for name, value in inputs.items()})
+    expected = function(definition, exact)
+    upstream = 0.01 * upstream_like(expected)
+    upstream = upstream.half()
+    wanted = torch.autograd.grad(expected, list(exact.values()), upstream.double())
+    for again in (False, True):
+        given = leaves(inputs)
+        out = function(ops.ecc, given, side=side)
+        grads = torch.autograd.grad(out, list(given.values()), upstream, create_graph=again)
+        for name, actual, value in zip(
+            ["out", *given], [out, *grads], [expected, *wanted], strict=True
+        ):
+            assert actual.dtype == torch.float16, name
+            largest = value.abs().max()
+            assert 1e-3 < largest < 65504, name
+            # Half a step of the result, of subnormal numbers too, and float32's own rounding.
+            allowed = 2.0**-11 * value.abs() + 2.0**-25 + KERNEL[torch.float32] * largest
+            assert ((actual.double() - value).abs() <= allowed).all(), name
+
+
 TILES = {
     "a mesh": (2000, 1300, 12000, 16, 3, 9),
     "one of each": (1, 1, 1, 1, 1, 1),
@@ -404,7 +487,8 @@ def test_layer_refuses():
 
 def tied(weight, repeats):
     """Matrices repeated as a layer repeats them; each has its bias."""
-    return torch.cat([weight[list(repeats), :, :-1], weight[..., -1:]], -1)
+    rows = torch.stack([weight[rank, :, :-1] for rank in repeats])
+    return torch.cat([rows, weight[..., -1:]], -1)
 
 
 def light(
@@ -448,14 +532,14 @@ def light_call(M, N, E, C, D, H, R, *, seed=0, edge=False, gamma=False, holes=Fa
 class TestLightEcc(WithProducts):
     """The contract."""
 
-    def test_autocast(self):
+    def check_autocast(self, half, device="cpu"):
         """Autocast rounds the arguments and the result; gradients come back in float32."""
-        inputs = convert(self.cases[self.small[0]](), dtype=torch.float32)
-        expected = run(self.op, convert(inputs, dtype=torch.bfloat16))
+        inputs = convert(self.cases[self.small[0]](), dtype=torch.float32, device=device)
+        expected = run(self.op, convert(inputs, dtype=half))
         wanted = leaves(inputs)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(device, dtype=half):
             out = self.op(**wanted)
-        assert out.dtype == torch.bfloat16
+        assert out.dtype == half
         assert torch.equal(out, expected["out"])
         grads = torch.autograd.grad(out, list(floats(wanted).values()), upstream_like(out))
         for name, grad in zip(floats(wanted), grads, strict=True):
@@ -471,6 +555,7 @@ class TestLightEcc(WithProducts):
             light_call, 6, 7, 23, 4, 3, 5, 2, edge=True, gamma=True, aggr="sum"
         ),
         "empty slots": partial(light_call, 6, 7, 23, 4, 3, 5, 2, holes=True, gamma=True),
+        "16 to 8 channels": partial(light_call, 6, 7, 40, 16, 8, 7, 3, gamma=True),
         "wide": partial(light_call, 5, 6, 40, 18, 34, 17, 9),
         "repeated matrices": partial(
             light_call, 6, 7, 23, 4, 3, 5, 4, gamma=True, repeats=((0, 1, 0, 1), (0, 0, 0, 3))
@@ -478,6 +563,8 @@ class TestLightEcc(WithProducts):
         "many rows": partial(light_call, 500, 400, 3000, 9, 8, 10, 4, gamma=True),
     }
     small = ("plain", "weights in another order", "empty slots", "repeated matrices")
+    vectors = ("16 to 8 channels",)
+    gpu_asserts = {"source": "graph: other must lie in [-1, O)"}  # noqa: RUF012
     empty = {  # noqa: RUF012
         "no targets": partial(light_call, 0, 3, 0, 4, 3, 5, 2),
         "no sources": partial(light_call, 4, 0, 0, 4, 3, 5, 2),
@@ -491,6 +578,11 @@ class TestLightEcc(WithProducts):
         "kappa": (put("kappa", lambda t: t[1:]), RuntimeError, "kappa must have shape"),
         "source": (put("source", with_value(5, 7)), RuntimeError, r"\[-1, 7\), got 7"),
         "elsewhere": (put("phi", lambda t: t.to("meta")), RuntimeError, "on the device of x"),
+        "edge weights elsewhere": (
+            put("edge_weight", lambda _: torch.ones(23, device="meta")),
+            RuntimeError,
+            r"light_ecc: edge_weight must be on the device of x \(cpu\), got meta",
+        ),
     }
 
 
@@ -502,6 +594,35 @@ def test_light_with_bad_repeats(repeats):
     graph = Graph(i["ptr"], i["source"])
     with pytest.raises(ValueError, match="repeats of right must name for each of 2 ranks"):
         ops.light_ecc(*tensors, graph, repeats=((0, 0), repeats))
+
+
+class Ops(TorchDispatchMode):
+    """Names of the operators that run within."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        """Write down, and go on."""
+        self.names.append(str(func.overloadpacket))
+        return func(*args, **(kwargs or {}))
+
+
+def test_light_makes_no_table_on_the_host():
+    """A tensor from Python's numbers is copied to a GPU, which then is waited for."""
+    inputs = leaves(light_call(6, 7, 23, 4, 3, 5, 4, gamma=True))
+    given = [inputs[name] for name in ("x", "phi", "left", "right", "kappa")]
+    graph = Graph(inputs["ptr"], inputs["source"])
+    options = {"repeats": ((0, 1, 0, 1), (0, 0, 0, 3)), "edge_weight": inputs["edge_weight"]}
+    with Ops() as within:
+        out = ops.light_ecc(*given, graph, **options)
+        torch.autograd.grad(out.sum(), given)
+    assert "polygraph.edge_form" in within.names
+    assert "aten.lift_fresh" not in within.names
+    with Ops() as within:
+        torch.tensor([1.0])
+    assert within.names == ["aten.lift_fresh"]
 
 
 @pytest.mark.parametrize("part_bytes", [1, 8 << 20])

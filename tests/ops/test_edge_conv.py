@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 from contract import OperatorContract
+from devices import GPU
 from faults import at, put, with_value
 from hypothesis import given
 from hypothesis import strategies as st
@@ -58,6 +59,7 @@ CASES = {
     "empty slots, max": partial(call, 6, 7, 23, 8, slope=0.1, holes=True),
     "many channels": partial(call, 9, 9, 40, 70, aggr="mean", slope=0.1),
     "many channels, max": partial(call, 9, 9, 40, 70, slope=0.1),
+    "40 channels": partial(call, 9, 9, 40, 40, aggr="sum", slope=0.3, weight=True),
     "one edge": partial(call, 2, 1, 1, 3, aggr="sum", slope=0.1),
     "many rows": partial(call, 900, 700, 9000, 40, aggr="sum", slope=0.2, weight=True),
 }
@@ -133,6 +135,11 @@ def values_arguments():
 def dot_arguments():
     """For edge_dot."""
     return [[U, U, V, U, V, 0.3, 7, 23, *HERE], [V, None, None, None, U, 1.0, 6, 23, *BACK]]
+
+
+def numbered(count, first):
+    """0, 1, 2 and so on, but for the first."""
+    return with_value(0, first)(torch.arange(count))
 
 
 LIST = (HERE[6], HERE[4], HERE[5])  # target, t_ptr, t_slot
@@ -219,6 +226,13 @@ RAW_BROKEN = {
         ("sign", "edge_max", at(1, lambda t: t[1:]), r"sign must have shape \[D\] = \[4\]"),
         ("arg", "edge_take", at(1, with_value(0, 23)), "arg must name slots"),
         ("arg int64", "edge_max_backward", at(1, lambda t: t.long()), "arg must be int32"),
+        ("edge_outer_: ptr", "edge_outer_", at(12, with_value(2, 24)), "ptr must rise from 0"),
+        (
+            "edge_outer_: other",
+            "edge_outer_",
+            at(14, with_value(3, 7)),
+            r"other must lie in \[-1, 7",
+        ),
         ("segments", "edge_outer_", at(11, lambda _: 7), "segments 1 to 7 of 6 do not exist"),
         ("out", "edge_outer_", at(16, lambda t: t[1:]), r"out must have shape \[last - first"),
         ("G", "edge_inner_", at(0, lambda t: t[1:]), r"G must have shape \[last - first"),
@@ -230,6 +244,16 @@ RAW_BROKEN = {
             lambda a: [*a[:4], normal(23, 3), U[:, :3], True, *a[7:]],
             "seg_x needs x of nodes",
         ),
+    )
+} | {
+    # In the graph, whose pointers, slots, other nodes and rows of edges begin at this argument.
+    f"{op}: {fault}": (op, at(first + place, change), message)
+    for op, first in (("edge_sum", 9), ("edge_values", 8), ("edge_dot", 8))
+    for fault, place, change, message in (
+        ("ptr", 0, with_value(2, 24), "ptr must rise from 0 to E = 23"),
+        ("slot", 1, lambda _: numbered(23, 23), r"slot must lie in \[0, 23\), got 23"),
+        ("other", 2, with_value(3, 7), r"other must lie in \[-1, 7\), got 7"),
+        ("edge", 3, lambda _: numbered(23, 23), r"edge must lie in \[0, 23\), got 23"),
     )
 }
 
@@ -243,17 +267,40 @@ class TestEdgeConv(OperatorContract):
     reference = staticmethod(edge_conv_reference)
     cases = CASES
     small = ("max", "sum", "weights in another order", "empty slots", "empty slots, max")
+    vectors = ("empty slots", "empty slots, max", "40 channels")
     empty = EMPTY
     threaded = "many rows"
     broken = BROKEN
     raw = RAW
     raw_broken = RAW_BROKEN
+    gpu_asserts = {  # noqa: RUF012
+        "ptr falls": "edge_max: ptr must rise from 0 to E",
+        "source too large": "graph: other must lie in [-1, O)",
+        "source too small": "graph: other must lie in [-1, O)",
+        "arg": "edge_take: arg must name slots that hold an edge",
+        "edge_sum: ptr": "edge_sum: ptr must rise from 0 to E",
+        "edge_sum: slot": "graph: slot must lie in [0, E)",
+        "edge_sum: other": "graph: other must lie in [-1, O)",
+        "edge_sum: edge": "graph: edge must lie in the rows of features",
+        "edge_values: ptr": "edge_values: ptr must rise from 0 to E",
+        "edge_dot: ptr": "edge_dot: ptr must rise from 0 to E",
+        "edge_outer_: ptr": "ecc: ptr must rise from 0 to E",
+        "edge_outer_: other": "graph: other must lie in [-1, O)",
+    }
+    gpu_broken = {  # noqa: RUF012
+        f"edge_max_backward: {name}": ("edge_max_backward", at(place, change), message)
+        for name, place, change, message in (
+            ("target", 4, with_value(2, 6), "edge_max_backward: target is out of range"),
+            ("t_ptr", 5, with_value(2, 24), "edge_max_backward: ptr must rise from 0 to E"),
+            ("t_slot", 6, with_value(2, 23), "edge_max_backward: t_slot is out of range"),
+        )
+    }
 
     test_without_batch = None  # there is no batch dimension
     test_gpu_more_than_2_31_elements = None
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("device", ["cpu", pytest.param(GPU, marks=pytest.mark.gpu, id="gpu")])
 @pytest.mark.parametrize("name", ["edge_outer_", "edge_inner_"])
 def test_features_made_within_the_kernel(name, device):
     """Rows act(seg_x + x) of edges, made where they are used, as those that were stored."""

@@ -36,6 +36,7 @@ CASES = {
     "many columns": partial(call, 9, 9, 40, 35, slope=0.1),
     "many columns, features": partial(call, 9, 9, 40, 70, slope=0.1, **FEATURES),
     "many neighbours": partial(call, 2, 50, 90, 8, slope=0.2),
+    "many neighbours, features": partial(call, 2, 50, 90, 8, slope=0.2, **FEATURES),
     "hubs": partial(call, 2, 50, 700, 9, slope=0.2, edge=True),
     "hubs, few columns": partial(call, 2, 50, 2400, 3, holes=True, slope=0.2),
     "hubs, features": partial(call, 2, 50, 700, 9, slope=0.2, **FEATURES),
@@ -79,6 +80,12 @@ RAW_BROKEN = {
     "rows": ("edge_softmax", at(4, lambda _: 22), "23 slots and 22 rows of edges"),
     "one mask": ("edge_softmax_backward", at(3, lambda _: None), "u and v come together"),
     "grad": ("edge_softmax_backward", at(0, lambda t: t[1:]), r"grad must have shape \[E, H\]"),
+    "backward: ptr": ("edge_softmax_backward", at(7, with_value(2, 24)), "ptr must rise from 0"),
+    "backward: source": (
+        "edge_softmax_backward",
+        at(9, with_value(3, 7)),
+        r"other must lie in \[-1, 7\)",
+    ),
     "grad dtype": ("edge_softmax_backward", at(0, lambda t: t.float()), "grad must be float64"),
 }
 
@@ -91,11 +98,18 @@ class TestEdgeSoftmax(OperatorContract):
     reference = staticmethod(edge_softmax_reference)
     cases = CASES
     small = ("neighbours", "features", "in another order", "empty slots", "empty slots, features")
+    vectors = ("many neighbours", "many neighbours, features")
     empty = EMPTY
     threaded = "many rows"
     broken = BROKEN
     raw = RAW
     raw_broken = RAW_BROKEN
+    gpu_asserts = {  # noqa: RUF012
+        "ptr": "edge_softmax: ptr must rise from 0 to E",
+        "source": "graph: other must lie in [-1, O)",
+        "backward: ptr": "edge_softmax_backward: ptr must rise from 0 to E",
+        "backward: source": "graph: other must lie in [-1, O)",
+    }
 
     test_without_batch = None  # there is no batch dimension
     test_gpu_more_than_2_31_elements = None

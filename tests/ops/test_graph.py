@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from devices import GPU
 from hypothesis import given
 from hypothesis import strategies as st
 
+from polygraph import reference
 from polygraph.ops.graph import (
     Graph,
     graph_from_coo,
@@ -170,3 +172,23 @@ def test_is_a_graph_again():
     assert torch.equal(
         source, torch.cat([part.sort().values for part in other.split(ptr.diff().tolist())])
     )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("E", "N", "M"), [(700, 7, 6), (400, 1, 1), (0, 7, 6), (900, 300, 2)])
+def test_gpu_graphs(E, N, M):
+    """Sorted and transposed on a GPU: hubs, empty slots, no edges, one node, two digits of keys."""
+    source, target = edges(E, N, M)
+    for with_edge in (True, False):
+        found = _ops.sort_coo(source.to(GPU), target.to(GPU), M, with_edge)
+        ptr, ordered, order = expected_order(source, target, M)
+        for f, w in zip(found, (ptr, ordered, order if with_edge else order[:0]), strict=True):
+            assert torch.equal(f.cpu(), w)
+    ptr, other = slots(M, N, E)
+    t_ptr, slot = reference.transpose_table(other[:, None], N)
+    t_other = torch.where(other < 0, -1, targets_of(ptr, E))[slot]
+    t_ptr[N] = E
+    for f, w in zip(
+        _ops.transpose_graph(ptr.to(GPU), other.to(GPU), N), (t_ptr, t_other), strict=True
+    ):
+        assert torch.equal(f.cpu(), w)

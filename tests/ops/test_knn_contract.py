@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from calls import convert, run
-from contract import OperatorContract, require_same
+from calls import convert, require_same, run
+from contract import OperatorContract
+from devices import GPU, capture
 from faults import at, put, with_value
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -295,6 +296,15 @@ class TestKnn(OperatorContract):
     broken = BROKEN
     raw = RAW
     raw_broken = RAW_BROKEN
+    vectors = ("8 channels", "many rows")
+    gpu_asserts = {  # noqa: RUF012
+        "NaN": "knn: x and y must be finite",
+        "many inf": "knn: x and y must be finite",
+        "inf in a query": "knn: x and y must be finite",
+        "ptr falls": "must rise from 0 to N",
+        "ptr ends early": "must rise from 0 to N",
+        "k beyond a sample": "fewer candidates than k",
+    }
 
     def test_opcheck(self, raw_name):
         """As in the contract; but opcheck adds up the outputs, and fails if integers come first."""
@@ -306,11 +316,11 @@ class TestKnn(OperatorContract):
                 lambda *a: op(*a)[::-1], arguments, {}, dynamic=True, check_gradients="auto"
             )
 
-    def test_autocast(self):
+    def check_autocast(self, half, device="cpu"):
         """Autocast leaves the points alone: neighbours are chosen in float32."""
-        inputs = convert(CASES["plain"](), dtype=torch.float32)
+        inputs = convert(CASES["plain"](), dtype=torch.float32, device=device)
         expected = run(dist2, inputs)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(device, dtype=half):
             require_same(run(dist2, inputs), expected)
         assert expected["out"].dtype == torch.float32
 
@@ -638,8 +648,7 @@ EVERY_KERNEL = [
 
 def require_same_on_gpu(x, k, **options):
     """The GPU's list is the CPU's, and both distances are the same bits."""
-    there = {n: v.cuda() if isinstance(v, torch.Tensor) else v for n, v in options.items()}
-    index, found = ops.knn(x.cuda(), k, **there)
+    index, found = ops.knn(x.to(GPU), k, **convert(options, device=GPU))
     expected_index, expected = ops.knn(x, k, **options)
     assert torch.equal(found.cpu(), expected)
     assert torch.equal(index.cpu(), expected_index)
@@ -663,41 +672,12 @@ def test_gpu_lists(case, cloud):
 
 
 @pytest.mark.gpu
-def test_gpu_graph_capture():
-    """Nothing waits for the device: a CUDA graph replays on other points and other samples."""
-    x = normal(200, 9).float().cuda()
-    ptr = torch.tensor([0, 50, 200]).cuda()
-    ops.knn(x, 7, ptr=ptr)  # loads the kernels
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        index, found = ops.knn(x, 7, ptr=ptr)
+def test_gpu_lists_replayed():
+    """A CUDA graph replays on other points and other samples."""
+    x, ptr = normal(200, 9).float().to(GPU), torch.tensor([0, 50, 200]).to(GPU)
+    replayed, replay = capture(lambda: dict(enumerate(ops.knn(x, 7, ptr=ptr))))
     x.copy_(normal(200, 9, seed=1))
     ptr.copy_(torch.tensor([0, 130, 200]))
-    graph.replay()
-    expected_index, expected = ops.knn(x.cpu(), 7, ptr=ptr.cpu())
-    assert torch.equal(index.cpu(), expected_index)
-    assert torch.equal(found.cpu(), expected)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize(
-    ("broken", "message"),
-    [
-        ("x = torch.full((1, 9, 5), float('nan')).cuda(); ops.knn(x, 2)", "must be finite"),
-        ("x[0, 3] = float('inf'); ops.knn(x, 2)", "must be finite"),
-        ("ops.knn(x[0], 2, ptr=torch.tensor([0, 5, 4, 9]).cuda())", "must rise"),
-        ("ops.knn(x[0], 2, ptr=torch.tensor([0, 8]).cuda())", "must rise"),
-        ("ops.knn(x[0], 2, ptr=torch.tensor([0, 1, 9]).cuda())", "fewer candidates"),
-    ],
-)
-def test_gpu_asserts(broken, message):
-    """What only the values tell stops the kernel, with a message; never a wrong index."""
-    program = (
-        "import torch; from polygraph import ops; x = torch.rand(1, 9, 5).cuda();"
-        f"{broken}; torch.cuda.synchronize()"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode != 0
-    assert message in done.stderr
-    assert "device-side assert" in done.stderr
+    replay()
+    for number, expected in enumerate(ops.knn(x.cpu(), 7, ptr=ptr.cpu())):
+        assert torch.equal(replayed[number].cpu(), expected)

@@ -220,6 +220,7 @@ class TestPolyStep(OperatorContract):
         "both per vertex, two halves",
         "both per vertex, polynomial",
     )
+    vectors = ("8 channels", "16 channels", "many rows of two halves")
     empty = EMPTY
     threaded = "many rows"
     broken = BROKEN

@@ -143,11 +143,22 @@ class TestResample(OperatorContract):
     batched = ("x",)
     cases = CASES
     small = ("plain", "down-sampling, no table", "one vertex", "nothing but padding")
+    vectors = ("8 channels", "64 channels")
     empty = EMPTY
     threaded = "many rows"
     broken = BROKEN
     raw = RAW
     raw_broken = RAW_BROKEN
+    gpu_asserts = {  # noqa: RUF012
+        "entry 6": "resample: index is out of range",
+        "entry -2": "resample: index is out of range",
+        "x: t_ptr falls": "resample_backward_x: t_ptr must rise",
+        "x: t_ptr beyond the end": "resample_backward_x: t_ptr must rise",
+        "x: t_entry too large": "resample_backward_x: t_entry must lie in",
+        "x: t_entry negative": "resample_backward_x: t_entry must lie in",
+        "weight: entry V": "resample_backward_weight: index is out of range",
+        "weight: entry -2": "resample_backward_weight: index is out of range",
+    }
 
 
 def by_loops(x, index, weight):

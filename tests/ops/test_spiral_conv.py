@@ -51,6 +51,7 @@ CASES = {
         call, 2, 5, 4, 6, 3, 5, index=torch.full((6, 3), 2, dtype=torch.int64)
     ),
     "wide": partial(call, 1, 6, 70, 5, 2, 70),
+    "8 to 24 channels": partial(call, 5, 40, 8, 30, 4, 24),
     "many rows": partial(call, 3, 700, 16, 900, 5, 16),
     "many rows, narrow": partial(call, 3, 700, 3, 900, 5, 3),
 } | {
@@ -198,11 +199,23 @@ class TestSpiralConv(OperatorContract):
     batched = ("x",)
     cases = CASES
     small = ("plain", "no bias, no table", "three coordinates to a vector", "one slot")
+    vectors = ("16 to 16 channels", "8 to 24 channels")
     empty = EMPTY
     threaded = "many rows"
     broken = BROKEN
     raw = RAW
     raw_broken = RAW_BROKEN
+    torch_sums = ("grad of bias",)
+    gpu_asserts = {  # noqa: RUF012
+        "entry 11": "spiral_conv: index is out of range",
+        "entry -2": "spiral_conv: index is out of range",
+        "x: t_ptr falls": "spiral_conv_backward_x: t_ptr must rise",
+        "x: t_ptr beyond the end": "spiral_conv_backward_x: t_ptr must rise",
+        "x: t_entry too large": "spiral_conv_backward_x: t_entry must lie in",
+        "x: t_entry negative": "spiral_conv_backward_x: t_entry must lie in",
+        "weight: entry V": "spiral_conv_backward_weight: index is out of range",
+        "weight: entry -2": "spiral_conv_backward_weight: index is out of range",
+    }
 
 
 def by_loops(x, index, weight, bias):

@@ -150,6 +150,9 @@ inline unsigned __float_as_uint(float value) {
 inline float __uint_as_float(unsigned bits) {
   return std::bit_cast<float>(bits);
 }
+inline double __hiloint2double(int high, int low) {
+  return std::bit_cast<double>(static_cast<uint64_t>(static_cast<unsigned>(high)) << 32 | static_cast<unsigned>(low));
+}
 
 // The host compiler is told not to fuse (-ffp-contract=off), so each of these rounds once.
 inline float __fadd_rn(float a, float b) {
@@ -249,4 +252,3 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   emulator::launch(__PRETTY_FUNCTION__, *config, call, &both);
   return cudaSuccess;
 }
-
