@@ -140,15 +140,16 @@ def poly_step_checks() -> Iterator[Check]:
 def knn_checks() -> Iterator[Check]:
     """Every kernel by k and channels, candidates shared among blocks, windows, samples, ties."""
 
-    def check(name: str, *arguments: Any, x: Tensor, k: int, **options: Any) -> Check:
+    def check(
+        name: str, *arguments: Any, x: Tensor, k: int, large: bool = False, **options: Any
+    ) -> Check:
         def call(x: Tensor, *rest: Any) -> Any:
             given = dict(zip(("y", "ptr", "y_ptr"), rest, strict=False))
             return ops.knn(x, k, **given, **options)
 
         size = "x".join(map(str, x.shape))
-        return Check(
-            f"knn {size} k {k} {name}".rstrip(), call, (x, *arguments), backward=False, exact=True
-        )
+        name = f"knn {size} k {k} {name}".rstrip()
+        return Check(name, call, (x, *arguments), backward=False, exact=True, large=large)
 
     # Up to 4 channels, more in packs of four, more that are not; each with every length of list.
     for C in (3, 16, 33):
@@ -168,6 +169,16 @@ def knn_checks() -> Iterator[Check]:
         for k in (20, 50, 140):
             yield check("repeats", x=repeats, k=k)
         yield check("one place", x=torch.ones(1, 140, C, dtype=torch.float64), k=40)
+    # Distances that differ by rounding alone: lists by other sums are too short, and filled again.
+    for C in (6, 16):
+        sphere = torch.nn.functional.normalize(normal(1, 300, C), dim=-1)
+        for k in (7, 40, 100):
+            yield check("of a sphere", torch.zeros(1, 3, C).double(), x=sphere, k=k)
+    # Many points in few dimensions: boxes of them are passed over.
+    for C, k in ((3, 16), (1, 40), (4, 100)):
+        queries = normal(1, 4100, C, seed=1)
+        yield check("in boxes", queries, x=normal(1, 16400, C), k=k, large=C != 3)
+    yield check("in boxes", x=normal(2, 16400, 2), k=9, exclude_self=True, large=True)
     yield check("without itself", x=normal(2, 150, 3), k=9, exclude_self=True)
     yield check("without itself", x=normal(2, 150, 12), k=149, exclude_self=True)
     for C in (3, 12):

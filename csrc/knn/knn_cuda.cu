@@ -64,6 +64,7 @@ void launch_knn_list(KnnParams<typename Shape::Element> p, const Tensor& like, c
   const LaunchShape shape{std::min(p.tiles, kMaxBlocksX), p.shares, kKnnThreads, KnnListMemory<Shape>::bytes(p.length)};
   start_kernel(shape, scope, knn_list_kernel<Shape, kSlots, kVec>, p);
   if (p.shares > 1) {
+    static_assert(kKnnWarps * kListMost * int64_t(sizeof(A) + sizeof(int)) <= kMaxSharedBytes);
     const LaunchShape join{
         std::min(ceil_div(p.n.B * p.n.M, kKnnWarps), kMaxBlocksX), 1, kKnnThreads,
         kKnnWarps * p.n.k * int64_t(sizeof(A) + sizeof(int))};
@@ -94,7 +95,7 @@ template <class Shape, int kSlots>
 void launch_knn_boxes(const KnnParams<typename Shape::Element>& base, const Tensor& like, const DeviceScope& scope) {
   using T = typename Shape::Element;
   using A = typename Shape::Value;
-  static_assert(knn_box_shared_bytes<Shape>(32 * kSlots) <= kMaxSharedBytes);
+  static_assert(knn_box_shared_bytes<Shape>(std::min<int64_t>(32 * kSlots, kListMost)) <= kMaxSharedBytes);
   KnnBoxParams<T> p{};
   static_cast<KnnParams<T>&>(p) = base;
   p.length = static_cast<int>(p.n.k);
@@ -136,9 +137,10 @@ void launch_knn_sorted(KnnParams<typename Shape::Element> p, const Tensor& like,
   const Tensor number = torch::stable::new_empty(like, {blocks * per_block}, ScalarType::Int);
   p.part_dist = mutable_data<A>(dist);
   p.part_number = mutable_data<int>(number);
-  const int64_t shared = kSortedWorkBytes<Shape> + sizeof(KnnRegion) + Shape::kRows * int64_t(sizeof(A)) +
-                         (5 * Shape::kRows + Shape::kCols) * int64_t(sizeof(int));
-  start_kernel({blocks, 1, kKnnThreads, shared}, scope, knn_sorted_kernel<Shape, kVec>, p);
+  constexpr int64_t kShared = kSortedWorkBytes<Shape> + sizeof(KnnRegion) + Shape::kRows * int64_t(sizeof(A)) +
+                              (5 * Shape::kRows + Shape::kCols) * int64_t(sizeof(int));
+  static_assert(kShared <= kMaxSharedBytes);
+  start_kernel({blocks, 1, kKnnThreads, kShared}, scope, knn_sorted_kernel<Shape, kVec>, p);
 }
 
 // Calls fn(packs) with the width of loads as a type.

@@ -9,9 +9,9 @@
 // which 4,096 subtract and add). A query with nothing to collect takes 34, one with something 130 to collect, 210 for
 // every 32 candidates that are sorted and 24 for one of few that are not; the end takes 125 for every 4 documented
 // distances and 300. At N = 1024, C = 64, k = 20 that is 42,000 a warp for distances and 35,000 for the lists of its 8
-// queries; for C <= 4 the lists take most of it. An H200 starts 132 x 4 x 1.755e9 = 9.3e11 warp instructions a second: 8
-// x 1024 x 1024 pairs of 66 channels take 37 us at least, k = 8 about 75 us if every cycle starts some, and 100 to 130
-// are expected; 16 x 1024 points, C = 64, k = 20, 170 and 220 to 290. An A100 takes 1.6 times as long.
+// queries; for C <= 4 the lists take most of it. An H200 starts 132 x 4 x 1.755e9 = 9.3e11 warp instructions a second:
+// 8 x 1024 x 1024 pairs of 66 channels take 37 us at least, k = 8 about 75 us if every cycle starts some, and 100 to
+// 130 are expected; 16 x 1024 points, C = 64, k = 20, 170 and 220 to 290. An A100 takes 1.6 times as long.
 #pragma once
 
 #include "knn/knn_merge.cuh"
