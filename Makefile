@@ -5,7 +5,7 @@
 #   make test      set up, run the tests (ARGS="-k spiral" picks some)
 #   make test-all  also the tests that take long, or tens of gigabytes
 #   make lint      linters, formatters, types, and a build in which warnings are errors
-#   make cuda      compile the CUDA library, warnings are errors (needs nvcc, but no GPU)
+#   make cuda      compile the CUDA library, warnings are errors, and check its machine code (needs nvcc, but no GPU)
 #   make gpu-ready what a machine with a GPU and no network needs for scripts/gpu_check.sh
 #   make bench     run the benchmarks (FILES=benchmarks/bench_spiral_conv.py picks one)
 #   make report    the HTML report of a grid (GRID=its folder or results.json, HTML=the file)
@@ -51,8 +51,10 @@ lint: setup
 	$(BIN)/clang-format --dry-run -Werror $(CSRC) scripts/*.cpp scripts/*.cu
 	POLYGRAPH_CUDA=0 $(CHECKED_BUILD)
 
+# One architecture: whether the code compiles does not depend on how many there are.
 cuda: setup
-	POLYGRAPH_CUDA=1 $(CHECKED_BUILD)
+	POLYGRAPH_CUDA=1 POLYGRAPH_CUDA_ARCHS="$${POLYGRAPH_CUDA_ARCHS:-90}" $(CHECKED_BUILD)
+	$(BIN)/python scripts/machine_code.py build/checked/lib/polygraph/_C_cuda.abi3.so --table build/checked/kernels.txt
 
 gpu-ready: setup
 	PYTHON=$(BIN)/python bash scripts/gpu_ready.sh

@@ -85,9 +85,14 @@ def nvcc() -> str | None:
     return None
 
 
+def architectures() -> list[str]:
+    """Compute capabilities to compile for."""
+    return os.environ.get("POLYGRAPH_CUDA_ARCHS", "75;80;90").replace(".", "").split(";")
+
+
 def architecture_flags() -> list[str]:
     """Code generation flags of nvcc."""
-    archs = os.environ.get("POLYGRAPH_CUDA_ARCHS", "75;80;90").replace(".", "").split(";")
+    archs = architectures()
     flags = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
     return [*flags, f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}"]
 
@@ -106,13 +111,15 @@ class BuildLibraries(BuildExtension):
             return
         compiler = nvcc()
         target = Path(self.get_ext_fullpath(ext.name))
-        objects = Path(self.build_temp) / "cuda"
+        objects = Path(self.build_temp) / "_".join(["cuda", *architectures()])
         objects.mkdir(parents=True, exist_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)
         root = Path(torch.__file__).parent
         warnings = "-fPIC,-fvisibility=hidden,-Wall,-Wextra" + (",-Werror" if WERROR else "")
         flags = ["-std=c++20", "-O3", "-Xcompiler", warnings, "-DUSE_CUDA", *STABLE_ABI]
         flags += [f"-I{INCLUDE}", "-isystem", str(root / "include"), *architecture_flags()]
+        if WERROR:
+            flags += ["-Werror", "all-warnings"]  # of nvcc itself, about the device code
 
         def compile_one(source: str) -> str:
             output = objects / f"{Path(source).stem}.o"

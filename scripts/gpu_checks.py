@@ -37,6 +37,7 @@ from torch import Tensor
 
 from polygraph import ops
 from polygraph.ops import graph_from_coo
+from polygraph.ops.graph import transpose_graph
 
 
 def spiral_checks() -> Iterator[Check]:
@@ -201,6 +202,16 @@ def transpose_checks() -> Iterator[Check]:
             f"transpose_table {name}".rstrip(),
             lambda i, sources=sources: ops.transpose_table(i, sources),
             (index,),
+            F32,
+            backward=False,
+            exact=True,
+        )
+    for name in ("holes", "hub", "no edges"):
+        _, sources, found = GRAPHS[name]
+        yield Check(
+            f"transpose_graph {name}",
+            lambda g, sources=sources: transpose_graph(g.ptr, g.source, sources),
+            (found,),
             F32,
             backward=False,
             exact=True,

@@ -4,16 +4,17 @@
 # PYTHON is the interpreter of the environment that `make setup` made. Of the other machine:
 #
 #   GPU_ARCH=90       its compute capability
-#   GPU_PYTHON=3.12   its Python; PyTorch, PyG and their dependencies must be there
+#   GPU_PYTHON=3.12   its Python; PyTorch, PyG and their dependencies must be there, SciPy and safetensors
+#   GPU_PACKAGES=     more that it lacks
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 python=${PYTHON:-.venv/bin/python}
 lib=build/gpu/lib
 wheels=build/gpu/wheels
-# What the gpu tests and the benchmarks import, with its dependencies.
-PACKAGES=(pytest pluggy iniconfig packaging pygments pytest-timeout hypothesis sortedcontainers psutil scipy trimesh
-  safetensors lightning-fabric lightning-utilities jsonargparse pyyaml)
+# What the gpu tests and the benchmarks import that is rarely there, or too old; without what is large.
+read -ra packages <<<"pytest pluggy iniconfig pytest-timeout hypothesis sortedcontainers trimesh lightning-fabric \
+  lightning-utilities jsonargparse ${GPU_PACKAGES:-}"
 
 mkdir -p "$lib/polygraph"
 rm -f "$lib/sources"
@@ -28,7 +29,7 @@ for platform in manylinux_2_28 manylinux_2_27 manylinux_2_17 manylinux2014 manyl
 done
 rm -rf "$wheels"
 "$python" -m pip --disable-pip-version-check download --quiet --no-deps --only-binary=:all: --implementation cp \
-  --python-version "${GPU_PYTHON:-3.12}" "${platforms[@]}" -c constraints.txt --dest "$wheels" "${PACKAGES[@]}"
+  --python-version "${GPU_PYTHON:-3.12}" "${platforms[@]}" -c constraints.txt --dest "$wheels" "${packages[@]}"
 
 commit=$(git describe --always --dirty --exclude='*' --abbrev=40)
 cat <<END

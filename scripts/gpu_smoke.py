@@ -42,12 +42,13 @@ TOLERANCE = {
 }
 
 
-def load_emulator() -> None:
+def load_emulator(order: int) -> None:
     """Let the CPU's tensors take the CUDA kernels from now on."""
     sys.path.insert(0, str(ROOT / "scripts" / "emulator"))
     import emulator
 
     emulator.load()
+    emulator.set_order(order)
 
 
 # ---- a call and its results ----
@@ -193,8 +194,8 @@ def sources(pattern: str) -> set[str]:
 
 
 def cuda_operators() -> set[str]:
-    """The operators that the CUDA library registers, and the one that is registered from Python."""
-    return sources(r'm\.impl\("(\w+)"') | {"transpose_table"}
+    """The operators that the CUDA library registers."""
+    return sources(r'm\.impl\("(\w+)"')
 
 
 def cuda_kernels() -> set[str]:
@@ -260,6 +261,12 @@ def arguments() -> argparse.Namespace:
     names = [str(dtype).removeprefix("torch.") for dtype in ALL]
     parser.add_argument("--dtypes", nargs="+", choices=names, default=names, help="these alone")
     parser.add_argument(
+        "--order",
+        type=int,
+        default=0,
+        help="emulated: threads run ascending (0), descending (1) or shuffled (other numbers)",
+    )
+    parser.add_argument(
         "--kernels", action="store_true", help="list the kernels that ran (not under a sanitizer)"
     )
     parser.add_argument(
@@ -283,7 +290,7 @@ def main() -> int:
         wanted = [getattr(torch, name) for name in options.dtypes]
         cases = [expect(c, d) for c in checks for d in dtypes_of(c, options.mode, wanted)]
     if options.mode == "emulated":
-        load_emulator()
+        load_emulator(options.order)
     device = "cuda" if options.mode == "cuda" else "cpu"
     with listing_kernels(options.kernels):
         failed = sum(not run(case, device, options.plant) for case in cases)

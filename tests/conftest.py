@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from devices import DRY_RUN, GPU
+from devices import DRY_RUN, PLACE, PLACES, prepare
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -18,10 +18,12 @@ def pytest_configure(config):
     """Declare the markers, so that --strict-markers knows them; check what the environment asks."""
     config.addinivalue_line("markers", "gpu: needs a CUDA device (skipped without one)")
     config.addinivalue_line("markers", "large: needs tens of gigabytes of memory")
-    if GPU not in ("cuda", "cpu"):
-        raise pytest.UsageError(f"POLYGRAPH_GPU_TESTS_ON must be cuda or cpu, got {GPU!r}")
+    if PLACE not in PLACES:
+        wanted = ", ".join(PLACES)
+        raise pytest.UsageError(f"POLYGRAPH_GPU_TESTS_ON must be one of {wanted}, got {PLACE!r}")
     if DRY_RUN and os.environ.get("POLYGRAPH_REQUIRE_CUDA") == "1":
-        raise pytest.UsageError("POLYGRAPH_REQUIRE_CUDA=1 excludes POLYGRAPH_GPU_TESTS_ON=cpu")
+        raise pytest.UsageError(f"POLYGRAPH_REQUIRE_CUDA=1 excludes POLYGRAPH_GPU_TESTS_ON={PLACE}")
+    prepare()
 
 
 def pytest_runtest_setup(item):

@@ -1,18 +1,33 @@
 """The device of the tests marked `gpu`, and what takes its place in a dry run.
 
 POLYGRAPH_GPU_TESTS_ON=cpu runs them on the CPU. That shows that every test can run, and that
-correct kernels pass it; it says nothing about a GPU.
+correct kernels pass it; it says nothing about a GPU. POLYGRAPH_GPU_TESTS_ON=emulated runs them on
+tensors on the CPU, too, for which CUDA's kernels take the place of the CPU's: what is compared with
+the reference then tests these kernels, what is compared with the CPU compares them with themselves.
 """
 
 import os
+import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
 
-GPU = os.environ.get("POLYGRAPH_GPU_TESTS_ON", "cuda")
-DRY_RUN = GPU == "cpu"
+PLACES = ("cuda", "cpu", "emulated")
+PLACE = os.environ.get("POLYGRAPH_GPU_TESTS_ON", "cuda")
+DRY_RUN = PLACE != "cuda"
+GPU = "cpu" if DRY_RUN else "cuda"
 ELSEWHERE = "meta" if DRY_RUN else "cpu"  #: where no argument may be left behind
+
+
+def prepare():
+    """Put CUDA's kernels in the place of the CPU's, if that is wanted; for the whole process."""
+    if PLACE == "emulated":
+        sys.path.append(str(Path(__file__).parents[1] / "scripts" / "emulator"))
+        import emulator
+
+        emulator.load()
 
 
 def synchronize():

@@ -163,6 +163,7 @@ def test_script_lists_all_files_with_gpu_tests(request):
         if item.get_closest_marker("gpu")
     }
     assert collected <= set(listed)
+    assert not [name for name in listed if name.startswith("tests/test_gpu_")]  # have none
 
 
 def contents(archive):

@@ -30,7 +30,17 @@ struct Tile {
   static constexpr int kColStride = kCols + 4;
   static constexpr int kStage = kDepth * (kRowStride + kColStride);
   static constexpr int64_t kSharedBytes = 2 * kStage * int64_t(sizeof(Value));
-  static_assert(kThreadRows % kRowGroup == 0 && kThreadCols % kColGroup == 0);
+  static_assert(kThreadRows % kRowGroup == 0 && kThreadCols % kColGroup == 0 && kRowLanes % 2 == 0);
+
+  // This thread's lane along either side. Threads t and t ^ 1 read the same group of right, t and t ^ 2 (where right
+  // has more than one lane) the same group of left: a load of 16 bytes a thread then takes two passes over the banks,
+  // and four otherwise.
+  static __device__ __forceinline__ int row_lane() {
+    return static_cast<int>(threadIdx.x) / (2 * kColLanes) * 2 + static_cast<int>(threadIdx.x) % 2;
+  }
+  static __device__ __forceinline__ int col_lane() {
+    return static_cast<int>(threadIdx.x) / 2 % kColLanes;
+  }
 
   // Where in the tile the i-th row (column) of the thread at `lane` along that side lies.
   static __device__ __forceinline__ int row(int lane, int i) {
@@ -40,11 +50,20 @@ struct Tile {
     return i / kColGroup * (kColLanes * kColGroup) + lane * kColGroup + i % kColGroup;
   }
 
-  // acc[i][j] += sum_k left[k, row i] * right[k, col j], k ascending.
+  // The inverse: the lane that a row of the tile belongs to, and which of the lane's rows it is.
+  static __device__ __forceinline__ int row_lane_of(int row) {
+    return row % (kRowLanes * kRowGroup) / kRowGroup;
+  }
+  static __device__ __forceinline__ int row_place_of(int row) {
+    return row / (kRowLanes * kRowGroup) * kRowGroup + row % kRowGroup;
+  }
+
+  // acc[i][j] += sum_k left[k, row i] * right[k, col j], k ascending. Unrolled further, the compiler loads so far ahead
+  // that registers leave room for half as many warps.
   static __device__ __forceinline__ void multiply(
       Value (&acc)[kThreadRows][kThreadCols], const Value* stage, int row_lane, int col_lane) {
     const Value* right_side = stage + kDepth * kRowStride;
-#pragma unroll
+#pragma unroll 8
     for (int k = 0; k < kDepth; ++k) {
       Value left[kThreadRows];
       Value right[kThreadCols];
@@ -74,5 +93,36 @@ struct Tile {
     }
   }
 };
+
+// Stores a thread's results of one row, which starts at `row` and has `columns` columns, of which the tile's first is
+// column0: a group in one store where rows are whole groups.
+template <class T, class Shape>
+__device__ __forceinline__ void store_columns(
+    T* row, const typename Shape::Value (&results)[Shape::kThreadCols], int64_t column0, int64_t columns,
+    int col_lane) {
+  constexpr int kGroup = Shape::kColGroup;
+#pragma unroll
+  for (int j = 0; j < Shape::kThreadCols; j += kGroup) {
+    const int64_t column = column0 + Shape::col(col_lane, j);
+    if (column >= columns) {
+      continue;
+    }
+    Pack<T, kGroup> pack;
+#pragma unroll
+    for (int g = 0; g < kGroup; ++g) {
+      pack.lane[g] = static_cast<T>(results[j + g]);
+    }
+    if (columns % kGroup == 0) {
+      store_global<T, kGroup>(row + column, pack);
+    } else {
+#pragma unroll
+      for (int g = 0; g < kGroup; ++g) {
+        if (column + g < columns) {
+          row[column + g] = pack.lane[g];
+        }
+      }
+    }
+  }
+}
 
 }  // namespace polygraph

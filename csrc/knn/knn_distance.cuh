@@ -19,6 +19,13 @@
 // through: exp(1.01 a) <= 1 + 2 a for a = (C + n + 1) u <= 1, which check_channels sees to, and 2 * 3 <= 16. relative
 // is exact in the type: 2 u is its last digit at 1. If f overflows though d does not, then (last + 2 C e) exp(1.01 a)
 // is beyond the largest number, so the test's right side is inf, and inf <= inf. If last is inf, everything passes.
+//
+// Lists by f. Let a list hold the `length` > k candidates that are first by (f, number), and `farthest` be the largest
+// d of its first k. These are k candidates, so no d of the k nearest exceeds `farthest`, and by the bound no f of
+// theirs exceeds ceiling = up(farthest * relative + absolute). A candidate that is not listed has no smaller f than the
+// last entry. So the k nearest are all listed if the last entry's f > ceiling, and if all candidates are listed. They
+// are also if farthest = 0: d = 0 just if every square rounds to 0, which is just if f = 0, so the k nearest are the
+// first k numbers with f = 0.
 #pragma once
 
 #include "common/tile_product.cuh"
@@ -80,6 +87,15 @@ __device__ __forceinline__ A infinity() {
 template <class A>
 __device__ __forceinline__ bool is_finite(A value) {
   return !(value - value != A(0));  // inf - inf and NaN are not 0
+}
+
+template <class A>
+__device__ __forceinline__ A warp_max(A value) {
+#pragma unroll
+  for (int half = 16; half > 0; half /= 2) {
+    value = max(value, __shfl_xor_sync(kFullWarp, value, half));
+  }
+  return value;
 }
 
 // The order of the lists.
@@ -332,26 +348,20 @@ __device__ __forceinline__ Acc<T> exact_distance(const T* x, const T* y, int64_t
   return sum;
 }
 
-// Each lane of `mask` gets the documented distance of its own point to the query at y, four lanes at a time. `mask` is
-// not 0 and the same in all lanes.
+// Lanes first .. first + count - 1 get the documented distances of their points to the query at y, four lanes at a
+// time; the others get 0. `first`, `count` are the same in all lanes, count > 0. All threads of the warp call.
 template <class T>
-__device__ __forceinline__ Acc<T> exact_distances(const T* x, const T* y, int64_t C, int point, unsigned mask) {
+__device__ __forceinline__ Acc<T> exact_distances(const T* x, const T* y, int64_t C, int point, int first, int count) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int rank = __popc(mask & ((1U << lane) - 1));
   Acc<T> mine = 0;
-  int source = 0;
-  for (int round = 0; mask != 0; ++round) {
-    int bit = 0;
-#pragma unroll
-    for (int quarter = 0; quarter < 4; ++quarter) {
-      bit = mask != 0 ? __ffs(static_cast<int>(mask)) - 1 : bit;  // past the last: once more, for nobody
-      mask &= mask - 1;
-      source = quarter == lane / 8 ? bit : source;
-    }
+#pragma unroll 1
+  for (int done = 0; done < count; done += 4) {
+    const int source = first + min(done + lane / 8, count - 1);  // past the last: once more, for nobody
     const int other = __shfl_sync(kFullWarp, point, source);
     const Acc<T> d = exact_distance(x + other * C, y, C);
-    const Acc<T> here = __shfl_sync(kFullWarp, d, rank % 4 * 8);
-    mine = rank / 4 == round ? here : mine;
+    const int turn = lane - first - done;
+    const Acc<T> here = __shfl_sync(kFullWarp, d, turn * 8 & 31);
+    mine = turn >= 0 && turn < 4 && done + turn < count ? here : mine;
   }
   return mine;
 }

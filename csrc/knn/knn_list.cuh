@@ -1,122 +1,145 @@
 // CUDA k-NN with the lists of the k nearest in shared memory: k <= 32 * kSlots.
 //
 // A block computes the distances of its tile of queries to one tile of points after the other; after each, a warp takes
-// its queries in turn and keeps what belongs in their lists. A candidate enters a list of N points k (1 + ln(N/k))
-// times on average, so nearly all of the time goes into the distances: with kChain two instructions a channel and pair,
-// with kShort about twelve a pair. Expected floor on an H200 (132 x 128 lanes, 1.8 GHz, 3.0e13 instructions a second):
-// 2 C pairs / 3.0e13 s, 37 us for 8 x 1024 x 1024 pairs of 66 channels; an A100 (1.9e13) takes 1.6 times as long.
+// its queries in turn, collects the candidates of the whole tile and merges them into their lists. A candidate enters a
+// list of N points `length` (1 + ln(N / length)) times on average. With kChain the lists are by its distance and a few
+// entries longer than k; the documented distance is computed once, at the end.
+//
+// Counted in the machine code of sm_90: a tile of 128 points with C = 64 is 5,200 instructions a warp for distances (of
+// which 4,096 subtract and add). A query with nothing to collect takes 34, one with something 130 to collect, 210 for
+// every 32 candidates that are sorted and 24 for one of few that are not; the end takes 125 for every 4 documented
+// distances and 300. At N = 1024, C = 64, k = 20 that is 42,000 a warp for distances and 35,000 for the lists of its 8
+// queries; for C <= 4 the lists take most of it. An H200 starts 132 x 4 x 1.755e9 = 9.3e11 warp instructions a second: 8
+// x 1024 x 1024 pairs of 66 channels take 37 us at least, k = 8 about 75 us if every cycle starts some, and 100 to 130
+// are expected; 16 x 1024 points, C = 64, k = 20, 170 and 220 to 290. An A100 takes 1.6 times as long.
 #pragma once
 
-#include "knn/knn_distance.cuh"
+#include "knn/knn_merge.cuh"
 
 namespace polygraph {
 
-// The list of one query, in shared memory, sorted; entries that hold nothing yet are (inf, kNoPoint), which every point
-// comes before, also one whose distance overflowed.
-template <class A>
-struct KnnList {
-  A* dist;      // [k]
-  int* number;  // [k]
-};
-
-// Merges the candidates of the lanes in `mask` (the same in all lanes, distinct numbers, none listed) into the list.
-// Every entry and candidate counts who comes before it, which is its place: no step waits for another, and all entries
-// are read before any is written. All threads of the warp call; no other warp knows the list.
-template <int kSlots, class A>
-__device__ __forceinline__ void merge_candidates(const KnnList<A>& list, int k, A d, int number, unsigned mask) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const bool candidate = (mask >> lane & 1) != 0;
-  A entry[kSlots];
-  int entry_number[kSlots];
-  int entry_place[kSlots];
-#pragma unroll
-  for (int s = 0; s < kSlots; ++s) {
-    const int slot = s * 32 + lane;
-    entry[s] = slot < k ? list.dist[slot] : infinity<A>();
-    entry_number[s] = slot < k ? list.number[slot] : kNoPoint;
-    entry_place[s] = slot;
-  }
-  int place = 0;
-  for (; mask != 0; mask &= mask - 1) {
-    const int source = __ffs(static_cast<int>(mask)) - 1;
-    const A other = __shfl_sync(kFullWarp, d, source);
-    const int other_number = __shfl_sync(kFullWarp, number, source);
-    int before = 0;
-#pragma unroll
-    for (int s = 0; s < kSlots; ++s) {
-      const bool moves = comes_before(other, other_number, entry[s], entry_number[s]);
-      entry_place[s] += moves ? 1 : 0;
-      before += __popc(__ballot_sync(kFullWarp, !moves));
-    }
-    place += lane == source ? before : (comes_before(other, other_number, d, number) ? 1 : 0);
-  }
-  __syncwarp();
-#pragma unroll
-  for (int s = 0; s < kSlots; ++s) {
-    if (s * 32 + lane < k && entry_place[s] < k) {
-      list.dist[entry_place[s]] = entry[s];
-      list.number[entry_place[s]] = entry_number[s];
-    }
-  }
-  if (candidate && place < k) {
-    list.dist[place] = d;
-    list.number[place] = number;
-  }
-  __syncwarp();
-}
-
-// What a distance of the tile must not exceed if its point may belong before the last entry.
+// The points of a tile that the query may take and whose distance does not exceed `limit`, as columns of the tile in
+// `picks`, ascending. Returns their number. Most tiles have none once the list has filled: that is one load, the
+// comparisons and one vote.
 template <class Shape>
-__device__ __forceinline__ typename Shape::Value knn_limit(
-    const KnnParams<typename Shape::Element>& p, typename Shape::Value last) {
-  return Shape::kExact ? last : fused_up(last, p.relative, p.absolute);
-}
-
-// One warp offers a tile's distances `results` [kCols] to the list of one query. x and y point to the sample's number
-// 0. Most tiles have nothing to offer once the list has filled: that is one load, the comparisons and one vote.
-template <class Shape, int kSlots>
-__device__ __forceinline__ void offer_tile(
-    const KnnParams<typename Shape::Element>& p, const typename Shape::Element* x, const typename Shape::Element* y,
-    const typename Shape::Value* results, const int* points, int query, const KnnList<typename Shape::Value>& list) {
+__device__ __forceinline__ int pick_points(
+    const KnnParams<typename Shape::Element>& p, const typename Shape::Value* results, const int* points, int query,
+    typename Shape::Value limit, unsigned char* picks) {
   using A = typename Shape::Value;
   constexpr int kPer = Shape::kPerLane;
   constexpr int kGroup = kPer < Shape::kGroup ? kPer : Shape::kGroup;
-  const int first = static_cast<int>(threadIdx.x) % 32 * kPer;
-  const int last = static_cast<int>(p.n.k) - 1;
-  A limit = knn_limit<Shape>(p, list.dist[last]);
-  A near[kPer];
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  bool near[kPer];
   bool any = false;
 #pragma unroll
   for (int v = 0; v < kPer; v += kGroup) {
-    const auto group = load_pack<A, kGroup>(results + first + v);
+    const auto group = load_pack<A, kGroup>(results + lane * kPer + v);
 #pragma unroll
     for (int g = 0; g < kGroup; ++g) {
-      near[v + g] = group.lane[g];
-      any = any || group.lane[g] <= limit;
+      near[v + g] = group.lane[g] <= limit;
+      any = any || near[v + g];
     }
   }
   if (!__any_sync(kFullWarp, any)) {
-    return;
+    return 0;
   }
+  int count = 0;
 #pragma unroll
   for (int v = 0; v < kPer; ++v) {
-    const int point = points[first + v];
-    const bool passes = near[v] <= limit && point >= 0 && knn_allowed(p, query, point);
-    unsigned mask = __ballot_sync(kFullWarp, passes);
-    if (mask == 0) {
-      continue;
+    const int col = lane * kPer + v;
+    const int point = points[col];
+    const bool passes = near[v] && point >= 0 && knn_allowed(p, query, point);
+    const unsigned mask = __ballot_sync(kFullWarp, passes);
+    if (passes) {
+      picks[count + __popc(mask & ((1U << lane) - 1))] = static_cast<unsigned char>(col);
     }
-    A d = near[v];
-    if constexpr (!Shape::kExact) {
-      d = exact_distances(x, y + query * p.n.C, p.n.C, point, mask);
+    count += __popc(mask);
+  }
+  __syncwarp();
+  return count;
+}
+
+// One warp offers a tile's distances `results` [kCols] to the list of one query, `length` entries by the tile's
+// distance, or, with `exactly`, by the documented one. x and y point to the sample's number 0; no point whose distance
+// exceeds `ceiling` is wanted.
+template <class Shape, int kSlots>
+__device__ __forceinline__ void offer_tile(
+    const KnnParams<typename Shape::Element>& p, const typename Shape::Element* x, const typename Shape::Element* y,
+    const typename Shape::Value* results, const int* points, unsigned char* picks, int query,
+    const KnnList<typename Shape::Value>& list, int length, bool exactly, typename Shape::Value ceiling) {
+  using A = typename Shape::Value;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  A limit = list.dist[length - 1];
+  if (!Shape::kExact && exactly) {
+    limit = min(ceiling, fused_up(limit, p.relative, p.absolute));
+  }
+  const int count = pick_points<Shape>(p, results, points, query, limit, picks);
+#pragma unroll 1
+  for (int from = 0; from < count; from += 32) {
+    const bool inside = from + lane < count;
+    const int col = inside ? picks[from + lane] : 0;
+    const int point = inside ? points[col] : kNoPoint;
+    A d = inside ? results[col] : infinity<A>();
+    if (!Shape::kExact && exactly) {
+      d = exact_distances(x, y + query * p.n.C, p.n.C, point, 0, min(count - from, 32));
+      d = inside ? d : infinity<A>();
     }
-    const bool enters = passes && comes_before(d, point, list.dist[last], list.number[last]);
-    mask = __ballot_sync(kFullWarp, enters);
+    const bool enters = comes_before(d, point, list.dist[length - 1], list.number[length - 1]);
+    const unsigned mask = __ballot_sync(kFullWarp, enters);
     if (mask != 0) {
-      merge_candidates<kSlots>(list, static_cast<int>(p.n.k), d, point, mask);
-      limit = knn_limit<Shape>(p, list.dist[last]);
+      merge_candidates<kSlots>(list, length, d, point, mask);
     }
   }
+  __syncwarp();  // the picks may be replaced
+}
+
+// One warp turns a list of `length` > k entries by the distance of kChain into one by the documented distance, of which
+// the first k count. Returns -1 if they are the k nearest of all candidates (knn_distance.cuh says when); otherwise the
+// list is empty again, and the distance of kChain of all k nearest is at most what is returned.
+template <class Shape, int kSlots>
+__device__ __forceinline__ typename Shape::Value finish_list(
+    const KnnParams<typename Shape::Element>& p, const typename Shape::Element* x, const typename Shape::Element* y,
+    int query, const KnnList<typename Shape::Value>& list, int length) {
+  using A = typename Shape::Value;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int k = static_cast<int>(p.n.k);
+  const bool all_listed = list.number[length - 1] == kNoPoint;  // there are fewer candidates than entries
+  const A last = list.dist[length - 1];
+  A farthest = 0;
+  A ceiling = 0;
+  // The first k, then those that may come before them. Either are neighbours: real entries come first, by distance.
+#pragma unroll 1
+  for (int part = 0; part < 2; ++part) {
+#pragma unroll 1
+    for (int first = 0; first < length; first += 32) {
+      const int slot = first + lane;
+      A d = slot < length ? list.dist[slot] : infinity<A>();
+      const int number = slot < length ? list.number[slot] : kNoPoint;
+      const bool wanted = number != kNoPoint && (part == 0 ? slot < k : slot >= k && d <= ceiling);
+      const unsigned mask = __ballot_sync(kFullWarp, wanted);
+      if (mask != 0) {
+        const A exact =
+            exact_distances(x, y + query * p.n.C, p.n.C, number, __ffs(static_cast<int>(mask)) - 1, __popc(mask));
+        d = wanted ? exact : d;
+      }
+      if (part == 0 && slot < k) {
+        list.dist[slot] = d;
+        farthest = max(farthest, d);
+      } else if (part == 1 && slot >= k && slot < length) {
+        list.dist[slot] = wanted ? d : infinity<A>();
+        list.number[slot] = wanted ? number : kNoPoint;
+      }
+    }
+    farthest = warp_max(farthest);
+    ceiling = fused_up(farthest, p.relative, p.absolute);
+  }
+  if (!all_listed && !(last > ceiling) && farthest > A(0)) {
+    clear_list(list, length, lane, 32);
+    __syncwarp();
+    return ceiling;
+  }
+  sort_list<kSlots>(list, length);
+  return A(-1);
 }
 
 // One warp writes a finished list to its row of the results. An entry that holds nothing never gets out.
@@ -141,30 +164,100 @@ __device__ __forceinline__ void store_part(
   }
 }
 
-template <class A>
-__device__ __forceinline__ KnnList<A> clear_list(const KnnList<A>& list, int64_t size, int first, int step) {
-  for (int64_t i = first; i < size; i += step) {
-    list.dist[i] = infinity<A>();
-    list.number[i] = kNoPoint;
+// Where in shared memory a block has what; lists of `length` entries.
+template <class Shape>
+struct KnnListMemory {
+  using A = typename Shape::Value;
+
+  A* work;           // [kWork]
+  KnnList<A> lists;  // [kRows, length]
+  A* ceilings;       // [kRows] of the lists that turned out too short, else -1
+  KnnRegion* region;
+  int* queries;          // [kRows]
+  int* points;           // [kCols]
+  unsigned char* picks;  // [kKnnWarps, kCols]
+  int length;
+
+  __device__ __forceinline__ explicit KnnListMemory(int length_) : length(length_) {
+    work = reinterpret_cast<A*>(polygraph_shared_memory);
+    lists.dist = work + Shape::kWork;
+    ceilings = lists.dist + Shape::kRows * length;
+    region = reinterpret_cast<KnnRegion*>(ceilings + Shape::kRows);
+    lists.number = reinterpret_cast<int*>(region + 1);
+    queries = lists.number + Shape::kRows * length;
+    points = queries + Shape::kRows;
+    picks = reinterpret_cast<unsigned char*>(points + Shape::kCols);
   }
-  return list;
+
+  // What lies behind all that.
+  template <class V>
+  __device__ __forceinline__ V* behind() const {
+    return reinterpret_cast<V*>(picks + kKnnWarps * Shape::kCols);
+  }
+
+  static constexpr int64_t bytes(int64_t length) {
+    return (Shape::kWork + Shape::kRows * (length + 1)) * int64_t(sizeof(A)) + int64_t(sizeof(KnnRegion)) +
+           (Shape::kRows * (length + 1) + Shape::kCols) * int64_t(sizeof(int)) + kKnnWarps * Shape::kCols;
+  }
+
+  __device__ __forceinline__ KnnList<A> list(int q) const {
+    return {lists.dist + q * length, lists.number + q * length};
+  }
+};
+
+// The block offers the points of a tile to the lists of its queries. Comes after a barrier, ends with one.
+template <class Shape, int kSlots, int kVec>
+__device__ __forceinline__ void offer_points(
+    const KnnParams<typename Shape::Element>& p, const KnnListMemory<Shape>& memory, bool exactly) {
+  using A = typename Shape::Value;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const auto* x = p.x + memory.region->point_row * p.n.C;
+  const auto* y = p.y + memory.region->query_row * p.n.C;
+  tile_distances<Shape, kVec>(x, y, p.n.C, memory.queries, memory.points, memory.work);
+  for (int q = warp; q < Shape::kRows; q += kKnnWarps) {
+    const A ceiling = memory.ceilings[q];
+    if (memory.queries[q] >= 0 && (!exactly || ceiling >= A(0))) {
+      offer_tile<Shape, kSlots>(
+          p, x, y, memory.work + q * Shape::kResultStride, memory.points, memory.picks + warp * Shape::kCols,
+          memory.queries[q], memory.list(q), exactly ? static_cast<int>(p.n.k) : p.length, exactly, ceiling);
+    }
+  }
+  __syncthreads();
+}
+
+// The block finishes its lists by the distance of kChain; true if some are too short and are to be filled again. Safe:
+// a warp writes the lists and ceilings of its queries, and all are read behind a barrier.
+template <int kSlots, class Shape>
+__device__ __forceinline__ bool finish_lists(
+    const KnnParams<typename Shape::Element>& p, const KnnListMemory<Shape>& memory) {
+  using A = typename Shape::Value;
+  const auto* x = p.x + memory.region->point_row * p.n.C;
+  const auto* y = p.y + memory.region->query_row * p.n.C;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  for (int q = static_cast<int>(threadIdx.x) / 32; q < Shape::kRows; q += kKnnWarps) {
+    if (memory.queries[q] >= 0) {
+      const A ceiling = finish_list<Shape, kSlots>(p, x, y, memory.queries[q], memory.list(q), p.length);
+      if (lane == 0) {
+        memory.ceilings[q] = ceiling;
+      }
+    }
+  }
+  __syncthreads();
+  static_assert(Shape::kRows <= 32);
+  return __any_sync(kFullWarp, lane < Shape::kRows && memory.ceilings[lane] >= A(0)) != 0;
 }
 
 // A block computes the lists of kRows queries over the share blockIdx.y of their candidates, and goes on to the tile
 // gridDim.x further. x and y are read through shared memory (KnnStage), kVec channels a load, and again by the few
-// candidates of kChain. Safe: a tile's results and numbers are replaced after a barrier behind the last warp that reads
-// them; a list belongs to one warp from the first barrier to the last.
+// candidates of kChain. Queries whose lists of kChain turn out too short go through the candidates once more, with the
+// documented distance. Safe: a tile's results and numbers are replaced after a barrier behind the last warp that reads
+// them; a list, a ceiling and a warp's picks belong to one warp from the first barrier to the last.
 template <class Shape, int kSlots, int kVec>
 __global__ void __launch_bounds__(kKnnThreads, sizeof(typename Shape::Value) == 8 ? 2 : 4)
     knn_list_kernel(KnnParams<typename Shape::Element> p) {
   using A = typename Shape::Value;
-  const int k = static_cast<int>(p.n.k);
-  A* work = reinterpret_cast<A*>(polygraph_shared_memory);  // [kWork]
-  A* dists = work + Shape::kWork;                           // [kRows, k]
-  KnnRegion& region = *reinterpret_cast<KnnRegion*>(dists + Shape::kRows * k);
-  const KnnList<A> lists{dists, reinterpret_cast<int*>(&region + 1)};  // [kRows, k]
-  int* queries = lists.number + Shape::kRows * k;                      // [kRows]
-  int* points = queries + Shape::kRows;                                // [kCols]
+  const KnnListMemory<Shape> memory(p.length);
+  KnnRegion& region = *memory.region;
   const int warp = static_cast<int>(threadIdx.x) / 32;
   check_knn_pointers(p);
   for (int64_t tile = blockIdx.x; tile < p.tiles; tile += gridDim.x) {
@@ -175,33 +268,32 @@ __global__ void __launch_bounds__(kKnnThreads, sizeof(typename Shape::Value) == 
     const int64_t begin = quotient(region.candidates * blockIdx.y, p.shares);
     const int64_t end = region.empty() ? begin : quotient(region.candidates * (blockIdx.y + 1), p.shares);
     for (int i = static_cast<int>(threadIdx.x); i < Shape::kRows; i += kKnnThreads) {
-      queries[i] = knn_query(p, region, i, Shape::kRows);
+      memory.queries[i] = knn_query(p, region, i, Shape::kRows);
+      memory.ceilings[i] = A(-1);
     }
-    clear_list(lists, Shape::kRows * k, static_cast<int>(threadIdx.x), kKnnThreads);
-    for (int64_t first = begin; first < end; first += Shape::kCols) {
-      for (int i = static_cast<int>(threadIdx.x); i < Shape::kCols; i += kKnnThreads) {
-        points[i] = knn_point(p, region, first + i, end);
-      }
-      __syncthreads();
-      const auto* x = p.x + region.point_row * p.n.C;
-      const auto* y = p.y + region.query_row * p.n.C;
-      tile_distances<Shape, kVec>(x, y, p.n.C, queries, points, work);
-      for (int q = warp; q < Shape::kRows; q += kKnnWarps) {
-        if (queries[q] >= 0) {
-          const KnnList<A> list{lists.dist + q * k, lists.number + q * k};
-          offer_tile<Shape, kSlots>(p, x, y, work + q * Shape::kResultStride, points, queries[q], list);
+    clear_list(memory.lists, Shape::kRows * p.length, static_cast<int>(threadIdx.x), kKnnThreads);
+    bool exactly = false;
+    for (bool again = true; again;) {
+      for (int64_t first = begin; first < end; first += Shape::kCols) {
+        for (int i = static_cast<int>(threadIdx.x); i < Shape::kCols; i += kKnnThreads) {
+          memory.points[i] = knn_point(p, region, first + i, end);
         }
+        __syncthreads();
+        offer_points<Shape, kSlots, kVec>(p, memory, exactly);
       }
-      __syncthreads();
+      __syncthreads();  // also where a share has no candidates
+      again = false;
+      if constexpr (!Shape::kExact) {
+        again = !exactly && finish_lists<kSlots>(p, memory);
+        exactly = true;
+      }
     }
-    __syncthreads();  // also where a share has no candidates
     for (int q = warp; q < Shape::kRows; q += kKnnWarps) {
-      const KnnList<A> list{lists.dist + q * k, lists.number + q * k};
-      const int64_t row = region.query_row + queries[q];
-      if (queries[q] >= 0 && p.shares == 1) {
-        store_list(p, list, row, region.index_base);
-      } else if (queries[q] >= 0) {
-        store_part(p, list, row, blockIdx.y);
+      const int64_t row = region.query_row + memory.queries[q];
+      if (memory.queries[q] >= 0 && p.shares == 1) {
+        store_list(p, memory.list(q), row, region.index_base);
+      } else if (memory.queries[q] >= 0) {
+        store_part(p, memory.list(q), row, blockIdx.y);
       }
     }
     __syncthreads();
@@ -226,14 +318,13 @@ __global__ void __launch_bounds__(kKnnThreads) knn_join_kernel(KnnParams<T> p) {
     for (int64_t share = 0; share < p.shares; ++share) {
       const int64_t from = (row * p.shares + share) * k;
       for (int first = 0; first < k; first += 32) {
-        const bool inside = first + lane < k;
-        const A d = inside ? p.part_dist[from + first + lane] : infinity<A>();
-        const int point = inside ? p.part_number[from + first + lane] : kNoPoint;
-        const unsigned mask = __ballot_sync(kFullWarp, comes_before(d, point, list.dist[k - 1], list.number[k - 1]));
-        if (mask == 0) {
+        const int entry = first + 31 - lane;  // descending
+        const A d = entry < k ? p.part_dist[from + entry] : infinity<A>();
+        const int point = entry < k ? p.part_number[from + entry] : kNoPoint;
+        if (!__any_sync(kFullWarp, comes_before(d, point, list.dist[k - 1], list.number[k - 1]))) {
           break;
         }
-        merge_candidates<kSlots>(list, k, d, point, mask);
+        merge_descending<kSlots>(list, k, d, point);
       }
     }
     store_list(p, list, row, p.y_ptr == nullptr ? 0 : p.x_ptr[knn_sample_of_row(p, row)]);

@@ -22,6 +22,7 @@ struct KnnParams {
   Acc<T>* dist2;         // [B, M, k]
   Acc<T>* part_dist;     // the lists of the shares of the points, [B*M, shares, k], or the lists in progress of the
   int* part_number;      // blocks (knn_sorted.cuh), likewise; null where there are neither
+  int length;            // entries of a list in shared memory: k, or more where distances are not exact
   int64_t shares;        // into how many parts the points are cut
   int64_t tiles;         // of queries, over all samples
   Acc<T> relative, absolute;  // the error bound of the fast distance (knn_distance.cuh)

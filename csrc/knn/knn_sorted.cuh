@@ -7,8 +7,9 @@
 // 2 k + kFresh entries for each query that some block is working on, whatever N and M.
 //
 // Most points of the first tiles enter, so distances are exact at once (kShort, kLanes): three instructions a channel
-// and pair. Expected floor on an H200: 3 C pairs / 3.0e13 s, 110 us for 4 x 2048 x 2048 pairs of 64 channels; an A100
-// takes 1.6 times as long; merging k = 500 adds about as much again.
+// and pair. Floor on an H200: 3 C pairs / 3.0e13 s, 110 us for 4 x 2048 x 2048 pairs of 64 channels; an A100 takes 1.6
+// times as long. Merging takes longer than that: a sort of kFresh entries is 55 steps with a barrier each, and searches
+// go to global memory. k = 500 is expected to take 450 to 600 us in all.
 #pragma once
 
 #include "knn/knn_list.cuh"

@@ -1,5 +1,6 @@
 // CUDA spiral convolution: float32, float64, and half types that accumulate in float32.
-#include "spiral_conv/spiral_conv_backward.cuh"
+#include "spiral_conv/spiral_conv_backward_weight.cuh"
+#include "spiral_conv/spiral_conv_backward_x.cuh"
 #include "spiral_conv/spiral_conv_forward.cuh"
 
 namespace polygraph {
@@ -10,6 +11,8 @@ constexpr int64_t kWantedBlocks = 512;  // blocks that backward_weight cuts its 
 constexpr int64_t kMinShareRows = 128;  // rows of a share, at least
 constexpr int64_t kMaxPartialBytes = int64_t(64) << 20;
 constexpr int64_t kManyThreads = 1 << 17;  // threads that fill a large GPU
+constexpr int64_t kMostOffset = std::numeric_limits<int32_t>::max();
+constexpr int64_t kMostChunk = 1024;  // entries that a tile of backward_x sorts at a time, at most
 
 template <class T, class Shape, int kVec>
 void launch_spiral_conv_tiles(SpiralForwardParams<T> p, const DeviceScope& scope) {
@@ -53,7 +56,7 @@ void launch_spiral_conv(const SpiralForwardParams<T>& p, const DeviceScope& scop
 }
 
 template <class T, int kVec, int kDepthVec>
-void launch_spiral_conv_backward_x_samples(const SpiralBackwardXParams<T>& p, const DeviceScope& scope) {
+void launch_spiral_conv_backward_x_lists_samples(const SpiralBackwardXParams<T>& p, const DeviceScope& scope) {
   const int64_t items = p.n.V * ceil_div(p.n.C, kVec);
   const auto start = [&](auto samples) {
     constexpr int kSamples = decltype(samples)::value;
@@ -71,18 +74,70 @@ void launch_spiral_conv_backward_x_samples(const SpiralBackwardXParams<T>& p, co
 }
 
 template <class T>
+void launch_spiral_conv_backward_x_lists(const SpiralBackwardXParams<T>& p, const DeviceScope& scope) {
+  constexpr int kVec = kNarrowPack<T>;
+  constexpr int64_t bytes = kVec * sizeof(T);
+  if (p.n.C % kVec != 0 || !is_aligned(p.weight, bytes)) {
+    launch_spiral_conv_backward_x_lists_samples<T, 1, 1>(p, scope);
+  } else if (p.n.D % kVec != 0 || !is_aligned(p.grad, bytes)) {
+    launch_spiral_conv_backward_x_lists_samples<T, kVec, 1>(p, scope);
+  } else {
+    launch_spiral_conv_backward_x_lists_samples<T, kVec, kVec>(p, scope);
+  }
+}
+
+template <class T, class Shape, int kVec>
+void launch_spiral_conv_backward_x_tiles(const SpiralBackwardXParams<T>& p, int64_t samples, const DeviceScope& scope) {
+  SpiralBackwardXTileParams<T> q{p, ceil_div(p.n.C, Shape::kCols), ceil_div(p.n.B, samples), 0, 0};
+  while (Shape::kThreadRows << q.lanes_shift < samples) {
+    ++q.lanes_shift;
+  }
+  const int64_t sources = Shape::kRows / samples;
+  // Twice the mean of a tile.
+  const int64_t entries = ceil_div(2 * sources * p.n.M * p.n.S, p.n.V);
+  q.chunk = static_cast<int>(std::min(ceil_div(std::max<int64_t>(entries, 1), 128) * 128, kMostChunk));
+  const int64_t tiles = ceil_div(p.n.V, sources) * q.sample_groups * q.column_tiles;
+  const int64_t shared_bytes = Shape::kSharedBytes + SpiralLists<T, Shape>::bytes(q.chunk);
+  start_kernel({tiles, 1, Shape::kThreads, shared_bytes}, scope, spiral_conv_backward_x_tile_kernel<T, Shape, kVec>, q);
+}
+
+// Rows of a tile by the sizes alone: a tile's sources share chunks, whose ends show in the order of sums.
+template <class T, int kVec>
+void launch_spiral_conv_backward_x_width(const SpiralBackwardXParams<T>& p, int64_t samples, const DeviceScope& scope) {
+  constexpr int kWidest = std::is_same_v<T, double> || kVec == 1 ? 32 : 64;
+  const int64_t width = p.n.C <= 16 ? 16 : p.n.C % 64 == 0 || p.n.C % 64 > 32 ? 64 : 32;
+  if (ceil_div(p.n.V * ceil_div(p.n.B, samples) * samples, 128) * ceil_div(p.n.C, width) < kFewBlocks) {
+    launch_spiral_conv_backward_x_tiles<T, Tile<T, 32, 16, 2, 2>, kVec>(p, samples, scope);
+  } else if (width == 16) {
+    launch_spiral_conv_backward_x_tiles<T, Tile<T, 128, 16, 4, 4>, kVec>(p, samples, scope);
+  } else if (width == 32) {
+    launch_spiral_conv_backward_x_tiles<T, Tile<T, 128, 32, 8, 4>, kVec>(p, samples, scope);
+  } else {
+    launch_spiral_conv_backward_x_tiles<T, Tile<T, 128, kWidest, 8, kWidest / 8>, kVec>(p, samples, scope);
+  }
+}
+
+// The tiles' offsets, within a group of samples and within the weights, are 32 bits wide. A tile multiplies padding,
+// and zeros where there are fewer targets than sources, at over twice the rate of the lists.
+template <class T>
 void launch_spiral_conv_backward_x(const SpiralBackwardXParams<T>& p, const DeviceScope& scope) {
   if (p.n.B * p.n.V * p.n.C == 0) {
     return;
   }
-  constexpr int kVec = kNarrowPack<T>;
-  constexpr int64_t bytes = kVec * sizeof(T);
-  if (p.n.C % kVec != 0 || !is_aligned(p.weight, bytes)) {
-    launch_spiral_conv_backward_x_samples<T, 1, 1>(p, scope);
-  } else if (p.n.D % kVec != 0 || !is_aligned(p.grad, bytes)) {
-    launch_spiral_conv_backward_x_samples<T, kVec, 1>(p, scope);
+  const SpiralSizes& n = p.n;
+  const int64_t samples = ceil_div(n.B, 16) * 16 == ceil_div(n.B, 8) * 8 ? 16 : 8;
+  const double padded = static_cast<double>(ceil_div(n.B, samples) * samples) * static_cast<double>(n.V) *
+                        static_cast<double>(ceil_div(n.D, 16) * 16) * static_cast<double>(ceil_div(n.C, 16) * 16);
+  const double wanted = static_cast<double>(n.B) * static_cast<double>(n.M) * static_cast<double>(n.D * n.C);
+  const int64_t slots = ceil_div(n.S, kSlotWindow) * kSlotWindow;
+  const bool small = samples * n.M <= kMostOffset / (n.D + 16) && (n.D + 16) * slots <= kMostOffset / (n.C + 64);
+  if (padded > 2 * wanted || !small) {
+    launch_spiral_conv_backward_x_lists(p, scope);
+  } else if (
+      n.C % kPackWidth<T> == 0 && n.D % kPackWidth<T> == 0 && is_aligned(p.weight, 16) && is_aligned(p.grad, 16)) {
+    launch_spiral_conv_backward_x_width<T, kPackWidth<T>>(p, samples, scope);
   } else {
-    launch_spiral_conv_backward_x_samples<T, kVec, kVec>(p, scope);
+    launch_spiral_conv_backward_x_width<T, 1>(p, samples, scope);
   }
 }
 

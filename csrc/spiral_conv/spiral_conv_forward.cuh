@@ -118,37 +118,26 @@ struct SpiralStage {
 
 template <class T, class Shape>
 __device__ __forceinline__ void store_spiral_tile(
-    const SpiralForwardParams<T>& p, const typename Shape::Value (&acc)[Shape::kThreadRows][Shape::kThreadCols],
-    int64_t row0, int64_t d0, int row_lane, int col_lane) {
-  constexpr int kGroup = Shape::kColGroup;
-  const int64_t rows = p.n.B * p.n.M;
+    const SpiralForwardParams<T>& p, typename Shape::Value (&acc)[Shape::kThreadRows][Shape::kThreadCols], int64_t row0,
+    int64_t d0, int row_lane, int col_lane) {
+  if (p.bias != nullptr) {
+#pragma unroll
+    for (int j = 0; j < Shape::kThreadCols; ++j) {
+      const int64_t d = d0 + Shape::col(col_lane, j);
+      if (d < p.n.D) {
+        const auto shift = static_cast<typename Shape::Value>(p.bias[d]);
+#pragma unroll
+        for (int i = 0; i < Shape::kThreadRows; ++i) {
+          acc[i][j] += shift;
+        }
+      }
+    }
+  }
 #pragma unroll
   for (int i = 0; i < Shape::kThreadRows; ++i) {
     const int64_t row = row0 + Shape::row(row_lane, i);
-#pragma unroll
-    for (int j = 0; j < Shape::kThreadCols; j += kGroup) {
-      const int64_t d = d0 + Shape::col(col_lane, j);
-      if (row >= rows || d >= p.n.D) {
-        continue;
-      }
-      T* to = p.out + row * p.n.D + d;
-      Pack<T, kGroup> pack;
-#pragma unroll
-      for (int g = 0; g < kGroup; ++g) {
-        const bool shifted = p.bias != nullptr && d + g < p.n.D;
-        pack.lane[g] =
-            static_cast<T>(shifted ? acc[i][j + g] + static_cast<typename Shape::Value>(p.bias[d + g]) : acc[i][j + g]);
-      }
-      if (p.n.D % kGroup == 0) {
-        store_global<T, kGroup>(to, pack);
-      } else {
-#pragma unroll
-        for (int g = 0; g < kGroup; ++g) {
-          if (d + g < p.n.D) {
-            to[g] = pack.lane[g];
-          }
-        }
-      }
+    if (row < p.n.B * p.n.M) {
+      store_columns<T, Shape>(p.out + row * p.n.D, acc[i], d0, p.n.D, col_lane);
     }
   }
 }
@@ -172,8 +161,8 @@ __global__ void __launch_bounds__(Shape::kThreads) spiral_conv_kernel(SpiralForw
     rows[r] = {b * p.n.V, (row - b * p.n.M) * p.n.S};
   }
   __syncthreads();
-  const int col_lane = static_cast<int>(threadIdx.x) % Shape::kColLanes;
-  const int row_lane = static_cast<int>(threadIdx.x) / Shape::kColLanes;
+  const int row_lane = Shape::row_lane();
+  const int col_lane = Shape::col_lane();
   Value acc[Shape::kThreadRows][Shape::kThreadCols] = {};
   SpiralStage<T, Shape, kVec> next(p.n.C);
   next.fetch(p, rows, d0);

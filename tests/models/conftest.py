@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import trimesh
 
 
 def random_hierarchy(sizes, spiral_lengths, seed=0):
@@ -29,6 +28,8 @@ def random_hierarchy(sizes, spiral_lengths, seed=0):
 
 def icosphere_hierarchy(levels):
     """Icospheres: each keeps the vertices of the next coarser one as its first."""
+    import trimesh  # most models need no meshes that mean something
+
     meshes = [trimesh.creation.icosphere(subdivisions=levels - n) for n in range(levels + 1)]
     vertices = [mesh.vertices for mesh in meshes]
     spirals, keep, up_index, up_weight = [], [], [], []
@@ -65,6 +66,12 @@ def coma_sized():
 def sphere():
     """Two levels: 162, 42 and 12 vertices."""
     return icosphere_hierarchy(2)
+
+
+@pytest.fixture(scope="session")
+def random_tables():
+    """Two levels of random tables: 162, 42 and 12 vertices."""
+    return random_hierarchy([162, 42, 12], [9, 7, 7])
 
 
 @pytest.fixture(scope="session")

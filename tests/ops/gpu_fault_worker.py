@@ -8,11 +8,12 @@ import sys
 
 import torch
 from calls import convert, on_device, run
-from devices import GPU, synchronize
+from devices import GPU, prepare, synchronize
 
 
 def main(test_file, class_name, fault):
     """Make the call with its derivatives, and wait for the device."""
+    prepare()
     spec = importlib.util.spec_from_file_location("faults_of_the_operator", test_file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

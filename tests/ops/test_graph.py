@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from devices import GPU, capture
 from hypothesis import given
 from hypothesis import strategies as st
 
+from polygraph import reference
 from polygraph.ops.graph import (
     Graph,
     graph_from_coo,
@@ -170,3 +172,52 @@ def test_is_a_graph_again():
     assert torch.equal(
         source, torch.cat([part.sort().values for part in other.split(ptr.diff().tolist())])
     )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("E", "N", "M"), [(700, 7, 6), (400, 1, 1), (0, 7, 6), (900, 300, 2)])
+def test_gpu_graphs(E, N, M):
+    """Sorted and transposed on a GPU: hubs, empty slots, no edges, one node, two digits of keys."""
+    source, target = edges(E, N, M)
+    for with_edge in (True, False):
+        found = _ops.sort_coo(source.to(GPU), target.to(GPU), M, with_edge)
+        ptr, ordered, order = expected_order(source, target, M)
+        for f, w in zip(found, (ptr, ordered, order if with_edge else order[:0]), strict=True):
+            assert torch.equal(f.cpu(), w)
+    ptr, other = slots(M, N, E)
+    t_ptr, slot = reference.transpose_table(other[:, None], N)
+    t_other = torch.where(other < 0, -1, targets_of(ptr, E))[slot]
+    t_ptr[N] = E
+    for f, w in zip(
+        _ops.transpose_graph(ptr.to(GPU), other.to(GPU), N), (t_ptr, t_other), strict=True
+    ):
+        assert torch.equal(f.cpu(), w)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("sizes", [(40, 7, 6), (30_000, 900, 5), (30_000, 3, 700)], ids=str)
+def test_gpu_graphs_replayed(sizes):
+    """Edges are sorted and transposed as on the CPU, those copied into a CUDA graph later, too."""
+    E, N, M = sizes
+    ends = [t.to(GPU) for t in edges(E, N, M)]
+
+    def build(source, target):
+        graph = graph_from_coo(source, target, N, M)
+        whole = graph.with_transposed(N)
+        rising = graph_from_coo(graph.source, whole.target, N, M, sorted_by_target=True)
+        degrees = graph.degree(), graph.source_degree(N)
+        back = transpose_graph(graph.ptr, graph.source, N)
+        return dict(enumerate([*whole, rising.ptr, *degrees, *back]))
+
+    replayed, replay = capture(lambda: build(*ends))
+    for seed in (1, 2):
+        fresh = edges(E, N, M, seed)
+        for place, values in zip(ends, fresh, strict=True):
+            place.copy_(values)
+        replay()
+        ptr, source, order = expected_order(*fresh, M)
+        for number, value in enumerate((ptr, source, order)):
+            assert torch.equal(replayed[number].cpu(), value)
+        for number, value in build(*fresh).items():
+            assert torch.equal(replayed[number].cpu(), value)
+            assert torch.equal(build(*ends)[number], replayed[number])

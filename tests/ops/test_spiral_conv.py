@@ -54,6 +54,13 @@ CASES = {
     "8 to 24 channels": partial(call, 5, 40, 8, 30, 4, 24),
     "many rows": partial(call, 3, 700, 16, 900, 5, 16),
     "many rows, narrow": partial(call, 3, 700, 3, 900, 5, 3),
+    # CUDA's tiles: 32 rows, and 128 rows of 16, 32 and 64 columns.
+    "many samples": partial(call, 16, 60, 16, 60, 9, 16),
+    "many samples, 16 columns": partial(call, 16, 1030, 16, 1030, 3, 16),
+    "many samples, 32 columns": partial(call, 16, 1030, 32, 1030, 2, 24),
+    "many samples, 64 columns": partial(call, 16, 1030, 64, 1030, 2, 64),
+    "many samples, more than 32 slots": partial(call, 8, 20, 16, 20, 70, 16),
+    "many samples, thousands of entries a source": partial(call, 8, 5, 16, 2000, 9, 16),
 } | {
     f"{C} to {D} channels": partial(call, SAMPLES[C], 13, C, 11, 4, D)
     for C in WIDTHS

@@ -1,8 +1,13 @@
 """The transposed neighbour table."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
-from devices import GPU
+from devices import GPU, PLACE, capture
 from hypothesis import given
 from tables import hostile_tables, table
 
@@ -87,3 +92,35 @@ def test_gpu_table():
     ):
         assert actual.device.type == GPU
         assert torch.equal(actual.cpu(), expected)
+
+
+@pytest.mark.gpu
+def test_gpu_table_replayed():
+    """A CUDA graph sorts another table, one that is a view."""
+    wide = table(60, 50, 70).to(GPU)
+    index = wide.t()[::2]
+    replayed, replay = capture(lambda: dict(enumerate(ops.transpose_table(index, 70))))
+    wide.copy_(table(60, 50, 70, seed=1))
+    replay()
+    for number, expected in enumerate(reference.transpose_table(index.cpu(), 70)):
+        assert torch.equal(replayed[number].cpu(), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("entry", [8, 9, -1, -2])
+def test_gpu_assert(entry):
+    """An entry out of range stops the kernel with a message."""
+    program = (
+        "import torch; from devices import GPU, prepare, synchronize; prepare();"
+        "from polygraph import ops;"
+        f"ops.transpose_table(torch.full((4, 3), {entry}).to(GPU), 9); synchronize()"
+    )
+    tests = Path(__file__).parents[1]
+    path = os.pathsep.join([str(tests.parent), str(tests)])
+    environment = os.environ | {"PYTHONPATH": path}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode == 0) == (entry in (8, -1)), done.stderr
+    if done.returncode:
+        said = "must lie in [-1, 9)" if PLACE == "cpu" else "transpose_table: index is out of range"
+        assert said in done.stderr

@@ -1,23 +1,12 @@
-// CUDA kernels of the spiral convolution's derivatives; spiral_conv_cuda.cu launches them.
+// CUDA kernel of the spiral convolution's derivative in the weight; spiral_conv_cuda.cu launches it.
 //
-// backward_x gathers gradients through the transposed table; backward_weight is a matrix product over shares of the
-// rows, whose partial sums are added in order. Nothing is scattered, so results repeat bit for bit.
+// A matrix product over shares of the rows, whose partial sums are added in order: results repeat bit for bit.
 #pragma once
 
 #include "common/tile_product.cuh"
 #include "spiral_conv/spiral_conv.h"
 
 namespace polygraph {
-
-template <class T>
-struct SpiralBackwardXParams {
-  SpiralSizes n;
-  const T* grad;           // [B, M, D]
-  const T* weight;         // [D, S*C]
-  const int64_t* t_ptr;    // [V+1]
-  const int64_t* t_entry;  // [M*S]
-  T* out;                  // [B, V, C]
-};
 
 template <class T>
 struct SpiralBackwardWeightParams {
@@ -30,80 +19,6 @@ struct SpiralBackwardWeightParams {
   int64_t shares;        // parts that the rows (b, m) are cut into
   int64_t share_rows;    // rows of a part, the last one may have fewer
 };
-
-// ---- backward_x ----
-
-constexpr int kBackwardXThreads = 128;
-
-template <class T>
-constexpr int kNarrowPack = kPackWidth<T> < 4 ? kPackWidth<T> : 4;
-
-// A thread computes kVec channels of one source u in kSamples samples: samples share the list of (target, slot) pairs
-// and the weights, which neighbouring threads read side by side (they lie along C); the gradients of a target are the
-// same address for all threads of a source. Loads are kVec and kDepthVec elements wide (C and D multiples, aligned).
-// Samples past the end repeat the last one and are not stored. Safe: no shared memory, one writer per element. Tried on
-// paper and left: a product per slot over all sources is denser but multiplies zeros where a target table keeps only
-// some vertices.
-template <class T, int kVec, int kDepthVec, int kSamples>
-__global__ void __launch_bounds__(kBackwardXThreads, kSamples == 8 ? 3 : 4)
-    spiral_conv_backward_x_kernel(SpiralBackwardXParams<T> p) {
-  using Value = Acc<T>;
-  const SpiralSizes n = p.n;
-  const int64_t groups = (n.C + kVec - 1) / kVec;
-  const int64_t width = n.S * n.C;
-  for (int64_t item = first_item(); item < n.V * groups; item += item_stride()) {
-    const int64_t u = quotient(item, groups);
-    const int64_t c0 = (item - u * groups) * kVec;
-    const int64_t first = p.t_ptr[u];
-    const int64_t last = p.t_ptr[u + 1];
-    POLYGRAPH_CHECK_LIST("spiral_conv_backward_x", first, last, n.M * n.S);
-    for (int64_t b0 = int64_t(blockIdx.y) * kSamples; b0 < n.B; b0 += int64_t(gridDim.y) * kSamples) {
-      const T* sample[kSamples];
-#pragma unroll
-      for (int i = 0; i < kSamples; ++i) {
-        sample[i] = p.grad + (b0 + i < n.B ? b0 + i : n.B - 1) * n.M * n.D;
-      }
-      Value acc[kSamples][kVec] = {};
-      for (int64_t e = first; e < last; ++e) {
-        const int64_t position = p.t_entry[e];
-        POLYGRAPH_CHECK_POSITION("spiral_conv_backward_x", position, n.M * n.S);
-        const int64_t m = quotient(position, n.S);
-        const T* weight = p.weight + (position - m * n.S) * n.C + c0;
-        for (int64_t d = 0; d < n.D; d += kDepthVec) {
-          Pack<T, kDepthVec> grad[kSamples];
-#pragma unroll
-          for (int i = 0; i < kSamples; ++i) {
-            grad[i] = load_pack<T, kDepthVec>(sample[i] + m * n.D + d);
-          }
-#pragma unroll
-          for (int j = 0; j < kDepthVec; ++j) {
-            const auto factor = load_pack<T, kVec>(weight + (d + j) * width);
-#pragma unroll
-            for (int i = 0; i < kSamples; ++i) {
-#pragma unroll
-              for (int v = 0; v < kVec; ++v) {
-                acc[i][v] += static_cast<Value>(grad[i].lane[j]) * static_cast<Value>(factor.lane[v]);
-              }
-            }
-          }
-        }
-      }
-#pragma unroll
-      for (int i = 0; i < kSamples; ++i) {
-        if (b0 + i < n.B) {
-          Pack<T, kVec> pack;
-#pragma unroll
-          for (int v = 0; v < kVec; ++v) {
-            pack.lane[v] = static_cast<T>(acc[i][v]);
-          }
-          store_global<T, kVec>(p.out + ((b0 + i) * n.V + u) * n.C + c0, pack);
-        }
-      }
-    }
-  }
-}
-
-// ---- backward_weight ----
 
 // As SpiralStage of the forward, but the summed dimension is the rows (b, m), and both sides lie in shared memory as in
 // global memory: left is kDepth gathered rows of columns s*C + c, right as many rows of grad. A thread's column never
@@ -202,7 +117,7 @@ struct SpiralRowStage {
 // its rows of x and grad come from L2 after the first. Safe: a stage is written only after the
 // barrier behind the last product that read it, and every element of partial has one writer.
 template <class T, class Shape, int kVec>
-__global__ void __launch_bounds__(Shape::kThreads, 2)
+__global__ void __launch_bounds__(Shape::kThreads, 4)
     spiral_conv_backward_weight_kernel(SpiralBackwardWeightParams<T> p) {
   using Value = typename Shape::Value;
   Value* stages = reinterpret_cast<Value*>(polygraph_shared_memory);
@@ -216,8 +131,8 @@ __global__ void __launch_bounds__(Shape::kThreads, 2)
   const int64_t begin = share * p.share_rows;
   const int64_t rows = p.n.B * p.n.M;
   const int64_t end = begin + p.share_rows < rows ? begin + p.share_rows : rows;
-  const int row_lane = static_cast<int>(threadIdx.x) % Shape::kRowLanes;
-  const int col_lane = static_cast<int>(threadIdx.x) / Shape::kRowLanes;
+  const int row_lane = Shape::row_lane();
+  const int col_lane = Shape::col_lane();
   Value acc[Shape::kThreadRows][Shape::kThreadCols] = {};
   SpiralRowStage<T, Shape, kVec> next(p, begin, column0);
   next.fetch(p, end, d0);
@@ -237,10 +152,26 @@ __global__ void __launch_bounds__(Shape::kThreads, 2)
   for (int j = 0; j < Shape::kThreadCols; ++j) {
     const int64_t d = d0 + Shape::col(col_lane, j);
 #pragma unroll
-    for (int i = 0; i < Shape::kThreadRows; ++i) {
+    for (int i = 0; i < Shape::kThreadRows; i += Shape::kRowGroup) {
       const int64_t column = column0 + Shape::row(row_lane, i);
-      if (d < p.n.D && column < width) {
-        partial[d * width + column] = acc[i][j];
+      if (d >= p.n.D || column >= width) {
+        continue;
+      }
+      Pack<Value, Shape::kRowGroup> pack;
+#pragma unroll
+      for (int g = 0; g < Shape::kRowGroup; ++g) {
+        pack.lane[g] = acc[i + g][j];
+      }
+      Value* to = partial + d * width + column;
+      if (width % Shape::kRowGroup == 0) {
+        store_global<Value, Shape::kRowGroup>(to, pack);
+      } else {
+#pragma unroll
+        for (int g = 0; g < Shape::kRowGroup; ++g) {
+          if (column + g < width) {
+            to[g] = pack.lane[g];
+          }
+        }
       }
     }
   }
