@@ -7,7 +7,8 @@
 //
 // With segments = targets, `other` holds sources and `slot` is absent; with segments = sources, `slot` lists the slots
 // that leave each source and `other` holds targets. One kernel serves both directions. The order of a sum is that of
-// the positions, and one thread computes it, so results repeat bit for bit.
+// the positions, on CUDA (common/segments.cuh) in pieces of 256 that are then added in order; so results repeat bit for
+// bit.
 #pragma once
 
 #include "common/table.h"

@@ -10,8 +10,8 @@
 // numbers. A segment without edges has value 0 and arg -1. v [O, D], arg [S, D] int32.
 // Given arg the value is linear in v: edge_max_backward and edge_take are each other's adjoints, so derivatives of
 // every order are these two. On the CPU edge_max_backward scatters, a thread owning channels; on CUDA it gathers along
-// the transposed graph (target, t_ptr, t_slot), which the CPU does not read. Both add in the order of the slots, so
-// results repeat bit for bit.
+// the transposed graph (target, t_ptr, t_slot), which the CPU does not read. Both add in the order of the slots (of
+// lists longer than 256, on CUDA, in pieces), so results repeat bit for bit.
 #pragma once
 
 #include "common/graph.h"
