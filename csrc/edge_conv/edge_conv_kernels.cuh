@@ -48,7 +48,7 @@ struct EdgeRows {
   const EdgeConvParams<T>& p;
   int64_t left;  // channels from c on
   const T *oth_mask, *oth_val, *edge_val;
-  Acc<T> seg_sign[kWidth], seg_value[kWidth];
+  Acc<T> seg_sign[kWidth] = {}, seg_value[kWidth] = {};
 
   struct Slot {
     Part sign, node, edge;

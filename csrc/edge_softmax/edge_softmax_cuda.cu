@@ -123,7 +123,7 @@ __device__ __forceinline__ void store_shares(SlotScores<T>& scores, bool mine, c
 // kept. Safe: one writer a number; all lanes of a warp pass every shuffle, because the walks are as long as the warp's
 // longest unit, and a warp has pieces alone or whole segments alone.
 template <class T>
-__global__ void __launch_bounds__(kSegmentThreads)
+__global__ void __launch_bounds__(kSegmentThreads, 3)
     softmax_of_slots_kernel(const __grid_constant__ EdgeSoftmaxParams<T> p) {
   const Group group = this_group(p.work);
   const SegmentUnit unit = find_unit_of(p, group);
@@ -163,7 +163,7 @@ __global__ void __launch_bounds__(kJoinLanes* kJoinRows)
 
 // The shares of the slots of long segments, a group a piece. As softmax_of_slots_kernel.
 template <class T>
-__global__ void __launch_bounds__(kSegmentThreads)
+__global__ void __launch_bounds__(kSegmentThreads, 3)
     softmax_of_pieces_kernel(const __grid_constant__ EdgeSoftmaxParams<T> p) {
   const Group group = this_group(p.work);
   const SegmentUnit unit = known_piece(p.work, group);
@@ -235,7 +235,7 @@ __device__ __forceinline__ void store_moved(SlotScores<T>& scores, bool mine, Ac
 
 // As softmax_of_slots_kernel.
 template <class T>
-__global__ void __launch_bounds__(kSegmentThreads)
+__global__ void __launch_bounds__(kSegmentThreads, 3)
     backward_of_slots_kernel(const __grid_constant__ EdgeSoftmaxParams<T> p) {
   const Group group = this_group(p.work);
   const SegmentUnit unit = find_unit_of(p, group);
@@ -268,7 +268,7 @@ __global__ void __launch_bounds__(kJoinLanes* kJoinRows)
 
 // As softmax_of_pieces_kernel.
 template <class T>
-__global__ void __launch_bounds__(kSegmentThreads)
+__global__ void __launch_bounds__(kSegmentThreads, 3)
     backward_of_pieces_kernel(const __grid_constant__ EdgeSoftmaxParams<T> p) {
   const Group group = this_group(p.work);
   const SegmentUnit unit = known_piece(p.work, group);
