@@ -6,6 +6,9 @@
 namespace polygraph {
 namespace {
 
+constexpr int64_t kManyBlocks = 1024;  // blocks that fill a large GPU
+constexpr int64_t kMostSamples = 4;
+
 // All tensors of a call, with what their kernels ask of them: the last dimension dense.
 struct PolyInputs {
   Tensor a;
@@ -50,9 +53,12 @@ LaunchShape share_shape(const PolySizes& n, int sums) {
   return {num_shares(n.V), strided_samples(n.B), kThreads, int64_t(sums) * kVec * kThreads * int64_t(sizeof(Acc<T>))};
 }
 
+// A thread takes up to kMostSamples samples, as long as there are kManyBlocks blocks.
 template <int kVec>
 LaunchShape row_shape(const PolySizes& n) {
-  return {strided_blocks(n.V * (n.D / kVec), kThreads), strided_samples(n.B), kThreads, 0};
+  const int64_t blocks = strided_blocks(n.V * (n.D / kVec), kThreads);
+  const int64_t samples = std::clamp<int64_t>(blocks * strided_samples(n.B) / kManyBlocks, 1, kMostSamples);
+  return {blocks, strided_samples(ceil_div(n.B, samples)), kThreads, 0};
 }
 
 LaunchShape channel_shape(const PolySizes& n) {
@@ -89,7 +95,8 @@ void launch_poly_step(const PolyForwardParams<T>& p, const DeviceScope& scope) {
 // Factors of which a vertex may have its own: [D] or [V, D], or absent.
 template <class T>
 PolyFactors<T> factors_of(const PolySizes& n, const std::optional<Tensor>& tensor) {
-  return {const_data<T>(tensor), per_vertex(tensor) ? n.D : 0};
+  const T* data = const_data<T>(tensor);
+  return {data, per_vertex(tensor) ? n.D : 0, is_aligned(data, 16)};
 }
 
 // The sums over rows, the factors made of them, grad_scale and grad_bias. What is null is a gradient per vertex.
@@ -190,7 +197,7 @@ void backward_cuda(
   p.grad_s = packed ? p.grad_a + n.D : mutable_data<T>(to.s);
   p.grad_stride = packed ? 2 * n.D : n.D;
   p.grad_skip = to.skip.numel() > 0 ? mutable_data<T>(to.skip) : nullptr;
-  p.packs = takes_packs(n, p.terms) && is_aligned(p.grad, 16) && is_aligned(p.out, 16);
+  p.packs = takes_packs(n, p.terms) && is_aligned(p.grad, 16) && is_aligned(p.out, 16) && is_aligned(p.rnorm, 16);
   T* grad_scale = mutable_data<T>(to.scale);
   T* grad_bias = mutable_data<T>(to.bias);
   p.grad_vertex_scale = to.scale.dim() == 2 ? grad_scale : nullptr;

@@ -38,11 +38,47 @@ template <class T>
 struct PolyFactors {
   const T* data;
   int64_t row_stride;
+  bool packs;  // data is aligned to 16 bytes
 
   __device__ __forceinline__ Acc<T> at(int64_t v, int64_t d, Acc<T> absent) const {
     return data == nullptr ? absent : static_cast<Acc<T>>(data[v * row_stride + d]);
   }
+
+  // kVec neighbours; where kVec is more than 1, it is a pack's width, and divides d and row_stride.
+  template <int kVec>
+  __device__ __forceinline__ Pack<Acc<T>, kVec> lanes(int64_t v, int64_t d, Acc<T> absent) const {
+    Pack<Acc<T>, kVec> result;
+    if (kVec > 1 && data != nullptr && packs) {
+      const auto pack = load_pack<T, kVec>(data + v * row_stride + d);
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) {
+        result.lane[i] = static_cast<Acc<T>>(pack.lane[i]);
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) {
+        result.lane[i] = at(v, d + i, absent);
+      }
+    }
+    return result;
+  }
 };
+
+// kVec neighbours among the accumulators, 16 bytes a load.
+template <int kVec, class A>
+__device__ __forceinline__ Pack<A, kVec> load_accumulators(const A* from) {
+  constexpr int kGroup = kVec < kPackWidth<A> ? kVec : kPackWidth<A>;
+  Pack<A, kVec> result;
+#pragma unroll
+  for (int i = 0; i < kVec; i += kGroup) {
+    const auto group = load_pack<A, kGroup>(from + i);
+#pragma unroll
+    for (int g = 0; g < kGroup; ++g) {
+      result.lane[i + g] = group.lane[g];
+    }
+  }
+  return result;
+}
 
 template <class T>
 struct PolyNormParams {
@@ -222,7 +258,8 @@ __global__ void __launch_bounds__(kThreads, 3) poly_step_rnorm_kernel(PolyNormPa
 }
 
 // A thread computes kVec channels of one row v, sample after sample; neighbouring threads lie along D, then along v.
-// Loads and stores are kVec wide (D and all strides multiples, aligned). Safe: one writer per element.
+// Scale and bias are read once, ahead of the samples. Loads and stores are kVec wide (D and all strides multiples,
+// aligned). Safe: one writer per element.
 template <class T, int kVec>
 __global__ void __launch_bounds__(kThreads, 3) poly_step_kernel(PolyForwardParams<T> p) {
   using A = Acc<T>;
@@ -230,9 +267,12 @@ __global__ void __launch_bounds__(kThreads, 3) poly_step_kernel(PolyForwardParam
   for (int64_t item = first_item(); item < p.n.V * groups; item += item_stride()) {
     const int64_t v = quotient(item, groups);
     const int64_t d = (item - v * groups) * kVec;
+    const auto scale = p.scale.template lanes<kVec>(v, d, A(1));
+    const auto bias = p.bias.template lanes<kVec>(v, d, A(0));
     for (int64_t b = blockIdx.y; b < p.n.B; b += gridDim.y) {
       const auto a = load_pack<T, kVec>(p.terms.a.row(b, v) + d);
       const auto s = load_pack<T, kVec>(p.terms.s.row(b, v) + d);
+      const auto rnorm = load_accumulators<kVec>(p.rnorm + b * p.n.D + d);
       Pack<T, kVec> skip{};
       if (p.skip.data != nullptr) {
         skip = load_pack<T, kVec>(p.skip.row(b, v) + d);
@@ -241,9 +281,9 @@ __global__ void __launch_bounds__(kThreads, 3) poly_step_kernel(PolyForwardParam
 #pragma unroll
       for (int i = 0; i < kVec; ++i) {
         const A first = static_cast<A>(a.lane[i]);
-        const A factor = p.scale.at(v, d + i, A(1)) * p.rnorm[b * p.n.D + d + i];
+        const A factor = scale.lane[i] * rnorm.lane[i];
         A z = first + factor * (first * static_cast<A>(s.lane[i]));
-        z += p.bias.at(v, d + i, A(0));
+        z += bias.lane[i];
         z += static_cast<A>(skip.lane[i]);
         result.lane[i] = static_cast<T>(activate(z, p.activation));
       }
@@ -257,6 +297,7 @@ __global__ void __launch_bounds__(kThreads, 3) poly_step_kernel(PolyForwardParam
 template <class T, int kVec, bool kPacks>
 __global__ void __launch_bounds__(kThreads, 3) poly_step_backward_sums_kernel(PolyBackwardParams<T> p) {
   using A = Acc<T>;
+  const PolyFactors<T> vertex_scale{p.scale.row_stride == 0 ? nullptr : p.scale.data, p.n.D, p.scale.packs};
   for (int64_t b = blockIdx.y; b < p.n.B; b += gridDim.y) {
     const auto add = [&](int64_t v, int64_t d, A(&sum)[2][kVec]) {
       const int64_t at = (b * p.n.V + v) * p.n.D + d;
@@ -264,11 +305,11 @@ __global__ void __launch_bounds__(kThreads, 3) poly_step_backward_sums_kernel(Po
       const auto s = load_lanes<T, kVec, kPacks>(p.terms.s.row(b, v) + d);
       const auto grad = load_lanes<T, kVec, kPacks>(p.grad + at);
       const auto out = load_lanes<T, kVec, kPacks>(p.out + at);
+      const auto own = vertex_scale.template lanes<kVec>(v, d, A(1));
 #pragma unroll
       for (int i = 0; i < kVec; ++i) {
         const A dz = static_cast<A>(grad.lane[i]) * slope(static_cast<A>(out.lane[i]), p.activation);
-        const A own = p.scale.row_stride == 0 ? A(1) : p.scale.at(v, d + i, A(1));
-        sum[0][i] += own * dz * (static_cast<A>(a.lane[i]) * static_cast<A>(s.lane[i]));
+        sum[0][i] += own.lane[i] * dz * (static_cast<A>(a.lane[i]) * static_cast<A>(s.lane[i]));
         sum[1][i] += dz;
       }
     };
@@ -317,8 +358,11 @@ __global__ void __launch_bounds__(kThreads, 3) poly_step_backward_kernel(PolyBac
   for (int64_t item = first_item(); item < p.n.V * groups; item += item_stride()) {
     const int64_t v = quotient(item, groups);
     const int64_t d = (item - v * groups) * kVec;
+    const auto scale = p.scale.template lanes<kVec>(v, d, A(1));
     for (int64_t b = blockIdx.y; b < p.n.B; b += gridDim.y) {
       const int64_t row = b * p.n.V + v;
+      const auto rnorm = load_accumulators<kVec>(p.rnorm + b * p.n.D + d);
+      const auto through = load_accumulators<kVec>(p.through + b * p.n.D + d);
       const auto a = load_pack<T, kVec>(p.terms.a.row(b, v) + d);
       const auto s = load_pack<T, kVec>(p.terms.s.row(b, v) + d);
       const auto grad = load_pack<T, kVec>(p.grad + row * p.n.D + d);
@@ -331,9 +375,8 @@ __global__ void __launch_bounds__(kThreads, 3) poly_step_backward_kernel(PolyBac
         const A dz = static_cast<A>(grad.lane[i]) * slope(static_cast<A>(out.lane[i]), p.activation);
         const A left = static_cast<A>(a.lane[i]);
         const A right = static_cast<A>(s.lane[i]);
-        const int64_t channel = b * p.n.D + d + i;
-        const A direct = p.scale.at(v, d + i, A(1)) * p.rnorm[channel];
-        const A dt = direct * dz - p.through[channel] * (left * right);
+        const A direct = scale.lane[i] * rnorm.lane[i];
+        const A dt = direct * dz - through.lane[i] * (left * right);
         grad_a.lane[i] = static_cast<T>(dz + dt * right);
         grad_s.lane[i] = static_cast<T>(dt * left);
         grad_skip.lane[i] = static_cast<T>(dz);
@@ -360,6 +403,7 @@ __global__ void __launch_bounds__(kThreads, 3) poly_step_vertex_sums_kernel(Poly
     A to_bias[kVec] = {};
     for (int64_t b = 0; b < p.n.B; ++b) {
       const int64_t at = (b * p.n.V + v) * p.n.D + d;
+      const auto rnorm = load_accumulators<kVec>(p.rnorm + b * p.n.D + d);
       const auto a = load_pack<T, kVec>(p.terms.a.row(b, v) + d);
       const auto s = load_pack<T, kVec>(p.terms.s.row(b, v) + d);
       const auto grad = load_pack<T, kVec>(p.grad + at);
@@ -368,7 +412,7 @@ __global__ void __launch_bounds__(kThreads, 3) poly_step_vertex_sums_kernel(Poly
       for (int i = 0; i < kVec; ++i) {
         const A dz = static_cast<A>(grad.lane[i]) * slope(static_cast<A>(out.lane[i]), p.activation);
         const A t = static_cast<A>(a.lane[i]) * static_cast<A>(s.lane[i]);
-        to_scale[i] += p.rnorm[b * p.n.D + d + i] * (dz * t);
+        to_scale[i] += rnorm.lane[i] * (dz * t);
         to_bias[i] += dz;
       }
     }
