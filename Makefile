@@ -23,6 +23,8 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --no
 STAMP := $(VENV)/.polygraph
 LIBRARY := polygraph/_C.abi3.so
 CSRC := $(wildcard csrc/*/*)
+EMULATOR := $(wildcard scripts/emulator/*.cpp scripts/emulator/include/*.h \
+	scripts/emulator/include/cub/device/* tests/emulator/*.cpp)
 CHECKED_BUILD := POLYGRAPH_WERROR=1 $(BIN)/python setup.py --quiet build_ext \
 	--build-lib build/checked/lib --build-temp build/checked/temp
 # A torch without CUDA cannot load the CUDA library, so nvcc is left alone then, unless the caller
@@ -48,7 +50,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror $(CSRC) scripts/*.cpp scripts/*.cu
+	$(BIN)/clang-format --dry-run -Werror $(CSRC) $(EMULATOR) scripts/*.cpp scripts/*.cu
 	POLYGRAPH_CUDA=0 $(CHECKED_BUILD)
 
 # One architecture: whether the code compiles does not depend on how many there are.

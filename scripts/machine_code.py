@@ -37,8 +37,8 @@ STORE_ELEMENTS = {
     "spiral_conv_backward_weight_kernel",  # a share's partial sums, along the other dimension
 }
 
-# Stores of other numbers than packs of elements: the segment that a piece is of; where maxima lie, in
-# pairs of int32 for pairs of float64.
+# Stores of other numbers than packs of elements: the segment that a piece is of; where maxima lie,
+# in pairs of int32 for pairs of float64.
 OTHER_STORES = {
     "edge_max_backward_kernel": 1,
     "edge_max_kernel": 3,
