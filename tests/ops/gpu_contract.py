@@ -221,6 +221,8 @@ class GpuContract:
         """
         messages = {name: message for name, (_, _, message) in self.gpu_broken.items()}
         messages |= self.gpu_asserts
+        if PLACE == "cpu":  # all of them are tested there without processes
+            messages = dict([*messages.items()][:: max(1, len(messages) - 1)])
         with ThreadPoolExecutor(WORKERS_AT_ONCE) as pool:
             good, *broken = pool.map(self.fault_worker, ["", *messages])
         assert good.returncode == 0, good.stderr
