@@ -5,14 +5,16 @@
 Prints a line for each family of kernels, and writes one for each kernel to `--table`: registers,
 bytes of local memory and the instructions that reach it (spilled registers), instructions in all,
 and stores to global memory by their width in bits. Two limits are checked (`faults`): packs are
-stored whole, and local memory stays within `LOCAL_MEMORY`. Needs cuobjdump (of the CUDA toolkit, or
-`pip install nvidia-cuda-cuobjdump`) and c++filt (of binutils), but no GPU.
+stored whole, and local memory stays within `LOCAL_MEMORY`. Needs cuobjdump and nvdisasm (of the
+CUDA toolkit, or `pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm`) and c++filt (of
+binutils), but no GPU.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -50,7 +52,6 @@ OTHER_STORES = {
 # bytes each. Every other kernel has none.
 LOCAL_MEMORY = {
     "edge_outer_kernel": (1, 40),  # double
-    "knn_list_kernel": (6, 16),  # the largest tile in float, half and bfloat16
 }
 
 WIDTHS = (128, 64, 32, 16, 8)
@@ -163,10 +164,14 @@ def tool(name: str, package: str) -> str:
 def disassemble(library: Path, architecture: str) -> list[Kernel]:
     """Read the kernels of a built library."""
     command = [tool("cuobjdump", "`pip install nvidia-cuda-cuobjdump`"), "-arch", architecture]
+    disassembler = Path(
+        tool("nvdisasm", "`pip install nvidia-cuda-nvdisasm`")
+    )  # cuobjdump calls it
+    environment = os.environ | {"NVDISASM_PATH": str(disassembler.parent)}
 
     def dump(what: str) -> Iterator[str]:
         with subprocess.Popen(
-            [*command, what, str(library)], stdout=subprocess.PIPE, text=True
+            [*command, what, str(library)], stdout=subprocess.PIPE, text=True, env=environment
         ) as done:
             assert done.stdout is not None
             yield from done.stdout

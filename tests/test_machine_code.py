@@ -185,8 +185,8 @@ def test_built_library():
     if any(path.stat().st_mtime > library.stat().st_mtime for path in ROOT.glob("csrc/*/*.cu*")):
         pytest.skip("the CUDA library is older than its sources: `make cuda` builds it")
     try:
-        machine_code.tool("cuobjdump", "")
-        machine_code.tool("c++filt", "")
+        for name in ("cuobjdump", "nvdisasm", "c++filt"):
+            machine_code.tool(name, "")
     except SystemExit as error:
         pytest.skip(str(error))
     kernels = machine_code.disassemble(library, "sm_90")
