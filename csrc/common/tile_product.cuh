@@ -94,6 +94,16 @@ struct Tile {
   }
 };
 
+// Blocks of a multiprocessor that the registers of a kernel must leave room for: about as many as it takes without
+// spilling. Without a number the compiler aims at more, and spills. kVec elements a load from global memory; kLargest:
+// for 64 results a thread.
+template <class Shape, int kVec, int kLargest>
+constexpr int kTileBlocks = Shape::kThreadRows * Shape::kThreadCols > 32      ? kLargest
+                            : Shape::kThreadRows * Shape::kThreadCols <= 8    ? 4
+                            : kVec == 1 || sizeof(typename Shape::Value) == 8 ? 2
+                            : Shape::kThreadRows * Shape::kThreadCols > 16    ? 4
+                                                                              : 5;
+
 // Stores a thread's results of one row, which starts at `row` and has `columns` columns, of which the tile's first is
 // column0: a group in one store where rows are whole groups.
 template <class T, class Shape>

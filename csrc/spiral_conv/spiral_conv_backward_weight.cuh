@@ -117,7 +117,7 @@ struct SpiralRowStage {
 // its rows of x and grad come from L2 after the first. Safe: a stage is written only after the
 // barrier behind the last product that read it, and every element of partial has one writer.
 template <class T, class Shape, int kVec>
-__global__ void __launch_bounds__(Shape::kThreads, 4)
+__global__ void __launch_bounds__(Shape::kThreads, sizeof(Acc<T>) == 8 ? 3 : 4)
     spiral_conv_backward_weight_kernel(SpiralBackwardWeightParams<T> p) {
   using Value = typename Shape::Value;
   Value* stages = reinterpret_cast<Value*>(polygraph_shared_memory);

@@ -22,7 +22,8 @@ struct SpiralBackwardXParams {
 
 // ---- a tile product ----
 
-constexpr int kSlotWindow = 32;  // slots that a tile sorts its entries by at a time: bits of a word
+constexpr int kSlotWindow = 32;   // slots that a tile sorts its entries by at a time: bits of a word
+constexpr int kMostSamples = 16;  // samples of a tile
 
 template <class T>
 struct SpiralBackwardXTileParams {
@@ -74,18 +75,20 @@ struct SpiralLists {
   }
 
   // Makes lists of the entries first .. first + count - 1 of t_entry whose slots are in the window of s0. All threads
-  // call it.
+  // call it. Its loops are left rolled: they are short, and would take registers that the product needs.
   __device__ __forceinline__ void sort(const SpiralBackwardXParams<T>& p, int64_t first, int count, int s0) {
     __syncthreads();  // the last lists have been read
     for (int i = threadIdx.x; i < kMostSources * kSlotWindow; i += Shape::kThreads) {
       heads[i] = {-1, -1};
     }
+#pragma unroll 1
     for (int i = threadIdx.x; i < count; i += Shape::kThreads) {
       const int64_t position = p.t_entry[first + i];
       POLYGRAPH_CHECK_POSITION("spiral_conv_backward_x", position, p.n.M * p.n.S);
       const int64_t m = quotient(position, p.n.S);
       const int64_t s = position - m * p.n.S - s0;
       int source = 0;
+#pragma unroll 1
       while (source + 1 < sources && begin[source + 1] <= first + i) {
         ++source;
       }
@@ -93,6 +96,7 @@ struct SpiralLists {
       list[i] = s >= 0 && s < kSlotWindow ? source * kSlotWindow + static_cast<int>(s) : -1;
     }
     __syncthreads();
+#pragma unroll 1
     for (int i = threadIdx.x; i < count; i += Shape::kThreads) {
       const int mine = list[i];
       if (mine < 0) {
@@ -103,10 +107,12 @@ struct SpiralLists {
       const int64_t from = begin[source] - first;
       const int64_t to = begin[source + 1] - first;
       int before = i - 1;
+#pragma unroll 1
       while (before >= from && before >= 0 && list[before] != mine) {
         --before;
       }
       int after = i + 1;
+#pragma unroll 1
       while (after < to && after < count && list[after] != mine) {
         ++after;
       }
@@ -119,9 +125,11 @@ struct SpiralLists {
   }
 
   // The slots, as bits, that any source of the tile has entries at, and those of source `own`. All threads call it.
+  // Rolled as above.
   __device__ __forceinline__ unsigned slots(int own, unsigned& own_slots) const {
     const int lane = static_cast<int>(threadIdx.x) % kSlotWindow;
     unsigned any = 0;
+#pragma unroll 1
     for (int j = 0; j < sources; ++j) {
       const unsigned found = __ballot_sync(0xffffffffU, heads[j * kSlotWindow + lane].at >= 0);
       any |= found;
@@ -140,16 +148,21 @@ struct SpiralSourceStage {
   static constexpr int kLanes = Shape::kDepth / kVec;
   static constexpr int kPassRows = Shape::kThreads / kLanes;
   static constexpr int kPasses = (Shape::kRows + kPassRows - 1) / kPassRows;
+  // From pass to pass the sample changes only where the place among a lane's rows does, or where a pass is no multiple
+  // of a source's lanes.
+  static constexpr int kSpan = Shape::kRowLanes * Shape::kRowGroup;
+  static constexpr bool kKeepsSample = kPassRows / Shape::kRowGroup % (kMostSamples / Shape::kThreadRows) == 0;
+  static constexpr int kSamples = kKeepsSample ? (Shape::kRows + kSpan - 1) / kSpan : kPasses;
   static constexpr int kColLanes = Shape::kCols / kVec;
   static constexpr int kColPassLines = Shape::kThreads / kColLanes;
   static constexpr int kColPasses = (Shape::kDepth + kColPassLines - 1) / kColPassLines;
 
   Pack<T, kVec> left[kPasses];
   Pack<T, kVec> right[kColPasses];
-  int head[kPasses];  // where a row's source has its heads
-  int from[kPasses];  // where a row's sample begins in grad, plus this thread's column d
-  int next[kPasses];  // the row's next entry, or -1
-  int d0;             // of what was fetched last
+  int head[kPasses];   // where a row's source has its heads
+  int from[kSamples];  // where a row's sample begins in grad, plus this thread's column d
+  int next[kPasses];   // the row's next entry, or -1
+  int d0;              // of what was fetched last
 
   __device__ __forceinline__ SpiralSourceStage(const SpiralBackwardXTileParams<T>& p, int64_t b0) {
     const int last = p.x.n.B - b0 < Shape::kRows ? static_cast<int>(p.x.n.B - b0) - 1 : Shape::kRows;
@@ -160,8 +173,12 @@ struct SpiralSourceStage {
       const int source = lane >> p.lanes_shift;
       const int sample = (lane - (source << p.lanes_shift)) * Shape::kThreadRows + Shape::row_place_of(row);
       head[pass] = source * kSlotWindow;
-      from[pass] = min(sample, last) * static_cast<int>(p.x.n.M * p.x.n.D) + column();
+      from[sample_of(pass)] = min(sample, last) * static_cast<int>(p.x.n.M * p.x.n.D) + column();
     }
+  }
+
+  static __device__ __forceinline__ constexpr int sample_of(int pass) {
+    return kKeepsSample ? pass * kPassRows / kSpan : pass;
   }
 
   static __device__ __forceinline__ int column() {
@@ -182,7 +199,7 @@ struct SpiralSourceStage {
       next[pass] = inside ? first.next : -1;
       left[pass] = Pack<T, kVec>{};
       if (inside && first.at >= 0) {
-        left[pass] = load_pack<T, kVec>(grad + (first.at + from[pass] + d0));
+        left[pass] = load_pack<T, kVec>(grad + (first.at + from[sample_of(pass)] + d0));
       }
     }
     const int c = c0 + static_cast<int>(threadIdx.x) % kColLanes * kVec;
@@ -217,7 +234,7 @@ struct SpiralSourceStage {
         if (next[pass] >= 0) {
           const SpiralEntry entry = lists.entries[next[pass]];
           next[pass] = entry.next;
-          other[pass] = load_pack<T, kVec>(grad + (entry.at + from[pass] + d0));
+          other[pass] = load_pack<T, kVec>(grad + (entry.at + from[sample_of(pass)] + d0));
         }
         more = more || next[pass] >= 0;
       }
@@ -261,13 +278,6 @@ struct SpiralSourceStage {
   }
 };
 
-// Blocks of a multiprocessor that registers must leave room for: as many as do not make it spill.
-template <class Shape, int kVec>
-constexpr int kBackwardXTileBlocks = Shape::kThreadRows * Shape::kThreadCols > 32      ? 2
-                                     : kVec == 1 || sizeof(typename Shape::Value) == 8 ? (Shape::kRows == 32 ? 4 : 2)
-                                     : Shape::kThreadRows * Shape::kThreadCols > 16    ? 4
-                                                                                       : 5;
-
 // A block computes Shape::kRows rows (source, sample) times Shape::kCols channels of out. It sorts its sources' entries
 // by slot, a chunk at a time (nearly always one), then goes through the slots that occur: gradients are gathered, kVec
 // columns d a load (C and D multiples of kVec, grad and weight aligned to it), summed over the row's targets at that
@@ -278,7 +288,7 @@ constexpr int kBackwardXTileBlocks = Shape::kThreadRows * Shape::kThreadCols > 3
 // writer. Bound by FMAs and by reads of the stages; the floor is the forward's, 6 us at 16 x 5023 x 9, 16 to 16
 // channels, and 50 us at 18 slots, 32 to 32 (H100).
 template <class T, class Shape, int kVec>
-__global__ void __launch_bounds__(Shape::kThreads, kBackwardXTileBlocks<Shape, kVec>)
+__global__ void __launch_bounds__(Shape::kThreads, kTileBlocks<Shape, kVec, 2>)
     spiral_conv_backward_x_tile_kernel(SpiralBackwardXTileParams<T> q) {
   using Value = typename Shape::Value;
   const SpiralBackwardXParams<T>& p = q.x;
@@ -293,15 +303,15 @@ __global__ void __launch_bounds__(Shape::kThreads, kBackwardXTileBlocks<Shape, k
   const T* grad = p.grad + b0 * p.n.M * p.n.D;
   lists.find(p, u0);
   __syncthreads();
-  const int64_t end = lists.begin[sources];
   const int row_lane = Shape::row_lane();
   const int col_lane = Shape::col_lane();
   const int own = row_lane >> q.lanes_shift;
   Value acc[Shape::kThreadRows][Shape::kThreadCols] = {};
   SpiralSourceStage<T, Shape, kVec> next(q, b0);
   int current = 0;
-  for (int64_t first = lists.begin[0]; first < end; first += q.chunk) {
-    const int count = static_cast<int>(end - first < q.chunk ? end - first : q.chunk);
+  for (int64_t first = lists.begin[0]; first < lists.begin[sources]; first += q.chunk) {
+    const int64_t rest = lists.begin[sources] - first;
+    const int count = rest < q.chunk ? static_cast<int>(rest) : q.chunk;
     for (int s0 = 0; s0 < p.n.S; s0 += kSlotWindow) {
       lists.sort(p, first, count, s0);
       unsigned own_slots = 0;

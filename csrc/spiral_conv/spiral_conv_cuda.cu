@@ -125,7 +125,9 @@ void launch_spiral_conv_backward_x(const SpiralBackwardXParams<T>& p, const Devi
     return;
   }
   const SpiralSizes& n = p.n;
-  const int64_t samples = ceil_div(n.B, 16) * 16 == ceil_div(n.B, 8) * 8 ? 16 : 8;
+  constexpr int64_t kFew = kMostSamples / 2;
+  const bool most = ceil_div(n.B, kMostSamples) * kMostSamples == ceil_div(n.B, kFew) * kFew;
+  const int64_t samples = most ? kMostSamples : kFew;
   const double padded = static_cast<double>(ceil_div(n.B, samples) * samples) * static_cast<double>(n.V) *
                         static_cast<double>(ceil_div(n.D, 16) * 16) * static_cast<double>(ceil_div(n.C, 16) * 16);
   const double wanted = static_cast<double>(n.B) * static_cast<double>(n.M) * static_cast<double>(n.D * n.C);

@@ -147,7 +147,8 @@ __device__ __forceinline__ void store_spiral_tile(
 // weight. Rows past the end repeat the last one and are not stored. Safe: a stage is written only after the barrier
 // behind the last product that read it, and every out element has one writer.
 template <class T, class Shape, int kVec>
-__global__ void __launch_bounds__(Shape::kThreads) spiral_conv_kernel(SpiralForwardParams<T> p) {
+__global__ void __launch_bounds__(Shape::kThreads, kTileBlocks<Shape, kVec, 3>)
+    spiral_conv_kernel(SpiralForwardParams<T> p) {
   using Value = typename Shape::Value;
   Value* stages = reinterpret_cast<Value*>(polygraph_shared_memory);
   SpiralRow* rows = reinterpret_cast<SpiralRow*>(stages + 2 * Shape::kStage);
