@@ -17,6 +17,14 @@ std::optional<Tensor> aligned(const std::optional<Tensor>& tensor, int64_t bytes
   return tensor.has_value() ? std::optional<Tensor>(aligned(*tensor, bytes)) : std::nullopt;
 }
 
+// Within the matrix of a segment the kernels count in 32 bits, past its ends by as much as tiles do.
+void check_matrix_size(const char* op, const EccSizes& n) {
+  constexpr int64_t kMost = int64_t(1) << 31;
+  STD_TORCH_CHECK(
+      n.hidden() < kMost && n.C < kMost && (n.hidden() + 64) * (n.C + 1024) < kMost, op, ": a node's matrix of ",
+      n.hidden(), " x ", n.C, " is too large");
+}
+
 }  // namespace
 
 void edge_outer_cuda(
@@ -32,6 +40,7 @@ void edge_outer_cuda(
       op, x, x.size(1), given, x, seg_x, x_per_edge, ones, out.size(1), others, rows, first, last, ptr, slot, other,
       edge);
   check_ecc_outer(n, given, x, out);
+  check_matrix_size(op, n);
   const DeviceScope scope(x);
   const GraphTensors graph(ptr, slot, other, edge);
   const EccPhi f{dense(phi), dense(seg_phi), dense(oth_phi)};
@@ -60,6 +69,7 @@ void edge_inner_cuda(
       op, G, G.size(2), given, x, seg_x, x_per_edge, ones, G.size(1), others, rows, first, last, ptr, slot, other,
       edge);
   check_ecc_inner(n, G, given, x, a, y);
+  check_matrix_size(op, n);
   const DeviceScope scope(G);
   const GraphTensors graph(ptr, slot, other, edge);
   const EccPhi f{dense(phi), dense(seg_phi), dense(oth_phi)};

@@ -12,21 +12,20 @@ namespace {
 
 // The v-th channel, from the c-th on, of the thread at `lane` among `lanes` that share a row of channels.
 template <bool kPacks>
-__device__ __forceinline__ int64_t channel_of(int64_t c, int lane, int lanes, int v) {
+__device__ __forceinline__ int channel_of(int c, int lane, int lanes, int v) {
   return c + (kPacks ? lane * kColumns + v : lane + v * lanes);
 }
 
-// The thread's channels of a row of G, 0 past the end.
+// The thread's channels of a row of G, of which `from` is the first and has number c; 0 past the end, at C.
 template <class T, bool kPacks>
-__device__ __forceinline__ void load_channels(
-    const T* row, int64_t c, int lane, int lanes, int64_t C, Acc<T> (&to)[kColumns]) {
+__device__ __forceinline__ void load_channels(const T* from, int c, int lanes, int C, Acc<T> (&to)[kColumns]) {
   constexpr int kStep = kPacks ? kWide<T> : 1;
 #pragma unroll
   for (int v = 0; v < kColumns; v += kStep) {
-    const int64_t channel = channel_of<kPacks>(c, lane, lanes, v);
+    const int further = kPacks ? v : v * lanes;
     Pack<T, kStep> pack = {};
-    if (channel < C) {
-      pack = load_pack<T, kStep>(row + channel);
+    if (kPacks ? c < C : c + further < C) {
+      pack = load_pack<T, kStep>(from + further);
     }
 #pragma unroll
     for (int i = 0; i < kStep; ++i) {
@@ -38,12 +37,12 @@ __device__ __forceinline__ void load_channels(
 // The thread's channels of a row of y.
 template <class T, bool kPacks>
 __device__ __forceinline__ void store_channels(
-    const EccParams<T>& p, int64_t row, int64_t c, int lane, int lanes, const Acc<T> (&sum)[kColumns]) {
+    const EccParams<T>& p, int64_t row, int c, int lane, int lanes, const Acc<T> (&sum)[kColumns]) {
   constexpr int kStep = kPacks ? kWide<T> : 1;
 #pragma unroll
   for (int v = 0; v < kColumns; v += kStep) {
-    const int64_t channel = channel_of<kPacks>(c, lane, lanes, v);
-    if (channel >= p.n.C) {
+    const int channel = channel_of<kPacks>(c, lane, lanes, v);
+    if (channel >= channels_of(p.n)) {
       continue;
     }
     T* to = p.y + row * p.n.C + channel;
@@ -72,42 +71,48 @@ struct EccFewParams {
 };
 
 // What the threads of a group compute for their slot: see edge_inner_few_kernel. All threads of a warp come here.
-template <class T, bool kPacks>
-__device__ __forceinline__ void few_of_slot(const EccFewParams<T>& params, const EccSlot& slot, int64_t s) {
+template <class T, bool kPacks, bool kPlain>
+__device__ __forceinline__ void few_of_slot(const EccFewParams<T>& params, EccSlot slot, int64_t s) {
   using A = Acc<T>;
   const EccParams<T>& p = params.e;
   const int lanes = 1 << params.shift;
   const int lane = static_cast<int>(threadIdx.x) & (lanes - 1);
-  const int64_t hidden = hidden_of(p.n);
+  const int hidden = hidden_of(p.n);
   const bool there = slot.row >= 0;
-  const T* from = p.G + (s - p.n.first) * hidden * p.n.C;
+  const int C = channels_of(p.n);
+  const int mine = channel_of<kPacks>(0, lane, lanes, 0);
+  const T* row = p.G + (s - p.n.first) * hidden * C + mine;
   A x[kColumns] = {};
   if (p.a != nullptr) {
     constexpr int kStep = kPacks ? kWide<T> : 1;
 #pragma unroll
     for (int v = 0; v < kColumns; v += kStep) {
-      const auto some = x_at<T, kStep>(p, slot, s, channel_of<kPacks>(0, lane, lanes, v));
+      const auto some = x_at<T, kStep, kPlain>(p, slot, s, channel_of<kPacks>(0, lane, lanes, v));
 #pragma unroll
       for (int i = 0; i < kStep; ++i) {
         x[v + i] = some.lane[i];
       }
     }
   }
+  EccSlot factor = slot;
+  factor.x = p.y == nullptr ? -1 : slot.x;  // then phi is not read
   A y[kColumns] = {};
-  for (int64_t h = 0; h < hidden; h += kRowsAtOnce) {
+  for (int h = 0; h < hidden; h += kRowsAtOnce) {
     A dot[kRowsAtOnce] = {};
+    A g[kRowsAtOnce][kColumns];
+    A phi[kRowsAtOnce];
 #pragma unroll
     for (int r = 0; r < kRowsAtOnce; ++r) {
-      if (!there || h + r >= hidden) {
-        continue;
-      }
-      A g[kColumns];
-      load_channels<T, kPacks>(from + (h + r) * p.n.C, 0, lane, lanes, p.n.C, g);
-      const A phi = p.y == nullptr ? A(0) : phi_at(p, slot, s, h + r);
+      load_channels<T, kPacks>(row + r * C, mine, lanes, there && h + r < hidden ? C : 0, g[r]);
+      phi[r] = phi_at<T, kPlain>(p, factor, s, h + r);
+    }
+    row += static_cast<int64_t>(kRowsAtOnce) * C;
+#pragma unroll
+    for (int r = 0; r < kRowsAtOnce; ++r) {
 #pragma unroll
       for (int v = 0; v < kColumns; ++v) {
-        y[v] += phi * g[v];
-        dot[r] += x[v] * g[v];
+        y[v] += phi[r] * g[r][v];
+        dot[r] += x[v] * g[r][v];
       }
     }
     if (p.a == nullptr) {
@@ -150,7 +155,7 @@ __device__ __forceinline__ void few_of_slot(const EccFewParams<T>& params, const
 // Bound by memory: with 9 x 16 numbers and 7 slots a node, 576 bytes of G and 1,500 of rows of slots; 41,000 nodes
 // should take 25 us at 3.35 TB/s.
 template <class T, bool kPacks>
-__global__ void __launch_bounds__(kFewThreads, 4) edge_inner_few_kernel(EccFewParams<T> params) {
+__global__ void __launch_bounds__(kFewThreads, sizeof(T) == 8 ? 2 : 4) edge_inner_few_kernel(EccFewParams<T> params) {
   const EccParams<T>& p = params.e;
   int64_t* ends = reinterpret_cast<int64_t*>(polygraph_shared_memory);   // [kMostSegments + 2]
   EccSlot* list = reinterpret_cast<EccSlot*>(ends + kMostSegments + 2);  // [kFewThreads]
@@ -174,10 +179,12 @@ __global__ void __launch_bounds__(kFewThreads, 4) edge_inner_few_kernel(EccFewPa
       segment[thread] = low;
       __syncthreads();
       const int listed = static_cast<int>(min(ends[count] - at, static_cast<int64_t>(kFewThreads)));
-      for (int first = 0; first < listed; first += groups) {  // no further than the list, which groups divide
-        const int k = first + (thread >> params.shift);
-        few_of_slot<T, kPacks>(params, list[k], s + segment[k]);
-      }
+      with_operands(p, [&](auto plain) {
+        for (int first = 0; first < listed; first += groups) {  // no further than the list, which groups divide
+          const int k = first + (thread >> params.shift);
+          few_of_slot<T, kPacks, decltype(plain)::value>(params, list[k], s + segment[k]);
+        }
+      });
       __syncthreads();
     }
   }
@@ -200,9 +207,9 @@ constexpr int kInnerHalves = sizeof(Acc<T>) == 8 ? 1 : 2;
 template <class T>
 struct EccInnerParams {
   EccParams<T> e;
-  int64_t tiles;  // of a segment: warps that its results need
-  int64_t parts;  // blocks that these are in
-  int depth;      // of the summed dimension at a time, a multiple of kLineColumns
+  int tiles;  // of a segment: warps that its results need
+  int parts;  // blocks that these are in
+  int depth;  // of the summed dimension at a time, a multiple of kLineColumns
 };
 
 // Adds v over the lanes whose numbers differ in the bits kBit, kBit / 2, ... of as many: in the end the lane with these
@@ -245,8 +252,8 @@ __global__ void __launch_bounds__(kMostWarps* kWarp, 2) edge_inner_kernel(EccInn
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int along = lane % kLineLanes;
   const int line = lane / kLineLanes;
-  const int64_t hidden = hidden_of(p.n);
-  const int64_t depth = kToPhi ? p.n.C : hidden;
+  const int hidden = hidden_of(p.n);
+  const int depth = kToPhi ? channels_of(p.n) : hidden;
   const int64_t items = (p.n.last - p.n.first) * params.parts;
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
     const int64_t i = quotient(item, params.parts);
@@ -255,32 +262,47 @@ __global__ void __launch_bounds__(kMostWarps* kWarp, 2) edge_inner_kernel(EccInn
     const int64_t begin = p.graph.ptr[s];
     const int64_t end = p.graph.ptr[s + 1];
     POLYGRAPH_CHECK_SEGMENT("ecc", begin, end, p.n.g.E);
-    const T* from = p.G + i * hidden * p.n.C;
+    const int C = channels_of(p.n);
+    // The thread's first number of G, and from one of its rows, and of its steps along the depth, to the next.
+    const int first_row = kToPhi ? tile * kWarpRows + line * kDeep : line;
+    const int first_channel = channel_of<kPacks>(kToPhi ? 0 : tile * kLineColumns, along, kLineLanes, 0);
+    const int row_step = (kToPhi ? 1 : kLines) * C;
+    const int depth_step = kToPhi ? kLineColumns : kWarpRows;
     for (int64_t at = begin; at < end; at += kSlots) {
       const int count = static_cast<int>(min(end - at, static_cast<int64_t>(kSlots)));
       A sum[kHalves][kHalf * kColumns] = {};  // [slot, row of a line or column of a lane]
-      int64_t d0 = 0;
+      const T* from = p.G + i * hidden * C + (first_row * C + first_channel);
+      int d0 = 0;
       do {
         __syncthreads();
-        stage_slots<kSlots>(p, at, end, count > kHalf ? kSlots : kHalf, rows, [&](int k, const EccSlot& slot) {
-          for (int d = lane * (kToPhi ? kStep : 1); d < params.depth; d += kWarp * (kToPhi ? kStep : 1)) {
+        with_operands(p, [&](auto plain) {
+          constexpr bool kPlain = decltype(plain)::value;
+          const int staged = count > kHalf ? kSlots : kHalf;
+          stage_slots<kSlots>(p, at, end, staged, rows, [&](int k, const EccSlot& slot) {
             if constexpr (kToPhi) {
-              store_pack<A, kStep>(factor + k * x_step + d, x_at<T, kStep>(p, slot, s, d0 + d));
+#pragma unroll 2
+              for (int d = lane * kStep; d < params.depth; d += kWarp * kStep) {
+                store_pack<A, kStep>(factor + k * x_step + d, x_at<T, kStep, kPlain>(p, slot, s, d0 + d));
+              }
             } else {
-              factor[d * kPhiStep + k] = phi_at(p, slot, s, d0 + d);
+#pragma unroll 2
+              for (int d = lane; d < params.depth; d += kWarp) {
+                factor[d * kPhiStep + k] = phi_at<T, kPlain>(p, slot, s, d0 + d);
+              }
             }
-          }
+          });
         });
         __syncthreads();
-        const int64_t left = min(depth - d0, static_cast<int64_t>(params.depth));
-        for (int d = 0; tile < params.tiles && d < left; d += kToPhi ? kLineColumns : kWarpRows) {
+        const int left = min(depth - d0, params.depth);
+        for (int d = 0; tile < params.tiles && d < left; d += depth_step) {
           A g[kDeep][kColumns];
 #pragma unroll
           for (int j = 0; j < kDeep; ++j) {
-            const int64_t h = kToPhi ? tile * kWarpRows + line * kDeep + j : d0 + d + j * kLines + line;
-            const int64_t c = kToPhi ? d0 + d : tile * kLineColumns;
-            load_channels<T, kPacks>(from + h * p.n.C, c, along, kLineLanes, h < hidden ? p.n.C : 0, g[j]);
+            const int h = first_row + (kToPhi ? j : d0 + d + j * kLines);
+            const int c = first_channel + (kToPhi ? d0 + d : 0);
+            load_channels<T, kPacks>(from + j * row_step, c, kLineLanes, h < hidden ? C : 0, g[j]);
           }
+          from += kToPhi ? depth_step : depth_step * C;
 #pragma unroll
           for (int half = 0; half < kHalves; ++half) {
             if (half * kHalf >= count) {
@@ -334,7 +356,7 @@ __global__ void __launch_bounds__(kMostWarps* kWarp, 2) edge_inner_kernel(EccInn
         if constexpr (kToPhi) {
           fold<kLineLanes / 2, 1, kHalf * kDeep>(sum[half], lane);
           const int64_t row = rows[half * kHalf + along];
-          const int64_t h = tile * kWarpRows + line * kDeep;
+          const int h = tile * kWarpRows + line * kDeep;
 #pragma unroll
           for (int j = 0; j < kDeep; ++j) {
             if (row >= 0 && h + j < hidden) {
@@ -393,7 +415,7 @@ void launch_inner(const EccParams<T>& p, const DeviceScope& scope) {
   const int64_t all = std::max<int64_t>(kToPhi ? p.n.C : p.n.hidden(), 1);
   const int64_t depth = ceil_div(ceil_div(all, ceil_div(all, kMostDepth)), kLineColumns) * kLineColumns;
   const int64_t parts = ceil_div(tiles, kMostWarps);
-  const EccInnerParams<T> params{p, tiles, parts, static_cast<int>(depth)};
+  const EccInnerParams<T> params{p, static_cast<int>(tiles), static_cast<int>(parts), static_cast<int>(depth)};
   const int64_t numbers = kToPhi ? kSlots * (depth + kPad) : depth * (kSlots + kPad);
   const int64_t shared = kSlots * int64_t(sizeof(int64_t)) + numbers * int64_t(sizeof(Acc<T>));
   const int threads = static_cast<int>(ceil_div(tiles, parts)) * kWarp;

@@ -11,25 +11,17 @@ namespace polygraph {
 namespace {
 
 // Slots list[from .. to) of segment s, times rows h .. and columns c .. of their products.
-template <class T, int kRows, int kVec, bool kStored>
+template <class T, int kRows, int kVec, bool kPlain>
 __device__ __forceinline__ void add_products(
-    const EccParams<T>& p, const EccSlot* list, int from, int to, int64_t s, int64_t h, int64_t c,
-    Acc<T> (&sum)[kRows][kVec]) {
+    const EccParams<T>& p, const EccSlot* list, int from, int to, int64_t s, int h, int c, Acc<T> (&sum)[kRows][kVec]) {
 #pragma unroll 2
   for (int k = from; k < to; ++k) {
     const EccSlot slot = list[k];
-    const auto x = x_at<T, kVec>(p, slot, s, c);
+    const auto x = x_at<T, kVec, kPlain>(p, slot, s, c);
     Acc<T> phi[kRows];
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      if constexpr (kStored) {
-        phi[r] = h + r < hidden_of(p.n) ? 1 : 0;  // times 0 without a slot
-        if (slot.row >= 0 && h + r < p.n.H) {
-          phi[r] = static_cast<Acc<T>>(p.phi[slot.row * p.n.H + h + r]);
-        }
-      } else {
-        phi[r] = phi_at(p, slot, s, h + r);
-      }
+      phi[r] = phi_at<T, kPlain>(p, slot, s, h + r);
     }
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
@@ -48,12 +40,12 @@ __device__ __forceinline__ void add_products(
 // Bound by memory: 9 x 16 numbers and 7 slots a node, 576 bytes of Z and about 320 of slots and phi, with x from the
 // L2; 41,000 nodes should take 12 us at 3.35 TB/s.
 template <class T, int kRows, int kVec>
-__global__ void __launch_bounds__(kFewThreads, 4) edge_outer_few_kernel(EccParams<T> p) {
+__global__ void __launch_bounds__(kFewThreads, sizeof(T) == 8 ? 2 : 4) edge_outer_few_kernel(EccParams<T> p) {
   int64_t* ends = reinterpret_cast<int64_t*>(polygraph_shared_memory);  // [kFewThreads + 2]
   EccSlot* list = reinterpret_cast<EccSlot*>(ends + kFewThreads + 2);   // [kFewThreads]
-  const int64_t hidden = hidden_of(p.n);
-  const int64_t packs = p.n.C / kVec;
-  const int64_t units = (hidden + kRows - 1) / kRows * packs;
+  const int hidden = hidden_of(p.n);
+  const int packs = channels_of(p.n) / kVec;
+  const int64_t units = (static_cast<int64_t>(hidden) + kRows - 1) / kRows * packs;
   const int64_t total = (p.n.last - p.n.first) * units;
   for (int64_t start = static_cast<int64_t>(blockIdx.x) * kFewThreads; start < total;
        start += static_cast<int64_t>(gridDim.x) * kFewThreads) {
@@ -67,19 +59,17 @@ __global__ void __launch_bounds__(kFewThreads, 4) edge_outer_few_kernel(EccParam
     const int64_t begin = ends[i - i0];
     const int64_t end = ends[i - i0 + 1];
     const int64_t group = quotient(unit - i * units, packs);
-    const int64_t h = group * kRows;
-    const int64_t c = (unit - i * units - group * packs) * kVec;
+    const int h = static_cast<int>(group) * kRows;
+    const int c = static_cast<int>(unit - i * units - group * packs) * kVec;
     Acc<T> sum[kRows][kVec] = {};
     for (int64_t at = ends[0]; at < ends[count]; at += kFewThreads) {
       list[threadIdx.x] = ecc_slot(p, at + static_cast<int64_t>(threadIdx.x), ends[count]);
       __syncthreads();
       const int from = static_cast<int>(min(max(begin - at, int64_t(0)), int64_t(kFewThreads)));
       const int to = static_cast<int>(min(max(end - at, int64_t(0)), int64_t(kFewThreads)));
-      if (p.phi != nullptr) {
-        add_products<T, kRows, kVec, true>(p, list, from, to, p.n.first + i, h, c, sum);
-      } else {
-        add_products<T, kRows, kVec, false>(p, list, from, to, p.n.first + i, h, c, sum);
-      }
+      with_operands(p, [&](auto plain) {
+        add_products<T, kRows, kVec, decltype(plain)::value>(p, list, from, to, p.n.first + i, h, c, sum);
+      });
       __syncthreads();
     }
     if (start + static_cast<int64_t>(threadIdx.x) >= total) {
@@ -126,34 +116,40 @@ __global__ void __launch_bounds__(256, 3) edge_outer_kernel(EccOuterParams<T> pa
   A* phi = reinterpret_cast<A*>(polygraph_shared_memory);  // [kSlots, span]
   A* x = phi + kSlots * shape.span;                        // [kSlots, width]
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int64_t hidden = hidden_of(p.n);
-  const int64_t units = (hidden + kRows - 1) / kRows * shape.packs;
+  const int hidden = hidden_of(p.n);
+  const int units = (hidden + kRows - 1) / kRows * shape.packs;
   const int64_t blocks = static_cast<int64_t>(shape.tiles) * shape.parts;
   const int64_t items = (p.n.last - p.n.first) * blocks;
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
     const int64_t i = quotient(item, blocks);
     const int inside = static_cast<int>(item - i * blocks);
     const int64_t s = p.n.first + i;
-    const int64_t c0 = static_cast<int64_t>(inside / shape.parts) * width;
-    const int64_t first_unit = static_cast<int64_t>(inside % shape.parts) * shape.threads;
-    const int64_t unit = first_unit + static_cast<int64_t>(threadIdx.x);
-    const int64_t group = quotient(unit, shape.packs);
-    const int64_t h0 = quotient(first_unit, shape.packs) * kRows;
-    const int pack = static_cast<int>(unit - group * shape.packs);
-    const int row = static_cast<int>(group * kRows - h0);
+    const int tile = inside / shape.parts;
+    const int c0 = tile * width;
+    const int first_unit = (inside - tile * shape.parts) * shape.threads;
+    const int unit = first_unit + static_cast<int>(threadIdx.x);
+    const int group = unit / shape.packs;
+    const int pack = unit - group * shape.packs;
+    const int h0 = first_unit / shape.packs * kRows;
+    const int row = group * kRows - h0;
     const int64_t begin = p.graph.ptr[s];
     const int64_t end = p.graph.ptr[s + 1];
     POLYGRAPH_CHECK_SEGMENT("ecc", begin, end, p.n.g.E);
     A sum[kRows][kColumns] = {};
     for (int64_t at = begin; at < end; at += kSlots) {
       const int count = static_cast<int>(min(end - at, static_cast<int64_t>(kSlots)));
-      stage_slots<kSlots>(p, at, end, count, nullptr, [&](int k, const EccSlot& slot) {
-        for (int r = lane; r < shape.span; r += kWarp) {
-          phi[k * shape.span + r] = phi_at(p, slot, s, h0 + r);
-        }
-        for (int c = lane * kVec; c < width; c += kWarp * kVec) {
-          store_pack<A, kVec>(x + k * width + c, x_at<T, kVec>(p, slot, s, c0 + c));
-        }
+      with_operands(p, [&](auto plain) {
+        constexpr bool kPlain = decltype(plain)::value;
+        stage_slots<kSlots>(p, at, end, count, nullptr, [&](int k, const EccSlot& slot) {
+#pragma unroll 2
+          for (int r = lane; r < shape.span; r += kWarp) {
+            phi[k * shape.span + r] = phi_at<T, kPlain>(p, slot, s, h0 + r);
+          }
+#pragma unroll 2
+          for (int c = lane * kVec; c < width; c += kWarp * kVec) {
+            store_pack<A, kVec>(x + k * width + c, x_at<T, kVec, kPlain>(p, slot, s, c0 + c));
+          }
+        });
       });
       __syncthreads();
       if (unit < units) {
@@ -195,8 +191,8 @@ __global__ void __launch_bounds__(256, 3) edge_outer_kernel(EccOuterParams<T> pa
     for (int r = 0; r < kRows; ++r) {
 #pragma unroll
       for (int c = 0; c < kColumns; c += kVec) {
-        const int64_t column = c0 + c * shape.packs + pack * kVec;
-        if (group * kRows + r < hidden && column < p.n.C) {
+        const int column = c0 + c * shape.packs + pack * kVec;
+        if (group * kRows + r < hidden && column < channels_of(p.n)) {
           A part[kVec];
 #pragma unroll
           for (int v = 0; v < kVec; ++v) {
