@@ -237,7 +237,8 @@ __device__ __forceinline__ void fold(A (&v)[kSize], int lane) {
 // barrier that follows their last use; each row of the results belongs to one slot. Bound by reading G up to about 12
 // slots, beyond that by its multiplications.
 template <class T, bool kPacks, bool kToPhi>
-__global__ void __launch_bounds__(kMostWarps* kWarp, 2) edge_inner_kernel(EccInnerParams<T> params) {
+__global__ void __launch_bounds__(kMostWarps* kWarp, sizeof(T) == 8 ? 1 : 2)
+    edge_inner_kernel(EccInnerParams<T> params) {
   using A = Acc<T>;
   constexpr int kHalves = kInnerHalves<T>;
   constexpr int kSlots = kHalves * kHalf;

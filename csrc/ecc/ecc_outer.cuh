@@ -40,7 +40,10 @@ __device__ __forceinline__ void add_products(
 // Bound by memory: 9 x 16 numbers and 7 slots a node, 576 bytes of Z and about 320 of slots and phi, with x from the
 // L2; 41,000 nodes should take 12 us at 3.35 TB/s.
 template <class T, int kRows, int kVec>
-__global__ void __launch_bounds__(kFewThreads, sizeof(T) == 8 ? 2 : 4) edge_outer_few_kernel(EccParams<T> p) {
+__global__ void __launch_bounds__(
+    kFewThreads, sizeof(T) == 8      ? 2
+                 : kRows * kVec > 12 ? 3
+                                     : 4) edge_outer_few_kernel(EccParams<T> p) {
   int64_t* ends = reinterpret_cast<int64_t*>(polygraph_shared_memory);  // [kFewThreads + 2]
   EccSlot* list = reinterpret_cast<EccSlot*>(ends + kFewThreads + 2);   // [kFewThreads]
   const int hidden = hidden_of(p.n);
@@ -106,7 +109,7 @@ struct EccOuterParams {
 // same rows of phi'. Safe: the operands are replaced behind a barrier that follows their last use.
 // Bound by writing Z up to about 16 slots (K / 2 operations a byte), beyond that by its multiplications.
 template <class T, int kRows, int kVec>
-__global__ void __launch_bounds__(256, 3) edge_outer_kernel(EccOuterParams<T> params) {
+__global__ void __launch_bounds__(256, sizeof(T) == 8 ? 2 : 3) edge_outer_kernel(EccOuterParams<T> params) {
   using A = Acc<T>;
   constexpr int kSlots = kOuterSlots<T>;
   constexpr int kPack = kPackWidth<A>;
