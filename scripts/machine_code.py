@@ -49,7 +49,6 @@ OTHER_STORES = {
 # Kernels that use local memory, which is registers that were spilled: how many of each family, and
 # bytes each. Every other kernel has none.
 LOCAL_MEMORY = {
-    "edge_outer_kernel": (1, 40),  # double
     "knn_list_kernel": (6, 16),  # the largest tile in float, half and bfloat16
 }
 

@@ -149,8 +149,8 @@ def test_spill_is_found(elements, instructions, stack, message):
 
 def test_spill_within_limits_passes():
     """One family may spill a little, and not a byte more; nor may more of its kernels."""
-    name = "void polygraph::(anonymous namespace)::edge_outer_kernel<double>(polygraph::P<double>)"
-    number, limit = machine_code.LOCAL_MEMORY["edge_outer_kernel"]
+    name = "void polygraph::(anonymous namespace)::knn_list_kernel<double>(polygraph::P<double>)"
+    number, limit = machine_code.LOCAL_MEMORY["knn_list_kernel"]
     allowed = kernel(name, "STL [R1], R2", stack=limit)
     assert machine_code.faults([allowed] * number) == []
     assert machine_code.faults([allowed] * (number + 1))
