@@ -48,11 +48,9 @@ OTHER_STORES = {
     "edge_values_kernel": 1,
 }
 
-# Kernels that use local memory, which is registers that were spilled: how many of each family, and
-# bytes each. Every other kernel has none.
-LOCAL_MEMORY = {
-    "edge_outer_kernel": (1, 40),  # double
-}
+# Kernels that may use local memory, which is registers that were spilled: how many of each family,
+# and bytes each. Every other kernel has none.
+LOCAL_MEMORY: dict[str, tuple[int, int]] = {}
 
 WIDTHS = (128, 64, 32, 16, 8)
 FUNCTION = re.compile(r"^\s*Function\s*:?\s*([^\s:]+)")

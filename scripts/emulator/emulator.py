@@ -37,6 +37,8 @@ FLAGS = [
     "-DUSE_CUDA",
     "-DTORCH_TARGET_VERSION=0x020a000000000000",
     "-D__assert_fail=emulator_assert_failed",
+    "-fsanitize=alignment",  # a pack at an address that a GPU refuses ends the process
+    "-fno-sanitize-recover=alignment",
 ]
 if platform.machine() == "x86_64":
     FLAGS += ["-mavx2", "-mfma", "-mf16c", "-Wno-psabi"]
@@ -77,8 +79,9 @@ def build(folder: Path = BUILD, extra: tuple[str, ...] = ()) -> Path:
     if not library.exists() or any(fresh for _, fresh in objects):
         libraries = [f"-L{Path(torch.__file__).parent / 'lib'}", "-ltorch", "-lc10"]
         made = library.with_suffix(f".{os.getpid()}.tmp")
-        command = [compiler, "-shared", *extra, *(str(path) for path, _ in objects)]
-        command += ["-Wl,--no-as-needed", *libraries, "-o", str(made)]
+        command = [compiler, "-shared", "-fsanitize=alignment", *extra]
+        command += [*(str(path) for path, _ in objects), "-Wl,--no-as-needed", *libraries]
+        command += ["-o", str(made)]
         subprocess.run(command, check=True)
         made.replace(library)
     return library
