@@ -181,7 +181,7 @@ def test_dry_run_of_check(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["check.tgz"]
     found = contents(tmp_path / "check.tgz")
     assert "0 failed" in found["smoke.log"]
-    assert "1/13 tests collected" in found["test_transpose_table.log"]
+    assert re.search(r"[1-9]\d*/\d+ tests collected", found["test_transpose_table.log"])
     for tool in ("memcheck", "racecheck", "synccheck", "initcheck"):
         assert f"--tool {tool} --error-exitcode 9" in found[f"plant_{tool}.log"]
         assert found[f"plant_{tool}.log"].endswith(f"plant {tool}\n")
