@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import torch
@@ -167,7 +168,9 @@ def ecc_halves() -> Iterator[Check]:
     On the CPU `ecc` has ways around them, and its half types are float32 before it comes to them.
     """
     raw = torch.ops.polygraph
-    for where, H, C in (("holes", 5, 4), ("hub", 67, 70)):
+    # Few numbers a node and many, 8 rows a thread and 4, each read in packs and one by one.
+    shapes = ((9, 16), (9, 3), (67, 68), (67, 69), (11, 132), (11, 133))
+    for where, (H, C) in itertools.product(("holes", "hub"), shapes):
         targets, sources, g = GRAPHS[where]
         sides, rows = (g.ptr, None, g.source, g.edge), g.num_slots
         first, last = targets // 3, targets

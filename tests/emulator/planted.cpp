@@ -68,6 +68,17 @@ __global__ void assertion_kernel(Params p) {
   p.out[threadIdx.x] = 1;
 }
 
+struct alignas(16) Pack {
+  float lane[4];
+};
+
+// Planted: the second thread's pack begins 4 bytes behind the first one's.
+__global__ void misaligned_kernel(Params p) {
+  if (threadIdx.x < 2) {
+    p.out[threadIdx.x] = reinterpret_cast<Pack*>(shared() + threadIdx.x)->lane[0];
+  }
+}
+
 // Right: the operations of a warp, all lanes and half of them.
 __global__ void warp_kernel(Params p) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -120,6 +131,7 @@ PLANTED(missing_lanes)
 PLANTED(foreign_lanes)
 PLANTED(unwritten)
 PLANTED(assertion)
+PLANTED(misaligned)
 PLANTED(warp)
 
 // fma(a, b, c) rounded up, to *wide and *narrow.

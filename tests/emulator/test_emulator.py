@@ -31,6 +31,14 @@ def planted(tmp_path_factory):
     return ctypes.CDLL(str(library))
 
 
+def in_process(planted, kernel):
+    """Launch a planted kernel in a process of its own."""
+    call = f"ctypes.CDLL({planted._name!r}).{kernel}((ctypes.c_float * {THREADS})(), {THREADS})"
+    return subprocess.run(
+        [sys.executable, "-c", f"import ctypes; {call}"], capture_output=True, text=True
+    )
+
+
 def started(planted, kernel, order=0):
     """Launch a planted kernel; its error and its results."""
     out = np.full(THREADS, -1.0, dtype=np.float32)
@@ -74,6 +82,14 @@ def test_faults_end_the_launch(planted, kernel, message):
     assert re.search(message, error)
     assert "in block (0, 0) of" in error
     assert started(planted, "neighbour")[0] == ""
+
+
+def test_misaligned_pack_ends_the_process(planted):
+    """A pack at an address that is no multiple of its size, as a GPU ends the launch."""
+    assert in_process(planted, "neighbour").returncode == 0
+    done = in_process(planted, "misaligned")
+    assert done.returncode != 0
+    assert re.search("misaligned address .* requires 16 byte alignment", done.stderr)
 
 
 def test_unwritten_shared_memory_is_nan(planted):
