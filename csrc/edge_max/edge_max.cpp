@@ -6,7 +6,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(polygraph, m) {
       "edge_max(Tensor v, Tensor? sign, bool with_sum, Tensor ptr, Tensor other, Tensor? target, Tensor? t_ptr, "
       "Tensor? t_slot) -> (Tensor value, Tensor arg, Tensor sum)");
   m.def(
-      "edge_max_backward(Tensor grad, Tensor arg, int others, Tensor other, Tensor? target, Tensor? t_ptr, "
+      "edge_max_backward(Tensor grad, Tensor arg, SymInt others, Tensor other, Tensor? target, Tensor? t_ptr, "
       "Tensor? t_slot) -> Tensor");
   m.def("edge_take(Tensor v, Tensor arg, Tensor other, Tensor? target, Tensor? t_ptr, Tensor? t_slot) -> Tensor");
 }

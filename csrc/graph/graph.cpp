@@ -129,11 +129,11 @@ std::tuple<Tensor, Tensor> transpose_graph_cpu(const Tensor& ptr, const Tensor& 
 }  // namespace polygraph
 
 STABLE_TORCH_LIBRARY_FRAGMENT(polygraph, m) {
-  m.def("scan_coo(Tensor source, Tensor target, int num_sources, int num_targets) -> (Tensor ptr, Tensor found)");
+  m.def("scan_coo(Tensor source, Tensor target, SymInt num_sources, SymInt num_targets) -> (Tensor ptr, Tensor found)");
   m.def(
-      "sort_coo(Tensor source, Tensor target, int num_targets, bool with_edge) -> "
+      "sort_coo(Tensor source, Tensor target, SymInt num_targets, bool with_edge) -> "
       "(Tensor ptr, Tensor source_, Tensor edge)");
-  m.def("transpose_graph(Tensor ptr, Tensor other, int others) -> (Tensor t_ptr, Tensor t_other)");
+  m.def("transpose_graph(Tensor ptr, Tensor other, SymInt others) -> (Tensor t_ptr, Tensor t_other)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(polygraph, CPU, m) {

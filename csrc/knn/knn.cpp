@@ -3,6 +3,6 @@
 
 STABLE_TORCH_LIBRARY_FRAGMENT(polygraph, m) {
   m.def(
-      "knn(Tensor x, Tensor y, Tensor? x_ptr, Tensor? y_ptr, int k, bool exclude_self, int height, int width, "
+      "knn(Tensor x, Tensor y, Tensor? x_ptr, Tensor? y_ptr, SymInt k, bool exclude_self, SymInt height, SymInt width, "
       "int exclude_radius, int search_radius) -> (Tensor index, Tensor dist2)");
 }

@@ -30,7 +30,7 @@ std::tuple<Tensor, Tensor> transpose_table_cpu(const Tensor& index, int64_t num_
 }  // namespace polygraph
 
 STABLE_TORCH_LIBRARY_FRAGMENT(polygraph, m) {
-  m.def("transpose_table(Tensor index, int num_sources) -> (Tensor ptr, Tensor entry)");
+  m.def("transpose_table(Tensor index, SymInt num_sources) -> (Tensor ptr, Tensor entry)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(polygraph, CPU, m) {

@@ -180,7 +180,7 @@ _SIDES = "Tensor ptr, Tensor? slot, Tensor other, Tensor? edge, Tensor? t_ptr, T
 _SIDES += "Tensor? t_other"
 _library.define(
     "ecc(Tensor x, Tensor? phi, Tensor? u, Tensor? v, float slope, Tensor? layer, Tensor? shift, "
-    f"Tensor weight, Tensor? bias, bool by_source, int rows, {_SIDES}) -> Tensor"
+    f"Tensor weight, Tensor? bias, bool by_source, SymInt rows, {_SIDES}) -> Tensor"
 )
 _library.define(
     "ecc_backward(Tensor grad, Tensor x, Tensor phi, float slope, Tensor? layer, Tensor? shift, "
