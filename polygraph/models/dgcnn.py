@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from polygraph import ops
 from polygraph.nn._choices import check_positive
-from polygraph.nn.centre import centred
 from polygraph.nn.edge_mlp import edge_network, split, steps_of
 from polygraph.nn.ordinary import is_linear
 from polygraph.ops.graph import targets_of
@@ -166,9 +165,7 @@ def dynamic_edge_layer(network: nn.Module, x: Tensor, k: int) -> Tensor:
     nodes = x.reshape(B * N, C)
     steps = steps_of(network)
     if steps and is_linear(steps[0]):
-        near = centred(x, x)[0].flatten(0, 1)
-        out = edge_network(split(steps), nodes, nodes, graph, "max", near=(near, near))
-        return _by_cloud(out, B, N)
+        return _by_cloud(edge_network(split(steps), nodes, nodes, graph, "max"), B, N)
     centre = nodes[targets_of(graph.ptr, graph.num_slots)]  # it must be called: somebody listens
     values = network(torch.cat([centre, nodes[graph.source] - centre], -1))
     return _by_cloud(ops.edge_aggregate(values, graph, "max"), B, N)

@@ -260,14 +260,14 @@ class DifferenceHidden(torch.nn.Module):
         edges of ``graph`` themselves, ``[E, H]``.
 
         Args:
-            x: ``[N, C]``, or ``[B, N, C]`` of as many graphs of N nodes, one after the other.
+            x: ``[N, C]``.
             graph: without empty slots.
         """
         if not is_linear(self.lin):
-            differences = edge_differences(x.flatten(0, -2), graph)
+            differences = edge_differences(x, graph)
             return functional.leaky_relu(self.lin(differences), self.slope)
         near, _ = centred(x, x)
-        v, bias = functional.linear(near.flatten(0, -2), self.lin.weight), self.lin.bias
+        v, bias = functional.linear(near, self.lin.weight), self.lin.bias
         return -v if bias is None else bias - v, v, self.slope
 
 

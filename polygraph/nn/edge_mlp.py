@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from polygraph.nn._choices import check_choice
-from polygraph.nn.centre import centred
+from polygraph.nn.centre import middle_of
 from polygraph.nn.ordinary import is_linear, is_ordinary, is_pyg, is_sequence, slope_of
 from polygraph.ops.edge_conv import (
     AGGREGATIONS,
@@ -133,9 +133,9 @@ def edge_network(
     """``aggr_j network([x_i, x_j - x_i])`` over the neighbours j of every target i.
 
     The first linear layer, ``Wψ x_i + Wφ (x_j - x_i) + b``, is applied to nodes, as ``u_i + v_j``
-    with ``u_i = Wψ x_i + b - Wφ (x_i - c)`` and ``v_j = Wφ (x_j - c)``. Any c will do; one near the
-    nodes keeps the digits of their differences. A BatchNorm behind it, in training too, needs sums
-    over nodes alone, for with ``s_i = Σ_j v_j`` and d the numbers of edges the edges' mean is
+    with ``u_i = (Wψ - Wφ) (x_i - c) + Wψ c + b`` and ``v_j = Wφ (x_j - c)``. Any c will do; one near
+    the nodes keeps the digits of their differences. A BatchNorm behind it, in training too, needs
+    sums over nodes alone, for with ``s_i = Σ_j v_j`` and d the numbers of edges the edges' mean is
     ``(Σ d_i u_i + Σ s_i) / E`` and their mean square ``(Σ d_i u_i² + Σ d_j v_j² + 2 Σ u_i s_i) /
     E``. So does a ReLU or leaky ReLU, and with nothing behind it nothing is ever stored for an
     edge; further steps act on the edges ``[E, D]``.
@@ -147,7 +147,7 @@ def edge_network(
         graph: M targets and N sources, without empty slots.
         aggr: of `polygraph.ops.edge_conv`, or ``"add"``.
         near: targets and sources less c, where c may be another one for nodes that no edge joins;
-            None: `centred`.
+            None: one c in the midst of all.
 
     Raises:
         ValueError: ``aggr`` is none of these, the first layer is for other features; in training a
@@ -168,8 +168,14 @@ def edge_network(
         scale, shift = _fixed_normalisation(norm.module, weight)
         bias = shift if bias is None else shift + scale * bias
         weight = scale[:, None] * weight
-    near = centred(targets, sources) if near is None else near
-    u, v = _node_values(weight, bias, targets, *near)
+    middle = middle_of(sources) if near is None else None
+    if middle is not None:
+        near_sources = sources - middle
+        targets = near_sources if targets is sources else targets - middle
+        sources = near_sources
+        moved = functional.linear(middle, weight[:, :C])[0]
+        bias = moved if bias is None else moved + bias
+    u, v = _node_values(weight, bias, targets, *(near or (targets, sources)))
     return _aggregate(u, v, graph, aggr, slope, rest)
 
 

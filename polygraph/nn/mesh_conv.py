@@ -21,7 +21,7 @@ from torch.nn import functional
 from polygraph import ops
 from polygraph.nn import ecc
 from polygraph.nn._choices import check_positive
-from polygraph.nn.centre import middle_of
+from polygraph.nn.centre import centred
 from polygraph.nn.edge_mlp import edge_network, split
 from polygraph.nn.message_passing import Steps
 from polygraph.nn.ordinary import is_linear, is_ordinary, is_sequence
@@ -469,9 +469,7 @@ class EdgeMeshConv(MeshConv):
 
     def _convolve(self, x: Tensor) -> Tensor:
         sources, targets = self._ends(x)
-        near_sources, near_targets = self._ends(x - middle_of(x))
-        graph, near = self.mesh.graph(len(x)), (near_targets, near_sources)
-        return edge_network(split([self.layer]), targets, sources, graph, "max", near=near)
+        return edge_network(split([self.layer]), targets, sources, self.mesh.graph(len(x)), "max")
 
     def _call_layer(self, x: Tensor) -> Tensor:
         sources, targets = self._ends(x)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch_geometric.nn import aggr as pyg_aggr
 from torch_geometric.nn.conv import MessagePassing
 
-from polygraph.nn.ordinary import is_ordinary
+from polygraph.nn.ordinary import has_values, is_ordinary
 from polygraph.ops import _common
 from polygraph.ops.graph import Graph, graph_from_coo, scan_edges
 
@@ -61,12 +61,13 @@ class Steps:
         method that a descendant or the instance has replaced, other dimensions.
         """
         found = layer.__dict__
-        name = _NAMES.get(type(layer.aggr_module))
+        aggregation = layer.aggr_module
+        name = _NAMES.get(type(aggregation))
         if (
             name is None
-            or not is_ordinary(layer.aggr_module)
-            or layer.explain
-            or layer.decomposed_layers != 1
+            or not is_ordinary(aggregation)
+            or found["_explain"]
+            or found["_decomposed_layers"] != 1
             or layer.node_dim not in (-2, 0)
             or any(found[hooks] for hooks in _HOOKS)
             or not _is_written(layer, "propagate")
@@ -109,16 +110,6 @@ def warn_once(owner: str, reason: str) -> None:
     if reason not in _WARNED:
         _WARNED.add(reason)
         warnings.warn(f"{owner}: {reason}; computed edge by edge, as in PyG", stacklevel=3)
-
-
-def has_values(tensor: Tensor) -> bool:
-    """Whether Python may look at entries: not where they are traced, transformed or not there."""
-    return (
-        type(tensor) is Tensor
-        and not tensor.is_meta
-        and not torch.compiler.is_compiling()
-        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-    )
 
 
 def with_int64(edge_index: Any) -> Any:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from polygraph.nn._choices import as_index, check_choice, check_positive
-from polygraph.nn.centre import centred
 from polygraph.nn.ecc import DifferenceHidden, LightEdgeFilter, edge_differences
 from polygraph.nn.edge_mlp import edge_network, split
 from polygraph.nn.knn import pixel_knn
@@ -132,8 +131,7 @@ class NonLocalGraphConv2d(torch.nn.Module):
         gamma = None
         if self.delta is not None:
             gamma = torch.exp(dist2.flatten() / -self.delta).to(nodes.dtype)
-        images = nodes.view(batch, height * width, nodes.shape[1])
-        found = self._nonlocal(images, graph, gamma).to(local.dtype)
+        found = self._nonlocal(nodes, graph, gamma).to(local.dtype)
         found = found.view(batch, height, width, -1).permute(0, 3, 1, 2)
         out = (found + local) / 2
         return out if self.bias is None else out + self.bias[:, None, None]
@@ -145,18 +143,15 @@ class NonLocalGraphConv2d(torch.nn.Module):
         )
         return torch.stack(torch.meshgrid(row, column, indexing="ij")).expand(batch, -1, -1, -1)
 
-    def _nonlocal(self, images: Tensor, graph: Graph, gamma: Tensor | None) -> Tensor:
-        """``[B * N, D]`` of ``images [B, N, C]``, each of which may be anywhere in its space."""
-        nodes = images.flatten(0, 1)
+    def _nonlocal(self, nodes: Tensor, graph: Graph, gamma: Tensor | None) -> Tensor:
         if self.hidden is None:
-            if not is_linear(self.lin):
-                centre = nodes.index_select(0, targets_of(graph.ptr, graph.num_slots))
-                ends = torch.cat([centre, edge_differences(nodes, graph)], 1)
-                return edge_aggregate(self.lin(ends), graph, "mean")
-            near = centred(images, images)[0].flatten(0, 1)
-            return edge_network(split([self.lin]), nodes, nodes, graph, "mean", near=(near, near))
+            if is_linear(self.lin):
+                return edge_network(split([self.lin]), nodes, nodes, graph, "mean")
+            centre = nodes.index_select(0, targets_of(graph.ptr, graph.num_slots))
+            ends = torch.cat([centre, edge_differences(nodes, graph)], 1)
+            return edge_aggregate(self.lin(ends), graph, "mean")
         graph = graph.with_transposed(nodes.shape[0])
-        phi = self.hidden(images, graph)
+        phi = self.hidden(nodes, graph)
         if self.weight is not None and gamma is None:
             return ecc(nodes, phi, self.weight, graph, "mean")
         if not isinstance(phi, Tensor):

@@ -1,4 +1,4 @@
-"""Whether a module may be looked into instead of being called.
+"""Whether a module may be looked into instead of being called, and a tensor for its values.
 
 A layer that computes with the weights of another module, and so does not call it, asks here first.
 """
@@ -8,9 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules import module as _modules
-from torch.nn.utils.parametrize import type_before_parametrizations
 
 # As they were at import: whoever replaces one of them later wants to be called.
 _CALL = nn.Module.__call__
@@ -91,7 +90,9 @@ def is_linear(module: Any) -> bool:
     Its weight may be computed (`torch.nn.utils.parametrize`): whoever looks into it reads ``weight``
     and ``bias`` once in a call, for spectral normalisation takes a step whenever they are read.
     """
-    kind = type_before_parametrizations(module) if isinstance(module, nn.Module) else type(module)
+    kind = type(module)
+    if isinstance(module, nn.Module) and "parametrizations" in module._modules:
+        kind = kind.__bases__[0]  # where torch keeps the module's own class
     known = kind is nn.Linear or (
         kind.__name__ == "Linear" and kind.__module__ == "torch_geometric.nn.dense.linear"
     )
@@ -133,4 +134,14 @@ def is_pyg(module: Any, place: str, name: str) -> bool:
         kind.__name__ == name
         and kind.__module__ == f"torch_geometric.nn.{place}"
         and is_ordinary(module)
+    )
+
+
+def has_values(tensor: Tensor) -> bool:
+    """Whether Python may look at entries: not where they are traced, transformed or not there."""
+    return (
+        type(tensor) is Tensor
+        and not tensor.is_meta
+        and not torch.compiler.is_compiling()
+        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
     )
