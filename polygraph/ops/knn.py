@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from polygraph import _load
-from polygraph.ops._autograd import register_autograd
+from polygraph.ops._autograd import Dims, in_front, only_batched, register_autograd
 from polygraph.ops._common import check_devices
 from polygraph.ops.transpose_table import transpose_table
 
@@ -137,8 +137,10 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
     ctx.ragged = x_ptr is not None
 
 
-def _backward(ctx: Any, _: Tensor, grad: Tensor) -> tuple[Tensor | None, ...]:
-    x, y, index = ctx.saved_tensors
+def _backward(
+    ctx: Any, saved: tuple[Any, ...], _: Tensor, grad: Tensor
+) -> tuple[Tensor | None, ...]:
+    x, y, index = saved
     samples, points, channels = x.shape
     queries, k = index.shape[1:]
     # All samples as rows of one. In float64, for y Σ g and Σ g x nearly cancel where the cloud is
@@ -163,4 +165,27 @@ def _backward(ctx: Any, _: Tensor, grad: Tensor) -> tuple[Tensor | None, ...]:
     return grad_x, grad_y, *(None,) * 8
 
 
-register_autograd("knn", _backward, setup_context=_save)
+def _vmap(size: int, dims: Dims, x: Any, y: Any, *rest: Any) -> tuple[Tensor, Tensor] | None:
+    if not only_batched(dims, 0, 1) or rest[0] is not None:
+        return None
+    x, y = (in_front(t, dims[place], size).flatten(0, 1) for place, t in ((0, x), (1, y)))
+    index, dist2 = _ops.knn(x, y, *rest)
+    samples = (size, index.shape[0] // size)
+    return index.unflatten(0, samples), dist2.unflatten(0, samples)
+
+
+def _jvp(inputs: Any, output: tuple[Tensor, Tensor], tangents: Any) -> tuple[None, Tensor]:
+    x, y = inputs[:2]
+    index, dist2 = output
+    rows = torch.arange(x.shape[0], device=x.device)[:, None, None]
+    difference = y.double()[:, :, None] - x.double()[rows, index]
+    for_x, for_y = tangents[:2]
+    moved = 0
+    if for_y is not None:
+        moved = moved + for_y.double()[:, :, None]
+    if for_x is not None:
+        moved = moved - for_x.double()[rows, index]
+    return None, (2 * (difference * moved).sum(-1)).to(dist2.dtype)
+
+
+register_autograd("knn", _backward, save=_save, jvp=_jvp, vmap=_vmap)
