@@ -355,6 +355,7 @@ def _ecc_backward_formula(
     sides = _complete(saved[5:], x.shape[0])
     rows = phi.shape[0]
     to_x, to_phi, _, to_weight, to_bias = ctx.wanted
+    to_bias = to_bias and bias is not None
     # (x, φ, W and its bias) with one of the three replaced by what its derivative is multiplied
     # with. Neither bias nor φ is there where the other is replaced.
     terms: list[tuple[int, Tensor, Tensor, Tensor, Tensor | None]] = []

@@ -38,7 +38,7 @@ WORKER = Path(__file__).with_name("isa_worker.py")
 def is_differentiable(name):
     """Whether derivatives of the compiled operator are registered."""
     has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
-    return has_kernel(f"polygraph::{name}", "AutogradCPU")
+    return has_kernel(f"polygraph::{name}", "Autograd")
 
 
 class OperatorContract(GpuContract):
