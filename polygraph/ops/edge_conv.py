@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -164,16 +165,13 @@ def edge_dist2(x: Tensor, graph: Graph) -> Tensor:
         x: nodes ``[N, C]``, sources and targets alike.
         graph: N targets and N sources.
 
-    Nothing of size E x C is stored. Deterministic; differentiable any number of times.
+    Differences are formed first, so they are as exact far from the origin as near it. Nothing of
+    size E x C is stored. Deterministic; differentiable any number of times.
     """
-    graph = graph.with_transposed(x.shape[0])
-    # As x_i (x_i - x_j) + x_j (x_j - x_i), around the middle of all nodes.
-    x = x - x.detach().mean(0)
-    options = (None, None, x, -x, 1.0, x.shape[0], graph.num_slots)
-    sides = _forward(graph)
-    near = _ops.edge_dot(x, *options, *sides)
-    total: Tensor = near + _ops.edge_dot(x, *options, *turned(sides, x.shape[0]))
-    return total.clamp(min=0)
+    opposite = -x
+    options = (None, None, x, opposite, 1.0, x.shape[0], graph.num_slots)
+    found: Tensor = _ops.edge_dot(x, opposite, *options, *_forward(graph))
+    return found
 
 
 def edge_max(
@@ -261,6 +259,12 @@ def turned(sides: Sides, others: int) -> Sides:
     return t_ptr, t_slot, t_other, edge, ptr, slot, other
 
 
+def complete(sides: Sequence[Tensor | None], others: int) -> Sides:
+    """The graph with its other side."""
+    back = turned(tuple(sides), others)
+    return (*back[4:], back[3], *back[:3])
+
+
 def _rows_like(*values: Tensor | None) -> Tensor:
     return next(value for value in values if value is not None)
 
@@ -306,7 +310,7 @@ def _(
 
 @torch.library.register_fake("polygraph::edge_dot")
 def _(grad: Tensor, *arguments: Any) -> Tensor:
-    return grad.new_empty(arguments[6])
+    return grad.new_empty(arguments[7])
 
 
 def _edge_sum_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -326,21 +330,25 @@ def _edge_sum_backward(ctx: Any, saved: tuple[Any, ...], grad: Tensor) -> tuple[
     if needs[4]:
         to_edge = _ops.edge_values(*masks, grad, None, None, *numbers, *sides)
     if needs[5]:
-        to_weight = _ops.edge_dot(grad, *masks, seg_val, oth_val, *numbers, *sides)
+        to_weight = _ops.edge_dot(grad, None, *masks, seg_val, oth_val, *numbers, *sides)
     return None, None, to_seg, to_oth, to_edge, to_weight, *(None,) * 10
 
 
 def _to_others(
-    masks: tuple[Tensor | None, Tensor | None],
+    masks: Sequence[Tensor | None],
     value: Tensor | None,
     edge_val: Tensor | None,
     weight: Tensor | None,
     slope: float,
     others: int,
     rows: int,
-    sides: list[Tensor | None],
+    sides: Sequence[Tensor | None],
+    own: Tensor | None = None,
 ) -> Tensor:
-    """The sum of what flows along the edges to the other nodes, ``[others, D]``."""
+    """The sum of what flows along the edges to the other nodes, ``[others, D]``.
+
+    ``value`` is the segments', ``edge_val`` the edges', ``own`` the other nodes'.
+    """
     seg_mask, oth_mask = masks
     ptr, slot, other, _, t_ptr, *_ = sides
     assert ptr is not None
@@ -353,7 +361,7 @@ def _to_others(
     else:
         back = turned(tuple(sides), others)
     numbers = (slope, ptr.shape[0] - 1, rows)
-    out: Tensor = _ops.edge_sum(oth_mask, seg_mask, None, value, edge_val, weight, *numbers, *back)
+    out: Tensor = _ops.edge_sum(oth_mask, seg_mask, own, value, edge_val, weight, *numbers, *back)
     return out
 
 
@@ -379,24 +387,29 @@ def _edge_values_backward(
 
 
 def _edge_dot_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:5], *inputs[8:])
-    ctx.slope, ctx.others, ctx.rows = inputs[5:8]
+    ctx.save_for_backward(*inputs[:6], *inputs[9:])
+    ctx.slope, ctx.others, ctx.rows = inputs[6:9]
 
 
 def _edge_dot_backward(
     ctx: Any, saved: tuple[Any, ...], weight: Tensor
 ) -> tuple[Tensor | None, ...]:
-    grad, seg_mask, oth_mask, seg_val, oth_val, *sides = saved
-    masks, numbers = (seg_mask, oth_mask), (ctx.slope, ctx.others, ctx.rows)
+    grad, oth_grad, *masks, seg_val, oth_val = saved[:6]
+    sides = saved[6:]
     needs = ctx.needs_input_grad
-    to_grad = to_seg = to_oth = None
+    if needs[1] or needs[5]:  # both read the graph from its other side: made at most once
+        sides = complete(sides, ctx.others)
+    numbers = (ctx.slope, ctx.others, ctx.rows)
+    to_grad = to_oth_grad = to_seg = to_oth = None
     if needs[0]:
         to_grad = _ops.edge_sum(*masks, seg_val, oth_val, None, weight, *numbers, *sides)
-    if needs[3]:
-        to_seg = _ops.edge_sum(*masks, grad, None, None, weight, *numbers, *sides)
+    if needs[1]:
+        to_oth_grad = _to_others(masks, seg_val, None, weight, *numbers, sides, oth_val)
     if needs[4]:
-        to_oth = _to_others(masks, grad, None, weight, ctx.slope, ctx.others, ctx.rows, sides)
-    return to_grad, None, None, to_seg, to_oth, *(None,) * 10
+        to_seg = _ops.edge_sum(*masks, grad, oth_grad, None, weight, *numbers, *sides)
+    if needs[5]:
+        to_oth = _to_others(masks, grad, None, weight, *numbers, sides, oth_grad)
+    return to_grad, to_oth_grad, None, None, to_seg, to_oth, *(None,) * 10
 
 
 # Tangents: each operator is linear in the values together, and `edge_sum` in the weight.
@@ -422,13 +435,14 @@ def _edge_values_jvp(inputs: Any, output: Tensor, tangents: Any) -> Tensor:
 
 
 def _edge_dot_jvp(inputs: Any, output: Tensor, tangents: Any) -> Tensor:
-    grad, masks, values, rest = inputs[0], inputs[1:3], inputs[3:5], inputs[5:]
-    for_grad, moved = tangents[0], tangents[3:5]
+    grads, masks, values, rest = inputs[:2], inputs[2:4], inputs[4:6], inputs[6:]
+    (for_grad, for_other), moved = tangents[:2], tangents[4:6]
     parts = []
-    if for_grad is not None:
-        parts.append(_ops.edge_dot(for_grad, *masks, *values, *rest))
+    if for_grad is not None or for_other is not None:
+        first = torch.zeros_like(grads[0]) if for_grad is None else for_grad
+        parts.append(_ops.edge_dot(first, for_other, *masks, *values, *rest))
     if any(t is not None for t in moved):
-        parts.append(_ops.edge_dot(grad, *masks, *moved, *rest))
+        parts.append(_ops.edge_dot(*grads, *masks, *moved, *rest))
     return _total(parts, output)
 
 

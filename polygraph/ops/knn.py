@@ -10,6 +10,7 @@ from torch import Tensor
 from polygraph import _load
 from polygraph.ops._autograd import Dims, in_front, only_batched, register_autograd
 from polygraph.ops._common import check_devices
+from polygraph.ops.graph import graph_from_table
 from polygraph.ops.transpose_table import transpose_table
 
 _load.load_libraries()
@@ -177,15 +178,18 @@ def _vmap(size: int, dims: Dims, x: Any, y: Any, *rest: Any) -> tuple[Tensor, Te
 def _jvp(inputs: Any, output: tuple[Tensor, Tensor], tangents: Any) -> tuple[None, Tensor]:
     x, y = inputs[:2]
     index, dist2 = output
-    rows = torch.arange(x.shape[0], device=x.device)[:, None, None]
-    difference = y.double()[:, :, None] - x.double()[rows, index]
     for_x, for_y = tangents[:2]
-    moved = 0
-    if for_y is not None:
-        moved = moved + for_y.double()[:, :, None]
-    if for_x is not None:
-        moved = moved - for_x.double()[rows, index]
-    return None, (2 * (difference * moved).sum(-1)).to(dist2.dtype)
+    if for_x is None and for_y is None:
+        return None, torch.zeros_like(dist2)
+    # 2 Σ_c (y - x)(dy - dx), over the edges of all samples.
+    x, y = x.double().flatten(0, 1), y.double().flatten(0, 1)
+    for_x = None if for_x is None else -for_x.double().flatten(0, 1)
+    for_y = None if for_y is None else for_y.double().flatten(0, 1)
+    graph = graph_from_table(index, inputs[0].shape[1])
+    numbers = (1.0, x.shape[0], graph.num_slots)
+    sides = (graph.ptr, None, graph.source, None, None, None, None)
+    moved = 2 * _ops.edge_dot(y, -x, None, None, for_y, for_x, *numbers, *sides)
+    return None, moved.view(dist2.shape).to(dist2.dtype)
 
 
 register_autograd("knn", _backward, save=_save, jvp=_jvp, vmap=_vmap)
