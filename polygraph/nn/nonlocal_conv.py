@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polygraph.nn._choices import check_choice, check_positive
-from polygraph.nn.ecc import DifferenceHidden, LightEdgeFilter
-from polygraph.nn.edge_mlp import edge_network
+from polygraph.nn._choices import as_index, check_choice, check_positive
+from polygraph.nn.centre import centred
+from polygraph.nn.ecc import DifferenceHidden, LightEdgeFilter, edge_differences
+from polygraph.nn.edge_mlp import edge_network, split
 from polygraph.nn.knn import pixel_knn
-from polygraph.ops import ecc, edge_values, graph_from_table, light_ecc
-from polygraph.ops.graph import Graph
+from polygraph.nn.ordinary import is_linear
+from polygraph.ops import ecc, edge_aggregate, edge_values, graph_from_table, light_ecc
+from polygraph.ops.graph import Graph, targets_of
 
 KINDS = ("edge", "ecc", "light")
 
@@ -79,7 +81,7 @@ class NonLocalGraphConv2d(torch.nn.Module):
             "NonLocalGraphConv2d", in_channels=in_channels, out_channels=out_channels, k=k
         )
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.k, self.kind, self.delta = k, kind, delta
+        self.k, self.kind, self.delta = as_index(k), kind, delta
         self.exclude_radius, self.search_radius = exclude_radius, search_radius
         self.coordinates = coordinates
         width = in_channels + 2 * coordinates
@@ -130,7 +132,8 @@ class NonLocalGraphConv2d(torch.nn.Module):
         gamma = None
         if self.delta is not None:
             gamma = torch.exp(dist2.flatten() / -self.delta).to(nodes.dtype)
-        found = self._nonlocal(nodes, graph, gamma).to(local.dtype)
+        images = nodes.view(batch, height * width, nodes.shape[1])
+        found = self._nonlocal(images, graph, gamma).to(local.dtype)
         found = found.view(batch, height, width, -1).permute(0, 3, 1, 2)
         out = (found + local) / 2
         return out if self.bias is None else out + self.bias[:, None, None]
@@ -142,14 +145,23 @@ class NonLocalGraphConv2d(torch.nn.Module):
         )
         return torch.stack(torch.meshgrid(row, column, indexing="ij")).expand(batch, -1, -1, -1)
 
-    def _nonlocal(self, nodes: Tensor, graph: Graph, gamma: Tensor | None) -> Tensor:
+    def _nonlocal(self, images: Tensor, graph: Graph, gamma: Tensor | None) -> Tensor:
+        """``[B * N, D]`` of ``images [B, N, C]``, each of which may be anywhere in its space."""
+        nodes = images.flatten(0, 1)
         if self.hidden is None:
-            return edge_network([self.lin], nodes, nodes, graph, "mean")
+            if not is_linear(self.lin):
+                centre = nodes.index_select(0, targets_of(graph.ptr, graph.num_slots))
+                ends = torch.cat([centre, edge_differences(nodes, graph)], 1)
+                return edge_aggregate(self.lin(ends), graph, "mean")
+            near = centred(images, images)[0].flatten(0, 1)
+            return edge_network(split([self.lin]), nodes, nodes, graph, "mean", near=(near, near))
         graph = graph.with_transposed(nodes.shape[0])
-        u, v, slope = self.hidden(nodes)
+        phi = self.hidden(images, graph)
         if self.weight is not None and gamma is None:
-            return ecc(nodes, (u, v, slope), self.weight, graph, "mean")
-        phi = edge_values(u, v, graph, slope)
+            return ecc(nodes, phi, self.weight, graph, "mean")
+        if not isinstance(phi, Tensor):
+            u, v, slope = phi
+            phi = edge_values(u, v, graph, slope)
         if self.weight is not None:
             return ecc(nodes, phi, self.weight, graph, "mean", edge_weight=gamma)
         left, right, kappa = self.filter()
