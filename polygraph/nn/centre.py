@@ -26,7 +26,9 @@ def middle_of(x: Tensor) -> Tensor:
     half = torch.sym_min(count - 1, _PROBES - 1) // 2
     # Not torch.median, which CUDA refuses where only deterministic algorithms are allowed.
     ordered = nodes[..., : step * _PROBES : step, :].sort(-2).values
-    return ordered[..., half : half + 1, :].nan_to_num(0.0, 0.0, 0.0)
+    middle = ordered[..., half : half + 1, :]
+    # Not nan_to_num, of which inductor makes a loop over single numbers in the subtraction.
+    return torch.where(middle.abs() <= torch.finfo(middle.dtype).max, middle, 0)
 
 
 def centred(targets: Tensor, sources: Tensor) -> tuple[Tensor, Tensor]:
