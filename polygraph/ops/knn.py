@@ -10,7 +10,8 @@ from torch import Tensor
 from polygraph import _load
 from polygraph.ops._autograd import register_autograd
 from polygraph.ops._common import check_devices
-from polygraph.ops.transpose_table import transpose_table
+from polygraph.ops.edge_conv import _forward, turned
+from polygraph.ops.graph import graph_from_table
 
 _load.load_libraries()
 _ops = torch.ops.polygraph
@@ -123,42 +124,39 @@ def _(
     return y.new_empty(shape, dtype=torch.int64), y.new_empty(shape, dtype=_wide(x.dtype))
 
 
-# With g the gradient of dist2, d/dy = 2 Σ_k g (y - x_index): a sum of k weighted rows, which is a
-# resampling. d/dx is the same seen from the points: the transposed table lists, point by point, the
-# entries that name it. Both are operators with derivatives of every order, and neither makes
-# anything of size M·k·C.
+# With g the gradient of dist2, d/dy = 2 Σ_k g (y - x_index): a weighted sum of the differences along
+# the edges of the table's graph, and d/dx is the same seen from the points. Differences are formed
+# before anything is multiplied, so they are good far from the origin; of halves, so that none
+# overflows. The operator has derivatives of every order, and makes nothing of size M·k·C.
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, y, x_ptr, *_ = inputs
+    x, y, *_ = inputs
     index, _ = output
     ctx.mark_non_differentiable(index)
     ctx.save_for_backward(x, y, index)
-    ctx.ragged = x_ptr is not None
 
 
 def _backward(ctx: Any, _: Tensor, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, y, index = ctx.saved_tensors
-    samples, points, channels = x.shape
-    queries, k = index.shape[1:]
-    # All samples as rows of one. In float64, for y Σ g and Σ g x nearly cancel where the cloud is
-    # far from the origin or its clusters are small.
-    wide_x = x.double().reshape(samples * points, channels)
-    wide_y = y.double().reshape(samples * queries, channels)
-    offset = torch.arange(samples, device=x.device)[:, None, None] * points
-    rows = (index + offset).reshape(samples * queries, k)
-    weight = grad.double().reshape(samples * queries, k)
-    table = transpose_table(rows, samples * points)
+    # All samples as one graph.
+    graph = graph_from_table(index, x.shape[1])
+    near = 0.5 * y.double().flatten(0, 1)
+    far = -0.5 * x.double().flatten(0, 1)
+    weight = grad.double().flatten()
+    if ctx.needs_input_grad[0]:
+        graph = graph.with_transposed(far.shape[0])
+    sides = _forward(graph)
+    rest = (None, weight, 1.0)
     grad_x = grad_y = None
     if ctx.needs_input_grad[1]:
-        near = _ops.resample(wide_x[None], rows, weight, *table)[0]
-        grad_y = 2 * (wide_y * weight.sum(1, keepdim=True) - near)
+        sizes = (far.shape[0], graph.num_slots)
+        grad_y = 4 * _ops.edge_sum(None, None, near, far, *rest, *sizes, *sides)
         grad_y = grad_y.reshape(y.shape).to(y.dtype)
     if ctx.needs_input_grad[0]:
-        ones = torch.ones_like(wide_y[:, :1])
-        total = _ops.resample_backward_x(ones[None], rows, weight, *table)[0]
-        near = _ops.resample_backward_x(wide_y[None], rows, weight, *table)[0]
-        grad_x = 2 * (wide_x * total - near)
+        sizes = (near.shape[0], graph.num_slots)
+        back = turned(sides, far.shape[0])
+        grad_x = -4 * _ops.edge_sum(None, None, far, near, *rest, *sizes, *back)
         grad_x = grad_x.reshape(x.shape).to(x.dtype)
     return grad_x, grad_y, *(None,) * 8
 
