@@ -11,7 +11,13 @@ from torch import Tensor
 from polygraph import _load
 from polygraph.ops import _common
 from polygraph.ops._autograd import register_autograd
-from polygraph.ops._common import autocast_dtype, cast, check_devices, unrecorded
+from polygraph.ops._common import (
+    autocast_disabled,
+    autocast_dtype,
+    cast,
+    check_devices,
+    unrecorded,
+)
 from polygraph.ops.edge_conv import Sides, _forward, edge_values, turned
 from polygraph.ops.graph import Graph
 
@@ -99,7 +105,7 @@ def light_ecc(
     of_left, of_right = repeats or (None, None)
     sides = _Side.of("left", left, of_left), _Side.of("right", right, of_right)
     weights = (*sides, kappa, edge_weight)
-    with torch.autocast(x.device.type, enabled=False):  # the products, too, in the wide type
+    with autocast_disabled(x):  # the products, too, in the wide type
         plain = _common.takes_cpu_kernels(x) and unrecorded(x, left, right, *hidden, *weights[2:])
         if len(hidden) == 2 and plain:
             out = _light_ecc_on_the_fly(x, hidden[0], hidden[1], slope, *weights, graph)
@@ -379,8 +385,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     ctx.save_for_backward(*inputs[:4], *inputs[5:])
 
 
-def _formula(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-    given, sides = ctx.saved_tensors[:4], ctx.saved_tensors[4:]
+def _backward(ctx: Any, saved: tuple[Any, ...], *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    given, sides = saved[:4], saved[4:]
     total: list[Tensor | None] = [None] * 4
     for place, grad in enumerate(grads):
         needs = [need and n != place for n, need in enumerate(ctx.needs_input_grad[:4])]
@@ -394,4 +400,21 @@ def _formula(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     return *total, *(None,) * 8
 
 
-register_autograd("edge_form", _formula, setup_context=_save)
+def _jvp(inputs: Any, output: Any, tangents: Any) -> tuple[Tensor, ...]:
+    given, wanted, sides = inputs[:4], inputs[4], inputs[5:]
+    found: list[Tensor | None] = [None] * 4
+    for place, tangent in enumerate(tangents[:4]):
+        needed = [want and n != place for n, want in enumerate(wanted)]
+        if tangent is None or not any(needed):
+            continue
+        at = [tangent.contiguous() if n == place else t for n, t in enumerate(given)]
+        for n, value in enumerate(_ops.edge_form(*at, needed, *sides)):
+            if needed[n]:
+                have = found[n]
+                found[n] = value if have is None else have + value
+    return tuple(
+        torch.zeros_like(out) if t is None else t for t, out in zip(found, output, strict=True)
+    )
+
+
+register_autograd("edge_form", _backward, save=_save, jvp=_jvp)
