@@ -124,8 +124,8 @@ def _(
     return y.new_empty(shape, dtype=torch.int64), y.new_empty(shape, dtype=_wide(x.dtype))
 
 
-# With g the gradient of dist2, d/dy = 2 Σ_k g (y - x_index): a weighted sum of differences along the
-# edges of the table's graph, and d/dx is the same seen from the points. Differences are formed
+# With g the gradient of dist2, d/dy = 2 Σ_k g (y - x_index): a weighted sum of differences along
+# the edges of the table's graph, and d/dx is the same seen from the points. Differences are formed
 # before anything is multiplied, so they are good far from the origin; of halves, so that none
 # overflows. The operator has derivatives of every order, and makes nothing of size M·k·C.
 
