@@ -31,6 +31,7 @@ enum class Form {
   edges,           // edge_val
   masked_others,   // m oth_val
   masked_segment,  // m seg_val
+  weighted,        // weight (seg_val + oth_val)
   masked,
   plain,
 };

@@ -10,6 +10,7 @@ from torch import Tensor
 from polygraph import ops
 from polygraph.nn._choices import as_index, check_choice, check_positive
 from polygraph.ops import _common
+from polygraph.ops.graph import targets_of
 
 FLOWS = ("source_to_target", "target_to_source")
 _FAR = -(2.0**60)  # its square swallows all distances of directions, in float32 and in float64
@@ -439,8 +440,8 @@ def _neighbours(
     queries, points = [nothing], [nothing]
     for length, members in known.items():
         chosen = (slots == length) & (y_size > 0)
-        x_rows = _rows(chosen, x_size, x.shape[0], sum(n for n, _ in members))
-        y_rows = _rows(chosen, y_size, y.shape[0], sum(m for _, m in members))
+        x_rows = _rows(chosen, samples.x_ptr, x.shape[0], sum(n for n, _ in members))
+        y_rows = _rows(chosen, samples.y_ptr, y.shape[0], sum(m for _, m in members))
         which = chosen.nonzero_static(size=len(members)).squeeze(1)
         x_ptr, y_ptr = torch.nn.functional.pad(sizes[:, which].cumsum(1), (1, 0))
         index, _ = ops.knn(
@@ -454,9 +455,9 @@ def _neighbours(
     return query[order], torch.cat(points)[order]
 
 
-def _rows(chosen: Tensor, size: Tensor, rows: int, count: int) -> Tensor:
+def _rows(chosen: Tensor, ptr: Tensor, rows: int, count: int) -> Tensor:
     """``[count]``: the rows of the samples that are chosen, of which the host knows the number."""
-    of_rows = chosen.repeat_interleave(size, output_size=rows)
+    of_rows = chosen[targets_of(ptr, rows)]
     return of_rows.nonzero_static(size=count).squeeze(1)
 
 
