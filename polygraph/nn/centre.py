@@ -38,8 +38,9 @@ def middle_of(x: Tensor) -> Tensor | None:
     step = torch.sym_max(count // _PROBES, 1)
     half = torch.sym_min(count - 1, _PROBES - 1) // 2
     # Not torch.median, which CUDA refuses where only deterministic algorithms are allowed.
-    probes = nodes[: step * _PROBES : step].sort(0).values
-    return probes[half : half + 1].nan_to_num(0.0, 0.0, 0.0)
+    middle = nodes[: step * _PROBES : step].sort(0).values[half : half + 1]
+    # Not nan_to_num, of which inductor makes a loop over single numbers in the subtraction.
+    return torch.where(middle.abs() <= torch.finfo(middle.dtype).max, middle, 0)
 
 
 def centred(targets: Tensor, sources: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from polygraph import ops
 from polygraph.nn._choices import as_index, check_choice, check_positive
 from polygraph.ops import _common
+from polygraph.ops.graph import targets_of
 
 FLOWS = ("source_to_target", "target_to_source")
 _FAR = -(2.0**60)  # its square swallows all distances of directions, in float32 and in float64
@@ -77,8 +78,7 @@ def knn_graph(
     """
     check_choice("knn_graph", "flow", flow, FLOWS)
     x, k = _points("knn_graph", "x", x), _count("knn_graph", k)
-    samples = _samples("knn_graph", x, x, k, not loop, batch_size, batch=batch)
-    centre, near = _neighbours("knn_graph", x, x, k, samples, not loop, cosine)
+    centre, near = _pairs("knn_graph", x, x, k, not loop, cosine, batch_size, batch=batch)
     forward = flow == "source_to_target"
     edges = torch.stack((near, centre) if forward else (centre, near)).flatten(1)
     if not as_edge_index:
@@ -126,8 +126,8 @@ def knn(
         RuntimeError: from `polygraph.ops.knn`: a dtype or device is wrong, a value is NaN or inf.
     """
     x, y, k = _points("knn", "x", x), _points("knn", "y", y), _count("knn", k)
-    samples = _samples("knn", x, y, k, False, batch_size, batch_x=batch_x, batch_y=batch_y)
-    query, near = _neighbours("knn", x, y, k, samples, False, cosine)
+    batches = {"batch_x": batch_x, "batch_y": batch_y}
+    query, near = _pairs("knn", x, y, k, False, cosine, batch_size, **batches)
     return torch.stack((query, near)).flatten(1)
 
 
@@ -179,8 +179,8 @@ def knn_neighbours(
 ) -> ops.Graph:
     """The graph of what `knn` finds, from points ``x`` (sources) to queries ``y`` (targets)."""
     points, queries, k = _points(owner, "x", x), _points(owner, "y", y), _count(owner, k)
-    samples = _samples(owner, points, queries, k, False, None, batch_x=batch_x, batch_y=batch_y)
-    query, near = _neighbours(owner, points, queries, k, samples, False, False)
+    batches = {"batch_x": batch_x, "batch_y": batch_y}
+    query, near = _pairs(owner, points, queries, k, False, False, None, **batches)
     if near.dim() == 2:
         return ops.graph_from_table(near, points.shape[0])
     sizes = (points.shape[0], queries.shape[0])
@@ -198,6 +198,63 @@ def _points(owner: str, name: str, x: Tensor) -> Tensor:
     if x.dim() not in (1, 2):
         raise ValueError(f"{owner}: {name} must have shape [N, C] or [N], got {list(x.shape)}")
     return x.detach() if x.dim() == 2 else x.detach().unsqueeze(1)
+
+
+def _pairs(
+    owner: str,
+    x: Tensor,
+    y: Tensor,
+    k: int,
+    exclude_self: bool,
+    cosine: bool,
+    batch_size: int | None,
+    **batches: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Queries and their neighbours, both ``[M, slots]``, or ``[E]`` where the rows differ."""
+    if torch.compiler.is_compiling() and any(batch is not None for batch in batches.values()):
+        # How many edges there are depends on values: for a compiler it is one operator.
+        options = (k, exclude_self, cosine, batch_size, list(batches))
+        query, near = torch.ops.polygraph.knn_pairs(owner, x, y, *options, *_pair(batches))
+        return query, near
+    samples = _samples(owner, x, y, k, exclude_self, batch_size, **batches)
+    return _neighbours(owner, x, y, k, samples, exclude_self, cosine)
+
+
+def _pair(batches: dict[str, Tensor | None]) -> tuple[Tensor | None, Tensor | None]:
+    values = list(batches.values())
+    return values[0], values[1] if len(values) > 1 else None
+
+
+def _knn_pairs(
+    owner: str,
+    x: Tensor,
+    y: Tensor,
+    k: int,
+    exclude_self: bool,
+    cosine: bool,
+    batch_size: int | None,
+    names: list[str],
+    batch_x: Tensor | None,
+    batch_y: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    batches = dict(zip(names, (batch_x, batch_y), strict=False))
+    samples = _samples(owner, x, y, k, exclude_self, batch_size, **batches)
+    query, near = _neighbours(owner, x, y, k, samples, exclude_self, cosine)
+    return query.flatten(), near.flatten()
+
+
+_library = torch.library.Library("polygraph", "FRAGMENT")
+_library.define(
+    "knn_pairs(str owner, Tensor x, Tensor y, SymInt k, bool exclude_self, bool cosine, "
+    "SymInt? batch_size, str[] names, Tensor? batch_x, Tensor? batch_y) -> (Tensor, Tensor)"
+)
+_library.impl("knn_pairs", _knn_pairs, "CompositeExplicitAutograd")
+
+
+@torch.library.register_fake("polygraph::knn_pairs")
+def _(owner: str, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    edges = torch.library.get_ctx().new_dynamic_size()
+    return x.new_empty(edges, dtype=torch.int64), x.new_empty(edges, dtype=torch.int64)
 
 
 class _Samples(NamedTuple):
@@ -322,7 +379,7 @@ def _pointers(vectors: list[Tensor], batch_size: int | None) -> tuple[list[Tenso
         samples = torch.arange(sum(len(rank) for rank in vectors), device=device)
     else:
         found = [torch.unique_consecutive(batch) for batch in vectors]
-        samples = found[0] if len(found) == 1 else torch.cat(found).unique()  # type: ignore[no-untyped-call]
+        samples = found[0] if len(found) == 1 else torch.cat(found).unique()
         count = torch.tensor(len(samples))
     pad = torch.nn.functional.pad
     return [pad(torch.searchsorted(b, samples), (0, 1), value=len(b)) for b in vectors], count
@@ -383,8 +440,8 @@ def _neighbours(
     queries, points = [nothing], [nothing]
     for length, members in known.items():
         chosen = (slots == length) & (y_size > 0)
-        x_rows = _rows(chosen, x_size, x.shape[0], sum(n for n, _ in members))
-        y_rows = _rows(chosen, y_size, y.shape[0], sum(m for _, m in members))
+        x_rows = _rows(chosen, samples.x_ptr, x.shape[0], sum(n for n, _ in members))
+        y_rows = _rows(chosen, samples.y_ptr, y.shape[0], sum(m for _, m in members))
         which = chosen.nonzero_static(size=len(members)).squeeze(1)
         x_ptr, y_ptr = torch.nn.functional.pad(sizes[:, which].cumsum(1), (1, 0))
         index, _ = ops.knn(
@@ -398,9 +455,9 @@ def _neighbours(
     return query[order], torch.cat(points)[order]
 
 
-def _rows(chosen: Tensor, size: Tensor, rows: int, count: int) -> Tensor:
+def _rows(chosen: Tensor, ptr: Tensor, rows: int, count: int) -> Tensor:
     """``[count]``: the rows of the samples that are chosen, of which the host knows the number."""
-    of_rows = chosen.repeat_interleave(size, output_size=rows)
+    of_rows = chosen[targets_of(ptr, rows)]
     return of_rows.nonzero_static(size=count).squeeze(1)
 
 

@@ -99,9 +99,7 @@ def is_linear(module: Any) -> bool:
     return (
         known
         and _does_as_its_class(module, kind)
-        and not isinstance(
-            module._parameters.get("weight"), nn.parameter.UninitializedParameter
-        )
+        and not isinstance(module._parameters.get("weight"), nn.parameter.UninitializedParameter)
     )
 
 
