@@ -13,7 +13,7 @@ from torch.nn.modules import module as _modules
 
 # As they were at import: whoever replaces one of them later wants to be called.
 _CALL = nn.Module.__call__
-_FORWARDS = {
+_FORWARDS: dict[type, Any] = {
     kind: kind.forward
     for kind in (
         nn.BatchNorm1d,
@@ -56,12 +56,12 @@ def is_ordinary(module: Any, *kinds: type) -> bool:
     return (not kinds or kind in kinds) and _does_as_its_class(module, kind)
 
 
-def _does_as_its_class(module: Any, kind: type) -> bool:
+def _does_as_its_class(module: Any, kind: Any) -> bool:
     return (
         isinstance(module, nn.Module)
         and not has_hooks(module)
         and "forward" not in module.__dict__
-        and kind.forward is _FORWARDS.get(kind, kind.forward)  # type: ignore[attr-defined]
+        and kind.forward is _FORWARDS.get(kind, kind.forward)
         and nn.Module.__call__ is _CALL
     )
 
@@ -87,8 +87,8 @@ def is_sequence(module: Any) -> bool:
 def is_linear(module: Any) -> bool:
     """Whether it is torch's or PyG's linear layer, ordinary and initialised.
 
-    Its weight may be computed (`torch.nn.utils.parametrize`): whoever looks into it reads ``weight``
-    and ``bias`` once in a call, for spectral normalisation takes a step whenever they are read.
+    Its weight may be computed (`torch.nn.utils.parametrize`): whoever looks into it reads
+    ``weight`` and ``bias`` once in a call, for spectral normalisation takes a step at every look.
     """
     kind = type(module)
     if isinstance(module, nn.Module) and "parametrizations" in module._modules:
