@@ -198,6 +198,7 @@ def graph_from_table(index: Tensor, num_sources: int) -> Graph:
         offset = torch.arange(index.shape[0], device=index.device)[:, None, None] * num_sources
         source = torch.where(index < 0, index, index + offset)
     neighbours = index.shape[-1]
-    targets = index.shape[:-1].numel()
+    # Not `index.shape[:-1].numel()`, which tracing without dynamo takes for a constant.
+    targets = index.shape[0] if index.dim() == 2 else index.shape[0] * index.shape[1]
     ptr = torch.arange(targets + 1, device=index.device) * neighbours
     return Graph(ptr, source.flatten())

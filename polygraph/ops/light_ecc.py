@@ -253,9 +253,9 @@ def _light_ecc(
 
 _library = torch.library.Library("polygraph", "FRAGMENT")
 _library.define(
-    "edge_form(Tensor? x, Tensor? phi, Tensor? a, Tensor? weight, bool[4] wanted, Tensor ptr, "
-    "Tensor? slot, Tensor other, Tensor? edge, Tensor? t_ptr, Tensor? t_slot, Tensor? t_other) "
-    "-> (Tensor, Tensor, Tensor, Tensor)"
+    "edge_form(Tensor? x, Tensor? phi, Tensor? a, Tensor? weight, bool to_x, bool to_phi, "
+    "bool to_a, bool to_weight, Tensor ptr, Tensor? slot, Tensor other, Tensor? edge, "
+    "Tensor? t_ptr, Tensor? t_slot, Tensor? t_other) -> (Tensor, Tensor, Tensor, Tensor)"
 )
 _NAMES = ("x", "phi", "a", "weight")
 _BYTES = {"cpu": 3 << 20, "cuda": 256 << 20}  # of P and of Z, at a time
@@ -271,7 +271,7 @@ def _edge_form(
 ) -> Tensor:
     """The derivative by one of the four, which is not needed itself."""
     wanted = [name == by for name in _NAMES]
-    found: Tensor = _ops.edge_form(x, phi, a, weight, wanted, *sides)[_NAMES.index(by)]
+    found: Tensor = _ops.edge_form(x, phi, a, weight, *wanted, *sides)[_NAMES.index(by)]
     return found
 
 
@@ -297,7 +297,7 @@ def _step(numbers: int, segments: int, like: Tensor) -> int:
     return min(max(16, fit), max(1, segments))
 
 
-def _empty(given: tuple[Tensor | None, ...], wanted: list[bool], ptr: Tensor) -> list[Tensor]:
+def _empty(given: tuple[Tensor | None, ...], wanted: Sequence[bool], ptr: Tensor) -> list[Tensor]:
     S, E, C, R, H = _sizes(given, ptr)
     like = next(t for t in given if t is not None)
     shapes: list[tuple[int, ...]] = [(S, C), (E, H), (E, R), (C, R, H)]
@@ -320,10 +320,10 @@ def _edge_form_of(
     phi: Tensor | None,
     a: Tensor | None,
     weight: Tensor | None,
-    wanted: list[bool],
-    *sides: Tensor | None,
+    *rest: Any,
 ) -> tuple[Tensor, ...]:
     given = (x, phi, a, weight)
+    wanted, sides = rest[:4], rest[4:]
     ptr = sides[0]
     assert ptr is not None
     S, E, C, R, H = _sizes(given, ptr)
@@ -373,16 +373,14 @@ def _(
     phi: Tensor | None,
     a: Tensor | None,
     weight: Tensor | None,
-    wanted: list[bool],
-    ptr: Tensor,
-    *sides: Tensor | None,
+    *rest: Any,
 ) -> tuple[Tensor, ...]:
-    return tuple(_empty((x, phi, a, weight), wanted, ptr))
+    return tuple(_empty((x, phi, a, weight), rest[:4], rest[4]))
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.wanted = inputs[4]
-    ctx.save_for_backward(*inputs[:4], *inputs[5:])
+    ctx.wanted = inputs[4:8]
+    ctx.save_for_backward(*inputs[:4], *inputs[8:])
 
 
 def _backward(ctx: Any, saved: tuple[Any, ...], *grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -393,22 +391,22 @@ def _backward(ctx: Any, saved: tuple[Any, ...], *grads: Tensor | None) -> tuple[
         if not ctx.wanted[place] or grad is None or not any(needs):
             continue
         at = [grad.contiguous() if n == place else t for n, t in enumerate(given)]
-        for n, value in enumerate(_ops.edge_form(*at, needs, *sides)):
+        for n, value in enumerate(_ops.edge_form(*at, *needs, *sides)):
             if needs[n]:
                 have = total[n]
                 total[n] = value if have is None else have + value
-    return *total, *(None,) * 8
+    return *total, *(None,) * 11
 
 
 def _jvp(inputs: Any, output: Any, tangents: Any) -> tuple[Tensor, ...]:
-    given, wanted, sides = inputs[:4], inputs[4], inputs[5:]
+    given, wanted, sides = inputs[:4], inputs[4:8], inputs[8:]
     found: list[Tensor | None] = [None] * 4
     for place, tangent in enumerate(tangents[:4]):
         needed = [want and n != place for n, want in enumerate(wanted)]
         if tangent is None or not any(needed):
             continue
         at = [tangent.contiguous() if n == place else t for n, t in enumerate(given)]
-        for n, value in enumerate(_ops.edge_form(*at, needed, *sides)):
+        for n, value in enumerate(_ops.edge_form(*at, *needed, *sides)):
             if needed[n]:
                 have = found[n]
                 found[n] = value if have is None else have + value

@@ -38,6 +38,12 @@ DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 WORKER = Path(__file__).with_name("isa_worker.py")
 
 
+def grads_of(f, values):
+    """The result, and all first derivatives."""
+    out = f(*values)
+    return [out, *torch.autograd.grad(out, values, upstream_like(out))]
+
+
 def is_differentiable(name):
     """Whether derivatives of the compiled operator are registered."""
     has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
@@ -463,6 +469,16 @@ class OperatorContract(GpuContract):
         for name, value in run(around, inputs).items():
             # Inductor's own sine may round otherwise: one more float32 step at each end.
             assert_close(actual[name], value, KERNEL[torch.float32], name)
+
+    @pytest.mark.filterwarnings(
+        "ignore::torch.jit.TracerWarning", "ignore:.*torch.jit:DeprecationWarning"
+    )
+    def test_traces(self):
+        """`torch.jit.trace`, which PyTorch still has: the same bits, forward and backward."""
+        f, values = self.call_of_floats(convert(self.cases[self.small[0]](), dtype=torch.float32))
+        traced = torch.jit.trace(f, values, check_trace=False)
+        for part, expected in zip(grads_of(traced, values), grads_of(f, values), strict=True):
+            assert torch.equal(part, expected)
 
     def test_autocast(self):
         """Under autocast the operator runs in its dtype; gradients come back in float32."""

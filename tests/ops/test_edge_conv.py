@@ -189,10 +189,10 @@ def form_arguments():
     """For edge_form: every derivative alone, without what it does not need, and some together."""
     given = [normal(6, 3), EDGES, normal(23, 2), normal(3, 2, 4)]
     alone = [
-        [*(None if n == m else t for m, t in enumerate(given)), [n == m for m in range(4)], *HERE]
+        [*(None if n == m else t for m, t in enumerate(given)), *(n == m for m in range(4)), *HERE]
         for n in range(4)
     ]
-    return [*alone, [*given, [True] * 4, *HERE], [*given, [False, True, True, False], *HERE]]
+    return [*alone, [*given, *[True] * 4, *HERE], [*given, False, True, True, False, *HERE]]
 
 
 RAW = {

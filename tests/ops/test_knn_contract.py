@@ -288,6 +288,7 @@ class TestKnn(OperatorContract):
     """The contract."""
 
     stem = "knn"
+    apart = ("knn_pairs",)  # PyG's lists of edges, a layer's
     op = staticmethod(dist2)
     reference = staticmethod(dist2_reference)
     batched = ("x",)
