@@ -6,7 +6,7 @@ from torch_geometric.data import Data
 from torch_geometric.transforms import BaseTransform
 from torch_geometric.utils import to_undirected
 
-from polygraph.nn._choices import check_choice, check_positive
+from polygraph.nn._choices import as_index, check_choice, check_positive
 from polygraph.nn.knn import FLOWS, knn_graph
 
 
@@ -41,7 +41,7 @@ class KNNGraph(BaseTransform):  # type: ignore[misc]  # PyG's base class has no 
     ) -> None:
         check_positive("KNNGraph", k=k)
         check_choice("KNNGraph", "flow", flow, FLOWS)
-        self.k = k
+        self.k = as_index(k)
         self.loop = loop
         self.force_undirected = force_undirected
         self.flow = flow

@@ -37,7 +37,7 @@ from torch import Tensor
 
 from polygraph import ops
 from polygraph.ops import graph_from_coo
-from polygraph.ops.graph import transpose_graph
+from polygraph.ops.graph import targets_of, transpose_graph
 
 
 def spiral_checks() -> Iterator[Check]:
@@ -223,6 +223,14 @@ def transpose_checks() -> Iterator[Check]:
         )
     for name in ("holes", "hub", "no edges"):
         _, sources, found = GRAPHS[name]
+        yield Check(
+            f"targets_of {name}",
+            lambda g: targets_of(g.ptr, g.num_slots),
+            (found,),
+            F32,
+            backward=False,
+            exact=True,
+        )
         yield Check(
             f"transpose_graph {name}",
             lambda g, sources=sources: transpose_graph(g.ptr, g.source, sources),

@@ -21,9 +21,20 @@ from gpu_inputs import (
     integers,
     normal,
 )
+from torch import Tensor
 
 from polygraph import ops
+from polygraph.ops import Graph
 from polygraph.ops.ecc import EdgeLayer
+from polygraph.ops.edge_conv import _forward
+
+
+def dot_of_both_ends(u: Tensor, v: Tensor, grad: Tensor, oth_grad: Tensor, g: Graph) -> Tensor:
+    """Of sums of a target and a source under the activation, with such sums."""
+    found: Tensor = torch.ops.polygraph.edge_dot(
+        grad, oth_grad, u.detach(), v.detach(), u, v, 0.2, v.shape[0], g.num_slots, *_forward(g)
+    )
+    return found
 
 
 def edge_conv_checks() -> Iterator[Check]:
@@ -73,10 +84,11 @@ def edge_conv_checks() -> Iterator[Check]:
         twice = differentiated(lambda v, w, g: ops.edge_sum(v, g, w))
         yield Check(f"edge_sum D {D} twice", twice, (v, weighted, g), WIDE)
         nodes = normal(90, D)
-        # A distance is a difference of products, good to their rounding and not to its own.
-        yield Check(
-            f"edge_dist2 D {D}", lambda x, g: ops.edge_dist2(x, g), (nodes, GRAPHS["hub"][2]), WIDE
-        )
+        grads = normal(60, D, seed=14), normal(50, D, seed=15)
+        hub = GRAPHS["hub"][2]
+        yield Check(f"edge_dist2 D {D}", lambda x, g: ops.edge_dist2(x, g), (nodes, hub))
+        yield Check(f"edge_dist2 D {D} twice", differentiated(ops.edge_dist2), (nodes, hub), WIDE)
+        yield Check(f"edge_dot of both ends D {D}", dot_of_both_ends, (u, v, *grads, g))
 
 
 def edge_max_checks() -> Iterator[Check]:

@@ -89,6 +89,15 @@ inline void check_within(
   }
 }
 
+// ptr [S+1] on the CPU rises from 0 to E.
+inline void check_pointers(const char* op, const int64_t* ptr, int64_t S, int64_t E) {
+  bool rises = ptr[0] == 0 && ptr[S] == E;
+  for (int64_t s = 0; s < S; ++s) {
+    rises &= ptr[s] <= ptr[s + 1];
+  }
+  STD_TORCH_CHECK(rises, op, ": ptr must rise from 0 to E = ", E);
+}
+
 // Values, on the CPU, of contiguous tensors, as far as the segments [first, last) read them; `rows` is the number of
 // rows of edge features.
 inline void check_graph_values(

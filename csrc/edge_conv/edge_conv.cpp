@@ -12,7 +12,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(polygraph, m) {
       "float slope, SymInt others, SymInt rows, Tensor ptr, Tensor? slot, Tensor other, Tensor? edge, "
       "Tensor? t_ptr, Tensor? t_slot, Tensor? t_other) -> Tensor");
   m.def(
-      "edge_dot(Tensor grad, Tensor? seg_mask, Tensor? oth_mask, Tensor? seg_val, Tensor? oth_val, float slope, "
-      "SymInt others, SymInt rows, Tensor ptr, Tensor? slot, Tensor other, Tensor? edge, "
+      "edge_dot(Tensor grad, Tensor? oth_grad, Tensor? seg_mask, Tensor? oth_mask, Tensor? seg_val, Tensor? oth_val, "
+      "float slope, SymInt others, SymInt rows, Tensor ptr, Tensor? slot, Tensor other, Tensor? edge, "
       "Tensor? t_ptr, Tensor? t_slot, Tensor? t_other) -> Tensor");
 }

@@ -4,7 +4,7 @@
 //
 //   edge_sum     out[s]  = sum over the slots of s of  weight[e] * m * (seg_val[s] + oth_val[o] + edge_val[e])
 //   edge_values  out[e]  = m * (seg_val[s] + oth_val[o] + edge_val[e])            rows of empty slots are 0
-//   edge_dot     out[e]  = sum over channels of  grad[s] * m * (seg_val[s] + oth_val[o])
+//   edge_dot     out[e]  = sum over channels of  (grad[s] + oth_grad[o]) * m * (seg_val[s] + oth_val[o])
 //   edge_sum_    u[s]   = sum over the slots of s of  m * (u[s] + v[o]),  the masks being u and v: edge_sum in place of
 //                         its segments' values, for inference, where nobody asks for them again; on the CPU alone
 //
@@ -17,7 +17,9 @@
 //
 // t_ptr, t_slot, t_other are the same graph seen from the other side, for the derivatives; the kernels do not read
 // them. seg_* [S, D], oth_* [O, D], edge_val [E', D], weight [E'], grad [S, D]; all but grad may be absent: the masks
-// come both or not at all, at least one value must be there, and weight does not come with edge_val.
+// come both or not at all, at least one value must be there, and weight does not come with edge_val. The sums of a
+// segment and another node are formed before anything is multiplied: with opposite signs they are exact differences of
+// what lies close together, however far from 0 that is.
 #pragma once
 
 #include "common/graph.h"
@@ -69,10 +71,17 @@ inline EdgeConvSizes check_edge_conv(
   return n;
 }
 
-inline void check_edge_dot_grad(const EdgeConvSizes& n, const Tensor& grad, const Tensor& like) {
-  check_dtype("edge_dot", "grad", grad, like.scalar_type());
-  check_shape("edge_dot", "grad", grad, "[S, D]", {n.g.S, n.D});
-  check_device("edge_dot", "grad", grad, like);
+inline void check_edge_dot_grads(
+    const EdgeConvSizes& n, const Tensor& grad, const std::optional<Tensor>& oth_grad, const Tensor& like) {
+  const char* op = "edge_dot";
+  check_dtype(op, "grad", grad, like.scalar_type());
+  check_shape(op, "grad", grad, "[S, D]", {n.g.S, n.D});
+  check_device(op, "grad", grad, like);
+  if (oth_grad.has_value()) {
+    check_dtype(op, "oth_grad", *oth_grad, like.scalar_type());
+    check_shape(op, "oth_grad", *oth_grad, "[O, D]", {n.g.O, n.D});
+    check_device(op, "oth_grad", *oth_grad, like);
+  }
 }
 
 }  // namespace polygraph

@@ -18,6 +18,7 @@ struct EdgeConvParams {
   const T* edge_val;  // [E', D]
   const T* weight;    // [E']
   const T* grad;      // [S, D], edge_dot only
+  const T* oth_grad;  // [O, D], edge_dot only
   T slope;
   T* out;
   bool fetch;  // the other nodes' rows, or those of edges in another order, do not fit in a cache that is near
@@ -30,6 +31,7 @@ enum class Form {
   edges,           // edge_val
   masked_others,   // m oth_val
   masked_segment,  // m seg_val
+  weighted,        // weight (seg_val + oth_val)
   masked,
   plain,
 };
@@ -47,8 +49,8 @@ EdgeConvTensors ready(const EdgeConvTensors& t) {
 
 template <class T>
 EdgeConvParams<T> params(
-    const EdgeConvSizes& n, const GraphPointers& graph, const EdgeConvTensors& t, const std::optional<Tensor>& grad,
-    double slope, Tensor& out) {
+    const EdgeConvSizes& n, const GraphPointers& graph, const EdgeConvTensors& t, double slope, Tensor& out,
+    const std::optional<Tensor>& grad = std::nullopt, const std::optional<Tensor>& oth_grad = std::nullopt) {
   const bool nodes = t.oth_val.has_value() || t.oth_mask.has_value();
   const bool scattered = t.edge_val.has_value() && (graph.slot != nullptr || graph.edge != nullptr);
   const int64_t rows = nodes ? n.g.O : scattered ? n.rows : 0;  // that may lie anywhere
@@ -62,6 +64,7 @@ EdgeConvParams<T> params(
       const_data<T>(t.edge_val),
       const_data<T>(t.weight),
       const_data<T>(grad),
+      const_data<T>(oth_grad),
       static_cast<T>(slope),
       static_cast<T*>(out.mutable_data_ptr()),
       rows * n.D * static_cast<int64_t>(sizeof(T)) > kNearBytes};
@@ -111,9 +114,9 @@ Tensor edge_sum_cpu(
   const EdgeConvTensors t = ready(given);
   Tensor out = torch::stable::new_empty(any_value(t), {n.g.S, n.D});
   if (out.scalar_type() == ScalarType::Double) {
-    edge_sum_cpu(params<double>(n, graph.pointers(), t, std::nullopt, slope, out));
+    edge_sum_cpu(params<double>(n, graph.pointers(), t, slope, out));
   } else {
-    edge_sum_cpu(params<float>(n, graph.pointers(), t, std::nullopt, slope, out));
+    edge_sum_cpu(params<float>(n, graph.pointers(), t, slope, out));
   }
   return narrowed(out, any_value(given).scalar_type());
 }
@@ -133,9 +136,9 @@ void edge_sum_in_place_cpu(Tensor u, const Tensor& v, double slope, const Tensor
   const Tensor rows = dense(v);
   const EdgeConvTensors t{u, rows, u, rows, std::nullopt, std::nullopt};
   if (u.scalar_type() == ScalarType::Double) {
-    edge_sum_cpu(params<double>(n, graph.pointers(), t, std::nullopt, slope, u));
+    edge_sum_cpu(params<double>(n, graph.pointers(), t, slope, u));
   } else {
-    edge_sum_cpu(params<float>(n, graph.pointers(), t, std::nullopt, slope, u));
+    edge_sum_cpu(params<float>(n, graph.pointers(), t, slope, u));
   }
 }
 
@@ -155,31 +158,32 @@ Tensor edge_values_cpu(
   Tensor out =
       whole ? torch::stable::new_empty(any_value(t), {rows, n.D}) : torch::stable::new_zeros(any_value(t), {rows, n.D});
   if (out.scalar_type() == ScalarType::Double) {
-    edge_values_cpu(params<double>(n, graph.pointers(), t, std::nullopt, slope, out));
+    edge_values_cpu(params<double>(n, graph.pointers(), t, slope, out));
   } else {
-    edge_values_cpu(params<float>(n, graph.pointers(), t, std::nullopt, slope, out));
+    edge_values_cpu(params<float>(n, graph.pointers(), t, slope, out));
   }
   return narrowed(out, any_value(given).scalar_type());
 }
 
 Tensor edge_dot_cpu(
-    const Tensor& grad, const std::optional<Tensor>& seg_mask, const std::optional<Tensor>& oth_mask,
-    const std::optional<Tensor>& seg_val, const std::optional<Tensor>& oth_val, double slope, int64_t others,
-    int64_t rows, const Tensor& ptr, const std::optional<Tensor>& slot, const Tensor& other,
-    const std::optional<Tensor>& edge, const std::optional<Tensor>& /*t_ptr*/, const std::optional<Tensor>& /*t_slot*/,
-    const std::optional<Tensor>& /*t_other*/) {
+    const Tensor& grad, const std::optional<Tensor>& oth_grad, const std::optional<Tensor>& seg_mask,
+    const std::optional<Tensor>& oth_mask, const std::optional<Tensor>& seg_val, const std::optional<Tensor>& oth_val,
+    double slope, int64_t others, int64_t rows, const Tensor& ptr, const std::optional<Tensor>& slot,
+    const Tensor& other, const std::optional<Tensor>& edge, const std::optional<Tensor>& /*t_ptr*/,
+    const std::optional<Tensor>& /*t_slot*/, const std::optional<Tensor>& /*t_other*/) {
   const EdgeConvTensors given{seg_mask, oth_mask, seg_val, oth_val, std::nullopt, std::nullopt};
   const EdgeConvSizes n = check_edge_conv("edge_dot", given, others, rows, ptr, slot, other, edge);
-  check_edge_dot_grad(n, grad, any_value(given));
+  check_edge_dot_grads(n, grad, oth_grad, any_value(given));
   const GraphTensors graph(ptr, slot, other, edge);
   check_graph_values("edge_dot", n.g, graph.pointers(), rows);
   const EdgeConvTensors t = ready(given);
-  const std::optional<Tensor> upstream = widened(dense(grad));
+  const std::optional<Tensor> near = widened(dense(grad));
+  const std::optional<Tensor> far = widened(dense(oth_grad));
   Tensor out = torch::stable::new_zeros(any_value(t), {rows});
   if (out.scalar_type() == ScalarType::Double) {
-    edge_dot_cpu(params<double>(n, graph.pointers(), t, upstream, slope, out));
+    edge_dot_cpu(params<double>(n, graph.pointers(), t, slope, out, near, far));
   } else {
-    edge_dot_cpu(params<float>(n, graph.pointers(), t, upstream, slope, out));
+    edge_dot_cpu(params<float>(n, graph.pointers(), t, slope, out, near, far));
   }
   return narrowed(out, grad.scalar_type());
 }

@@ -7,7 +7,7 @@ namespace {
 template <class T>
 bool takes_packs(const EdgeConvParams<T>& p) {
   bool aligned = p.n.D % kPackWidth<T> == 0;
-  const T* const rows[] = {p.seg_mask, p.oth_mask, p.seg_val, p.oth_val, p.edge_val, p.grad};
+  const T* const rows[] = {p.seg_mask, p.oth_mask, p.seg_val, p.oth_val, p.edge_val, p.grad, p.oth_grad};
   for (const T* pointer : rows) {
     aligned = aligned && is_aligned(pointer, 16);
   }
@@ -73,10 +73,20 @@ void launch_edge_dot(EdgeConvParams<T> p, SegmentMemory& memory, const DeviceSco
   }
   const int64_t parts = std::min<int64_t>(ceil_div(p.n.D, kPackWidth<T>), kWarp);
   p.work = share_segments("edge_dot", p.n.g, p.graph.ptr, parts, memory);
-  with_form<Form::plain, Form::activation, Form::masked>(form_of(p), [&](auto form) {
+  const bool packed = takes_packs(p);
+  if (p.oth_grad == nullptr) {
+    with_form<Form::plain, Form::activation, Form::masked>(form_of(p), [&](auto form) {
+      start_kernel(
+          all_units(p.work, parts), scope,
+          packed ? edge_dot_kernel<T, true, form(), false> : edge_dot_kernel<T, false, form(), false>, p);
+    });
+    return;
+  }
+  const Form known = form_of(p) == Form::activation ? Form::masked : form_of(p);
+  with_form<Form::plain, Form::masked>(known, [&](auto form) {
     start_kernel(
         all_units(p.work, parts), scope,
-        takes_packs(p) ? edge_dot_kernel<T, true, form()> : edge_dot_kernel<T, false, form()>, p);
+        packed ? edge_dot_kernel<T, true, form(), true> : edge_dot_kernel<T, false, form(), true>, p);
   });
 }
 
@@ -90,15 +100,15 @@ const Tensor& any_value(const EdgeConvTensors& t) {
 }
 
 // Nodes whose rows are read, and rows of edges, are numbered by 32 bits; more nodes may there be if none has rows.
-void check_numbers(const char* op, const EdgeConvSizes& n, const EdgeConvTensors& t) {
-  const bool rows = t.oth_mask.has_value() || t.oth_val.has_value();
+void check_numbers(const char* op, const EdgeConvSizes& n, const EdgeConvTensors& t, bool far = false) {
+  const bool rows = far || t.oth_mask.has_value() || t.oth_val.has_value();
   check_row_numbers(op, rows ? n.g.O : 0, n.rows, n.D * any_value(t).element_size());
 }
 
 template <class T>
 EdgeConvParams<T> params(
-    const EdgeConvSizes& n, const GraphPointers& graph, const EdgeConvTensors& t, const T* grad, double slope,
-    const Tensor& out) {
+    const EdgeConvSizes& n, const GraphPointers& graph, const EdgeConvTensors& t, double slope, const Tensor& out,
+    const std::optional<Tensor>& grad = std::nullopt, const std::optional<Tensor>& oth_grad = std::nullopt) {
   return {
       n,
       graph,
@@ -108,7 +118,8 @@ EdgeConvParams<T> params(
       const_data<T>(t.oth_val),
       const_data<T>(t.edge_val),
       const_data<T>(t.weight),
-      grad,
+      const_data<T>(grad),
+      const_data<T>(oth_grad),
       static_cast<Acc<T>>(slope),
       mutable_data<T>(out),
       static_cast<uint32_t>(n.D * static_cast<int64_t>(sizeof(T))),
@@ -134,7 +145,7 @@ Tensor edge_sum_cuda(
   SegmentMemory memory(out);
   dispatch_floating(out.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
-    launch_edge_sum<T>(params<T>(n, graph.pointers(), t, nullptr, slope, out), memory, scope);
+    launch_edge_sum<T>(params<T>(n, graph.pointers(), t, slope, out), memory, scope);
   });
   return out;
 }
@@ -155,30 +166,31 @@ Tensor edge_values_cuda(
   SegmentMemory memory(out);
   dispatch_floating(out.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
-    launch_edge_values<T>(params<T>(n, graph.pointers(), t, nullptr, slope, out), memory, scope);
+    launch_edge_values<T>(params<T>(n, graph.pointers(), t, slope, out), memory, scope);
   });
   return out;
 }
 
 Tensor edge_dot_cuda(
-    const Tensor& grad, const std::optional<Tensor>& seg_mask, const std::optional<Tensor>& oth_mask,
-    const std::optional<Tensor>& seg_val, const std::optional<Tensor>& oth_val, double slope, int64_t others,
-    int64_t rows, const Tensor& ptr, const std::optional<Tensor>& slot, const Tensor& other,
-    const std::optional<Tensor>& edge, const std::optional<Tensor>& /*t_ptr*/, const std::optional<Tensor>& /*t_slot*/,
-    const std::optional<Tensor>& /*t_other*/) {
+    const Tensor& grad, const std::optional<Tensor>& oth_grad, const std::optional<Tensor>& seg_mask,
+    const std::optional<Tensor>& oth_mask, const std::optional<Tensor>& seg_val, const std::optional<Tensor>& oth_val,
+    double slope, int64_t others, int64_t rows, const Tensor& ptr, const std::optional<Tensor>& slot,
+    const Tensor& other, const std::optional<Tensor>& edge, const std::optional<Tensor>& /*t_ptr*/,
+    const std::optional<Tensor>& /*t_slot*/, const std::optional<Tensor>& /*t_other*/) {
   const EdgeConvTensors given{seg_mask, oth_mask, seg_val, oth_val, std::nullopt, std::nullopt};
   const EdgeConvSizes n = check_edge_conv("edge_dot", given, others, rows, ptr, slot, other, edge);
-  check_numbers("edge_dot", n, given);
-  check_edge_dot_grad(n, grad, any_value(given));
+  check_edge_dot_grads(n, grad, oth_grad, any_value(given));
+  check_numbers("edge_dot", n, given, oth_grad.has_value());
   const DeviceScope scope(grad);
   const GraphTensors graph(ptr, slot, other, edge);
   const EdgeConvTensors t = dense(given);
-  const Tensor upstream = polygraph::dense(grad);
+  const std::optional<Tensor> near = polygraph::dense(grad);
+  const std::optional<Tensor> far = polygraph::dense(oth_grad);
   const Tensor out = torch::stable::new_zeros(grad, {rows});
   SegmentMemory memory(out);
   dispatch_floating(out.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
-    launch_edge_dot<T>(params<T>(n, graph.pointers(), t, const_data<T>(upstream), slope, out), memory, scope);
+    launch_edge_dot<T>(params<T>(n, graph.pointers(), t, slope, out, near, far), memory, scope);
   });
   return out;
 }

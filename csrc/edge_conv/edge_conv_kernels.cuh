@@ -18,6 +18,7 @@ struct EdgeConvParams {
   const T* edge_val;  // [E', D]
   const T* weight;    // [E']
   const T* grad;      // [S, D], edge_dot only
+  const T* oth_grad;  // [O, D], edge_dot only
   Acc<T> slope;
   T* out;
   uint32_t row_bytes;
@@ -257,8 +258,9 @@ __global__ void __launch_bounds__(kSegmentThreads, kBlocks<kVec>)
 
 // A group computes the dots of a unit's slots, kAtOnce at a time: a lane adds the channels of the kWidth-wide parts
 // lane, lane + lanes, ... in order, and the lanes are folded by halves. Which lane has which channel depends on D
-// alone; kPacked says whether a part is one load. Reading and safety as of edge_sum_kernel; one writer a number.
-template <class T, bool kPacked, Form kForm>
+// alone; kPacked says whether a part is one load, kFar whether there is an oth_grad. Reading and safety as of
+// edge_sum_kernel; one writer a number.
+template <class T, bool kPacked, Form kForm, bool kFar>
 __global__ void __launch_bounds__(kSegmentThreads, kBlocks<kPackWidth<T>>)
     edge_dot_kernel(const __grid_constant__ EdgeConvParams<T> p) {
   constexpr int kWidth = kPackWidth<T>;
@@ -284,9 +286,16 @@ __global__ void __launch_bounds__(kSegmentThreads, kBlocks<kPackWidth<T>>)
         held = p.n.D <= group.lanes * kWidth;
       }
       typename Rows::Slot slot[kAtOnce];
+      Pack<T, kWidth> far[kAtOnce];
 #pragma unroll
       for (int u = 0; u < kAtOnce; ++u) {
         slot[u] = rows.read_slot(other[u], row[u]);
+        if (kFar) {
+          far[u] = {};
+          if (other[u] >= 0) {
+            far[u] = rows.read(p.oth_grad + c, other[u]);
+          }
+        }
       }
 #pragma unroll
       for (int u = 0; u < kAtOnce; ++u) {
@@ -294,7 +303,8 @@ __global__ void __launch_bounds__(kSegmentThreads, kBlocks<kPackWidth<T>>)
         rows.value(slot[u], value);
 #pragma unroll
         for (int v = 0; v < kWidth; ++v) {
-          sum[u] = fused(static_cast<Acc<T>>(grad.lane[v]), value[v], sum[u]);
+          const Acc<T> near = static_cast<Acc<T>>(grad.lane[v]);
+          sum[u] = fused(kFar ? near + static_cast<Acc<T>>(far[u].lane[v]) : near, value[v], sum[u]);
         }
       }
     }

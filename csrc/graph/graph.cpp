@@ -126,6 +126,24 @@ std::tuple<Tensor, Tensor> transpose_graph_cpu(const Tensor& ptr, const Tensor& 
   return {t_ptr, t_other};
 }
 
+Tensor targets_of_cpu(const Tensor& ptr, int64_t slots) {
+  const int64_t S = check_targets_of(ptr, slots);
+  const Tensor pointers = dense(ptr);
+  const int64_t* first = data(pointers);
+  check_pointers("targets_of", first, S, slots);
+  Tensor out = torch::stable::new_empty(pointers, {slots});
+  int64_t* target = mutable_data(out);
+  parallel_tasks(slots, 1, [&](int64_t begin, int64_t end) {
+    int64_t s = std::upper_bound(first, first + S + 1, begin) - first - 1;
+    for (int64_t i = begin; i < end; ++s) {
+      for (const int64_t last = std::min(end, first[s + 1]); i < last; ++i) {
+        target[i] = s;
+      }
+    }
+  });
+  return out;
+}
+
 }  // namespace polygraph
 
 STABLE_TORCH_LIBRARY_FRAGMENT(polygraph, m) {
@@ -133,11 +151,13 @@ STABLE_TORCH_LIBRARY_FRAGMENT(polygraph, m) {
   m.def(
       "sort_coo(Tensor source, Tensor target, SymInt num_targets, bool with_edge) -> "
       "(Tensor ptr, Tensor source_, Tensor edge)");
+  m.def("targets_of(Tensor ptr, SymInt slots) -> Tensor");
   m.def("transpose_graph(Tensor ptr, Tensor other, SymInt others) -> (Tensor t_ptr, Tensor t_other)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(polygraph, CPU, m) {
   m.impl("scan_coo", TORCH_BOX(&polygraph::scan_coo_cpu));
   m.impl("sort_coo", TORCH_BOX(&polygraph::sort_coo_cpu));
+  m.impl("targets_of", TORCH_BOX(&polygraph::targets_of_cpu));
   m.impl("transpose_graph", TORCH_BOX(&polygraph::transpose_graph_cpu));
 }

@@ -9,6 +9,10 @@
 // The segments that name each other node, in their order: the graph from the other side where nothing belongs to a slot
 // but its two ends. Empty slots follow those of the last node, as -1; there must be a node if there is one.
 //
+//   targets_of(ptr [S+1], slots E) -> target [E]
+//
+// The segment that each slot lies in; a pointer that does not rise from 0 to E is refused.
+//
 //   scan_coo(source [E], target [E], num_sources N, num_targets M) -> ptr [M+1], found [3]     (CPU alone)
 //
 // found[0] is 1 where `target` never falls; then ptr is the graph's, and the list is the graph as it stands. Where an
@@ -36,6 +40,17 @@ inline void check_count(const char* op, const char* name, int64_t count) {
 inline void check_sort_coo(const Tensor& source, const Tensor& target, int64_t num_targets) {
   check_ends("sort_coo", source, target);
   check_count("sort_coo", "num_targets", num_targets);
+}
+
+// The number of segments.
+inline int64_t check_targets_of(const Tensor& ptr, int64_t slots) {
+  const char* op = "targets_of";
+  check_dtype(op, "ptr", ptr, ScalarType::Long);
+  check_shape(op, "ptr", ptr, "[S+1]", {-1});
+  STD_TORCH_CHECK(ptr.size(0) > 0, op, ": ptr must have shape [S+1], got [0]");
+  check_count(op, "slots", slots);
+  STD_TORCH_CHECK(slots < (int64_t(1) << 31), op, ": a graph may have at most 2^31 - 1 slots, got ", slots);
+  return ptr.size(0) - 1;
 }
 
 inline GraphSizes check_transpose_graph(const Tensor& ptr, const Tensor& other, int64_t others) {

@@ -45,6 +45,43 @@ __global__ void __launch_bounds__(kSortThreads) coo_edges_kernel(CooEdgesParams 
 
 constexpr uint32_t kNoSegment = std::numeric_limits<uint32_t>::max();
 
+// The last segment that begins at slot i or before, in [0, S); where ptr does not rise, one of them.
+__device__ __forceinline__ int64_t segment_at(const int64_t* ptr, int64_t S, int64_t i) {
+  int64_t low = 0;
+  int64_t high = S;
+  while (high - low > 1) {
+    const int64_t middle = low + (high - low) / 2;
+    if (ptr[middle] <= i) {
+      low = middle;
+    } else {
+      high = middle;
+    }
+  }
+  return low;
+}
+
+struct TargetsParams {
+  const int64_t* ptr;  // [S+1]
+  int64_t S, E;
+  int64_t* target;  // [E]
+};
+
+// A thread checks one pointer and finds the segment of one slot at a time; neighbours search nearly the same places.
+// Safe: one writer a number, and a search reads no others than pointers whatever their values.
+__global__ void __launch_bounds__(kSortThreads) targets_kernel(TargetsParams p) {
+  for (int64_t i = first_item(); i < max(p.S + 1, p.E); i += item_stride()) {
+    if (i <= p.S) {
+      const int64_t bound = p.ptr[i];
+      CUDA_KERNEL_ASSERT_MSG(
+          (i == 0 ? bound == 0 : p.ptr[i - 1] <= bound) && (i < p.S || bound == p.E),
+          "targets_of: ptr must rise from 0 to E");
+    }
+    if (i < p.E) {
+      p.target[i] = segment_at(p.ptr, p.S, i);
+    }
+  }
+}
+
 struct SlotKeysParams {
   GraphSizes n;
   const int64_t* ptr;    // [S+1]
@@ -59,16 +96,7 @@ __global__ void __launch_bounds__(kSortThreads) slot_keys_kernel(SlotKeysParams 
   for (int64_t i = first_item(); i < p.n.E; i += item_stride()) {
     const int64_t other = p.other[i];
     POLYGRAPH_CHECK_ENTRY("transpose_graph", "other", other, p.n.O);
-    int64_t low = 0;  // the last segment that begins at i or before
-    int64_t high = p.n.S;
-    while (high - low > 1) {
-      const int64_t middle = low + (high - low) / 2;
-      if (p.ptr[middle] <= i) {
-        low = middle;
-      } else {
-        high = middle;
-      }
-    }
+    const int64_t low = segment_at(p.ptr, p.n.S, i);
     CUDA_KERNEL_ASSERT_MSG(
         p.n.S > 0 && p.ptr[low] <= i && i < p.ptr[low + 1], "transpose_graph: ptr must rise from 0 to E");
     p.key[i] = static_cast<uint32_t>(other < 0 ? p.n.O : other);
@@ -120,6 +148,16 @@ std::tuple<Tensor, Tensor, Tensor> sort_coo_cuda(
   return {ptr, ordered, edge};
 }
 
+Tensor targets_of_cuda(const Tensor& ptr, int64_t slots) {
+  const int64_t S = check_targets_of(ptr, slots);
+  const DeviceScope scope(ptr);
+  const Tensor pointers = dense(ptr);
+  const Tensor target = torch::stable::new_empty(pointers, {slots});
+  const TargetsParams params{const_data<int64_t>(pointers), S, slots, mutable_data<int64_t>(target)};
+  start_kernel(sort_shape(std::max(S + 1, slots)), scope, targets_kernel, params);
+  return target;
+}
+
 std::tuple<Tensor, Tensor> transpose_graph_cuda(const Tensor& ptr, const Tensor& other, int64_t others) {
   const GraphSizes n = check_transpose_graph(ptr, other, others);
   STD_TORCH_CHECK(
@@ -145,5 +183,6 @@ std::tuple<Tensor, Tensor> transpose_graph_cuda(const Tensor& ptr, const Tensor&
 
 STABLE_TORCH_LIBRARY_IMPL(polygraph, CUDA, m) {
   m.impl("sort_coo", TORCH_BOX(&polygraph::sort_coo_cuda));
+  m.impl("targets_of", TORCH_BOX(&polygraph::targets_of_cuda));
   m.impl("transpose_graph", TORCH_BOX(&polygraph::transpose_graph_cuda));
 }

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from polygraph import ops
 from polygraph.nn._choices import check_positive
-from polygraph.nn.edge_mlp import edge_network, steps_of
+from polygraph.nn.edge_mlp import edge_network, split, steps_of
+from polygraph.nn.ordinary import is_linear
 from polygraph.ops.graph import targets_of
 
 SLOPE = 0.2  #: of every leaky ReLU
@@ -163,9 +164,9 @@ def dynamic_edge_layer(network: nn.Module, x: Tensor, k: int) -> Tensor:
     graph = ops.graph_from_table(index, N)
     nodes = x.reshape(B * N, C)
     steps = steps_of(network)
-    if steps is not None:
-        return _by_cloud(edge_network(steps, nodes, nodes, graph, "max"), B, N)
-    centre = nodes[targets_of(graph.ptr, graph.num_slots)]  # somebody listens in with hooks
+    if steps and is_linear(steps[0]):
+        return _by_cloud(edge_network(split(steps), nodes, nodes, graph, "max"), B, N)
+    centre = nodes[targets_of(graph.ptr, graph.num_slots)]  # it must be called: somebody listens
     values = network(torch.cat([centre, nodes[graph.source] - centre], -1))
     return _by_cloud(ops.edge_aggregate(values, graph, "max"), B, N)
 
@@ -329,9 +330,15 @@ class DGCNNSegmenter(_DGCNN):
             cloud = torch.cat([cloud, self.category(kinds)], -1)
         # The linear layer of [cloud, category, point]: what concerns the whole cloud is computed
         # once for it, and not for each of its points.
-        first: Any = self.head[0]
         width = cloud.shape[1]
-        of_cloud = nn.functional.linear(cloud, first.weight[:, :width])
-        of_point = nn.functional.linear(nodes, first.weight[:, width:])
+        steps = steps_of(self.head)
+        if not (steps and is_linear(steps[0])):  # it must be called: somebody listens
+            wide = torch.cat([cloud.repeat_interleave(N, 0), nodes], -1)
+            return _by_cloud(self.head(wide), B, N)
+        weight, bias = split(steps[:1])[:2]
+        of_cloud = nn.functional.linear(cloud, weight[:, :width], bias)
+        of_point = nn.functional.linear(nodes, weight[:, width:])
         hidden = (_by_cloud(of_point, B, N) + of_cloud[:, None]).flatten(0, 1)
-        return _by_cloud(self.head[1:](hidden), B, N)
+        for step in steps[1:]:
+            hidden = step(hidden)
+        return _by_cloud(hidden, B, N)

@@ -13,6 +13,7 @@ from polygraph import ops
 from polygraph.nn._choices import check_choice, check_positive
 from polygraph.nn.layout import Layout
 from polygraph.nn.norm import SecondOrderNorm
+from polygraph.nn.ordinary import is_ordinary
 
 OperatorFactory = Callable[..., nn.Module]
 
@@ -47,7 +48,7 @@ def polynomial_step(
     With ``s=None``, the channels of ``a`` are those of a and s one after the other, as one wide
     operator leaves them.
     """
-    if norm.fused:
+    if norm.fused and is_ordinary(norm, SecondOrderNorm):
         shift = plain_parameter(norm, "shift")
         if shift is not None:
             bias = shift if bias is None else shift + bias

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch_geometric
 from torch import Tensor
 from torch.nn import functional
-from torch_geometric.typing import OptPairTensor, OptTensor
 
 from polygraph.nn._choices import check_positive
-from polygraph.nn.edge_conv import graph_of, is_plain, warn_once
-from polygraph.nn.edge_mlp import is_linear, slope_of, steps_of
+from polygraph.nn.centre import centred
+from polygraph.nn.message_passing import Steps, graph_of, takes_strided, warn_once, with_int64
+from polygraph.nn.edge_mlp import steps_of
+from polygraph.nn.ordinary import input_width, is_lazy, is_linear, slope_of
 from polygraph.ops import ecc, edge_dist2, light_ecc
 from polygraph.ops.ecc import EdgeLayer
-from polygraph.ops.graph import Graph
+from polygraph.ops.graph import Graph, targets_of
 
 SUMS = {"add": "sum", "sum": "sum", "mean": "mean"}
+STEPS = Steps(torch_geometric.nn.NNConv)
 
 
 class NNConv(torch_geometric.nn.NNConv):  # type: ignore[misc]  # PyG's base class has no types
@@ -26,7 +28,9 @@ class NNConv(torch_geometric.nn.NNConv):  # type: ignore[misc]  # PyG's base cla
 
     The edge network's last linear layer, which makes a matrix ``Θ`` for every edge, is taken to the
     nodes: see `polygraph.ops.ecc`. An edge network that does not end with one, or has hooks, and
-    aggregations other than sums and means, are computed by PyG, with one warning.
+    aggregations other than sums and means, are computed by PyG, with one warning. So is, without
+    one, whatever lets anybody see the edges: hooks on the way, an explainer, a method such as
+    ``message`` replaced by a descendant or on the instance.
 
     Source: Gilmer et al., "Neural Message Passing for Quantum Chemistry", ICML 2017; Simonovsky and
     Komodakis, "Dynamic Edge-Conditioned Filters", CVPR 2017.
@@ -35,35 +39,32 @@ class NNConv(torch_geometric.nn.NNConv):  # type: ignore[misc]  # PyG's base cla
         in_channels: C, or a pair of sources' and targets'.
         out_channels: D.
         nn: maps edge features ``[E, F]`` to ``[E, C * D]``.
-        aggr: ``"add"`` (``"sum"``) or ``"mean"``; any other of PyG's is computed by PyG.
+        aggr: ``"add"`` (``"sum"``) or ``"mean"``; any other of PyG's, a module or a list of them is
+            computed by PyG.
         root_weight: add ``W x_i``.
         bias: add ``b``.
         **kwargs: of PyG's `MessagePassing`, such as ``flow``.
 
-    Call it with nodes ``[N, C]`` or a pair, ``edge_index [2, E]`` and ``edge_attr [E, F]``; it
-    returns ``[M, D]``. Deterministic, differentiable any number of times.
+    Call it with nodes ``[N, C]`` or a pair, ``edge_index [2, E]`` of any integer dtype and
+    ``edge_attr [E, F]``; it returns ``[M, D]``. Deterministic, differentiable any number of times.
 
     Raises:
         ValueError: ``edge_index`` is out of range, ``edge_attr`` has other than E rows, ``x`` or
             the edge network's output another width than C or C * D.
     """
 
-    # What PyG would look for in forward's source.
-    propagate_type: ClassVar = {"x": OptPairTensor, "edge_attr": OptTensor}
-
     def forward(
         self, x: Any, edge_index: Any, edge_attr: Tensor | None = None, size: Any = None
     ) -> Tensor:
         """``x`` is ``[N, C]`` or ``([N, C], [M, C'] or None)``."""
+        # propagate_type: (x: OptPairTensor, edge_attr: OptTensor)
         pair = (x, x) if isinstance(x, Tensor) else tuple(x)
-        if is_plain(self, edge_index) or edge_attr is None or pair[0].dim() != 2:
-            return self._plain(x, edge_index, edge_attr, size)
-        steps = steps_of(self.nn)
-        if self.aggr not in SUMS:
-            warn_once("NNConv", f"aggregation {self.aggr} needs the messages of edges")
-            return self._plain(x, edge_index, edge_attr, size)
-        if not steps or not is_linear(steps[-1]):
-            warn_once("NNConv", "nn does not end with a linear layer, or has hooks")
+        edge_index = with_int64(edge_index)
+        aggr = STEPS.aggregation(self)
+        steps = None
+        if edge_attr is not None and takes_strided(edge_index, *pair):
+            steps = self._fused_steps(aggr)
+        if edge_attr is None or aggr is None or steps is None:
             return self._plain(x, edge_index, edge_attr, size)
         sources, targets = pair
         if size is not None:
@@ -75,32 +76,44 @@ class NNConv(torch_geometric.nn.NNConv):  # type: ignore[misc]  # PyG's base cla
         C, D = self.in_channels_l, self.out_channels
         if sources.shape[1] != C:
             raise ValueError(f"NNConv: x must have {C} channels, got {sources.shape[1]}")
-        if last.weight.shape[0] != C * D:
+        weight, bias = last.weight, last.bias  # read once: they may be computed
+        if weight.shape[0] != C * D:
             raise ValueError(
                 f"NNConv: nn must make {C} * {D} = {C * D} features, its last layer makes "
-                f"{last.weight.shape[0]}"
+                f"{weight.shape[0]}"
             )
         if edge_attr.shape[0] != graph.num_slots:
             raise ValueError(
                 f"NNConv: edge_attr must have one row per edge, {graph.num_slots}, got "
                 f"{list(edge_attr.shape)}"
             )
-        first: Any = steps[0]
-        if edge_attr.dim() != 2 or (
-            is_linear(first) and edge_attr.shape[1] != first.weight.shape[1]
-        ):
-            wanted = first.weight.shape[1] if is_linear(first) else "F"
+        width = input_width(steps[0])
+        if edge_attr.dim() != 2 or (width is not None and edge_attr.shape[1] != width):
+            wanted = "F" if width is None else width
             raise ValueError(
                 f"NNConv: edge_attr must have shape [E, {wanted}], which nn takes, got "
                 f"{list(edge_attr.shape)}"
             )
-        weight = last.weight.t().view(last.weight.shape[1], C, D)
-        bias = None if last.bias is None else last.bias.view(C, D)
+        weight = weight.t().view(weight.shape[1], C, D)
+        bias = None if bias is None else bias.view(C, D)
         phi = hidden_of(edge_attr, steps[:-1])
-        out = ecc(sources, phi, weight, graph, SUMS[self.aggr], bias=bias)
+        out = ecc(sources, phi, weight, graph, aggr, bias=bias)
         if targets is not None and self.root_weight:
             out = out + self.lin(targets)
         return out if self.bias is None else out + self.bias
+
+    def _fused_steps(self, aggr: str | None) -> list[Any] | None:
+        """The edge network's steps, the last of which is taken to the nodes; None: PyG computes."""
+        if aggr is not None and aggr not in SUMS:
+            warn_once("NNConv", f"aggregation {aggr} needs the messages of edges")
+        if aggr not in SUMS:
+            return None
+        steps = steps_of(self.nn)
+        if steps and is_linear(steps[-1]):
+            return steps
+        if not is_lazy(self.nn):
+            warn_once("NNConv", "nn does not end with a linear layer, or has hooks")
+        return None
 
     def _plain(self, *arguments: Any) -> Tensor:
         out: Tensor = super().forward(*arguments)
@@ -111,10 +124,10 @@ def hidden_of(features: Tensor, steps: list[Any]) -> Tensor | EdgeLayer:
     """What the steps make of edge features; a last linear layer and its activation unmade."""
     slope = slope_of(steps[-1]) if len(steps) > 1 else None
     layer: Any = steps[-2] if slope is not None and slope >= 0 else None
-    fused = layer is not None and is_linear(layer) and layer.bias is not None
-    for step in steps[:-2] if fused else steps:
+    bias = layer.bias if is_linear(layer) else None
+    for step in steps if bias is None else steps[:-2]:
         features = step(features)
-    return EdgeLayer(features, layer.weight, layer.bias, slope or 0.0) if fused else features
+    return features if bias is None else EdgeLayer(features, layer.weight, bias, slope or 0.0)
 
 
 ECConv = NNConv
@@ -218,7 +231,8 @@ def _firsts(rows: Tensor) -> tuple[int, ...]:
 class DifferenceHidden(torch.nn.Module):
     """Hidden features of edges from the difference of their ends: ``act(W (x_j - x_i) + b)``.
 
-    Made from nodes, as ``u_i + v_j`` with ``u = b - x Wᵀ`` and ``v = x Wᵀ``.
+    Made from nodes, as ``u_i + v_j`` with ``u = b - (x - c) Wᵀ`` and ``v = (x - c) Wᵀ``; any c will
+    do, one in the midst of the nodes keeps the digits of their differences.
 
     Args:
         in_channels: C.
@@ -239,10 +253,31 @@ class DifferenceHidden(torch.nn.Module):
         torch.nn.init.normal_(self.lin.weight, std=spread)
         torch.nn.init.zeros_(self.lin.bias)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, float]:
-        """``(u, v, slope)``, as `polygraph.ops.ecc` takes them."""
-        v = functional.linear(x, self.lin.weight)
-        return self.lin.bias - v, v, self.slope
+    def forward(self, x: Tensor, graph: Graph) -> Tensor | tuple[Tensor, Tensor, float]:
+        """``(u, v, slope)``, as `polygraph.ops.ecc` takes them.
+
+        Or, where the linear layer must be called (see `polygraph.nn.ordinary`), the features of the
+        edges of ``graph`` themselves, ``[E, H]``.
+
+        Args:
+            x: ``[N, C]``.
+            graph: without empty slots.
+        """
+        if not is_linear(self.lin):
+            differences = edge_differences(x, graph)
+            return functional.leaky_relu(self.lin(differences), self.slope)
+        near, _ = centred(x, x)
+        v, bias = functional.linear(near, self.lin.weight), self.lin.bias
+        return -v if bias is None else bias - v, v, self.slope
+
+
+def edge_differences(x: Tensor, graph: Graph) -> Tensor:
+    """``[E, C]``: ``x_j - x_i`` of every edge, in the rows of edge features."""
+    targets = targets_of(graph.ptr, graph.num_slots)
+    found = x.index_select(0, graph.source) - x.index_select(0, targets)
+    if graph.edge is None:
+        return found
+    return torch.zeros_like(found).index_copy(0, graph.edge, found)
 
 
 def attention(x: Tensor, graph: Graph, delta: float) -> Tensor:
@@ -309,13 +344,15 @@ class LightECConv(torch.nn.Module):
     def forward(
         self, x: Tensor, edge_index: Tensor | Graph, edge_attr: Tensor | None = None
     ) -> Tensor:
-        """``[N, C]`` to ``[N, D]``; ``edge_index`` is PyG's, or a `polygraph.ops.Graph`."""
+        """``[N, C]`` to ``[N, D]``; ``edge_index`` is PyG's, or a `polygraph.ops.Graph` whose slots
+        are all filled.
+        """
         if not isinstance(edge_index, Graph):
             nodes = (x.shape[0], x.shape[0])
             edge_index = graph_of("LightECConv", edge_index, "source_to_target", *nodes)
         graph = edge_index.with_transposed(x.shape[0])
         if isinstance(self.nn, DifferenceHidden):
-            phi = self.nn(x)
+            phi = self.nn(x, graph)
         elif edge_attr is None:
             raise ValueError("LightECConv: edge_attr is needed, for nn is given")
         else:

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from polygraph.nn._choices import check_choice
+from polygraph.nn.centre import middle_of
+from polygraph.nn.ordinary import is_linear, is_ordinary, is_pyg, is_sequence, slope_of
 from polygraph.ops.edge_conv import (
     AGGREGATIONS,
     activate,
@@ -28,45 +30,35 @@ AGGREGATION_NAMES = {name: name for name in AGGREGATIONS} | {"add": "sum"}
 def steps_of(network: Any) -> list[Step] | None:
     """The modules of a `torch.nn.Sequential`, a `torch_geometric.nn.MLP` or a single layer.
 
-    None where the network is something else, or where somebody listens in with hooks, so that it
-    must be called as it is.
+    None where the network must be called as it is: it is something else, or somebody would miss
+    the call of it or of what it consists of (see `polygraph.nn.ordinary`). Whether a step itself
+    may be looked into is another question.
     """
-    if not isinstance(network, torch.nn.Module) or _has_hooks(network):
+    if not isinstance(network, nn.Module):
         return None
-    if isinstance(network, torch.nn.Sequential):
+    if isinstance(network, nn.Sequential):
+        if not is_sequence(network):
+            return None
         found: list[Step] = []
         for part in network:
-            inner = steps_of(part)
-            if inner is None:
-                return None
-            found += inner
+            # A part that must be called as it is is a step.
+            found += steps_of(part) or [part]
         return found
-    kind = type(network)
-    if kind.__module__.startswith("torch_geometric.nn") and kind.__name__ == "MLP":
+    if is_pyg(network, "models.mlp", "MLP"):
         return _steps_of_pyg_mlp(network)
     return [network]
 
 
-def _has_hooks(module: torch.nn.Module) -> bool:
-    return any(
-        getattr(module, name)
-        for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
-    )
-
-
-def _steps_of_pyg_mlp(mlp: Any) -> list[Step] | None:
+def _steps_of_pyg_mlp(mlp: Any) -> list[Step]:
     """In the order of its own forward."""
     found: list[Step] = []
     for i, lin in enumerate(mlp.lins):
         found.append(lin)
         if i < len(mlp.norms):
-            norm = getattr(mlp.norms[i], "module", mlp.norms[i])
-            steps = [norm] if mlp.act is None else [norm, mlp.act]
+            steps = [mlp.norms[i]] if mlp.act is None else [mlp.norms[i], mlp.act]
             found += steps[::-1] if mlp.act_first else steps
         if mlp.dropout[i] > 0:
             found.append(_Dropout(mlp, i))
-    if any(isinstance(step, torch.nn.Module) and _has_hooks(step) for step in found):
-        return None
     return found
 
 
@@ -80,104 +72,189 @@ class _Dropout:
         return functional.dropout(x, self.mlp.dropout[self.place], self.mlp.training)
 
 
-def is_linear(step: Any) -> bool:
-    """Torch's or PyG's linear layer, and not a descendant that may do something else."""
-    kind = type(step)
-    return kind is torch.nn.Linear or (
-        kind.__name__ == "Linear" and kind.__module__ == "torch_geometric.nn.dense.linear"
-    )
+class Norm(NamedTuple):
+    """A BatchNorm that may be looked into."""
 
-
-def slope_of(step: Any) -> float | None:
-    """Of what is max(x, slope x); None for everything else."""
-    if type(step) is torch.nn.ReLU or step in (torch.relu, functional.relu):
-        return 0.0
-    if type(step) is torch.nn.LeakyReLU:
-        return float(step.negative_slope)
-    return 1.0 if type(step) is torch.nn.Identity else None
-
-
-def can_split(steps: list[Step] | None) -> bool:
-    """Whether the first step is a linear layer that is ready."""
-    if not steps or not is_linear(steps[0]):
-        return False
-    linear: Any = steps[0]
-    return not isinstance(linear.weight, torch.nn.parameter.UninitializedParameter)
+    module: nn.BatchNorm1d
+    allows_single: bool  #: PyG's: fewer than two rows are normalised as in evaluation
 
 
 class Split(NamedTuple):
     """A network's steps, the first of them linear."""
 
-    linear: Any
-    norm: Any  #: a BatchNorm behind it, or None
+    weight: Tensor  #: of the linear layer, read once: it may be computed
+    bias: Tensor | None
+    norm: Norm | None  #: behind it
     slope: float  #: of the activation behind these, 1 for none
     rest: list[Step]  #: what acts on edges
 
 
 def split(steps: list[Step]) -> Split:
-    """What of a network is taken on nodes, and what is not."""
-    rest = [step for step in steps[1:] if type(step) is not torch.nn.Identity]
-    norm = rest.pop(0) if rest and type(rest[0]) is torch.nn.BatchNorm1d else None
+    """What of a network is taken on nodes, and what is not.
+
+    Raises:
+        ValueError: a BatchNorm behind the linear layer is for another number of channels.
+    """
+    linear: Any = steps[0]
+    weight, bias = linear.weight, linear.bias
+    rest = [step for step in steps[1:] if not is_ordinary(step, nn.Identity)]
+    norm = _norm_of(rest[0]) if rest else None
+    if norm is not None:
+        rest.pop(0)
+        module, channels = norm.module, weight.shape[0]
+        keeps = module.weight is not None or module.running_mean is not None
+        if keeps and module.num_features != channels:
+            raise ValueError(
+                f"EdgeConv: BatchNorm1d must have num_features = {channels}, the channels of the "
+                f"linear layer before it, got num_features = {module.num_features}"
+            )
     slope = slope_of(rest[0]) if rest else None
     if slope is not None:
         rest.pop(0)
-    return Split(steps[0], norm, 1.0 if slope is None else slope, rest)
+    return Split(weight, bias, norm, 1.0 if slope is None else slope, rest)
+
+
+def _norm_of(step: Any) -> Norm | None:
+    """Torch's BatchNorm, or PyG's around it."""
+    if is_pyg(step, "norm.batch_norm", "BatchNorm") and is_ordinary(step.module, nn.BatchNorm1d):
+        return Norm(step.module, step.allow_single_element)
+    return Norm(step, False) if is_ordinary(step, nn.BatchNorm1d) else None
 
 
 def edge_network(
-    steps: list[Step], targets: Tensor, sources: Tensor, graph: Graph, aggr: str
+    network: Split,
+    targets: Tensor,
+    sources: Tensor,
+    graph: Graph,
+    aggr: str,
+    *,
+    near: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """``aggr_j network([x_i, x_j - x_i])`` over the neighbours j of every target i.
 
-    The first linear layer is applied to nodes, as ``u_i + v_j``. A BatchNorm behind it, in training
-    too, needs sums over nodes alone, for with ``s_i = Σ_j v_j`` and d the numbers of edges the
-    edges' mean is ``(Σ d_i u_i + Σ s_i) / E`` and their mean square
-    ``(Σ d_i u_i² + Σ d_j v_j² + 2 Σ u_i s_i) / E``. So does a ReLU or leaky ReLU, and with nothing
-    behind it nothing is ever stored for an edge; further steps act on the edges ``[E, D]``.
+    The first linear layer, ``Wψ x_i + Wφ (x_j - x_i) + b``, is applied to nodes, as ``u_i + v_j``
+    with ``u_i = (Wψ - Wφ) (x_i - c) + Wψ c + b`` and ``v_j = Wφ (x_j - c)``. Any c will do; one near
+    the nodes keeps the digits of their differences. A BatchNorm behind it, in training too, needs
+    sums over nodes alone, for with ``s_i = Σ_j v_j`` and d the numbers of edges the edges' mean is
+    ``(Σ d_i u_i + Σ s_i) / E`` and their mean square ``(Σ d_i u_i² + Σ d_j v_j² + 2 Σ u_i s_i) /
+    E``. So does a ReLU or leaky ReLU, and with nothing behind it nothing is ever stored for an
+    edge; further steps act on the edges ``[E, D]``.
 
     Args:
-        steps: of the network, the first of them linear.
+        network: what `split` makes of its steps.
         targets: ``[M, C]``.
-        sources: ``[N, C]``.
+        sources: ``[N, C]``; the very tensor ``targets`` where they are the same nodes.
         graph: M targets and N sources, without empty slots.
         aggr: of `polygraph.ops.edge_conv`, or ``"add"``.
+        near: targets and sources less c, where c may be another one for nodes that no edge joins;
+            None: one c in the midst of all.
+
+    Raises:
+        ValueError: ``aggr`` is none of these, the first layer is for other features; in training a
+            BatchNorm gets a single edge.
     """
     check_choice("EdgeConv", "aggr", aggr, tuple(AGGREGATION_NAMES))
     aggr = AGGREGATION_NAMES[aggr]
-    linear, norm, slope, rest = split(steps)
+    weight, bias, norm, slope, rest = network
     C = sources.shape[1]
-    if linear.weight.shape[1] != 2 * C:
+    if weight.shape[1] != 2 * C:
         raise ValueError(
             f"EdgeConv: nn must take 2 * {C} = {2 * C} features, its first layer takes "
-            f"{linear.weight.shape[1]}"
+            f"{weight.shape[1]}"
         )
-    for_target = linear.weight[:, :C] - linear.weight[:, C:]
-    for_source = linear.weight[:, C:]
-    if norm is None:
-        u = functional.linear(targets, for_target, linear.bias)
-        v = functional.linear(sources, for_source)
-        return _aggregate(u, v, graph, aggr, slope, rest)
-    if not (norm.training or norm.running_mean is None):
+    if norm is not None:
+        if _takes_statistics(norm, graph):
+            return _with_statistics(network, targets, sources, graph, aggr, near)
+        scale, shift = _fixed_normalisation(norm.module, weight)
+        bias = shift if bias is None else shift + scale * bias
+        weight = scale[:, None] * weight
+    middle = middle_of(sources) if near is None else None
+    if middle is not None:
+        near_sources = sources - middle
+        targets = near_sources if targets is sources else targets - middle
+        sources = near_sources
+        moved = functional.linear(middle, weight[:, :C])[0]
+        bias = moved if bias is None else moved + bias
+    u, v = _node_values(weight, bias, targets, *(near or (targets, sources)))
+    return _aggregate(u, v, graph, aggr, slope, rest)
+
+
+def _node_values(
+    weight: Tensor, bias: Tensor | None, targets: Tensor, near_targets: Tensor, near_sources: Tensor
+) -> tuple[Tensor, Tensor]:
+    """u and v."""
+    C = targets.shape[1]
+    of_target, of_difference = weight[:, :C], weight[:, C:]
+    v = functional.linear(near_sources, of_difference)
+    if targets is near_targets:
+        return functional.linear(targets, of_target - of_difference, bias), v
+    back = v if near_targets is near_sources else functional.linear(near_targets, of_difference)
+    return functional.linear(targets, of_target, bias).sub_(back), v
+
+
+def _takes_statistics(norm: Norm, graph: Graph) -> bool:
+    """Whether a BatchNorm normalises by the edges at hand.
+
+    By no edges at all it does not; it counts them, as PyTorch does.
+    """
+    module = norm.module
+    if not (module.training or module.running_mean is None):
+        return False
+    edges = graph.num_slots
+    if edges > 1 or norm.allows_single:
+        return edges > 1
+    if edges == 1:
+        raise ValueError(
+            "EdgeConv: BatchNorm1d expects more than 1 value per channel when training, got 1 edge"
+        )
+    if module.num_batches_tracked is not None:
+        module.num_batches_tracked.add_(1)
+    return False
+
+
+def _fixed_normalisation(norm: nn.BatchNorm1d, like: Tensor) -> tuple[Tensor, Tensor]:
+    """BatchNorm's scale and shift ``[D]`` from its running statistics, if it has any."""
+    if norm.running_mean is None or norm.running_var is None:
+        scale, shift = like.new_ones(like.shape[0]), like.new_zeros(like.shape[0])
+    else:
         scale = torch.rsqrt(norm.running_var + norm.eps)
-        scale = scale if norm.weight is None else scale * norm.weight
         shift = -norm.running_mean * scale
-        shift = shift if norm.bias is None else shift + norm.bias
-        bias = shift if linear.bias is None else shift + scale * linear.bias
-        u = functional.linear(targets, scale[:, None] * for_target, bias)
-        v = functional.linear(sources, scale[:, None] * for_source)
-        return _aggregate(u, v, graph, aggr, slope, rest)
-    # Centred, so that no variance is a small difference of large numbers. The normalisation takes
-    # any constant away again; the bias, which is one, has a gradient of zero.
-    middles = [
-        -functional.linear(x.detach().mean(0), w).detach()
-        for x, w in ((targets, for_target), (sources, for_source))
-    ]
-    offset = -(middles[0] + middles[1])
-    if linear.bias is not None:
-        offset = offset + linear.bias.detach()
-        middles[0] = middles[0] + (linear.bias - linear.bias.detach())
-    u = functional.linear(targets, for_target, middles[0])
-    v = functional.linear(sources, for_source, middles[1])
+    if norm.weight is not None:
+        scale, shift = scale * norm.weight, shift * norm.weight
+    return scale, shift if norm.bias is None else shift + norm.bias
+
+
+def _with_statistics(
+    network: Split,
+    targets: Tensor,
+    sources: Tensor,
+    graph: Graph,
+    aggr: str,
+    near: tuple[Tensor, Tensor] | None,
+) -> Tensor:
+    """`edge_network` with a BatchNorm in training behind the linear layer.
+
+    Nodes are centred, so that no variance is a small difference of large numbers. The normalisation
+    takes any constant away again; the bias, which is one, has a gradient of zero.
+    """
+    weight, bias, batch_norm, slope, rest = network
+    assert batch_norm is not None
+    norm = batch_norm.module
+    of_target, of_difference = weight.detach().split(targets.shape[1], 1)
+    shared = near is None and targets is sources
+    near_targets, near_sources = (targets, sources) if near is None else near
+    middle, middle_near = _mean(targets), _mean(near_targets)
+    offset = functional.linear(middle, of_target)
+    if bias is not None:
+        offset, bias = offset + bias.detach(), bias - bias.detach()
+    targets = targets - middle
+    if shared:
+        near_targets = near_sources = targets
+    else:
+        middle_of_sources = _mean(near_sources)
+        offset = offset + functional.linear(middle_of_sources - middle_near, of_difference)
+        near_targets, near_sources = near_targets - middle_near, near_sources - middle_of_sources
+    u, v = _node_values(weight, bias, targets, near_targets, near_sources)
     if aggr in ("max", "min") and not rest:
         sign = torch.ones_like(v[0]) if norm.weight is None else norm.weight.detach().sign()
         sign = torch.where(sign < 0, -1, 1).to(v.dtype)
@@ -189,6 +266,12 @@ def edge_network(
     scale, shift = _normalisation(norm, u, v, total, graph, offset)
     u, v = (u * scale + shift).to(u.dtype), (v * scale).to(v.dtype)
     return _aggregate(u, v, graph, aggr, slope, rest)
+
+
+def _mean(x: Tensor) -> Tensor:
+    """``[C]``: of nodes ``[N, C]``, without a gradient; sums of half types are taken in float32."""
+    half = x.dtype in (torch.float16, torch.bfloat16)
+    return x.detach().mean(0, dtype=torch.float32 if half else None).to(x.dtype)
 
 
 def _aggregate(
@@ -207,8 +290,6 @@ def _normalisation(
 ) -> tuple[Tensor, Tensor]:
     """BatchNorm's scale and shift from the edges ``u_i + v_j``; updates its running statistics."""
     edges = graph.num_slots
-    if edges <= 1:
-        raise ValueError(f"Expected more than 1 value per channel when training, got {edges} edges")
     wide = torch.float64 if u.dtype == torch.float64 else torch.float32
     u, v, total = u.to(wide), v.to(wide), total.to(wide)
     into, out_of = graph.degree().to(wide), graph.source_degree(v.shape[0]).to(wide)

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from polygraph import ops
-from polygraph.nn._choices import check_choice, check_positive
+from polygraph.nn._choices import as_index, check_choice, check_positive
 from polygraph.ops import _common
+from polygraph.ops.graph import targets_of
 
 FLOWS = ("source_to_target", "target_to_source")
+_FAR = -(2.0**60)  # its square swallows all distances of directions, in float32 and in float64
 
 
 def knn_graph(
@@ -45,19 +47,22 @@ def knn_graph(
             them becomes a neighbour, as in torch-cluster: a sample of n points has
             ``min(k, n - 1)`` neighbours each (``min(k, n)`` with ``loop``), a single point none.
             (`polygraph.ops.knn`, whose result has a fixed shape, raises instead.)
-        batch: int64 ``[N]``, the sample of each point, never falling; samples without points are
+        batch: integers ``[N]``, the sample of each point, never falling; samples without points are
             fine. None: all points are one sample, and nothing waits for the device. Else the host
-            waits once, for how many edges there are, and again where a sample has too few
-            candidates; `polygraph.ops.knn` with its ``ptr`` never waits.
+            must wait for how many edges there are, once; without ``batch_size`` once more where a
+            sample has too few candidates. `polygraph.ops.knn` with its ``ptr``, whose result has a
+            fixed shape, never waits.
         loop: whether a point is a candidate of itself.
         flow: ``"source_to_target"``: row 0 holds the neighbour, row 1 the point whose neighbour it
             is; ``"target_to_source"``: the other way round.
         cosine: compare directions: the points are scaled to length 1 first. A point at the origin
-            has no direction; it is equally far from all others.
+            has none: its similarity to every point, itself too, is 0, as of
+            `torch.nn.functional.cosine_similarity`; so it lies at a right angle to all others, and
+            its own neighbours are the first of its sample.
         num_workers: without effect (PyTorch's threads are used); for compatibility.
         batch_size: how many samples there are: ``batch`` lies in ``[0, batch_size)``, some need
-            not occur. With 1 nothing waits for the device. None: found from ``batch``, in which
-            numbers may then be left out at no cost, however many.
+            not occur. With 1 nothing waits for the device, with more the host waits once. None:
+            found from ``batch``, in which numbers may then be left out at no cost, however many.
         as_edge_index: return a `torch_geometric.EdgeIndex` that knows its size and that it is
             sorted: by column for ``"source_to_target"``, by row otherwise.
 
@@ -72,9 +77,8 @@ def knn_graph(
         RuntimeError: from `polygraph.ops.knn`: a dtype or device is wrong, a value is NaN or inf.
     """
     check_choice("knn_graph", "flow", flow, FLOWS)
-    x = _points("knn_graph", "x", x)
-    samples = _samples("knn_graph", x, x, k, not loop, batch_size, batch=batch)
-    centre, near = _neighbours("knn_graph", x, x, k, samples, not loop, cosine)
+    x, k = _points("knn_graph", "x", x), _count("knn_graph", k)
+    centre, near = _pairs("knn_graph", x, x, k, not loop, cosine, batch_size, batch=batch)
     forward = flow == "source_to_target"
     edges = torch.stack((near, centre) if forward else (centre, near)).flatten(1)
     if not as_edge_index:
@@ -106,7 +110,7 @@ def knn(
         x: points ``[N, C]`` (or ``[N]``).
         y: queries ``[M, C]`` (or ``[M]``), dtype of ``x``.
         k: neighbours of each query, at least 1; all points of the sample where it has fewer.
-        batch_x: int64 ``[N]``, the sample of each point, never falling; None: all in sample 0.
+        batch_x: integers ``[N]``, the sample of each point, never falling; None: all in sample 0.
         batch_y: the same for the queries. A sample without points gives its queries no neighbours.
         cosine: as in `knn_graph`.
         num_workers: without effect; for compatibility.
@@ -121,9 +125,9 @@ def knn(
             vector falls, or names a sample past ``batch_size``.
         RuntimeError: from `polygraph.ops.knn`: a dtype or device is wrong, a value is NaN or inf.
     """
-    x, y = _points("knn", "x", x), _points("knn", "y", y)
-    samples = _samples("knn", x, y, k, False, batch_size, batch_x=batch_x, batch_y=batch_y)
-    query, near = _neighbours("knn", x, y, k, samples, False, cosine)
+    x, y, k = _points("knn", "x", x), _points("knn", "y", y), _count("knn", k)
+    batches = {"batch_x": batch_x, "batch_y": batch_y}
+    query, near = _pairs("knn", x, y, k, False, cosine, batch_size, **batches)
     return torch.stack((query, near)).flatten(1)
 
 
@@ -161,6 +165,7 @@ def pixel_knn(
         raise ValueError(f"pixel_knn: x must have shape [B, C, H, W], got {list(x.shape)}")
     pixels = x.permute(0, 2, 3, 1).flatten(1, 2)  # a view in both orders of memory
     grid = (x.shape[2], x.shape[3])
+    k = _count("pixel_knn", k)
     return ops.knn(pixels, k, grid=grid, exclude_radius=exclude_radius, search_radius=search_radius)
 
 
@@ -173,13 +178,19 @@ def knn_neighbours(
     batch_y: Tensor | None = None,
 ) -> ops.Graph:
     """The graph of what `knn` finds, from points ``x`` (sources) to queries ``y`` (targets)."""
-    points, queries = _points(owner, "x", x), _points(owner, "y", y)
-    samples = _samples(owner, points, queries, k, False, None, batch_x=batch_x, batch_y=batch_y)
-    query, near = _neighbours(owner, points, queries, k, samples, False, False)
+    points, queries, k = _points(owner, "x", x), _points(owner, "y", y), _count(owner, k)
+    batches = {"batch_x": batch_x, "batch_y": batch_y}
+    query, near = _pairs(owner, points, queries, k, False, False, None, **batches)
     if near.dim() == 2:
         return ops.graph_from_table(near, points.shape[0])
     sizes = (points.shape[0], queries.shape[0])
     return ops.graph_from_coo(near, query, *sizes, sorted_by_target=True)
+
+
+def _count(owner: str, k: int) -> int:
+    """``k`` as a positive int."""
+    check_positive(owner, k=k)
+    return as_index(k)
 
 
 def _points(owner: str, name: str, x: Tensor) -> Tensor:
@@ -189,6 +200,63 @@ def _points(owner: str, name: str, x: Tensor) -> Tensor:
     return x.detach() if x.dim() == 2 else x.detach().unsqueeze(1)
 
 
+def _pairs(
+    owner: str,
+    x: Tensor,
+    y: Tensor,
+    k: int,
+    exclude_self: bool,
+    cosine: bool,
+    batch_size: int | None,
+    **batches: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Queries and their neighbours, both ``[M, slots]``, or ``[E]`` where the rows differ."""
+    if torch.compiler.is_compiling() and any(batch is not None for batch in batches.values()):
+        # How many edges there are depends on values: for a compiler it is one operator.
+        options = (k, exclude_self, cosine, batch_size, list(batches))
+        query, near = torch.ops.polygraph.knn_pairs(owner, x, y, *options, *_pair(batches))
+        return query, near
+    samples = _samples(owner, x, y, k, exclude_self, batch_size, **batches)
+    return _neighbours(owner, x, y, k, samples, exclude_self, cosine)
+
+
+def _pair(batches: dict[str, Tensor | None]) -> tuple[Tensor | None, Tensor | None]:
+    values = list(batches.values())
+    return values[0], values[1] if len(values) > 1 else None
+
+
+def _knn_pairs(
+    owner: str,
+    x: Tensor,
+    y: Tensor,
+    k: int,
+    exclude_self: bool,
+    cosine: bool,
+    batch_size: int | None,
+    names: list[str],
+    batch_x: Tensor | None,
+    batch_y: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    batches = dict(zip(names, (batch_x, batch_y), strict=False))
+    samples = _samples(owner, x, y, k, exclude_self, batch_size, **batches)
+    query, near = _neighbours(owner, x, y, k, samples, exclude_self, cosine)
+    return query.flatten(), near.flatten()
+
+
+_library = torch.library.Library("polygraph", "FRAGMENT")
+_library.define(
+    "knn_pairs(str owner, Tensor x, Tensor y, SymInt k, bool exclude_self, bool cosine, "
+    "SymInt? batch_size, str[] names, Tensor? batch_x, Tensor? batch_y) -> (Tensor, Tensor)"
+)
+_library.impl("knn_pairs", _knn_pairs, "CompositeExplicitAutograd")
+
+
+@torch.library.register_fake("polygraph::knn_pairs")
+def _(owner: str, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    edges = torch.library.get_ctx().new_dynamic_size()
+    return x.new_empty(edges, dtype=torch.int64), x.new_empty(edges, dtype=torch.int64)
+
+
 class _Samples(NamedTuple):
     """Which points and queries belong together.
 
@@ -196,15 +264,21 @@ class _Samples(NamedTuple):
         x_ptr: ``[S + 1]``, where each sample begins in the points.
         y_ptr: the same in the queries.
         shortest: the fewest neighbours that a query has, k at most.
+        known: points and queries of each, where the host knows them.
     """
 
     x_ptr: Tensor
     y_ptr: Tensor
     shortest: int
+    known: list[list[int]] | None
 
     def sizes(self) -> Tensor:
         """``[2, S]``: points and queries of each."""
-        return torch.stack((self.x_ptr, self.y_ptr)).diff()
+        return _sizes(self.x_ptr, self.y_ptr)
+
+
+def _sizes(x_ptr: Tensor, y_ptr: Tensor) -> Tensor:
+    return torch.stack((x_ptr, y_ptr)).diff()
 
 
 def _read(numbers: Tensor) -> list[Any]:
@@ -223,16 +297,16 @@ def _samples(
     **batches: Tensor | None,
 ) -> _Samples | None:
     """From the batch vectors of ``x`` and of ``y``, or the one of both; None: all is one sample."""
-    check_positive(owner, k=k)
     if batch_size is not None:
         check_positive(owner, batch_size=batch_size)
+        batch_size = as_index(batch_size)
     if all(batch is None for batch in batches.values()):
         return None
     vectors = {}
     for (name, batch), points in zip(batches.items(), (x, y), strict=False):
         if batch is None:
             batch = torch.zeros(points.shape[0], dtype=torch.int64, device=points.device)
-        _check_batch(owner, name, batch, points)
+        batch = _checked_batch(owner, name, batch, points)
         vectors[name] = batch
     if batch_size == 1 and _common.takes_cuda_kernels(x):
         for name, batch in vectors.items():
@@ -244,15 +318,24 @@ def _samples(
     facts = [torch.nn.functional.pad(slots, (0, 1), value=k).amin(), occurring]
     for batch, ptr in zip(vectors.values(), pointers, strict=True):
         facts += [(batch[1:] < batch[:-1]).any().long(), ptr[0], ptr[-1]]
-    least, count, *found = _read(torch.stack(facts))
+    numbers = torch.stack(facts)
+    if batch_size is not None:  # as many sizes as are known in advance: read with the rest
+        numbers = torch.cat([numbers, _sizes(x_ptr, y_ptr).flatten()])
+    least, count, *found = _read(numbers)
     for place, (name, batch) in enumerate(vectors.items()):
         if found[3 * place : 3 * place + 3] != [0, 0, len(batch)]:
             _refuse(owner, name, batch, batch_size)
-    return _Samples(x_ptr[: count + 1], y_ptr[: count + 1], least)
+    known = None
+    if batch_size is not None:
+        rest = found[3 * len(vectors) :]
+        known = [rest[:batch_size], rest[batch_size:]]
+    return _Samples(x_ptr[: count + 1], y_ptr[: count + 1], least, known)
 
 
-def _check_batch(owner: str, name: str, batch: Tensor, points: Tensor) -> None:
-    """What can be told without its values."""
+def _checked_batch(owner: str, name: str, batch: Tensor, points: Tensor) -> Tensor:
+    """In int64; refused where that can be told without its values."""
+    if batch.dtype in (torch.int32, torch.int16, torch.int8, torch.uint8):
+        batch = batch.long()
     if batch.dtype != torch.int64 or batch.shape != points.shape[:1]:
         raise ValueError(
             f"{owner}: {name} must be int64 of shape [{points.shape[0]}], "
@@ -263,6 +346,7 @@ def _check_batch(owner: str, name: str, batch: Tensor, points: Tensor) -> None:
             f"{owner}: {name} must be on the device of the points ({points.device}), "
             f"got {batch.device}"
         )
+    return batch
 
 
 def _refuse(owner: str, name: str, batch: Tensor, batch_size: int | None) -> None:
@@ -295,7 +379,7 @@ def _pointers(vectors: list[Tensor], batch_size: int | None) -> tuple[list[Tenso
         samples = torch.arange(sum(len(rank) for rank in vectors), device=device)
     else:
         found = [torch.unique_consecutive(batch) for batch in vectors]
-        samples = found[0] if len(found) == 1 else torch.cat(found).unique()  # type: ignore[no-untyped-call]
+        samples = found[0] if len(found) == 1 else torch.cat(found).unique()
         count = torch.tensor(len(samples))
     pad = torch.nn.functional.pad
     return [pad(torch.searchsorted(b, samples), (0, 1), value=len(b)) for b in vectors], count
@@ -329,7 +413,7 @@ def _neighbours(
 ) -> tuple[Tensor, Tensor]:
     """Queries and their neighbours, both ``[M, slots]``, or ``[E]`` where the rows differ."""
     if cosine:
-        x, y = _directions(x), _directions(y)
+        x, y = _directions(x, 1.0), _directions(y, _FAR)
     nothing = torch.empty(0, dtype=torch.int64, device=x.device)
     if samples is None:
         length = min(k, x.shape[0] - int(exclude_self))
@@ -339,23 +423,25 @@ def _neighbours(
     if y.shape[0] == 0:
         return nothing, nothing
     if samples.shortest == k:
-        ptr, y_ptr, _ = samples
-        index, _ = ops.knn(x, k, y=y, ptr=ptr, y_ptr=y_ptr, exclude_self=exclude_self)
+        index, _ = ops.knn(
+            x, k, y=y, ptr=samples.x_ptr, y_ptr=samples.y_ptr, exclude_self=exclude_self
+        )
         return _with_query(index)
     # The operator, whose rows are all of one length, is asked once for each length that occurs,
     # about the samples of that length.
     x_size, y_size = sizes = samples.sizes()
     slots = (x_size - int(exclude_self)).clamp(0, k)
     known: dict[int, list[tuple[int, int]]] = {}
-    for points_of, queries_of in zip(*_read(sizes), strict=True):
+    on_host = _read(sizes) if samples.known is None else samples.known
+    for points_of, queries_of in zip(*on_host, strict=True):
         length = min(points_of - int(exclude_self), k)
         if length > 0 and queries_of > 0:
             known.setdefault(length, []).append((points_of, queries_of))
     queries, points = [nothing], [nothing]
     for length, members in known.items():
         chosen = (slots == length) & (y_size > 0)
-        x_rows = _rows(chosen, x_size, x.shape[0], sum(n for n, _ in members))
-        y_rows = _rows(chosen, y_size, y.shape[0], sum(m for _, m in members))
+        x_rows = _rows(chosen, samples.x_ptr, x.shape[0], sum(n for n, _ in members))
+        y_rows = _rows(chosen, samples.y_ptr, y.shape[0], sum(m for _, m in members))
         which = chosen.nonzero_static(size=len(members)).squeeze(1)
         x_ptr, y_ptr = torch.nn.functional.pad(sizes[:, which].cumsum(1), (1, 0))
         index, _ = ops.knn(
@@ -369,9 +455,9 @@ def _neighbours(
     return query[order], torch.cat(points)[order]
 
 
-def _rows(chosen: Tensor, size: Tensor, rows: int, count: int) -> Tensor:
+def _rows(chosen: Tensor, ptr: Tensor, rows: int, count: int) -> Tensor:
     """``[count]``: the rows of the samples that are chosen, of which the host knows the number."""
-    of_rows = chosen.repeat_interleave(size, output_size=rows)
+    of_rows = chosen[targets_of(ptr, rows)]
     return of_rows.nonzero_static(size=count).squeeze(1)
 
 
@@ -381,10 +467,17 @@ def _with_query(index: Tensor) -> tuple[Tensor, Tensor]:
     return query[:, None].expand_as(index), index
 
 
-def _directions(x: Tensor) -> Tensor:
-    """Rows of length 1; rows of zeros stay. Divided twice, so that no square overflows."""
-    if x.shape[1] == 0:
-        return x
+def _directions(x: Tensor, without: float) -> Tensor:
+    """Rows of length 1 in ``[N, C + 1]``, whose last channel is 0; of zeros it is ``without``.
+
+    A point without a direction gets the dimension that nobody else has: with 1 it is at a right
+    angle to all others. A query without one is so far out there that all are equally far from it,
+    to the last bit. Divided twice, so that no square overflows.
+    """
     x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    if x.shape[1] == 0:
+        return x.new_zeros(x.shape[0], 1)
     largest = x.abs().amax(1, keepdim=True)
-    return torch.nn.functional.normalize(x / largest.masked_fill(largest == 0, 1))
+    zero = largest == 0
+    unit = torch.nn.functional.normalize(x / largest.masked_fill(zero, 1))
+    return torch.cat([unit, zero.to(x.dtype) * without], 1)

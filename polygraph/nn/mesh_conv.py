@@ -4,7 +4,8 @@ Every layer maps ``[V, C]`` or ``[B, V, C]`` to ``[..., M, D]``, is made by
 ``Layer(in_channels, out_channels, bias=True, mesh=MeshGraph(...))``, and so is an operator for the
 blocks of `polygraph.nn.polynomial`. Parameters, their names and their initialisation are those of
 torch_geometric's layer, which is the attribute ``layer``; the values are, too, but nothing is
-computed edge by edge: see `polygraph.ops.ecc`.
+computed edge by edge: see `polygraph.ops.ecc`. Where somebody would miss that ``layer`` is not
+called (see `polygraph.nn.ordinary`), it is, with the edges of all vertices.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from polygraph import ops
+from polygraph.nn import ecc
 from polygraph.nn._choices import check_positive
-from polygraph.nn.ecc import NNConv
-from polygraph.nn.edge_mlp import edge_network
-from polygraph.ops.graph import Graph, graph_from_coo
+from polygraph.nn.centre import centred
+from polygraph.nn.edge_mlp import edge_network, split
+from polygraph.nn.message_passing import Steps
+from polygraph.nn.ordinary import is_linear, is_ordinary, is_sequence
+from polygraph.ops.graph import Graph, graph_from_coo, targets_of
 
 # Weight matrices of a layer: as many as a one-ring spiral has slots, so that sizes compare.
 KERNELS = 9
@@ -58,6 +62,7 @@ class MeshGraph(nn.Module):
         degree: int64 ``[M, 1]``: edges of each target.
         num_sources: V.
         num_targets: M.
+        keeps_all: whether the targets are all vertices in their order.
 
     Raises:
         ValueError: there is no edge, or a face names a vertex that does not exist.
@@ -87,7 +92,8 @@ class MeshGraph(nn.Module):
         kept = kept[np.argsort(place[edges[1, kept]], kind="stable")]
         index = torch.from_numpy(np.stack([edges[0, kept], place[edges[1, kept]]]))
         self.num_sources, self.num_targets = len(points), len(targets)
-        self._edges = edges
+        self.keeps_all = keep is None
+        self._edges, self._offsets = edges, offsets
         # The mesh is part of the code, not of what was learned: none of this is saved.
         self.register_buffer("edge_index", index, persistent=False)
         labels = torch.from_numpy(offsets[kept]).to(torch.get_default_dtype())
@@ -124,6 +130,18 @@ class MeshGraph(nn.Module):
         sizes = samples * self.num_sources, samples * self.num_targets
         graph = graph_from_coo(source, target, *sizes, sorted_by_target=True)
         return graph.with_transposed(sizes[0])
+
+    def every_edge(self, samples: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """So many copies of the edges of all V vertices, whichever are targets.
+
+        Returns:
+            int64 ``[2, samples * E]`` and the labels ``[samples * E, 3]``, in the dtype of ``like``
+            and on its device.
+        """
+        edges = torch.from_numpy(self._edges).to(like.device)
+        sample = torch.arange(samples, device=like.device)[:, None] * self.num_sources
+        labels = torch.from_numpy(self._offsets).to(like)
+        return (edges[:, None] + sample).flatten(1), labels.repeat(samples, 1)
 
     def laplacian(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """``-D^(-1/2) A D^(-1/2)`` of all V vertices, as `polygraph.ops.resample` reads it.
@@ -165,6 +183,9 @@ class MeshConv(nn.Module):
 
     layout = "vertices"
     linear: ClassVar[bool] = True
+    kind: ClassVar[type]  #: of ``layer``
+    steps: ClassVar[Steps]  #: of ``kind``
+    labelled: ClassVar[bool] = False  #: whether ``layer`` reads the labels of edges
 
     def __init__(
         self, in_channels: int, out_channels: int, bias: bool = True, *, mesh: MeshGraph
@@ -184,6 +205,30 @@ class MeshConv(nn.Module):
         """``[B, V, C]`` to ``[B, M, D]`` or ``[B * M, D]``."""
         raise NotImplementedError
 
+    def _products(self) -> list[nn.Module]:
+        """The linear layers within ``layer`` that `_convolve` looks into."""
+        raise NotImplementedError
+
+    def _is_open(self) -> bool:
+        """Whether ``layer`` may be looked into."""
+        return (
+            is_ordinary(self.layer, self.kind)
+            and self.steps.aggregation(self.layer) is not None
+            and all(is_linear(product) for product in self._products())
+        )
+
+    def _call_layer(self, x: Tensor) -> Tensor:
+        """`_convolve` by calling ``layer``."""
+        edges, labels = self.mesh.every_edge(len(x), x)
+        out = self.layer(x.flatten(0, 1), edges, *((labels,) if self.labelled else ()))
+        return self._kept(out.view(len(x), self.num_sources, self.out_channels))
+
+    def _kept(self, x: Tensor) -> Tensor:
+        """Of all vertices ``[B, V, C]`` those that are targets."""
+        if self.mesh.keeps_all:
+            return x
+        return x.index_select(1, self.mesh.targets)
+
     def reset_parameters(self) -> None:
         """Initialise anew, as torch_geometric does."""
         self.layer.reset_parameters()
@@ -196,14 +241,17 @@ class MeshConv(nn.Module):
                 f"{self.in_channels}], got {list(x.shape)}"
             )
         batch = x if x.dim() == 3 else x[None]
-        out = self._convolve(batch).view(len(batch), self.num_targets, self.out_channels)
+        found = self._convolve(batch) if self._is_open() else self._call_layer(batch)
+        out = found.view(len(batch), self.num_targets, self.out_channels)
         return out if x.dim() == 3 else out[0]
 
     def _ends(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Sources ``[B * V, C]`` and targets ``[B * M, C]``, as nodes of the batch's graph."""
-        every = self.num_targets == self.num_sources
-        targets = x if every else x.index_select(1, self.mesh.targets)
-        return x.flatten(0, 1), targets.flatten(0, 1)
+        """Sources ``[B * V, C]`` and targets ``[B * M, C]``, as nodes of the batch's graph.
+
+        One tensor where all vertices are targets.
+        """
+        sources, targets = x.flatten(0, 1), self._kept(x)
+        return sources, sources if targets is x else targets.flatten(0, 1)
 
     def _mean(self, out: Tensor, degree: Tensor | None = None) -> Tensor:
         """``[B, M, D]``: sums ``[B * M, D]`` over terms, so many ``[M, 1]``; None: edges."""
@@ -255,11 +303,17 @@ class ChebyshevConv(MeshConv):
         self.register_buffer("transposed_ptr", ptr, persistent=False)
         self.register_buffer("transposed_entry", entry, persistent=False)
 
+    kind: ClassVar[type] = pyg.ChebConv
+    steps: ClassVar[Steps] = Steps(pyg.ChebConv)
+
     def _layer(self, bias: bool) -> nn.Module:
         layer: nn.Module = pyg.ChebConv(
             self.in_channels, self.out_channels, CHEBYSHEV_ORDER, bias=bias
         )
         return layer
+
+    def _products(self) -> list[nn.Module]:
+        return list(self.layer.lins)
 
     def _convolve(self, x: Tensor) -> Tensor:
         tables = {"transposed": (self.transposed_ptr, self.transposed_entry)}
@@ -267,9 +321,7 @@ class ChebyshevConv(MeshConv):
         twice = 2 * self.entries
         while len(terms) < CHEBYSHEV_ORDER:
             terms.append(ops.resample(terms[-1], self.index, twice, **tables) - terms[-2])
-        columns = torch.cat(terms, -1)
-        if self.num_targets < self.num_sources:
-            columns = columns.index_select(1, self.mesh.targets)
+        columns = self._kept(torch.cat(terms, -1))
         weight = torch.cat([lin.weight for lin in self.layer.lins], 1)
         return functional.linear(columns, weight, self.layer.bias)
 
@@ -290,12 +342,17 @@ class GATMeshConv(MeshConv):
     """
 
     linear: ClassVar[bool] = False
+    kind: ClassVar[type] = pyg.GATConv
+    steps: ClassVar[Steps] = Steps(pyg.GATConv)
 
     def _layer(self, bias: bool) -> nn.Module:
         layer: nn.Module = pyg.GATConv(
             self.in_channels, self.out_channels, KERNELS, concat=False, bias=bias
         )
         return layer
+
+    def _products(self) -> list[nn.Module]:
+        return [self.layer.lin]
 
     def _convolve(self, x: Tensor) -> Tensor:
         sources, targets = self._ends(x)
@@ -326,10 +383,15 @@ class FeaStMeshConv(MeshConv):
     """
 
     linear: ClassVar[bool] = False
+    kind: ClassVar[type] = pyg.FeaStConv
+    steps: ClassVar[Steps] = Steps(pyg.FeaStConv)
 
     def _layer(self, bias: bool) -> nn.Module:
         layer: nn.Module = pyg.FeaStConv(self.in_channels, self.out_channels, KERNELS, bias=bias)
         return layer
+
+    def _products(self) -> list[nn.Module]:
+        return [self.layer.lin, self.layer.u]
 
     def _convolve(self, x: Tensor) -> Tensor:
         sources, targets = self._ends(x)
@@ -358,11 +420,18 @@ class MoNetMeshConv(MeshConv):
         mesh: the edges.
     """
 
+    kind: ClassVar[type] = pyg.GMMConv
+    steps: ClassVar[Steps] = Steps(pyg.GMMConv)
+    labelled: ClassVar[bool] = True
+
     def _layer(self, bias: bool) -> nn.Module:
         layer: nn.Module = pyg.GMMConv(
             self.in_channels, self.out_channels, dim=3, kernel_size=KERNELS, bias=bias
         )
         return layer
+
+    def _products(self) -> list[nn.Module]:
+        return []
 
     def _convolve(self, x: Tensor) -> Tensor:
         sources, targets = self._ends(x)
@@ -395,9 +464,19 @@ class EdgeMeshConv(MeshConv):
     def _layer(self, bias: bool) -> nn.Module:
         return nn.Linear(2 * self.in_channels, self.out_channels, bias)
 
+    def _is_open(self) -> bool:
+        return is_linear(self.layer)
+
     def _convolve(self, x: Tensor) -> Tensor:
         sources, targets = self._ends(x)
-        return edge_network([self.layer], targets, sources, self.mesh.graph(len(x)), "max")
+        return edge_network(split([self.layer]), targets, sources, self.mesh.graph(len(x)), "max")
+
+    def _call_layer(self, x: Tensor) -> Tensor:
+        sources, targets = self._ends(x)
+        graph = self.mesh.graph(len(x))
+        centre = targets.index_select(0, targets_of(graph.ptr, graph.num_slots))
+        ends = torch.cat([centre, sources.index_select(0, graph.source) - centre], 1)
+        return ops.edge_aggregate(self.layer(ends), graph, "max")
 
 
 class ECMeshConv(MeshConv):
@@ -416,17 +495,29 @@ class ECMeshConv(MeshConv):
         mesh: the edges.
     """
 
+    kind: ClassVar[type] = ecc.NNConv
+    steps: ClassVar[Steps] = ecc.STEPS
+    labelled: ClassVar[bool] = True
+
     def _layer(self, bias: bool) -> nn.Module:
         sizes = self.in_channels, self.out_channels
         network = nn.Sequential(
             nn.Linear(3, KERNELS - 1), nn.ReLU(), nn.Linear(KERNELS - 1, sizes[0] * sizes[1])
         )
-        return NNConv(*sizes, network, "mean", bias=bias)
+        return ecc.NNConv(*sizes, network, "mean", bias=bias)
+
+    def _products(self) -> list[nn.Module]:
+        return [self.layer.nn[-1]]
+
+    def _is_open(self) -> bool:
+        return is_sequence(self.layer.nn) and super()._is_open()
 
     def _convolve(self, x: Tensor) -> Tensor:
         sources, targets = self._ends(x)
-        first, act, last = self.layer.nn
-        hidden = act(first(self.mesh.labels)).repeat(len(x), 1)
+        hidden, last = self.mesh.labels, self.layer.nn[-1]
+        for step in self.layer.nn[:-1]:
+            hidden = step(hidden)
+        hidden = hidden.repeat(len(x), 1)
         matrices = torch.cat([last.weight.t(), last.bias[None]])
         matrices = matrices.view(KERNELS, self.in_channels, self.out_channels)
         out = self._mean(ops.ecc(sources, hidden, matrices, self.mesh.graph(len(x))))

@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polygraph.nn._choices import check_choice, check_positive
-from polygraph.nn.ecc import DifferenceHidden, LightEdgeFilter
-from polygraph.nn.edge_mlp import edge_network
+from polygraph.nn._choices import as_index, check_choice, check_positive
+from polygraph.nn.ecc import DifferenceHidden, LightEdgeFilter, edge_differences
+from polygraph.nn.edge_mlp import edge_network, split
 from polygraph.nn.knn import pixel_knn
-from polygraph.ops import ecc, edge_values, graph_from_table, light_ecc
-from polygraph.ops.graph import Graph
+from polygraph.nn.ordinary import is_linear
+from polygraph.ops import ecc, edge_aggregate, edge_values, graph_from_table, light_ecc
+from polygraph.ops.graph import Graph, targets_of
 
 KINDS = ("edge", "ecc", "light")
 
@@ -79,7 +80,7 @@ class NonLocalGraphConv2d(torch.nn.Module):
             "NonLocalGraphConv2d", in_channels=in_channels, out_channels=out_channels, k=k
         )
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.k, self.kind, self.delta = k, kind, delta
+        self.k, self.kind, self.delta = as_index(k), kind, delta
         self.exclude_radius, self.search_radius = exclude_radius, search_radius
         self.coordinates = coordinates
         width = in_channels + 2 * coordinates
@@ -144,12 +145,18 @@ class NonLocalGraphConv2d(torch.nn.Module):
 
     def _nonlocal(self, nodes: Tensor, graph: Graph, gamma: Tensor | None) -> Tensor:
         if self.hidden is None:
-            return edge_network([self.lin], nodes, nodes, graph, "mean")
+            if is_linear(self.lin):
+                return edge_network(split([self.lin]), nodes, nodes, graph, "mean")
+            centre = nodes.index_select(0, targets_of(graph.ptr, graph.num_slots))
+            ends = torch.cat([centre, edge_differences(nodes, graph)], 1)
+            return edge_aggregate(self.lin(ends), graph, "mean")
         graph = graph.with_transposed(nodes.shape[0])
-        u, v, slope = self.hidden(nodes)
+        phi = self.hidden(nodes, graph)
         if self.weight is not None and gamma is None:
-            return ecc(nodes, (u, v, slope), self.weight, graph, "mean")
-        phi = edge_values(u, v, graph, slope)
+            return ecc(nodes, phi, self.weight, graph, "mean")
+        if not isinstance(phi, Tensor):
+            u, v, slope = phi
+            phi = edge_values(u, v, graph, slope)
         if self.weight is not None:
             return ecc(nodes, phi, self.weight, graph, "mean", edge_weight=gamma)
         left, right, kappa = self.filter()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, overload
 
 import torch
@@ -30,9 +31,19 @@ def autocast_dtype(x: Tensor) -> torch.dtype | None:
     float64 is left as it is, as PyTorch's own matrix products leave it.
     """
     device_type = x.device.type
-    if not torch.is_autocast_enabled(device_type) or x.dtype == torch.float64:
+    if (
+        device_type == "meta"
+        or not torch.is_autocast_enabled(device_type)
+        or x.dtype == torch.float64
+    ):
         return None
     return torch.get_autocast_dtype(device_type)
+
+
+def autocast_disabled(x: Tensor) -> AbstractContextManager[Any]:
+    """A context in which nothing is cast on the device of ``x``."""
+    device_type = x.device.type
+    return nullcontext() if device_type == "meta" else torch.autocast(device_type, enabled=False)
 
 
 def outside_autocast(kernel: Callable[..., Any]) -> Callable[..., Any]:
@@ -43,7 +54,7 @@ def outside_autocast(kernel: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(kernel)
     def call(x: Tensor, *rest: Any) -> Any:
-        with torch.autocast(x.device.type, enabled=False):
+        with autocast_disabled(x):
             return kernel(x, *rest)
 
     return call

@@ -8,8 +8,14 @@ import torch
 from torch import Tensor
 
 from polygraph import _load
-from polygraph.ops._autograd import register_autograd
-from polygraph.ops._common import autocast_dtype, cast, check_devices, outside_autocast
+from polygraph.ops._autograd import recording, register_autograd
+from polygraph.ops._common import (
+    autocast_disabled,
+    autocast_dtype,
+    cast,
+    check_devices,
+    outside_autocast,
+)
 from polygraph.ops._ecc_ways import (
     by_tiles,
     ecc_gradients,
@@ -256,12 +262,12 @@ def _ecc_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(x, phi, u, v, layer, shift, weight, bias, *sides)
 
 
-def _ecc_formula(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    x, phi, u, v, layer, shift, weight, bias, *sides = ctx.saved_tensors
+def _ecc_formula(ctx: Any, saved: tuple[Any, ...], grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, phi, u, v, layer, shift, weight, bias, *sides = saved
     needs = ctx.needs_input_grad
     to_layer = needs[5] or needs[6]
     rest = (None,) * 9
-    if u is None and (layer is None or not torch.is_grad_enabled()):
+    if u is None and (layer is None or not recording()):
         wanted = (needs[0], needs[1], to_layer, needs[7], needs[8])
         options = (ctx.slope, layer, shift, weight, bias, ctx.by_source)
         grads = _ops.ecc_backward(grad, x, phi, *options, *wanted, *sides)
@@ -269,7 +275,7 @@ def _ecc_formula(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         to = [g if w else None for g, w in zip(grads, kept, strict=True)]
         return to[0], to[1], None, None, None, to[2], to[3], to[4], to[5], *rest
     # Several operators: half types are rounded once, behind the last.
-    with torch.autocast(x.device.type, enabled=False):
+    with autocast_disabled(x):
         values: Any = widened(grad, x, phi, u, v, layer, shift, weight, bias)
         found = _composed_gradients(ctx, _complete(sides, x.shape[0]), *values)
     return *(cast(g, x.dtype) for g in found), *rest
@@ -336,17 +342,20 @@ def _ecc_backward_save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
     ctx.save_for_backward(grad, x, phi, weight, bias, *inputs[14:])
 
 
-def _ecc_backward_formula(ctx: Any, *given: Tensor) -> tuple[Tensor | None, ...]:
+def _ecc_backward_formula(
+    ctx: Any, saved: tuple[Any, ...], *given: Tensor
+) -> tuple[Tensor | None, ...]:
     if ctx.layered:
         raise RuntimeError("ecc_backward: with a layer, it is not differentiated again")
     for_x, for_phi, _, _, for_weight, for_bias = given
-    grad, x, phi, weight, bias, *sides = ctx.saved_tensors
+    grad, x, phi, weight, bias = saved[:5]
     by_source = ctx.by_source
     needs = ctx.needs_input_grad
     needs = (*needs[:3], needs[6], needs[7])
-    sides = _complete(sides, x.shape[0])
+    sides = _complete(saved[5:], x.shape[0])
     rows = phi.shape[0]
     to_x, to_phi, _, to_weight, to_bias = ctx.wanted
+    to_bias = to_bias and bias is not None
     # (x, φ, W and its bias) with one of the three replaced by what its derivative is multiplied
     # with. Neither bias nor φ is there where the other is replaced.
     terms: list[tuple[int, Tensor, Tensor, Tensor, Tensor | None]] = []
@@ -379,5 +388,72 @@ def _ecc_backward_formula(ctx: Any, *given: Tensor) -> tuple[Tensor | None, ...]
     return to_grad, x_part, phi_part, *(None,) * 3, weight_part, bias_part, *(None,) * 13
 
 
-register_autograd("ecc", _ecc_formula, setup_context=_ecc_save)
-register_autograd("ecc_backward", _ecc_backward_formula, setup_context=_ecc_backward_save)
+def _ecc_jvp(inputs: Any, output: Tensor, tangents: Any) -> Tensor:
+    x, phi, u, v, slope, layer, shift, weight, bias, by_source, rows, *sides = inputs
+    for_x, for_phi, for_u, for_v, _, for_layer, for_shift, for_weight, for_bias = tangents[:9]
+    made = (phi, u, v, slope, layer, shift)
+    options = (by_source, rows, *sides)
+    parts = []
+    if for_x is not None:
+        parts.append(_ops.ecc(for_x, *made, weight, bias, *options))
+    if for_weight is not None or for_bias is not None:
+        matrices = torch.zeros_like(weight) if for_weight is None else for_weight
+        parts.append(_ops.ecc(x, *made, matrices, for_bias, *options))
+    for_hidden = for_phi
+    if layer is not None and any(t is not None for t in (for_phi, for_layer, for_shift)):
+        hidden = torch.nn.functional.linear(phi, layer, shift)
+        moved = for_shift
+        if for_phi is not None:
+            moved = torch.nn.functional.linear(for_phi, layer, moved)
+        if for_layer is not None:
+            part = torch.nn.functional.linear(phi, for_layer)
+            moved = part if moved is None else part + moved
+        for_hidden = torch.where(hidden > 0, moved, slope * moved)
+    elif for_u is not None or for_v is not None:
+        masks = (None, None) if slope == 1 else (u, v)
+        values = (for_u, for_v, None, slope, x.shape[0], rows)
+        for_hidden = _ops.edge_values(*masks, *values, *sides)
+    if for_hidden is not None:
+        plain = (for_hidden, None, None, 1.0, None, None)
+        parts.append(_ops.ecc(x, *plain, weight, None, *options))
+    return sum(parts[1:], parts[0]) if parts else torch.zeros_like(output)
+
+
+def _ecc_backward_jvp(inputs: Any, output: Any, tangents: Any) -> tuple[Tensor, ...]:
+    grad, x, phi, _, layer, _, weight, bias, by_source, *wanted = inputs[:14]
+    sides = inputs[14:]
+    if layer is not None:
+        raise RuntimeError("ecc_backward: with a layer, it is not differentiated again")
+    to_x, to_phi, _, to_weight, to_bias = wanted
+    for_grad, for_x, for_phi = tangents[:3]
+    for_weight, for_bias = tangents[6:8]
+    matrices = weight
+    if for_weight is not None or for_bias is not None:
+        matrices = torch.zeros_like(weight) if for_weight is None else for_weight
+    # Every result is linear in all but its own argument; the constant part goes with W alone.
+    terms: list[tuple[Any, Any, Any, Any, Any, tuple[bool, ...]]] = []
+    if for_grad is not None:
+        terms.append((for_grad, x, phi, weight, bias, (to_x, to_phi, to_weight, to_bias)))
+    if for_x is not None:
+        terms.append((grad, for_x, phi, weight, bias, (False, to_phi, to_weight, to_bias)))
+    if for_phi is not None:
+        terms.append((grad, x, for_phi, weight, None, (to_x, False, to_weight, False)))
+    if for_weight is not None or for_bias is not None:
+        terms.append((grad, x, phi, matrices, for_bias, (to_x, to_phi, False, False)))
+    found = [torch.zeros_like(t) for t in output]
+    for grad_, x_, phi_, weight_, bias_, flags in terms:
+        if not any(flags):
+            continue
+        options = (1.0, None, None, weight_, bias_, by_source)
+        flags_ = (*flags[:2], False, *flags[2:])
+        parts = _ops.ecc_backward(grad_, x_, phi_, *options, *flags_, *sides)
+        for place, flag in zip((0, 1, 4, 5), flags, strict=True):
+            if flag and parts[place].shape == found[place].shape:
+                found[place] = found[place] + parts[place]
+    return tuple(found)
+
+
+register_autograd("ecc", _ecc_formula, save=_ecc_save, jvp=_ecc_jvp)
+register_autograd(
+    "ecc_backward", _ecc_backward_formula, save=_ecc_backward_save, jvp=_ecc_backward_jvp
+)

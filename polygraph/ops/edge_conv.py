@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,7 +10,13 @@ from torch import Tensor
 
 from polygraph import _load
 from polygraph.ops import _common
-from polygraph.ops._autograd import register_autograd
+from polygraph.ops._autograd import (
+    Dims,
+    apart,
+    only_batched,
+    register_autograd,
+    side_by_side,
+)
 from polygraph.ops._common import autocast_dtype, cast, check_devices, unrecorded
 from polygraph.ops.graph import Graph, targets_of, transpose_graph
 from polygraph.ops.transpose_table import transpose_table
@@ -87,7 +94,7 @@ def edge_conv_in_place(u: Tensor, v: Tensor, graph: Graph, aggr: str, slope: flo
 
     A sum of fresh memory costs as much as adding it up. ``u`` must not share memory with ``v``.
     """
-    if aggr in ("sum", "mean") and _is_disposable(u) and not v.requires_grad:
+    if aggr in ("sum", "mean") and _is_disposable(u) and unrecorded(v):
         _ops.edge_sum_(u, v, slope, graph.ptr, graph.source)
         return u / _count(graph, u) if aggr == "mean" else u
     return edge_conv(u, v, graph, aggr, slope)
@@ -158,16 +165,13 @@ def edge_dist2(x: Tensor, graph: Graph) -> Tensor:
         x: nodes ``[N, C]``, sources and targets alike.
         graph: N targets and N sources.
 
-    Nothing of size E x C is stored. Deterministic; differentiable any number of times.
+    Differences are formed first, so they are as exact far from the origin as near it. Nothing of
+    size E x C is stored. Deterministic; differentiable any number of times.
     """
-    graph = graph.with_transposed(x.shape[0])
-    # As x_i (x_i - x_j) + x_j (x_j - x_i), around the middle of all nodes.
-    x = x - x.detach().mean(0)
-    options = (None, None, x, -x, 1.0, x.shape[0], graph.num_slots)
-    sides = _forward(graph)
-    near = _ops.edge_dot(x, *options, *sides)
-    total: Tensor = near + _ops.edge_dot(x, *options, *turned(sides, x.shape[0]))
-    return total.clamp(min=0)
+    opposite = -x
+    options = (None, None, x, opposite, 1.0, x.shape[0], graph.num_slots)
+    found: Tensor = _ops.edge_dot(x, opposite, *options, *_forward(graph))
+    return found
 
 
 def edge_max(
@@ -255,6 +259,12 @@ def turned(sides: Sides, others: int) -> Sides:
     return t_ptr, t_slot, t_other, edge, ptr, slot, other
 
 
+def complete(sides: Sequence[Tensor | None], others: int) -> Sides:
+    """The graph with its other side."""
+    back = turned(tuple(sides), others)
+    return (*back[4:], back[3], *back[:3])
+
+
 def _rows_like(*values: Tensor | None) -> Tensor:
     return next(value for value in values if value is not None)
 
@@ -300,7 +310,7 @@ def _(
 
 @torch.library.register_fake("polygraph::edge_dot")
 def _(grad: Tensor, *arguments: Any) -> Tensor:
-    return grad.new_empty(arguments[6])
+    return grad.new_empty(arguments[7])
 
 
 def _edge_sum_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -308,8 +318,8 @@ def _edge_sum_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.slope, ctx.others, ctx.rows = inputs[6:9]
 
 
-def _edge_sum_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    seg_mask, oth_mask, seg_val, oth_val, _, weight, *sides = ctx.saved_tensors
+def _edge_sum_backward(ctx: Any, saved: tuple[Any, ...], grad: Tensor) -> tuple[Tensor | None, ...]:
+    seg_mask, oth_mask, seg_val, oth_val, _, weight, *sides = saved
     masks, numbers = (seg_mask, oth_mask), (ctx.slope, ctx.others, ctx.rows)
     needs = ctx.needs_input_grad
     to_seg = to_oth = to_edge = to_weight = None
@@ -320,21 +330,25 @@ def _edge_sum_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     if needs[4]:
         to_edge = _ops.edge_values(*masks, grad, None, None, *numbers, *sides)
     if needs[5]:
-        to_weight = _ops.edge_dot(grad, *masks, seg_val, oth_val, *numbers, *sides)
+        to_weight = _ops.edge_dot(grad, None, *masks, seg_val, oth_val, *numbers, *sides)
     return None, None, to_seg, to_oth, to_edge, to_weight, *(None,) * 10
 
 
 def _to_others(
-    masks: tuple[Tensor | None, Tensor | None],
+    masks: Sequence[Tensor | None],
     value: Tensor | None,
     edge_val: Tensor | None,
     weight: Tensor | None,
     slope: float,
     others: int,
     rows: int,
-    sides: list[Tensor | None],
+    sides: Sequence[Tensor | None],
+    own: Tensor | None = None,
 ) -> Tensor:
-    """The sum of what flows along the edges to the other nodes, ``[others, D]``."""
+    """The sum of what flows along the edges to the other nodes, ``[others, D]``.
+
+    ``value`` is the segments', ``edge_val`` the edges', ``own`` the other nodes'.
+    """
     seg_mask, oth_mask = masks
     ptr, slot, other, _, t_ptr, *_ = sides
     assert ptr is not None
@@ -347,7 +361,7 @@ def _to_others(
     else:
         back = turned(tuple(sides), others)
     numbers = (slope, ptr.shape[0] - 1, rows)
-    out: Tensor = _ops.edge_sum(oth_mask, seg_mask, None, value, edge_val, weight, *numbers, *back)
+    out: Tensor = _ops.edge_sum(oth_mask, seg_mask, own, value, edge_val, weight, *numbers, *back)
     return out
 
 
@@ -356,8 +370,10 @@ def _edge_values_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None
     ctx.slope, ctx.others, ctx.rows = inputs[5:8]
 
 
-def _edge_values_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    seg_mask, oth_mask, *sides = ctx.saved_tensors
+def _edge_values_backward(
+    ctx: Any, saved: tuple[Any, ...], grad: Tensor
+) -> tuple[Tensor | None, ...]:
+    seg_mask, oth_mask, *sides = saved
     masks, numbers = (seg_mask, oth_mask), (ctx.slope, ctx.others, ctx.rows)
     needs = ctx.needs_input_grad
     to_seg = to_oth = to_edge = None
@@ -371,30 +387,97 @@ def _edge_values_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 def _edge_dot_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:5], *inputs[8:])
-    ctx.slope, ctx.others, ctx.rows = inputs[5:8]
+    ctx.save_for_backward(*inputs[:6], *inputs[9:])
+    ctx.slope, ctx.others, ctx.rows = inputs[6:9]
 
 
-def _edge_dot_backward(ctx: Any, weight: Tensor) -> tuple[Tensor | None, ...]:
-    grad, seg_mask, oth_mask, seg_val, oth_val, *sides = ctx.saved_tensors
-    masks, numbers = (seg_mask, oth_mask), (ctx.slope, ctx.others, ctx.rows)
+def _edge_dot_backward(
+    ctx: Any, saved: tuple[Any, ...], weight: Tensor
+) -> tuple[Tensor | None, ...]:
+    grad, oth_grad, *masks, seg_val, oth_val = saved[:6]
+    sides = saved[6:]
     needs = ctx.needs_input_grad
-    to_grad = to_seg = to_oth = None
+    if needs[1] or needs[5]:  # both read the graph from its other side: made at most once
+        sides = complete(sides, ctx.others)
+    numbers = (ctx.slope, ctx.others, ctx.rows)
+    to_grad = to_oth_grad = to_seg = to_oth = None
     if needs[0]:
         to_grad = _ops.edge_sum(*masks, seg_val, oth_val, None, weight, *numbers, *sides)
-    if needs[3]:
-        to_seg = _ops.edge_sum(*masks, grad, None, None, weight, *numbers, *sides)
+    if needs[1]:
+        to_oth_grad = _to_others(masks, seg_val, None, weight, *numbers, sides, oth_val)
     if needs[4]:
-        to_oth = _to_others(masks, grad, None, weight, ctx.slope, ctx.others, ctx.rows, sides)
-    return to_grad, None, None, to_seg, to_oth, *(None,) * 10
+        to_seg = _ops.edge_sum(*masks, grad, oth_grad, None, weight, *numbers, *sides)
+    if needs[5]:
+        to_oth = _to_others(masks, grad, None, weight, *numbers, sides, oth_grad)
+    return to_grad, to_oth_grad, None, None, to_seg, to_oth, *(None,) * 10
 
 
-for _name, _save, _formula in (
-    ("edge_sum", _edge_sum_save, _edge_sum_backward),
-    ("edge_values", _edge_values_save, _edge_values_backward),
-    ("edge_dot", _edge_dot_save, _edge_dot_backward),
-):
-    register_autograd(_name, _formula, setup_context=_save)
+# Tangents: each operator is linear in the values together, and `edge_sum` in the weight.
+
+
+def _edge_sum_jvp(inputs: Any, output: Tensor, tangents: Any) -> Tensor:
+    masks, values, weight, rest = inputs[:2], inputs[2:5], inputs[5], inputs[6:]
+    moved, for_weight = tangents[2:5], tangents[5]
+    parts = []
+    if any(t is not None for t in moved):
+        parts.append(_ops.edge_sum(*masks, *moved, weight, *rest))
+    if for_weight is not None:
+        parts.append(_ops.edge_sum(*masks, *values, for_weight, *rest))
+    return _total(parts, output)
+
+
+def _edge_values_jvp(inputs: Any, output: Tensor, tangents: Any) -> Tensor:
+    moved = tangents[2:5]
+    if all(t is None for t in moved):
+        return torch.zeros_like(output)
+    found: Tensor = _ops.edge_values(*inputs[:2], *moved, *inputs[5:])
+    return found
+
+
+def _edge_dot_jvp(inputs: Any, output: Tensor, tangents: Any) -> Tensor:
+    grads, masks, values, rest = inputs[:2], inputs[2:4], inputs[4:6], inputs[6:]
+    (for_grad, for_other), moved = tangents[:2], tangents[4:6]
+    parts = []
+    if for_grad is not None or for_other is not None:
+        first = torch.zeros_like(grads[0]) if for_grad is None else for_grad
+        parts.append(_ops.edge_dot(first, for_other, *masks, *values, *rest))
+    if any(t is not None for t in moved):
+        parts.append(_ops.edge_dot(*grads, *masks, *moved, *rest))
+    return _total(parts, output)
+
+
+def _total(parts: list[Tensor], like: Tensor) -> Tensor:
+    return sum(parts[1:], parts[0]) if parts else torch.zeros_like(like)
+
+
+# Batches: channels do not meet, so the samples lie side by side. `edge_dot` adds channels up.
+
+
+def _edge_sum_vmap(size: int, dims: Dims, *inputs: Any) -> Tensor | None:
+    if not only_batched(dims, 0, 1, 2, 3, 4):
+        return None
+    values = [side_by_side(t, d, size) for t, d in zip(inputs[:5], dims[:5], strict=True)]
+    return apart(_ops.edge_sum(*values, *inputs[5:]), size)
+
+
+def _edge_values_vmap(size: int, dims: Dims, *inputs: Any) -> Tensor | None:
+    if not only_batched(dims, 0, 1, 2, 3, 4):
+        return None
+    values = [side_by_side(t, d, size) for t, d in zip(inputs[:5], dims[:5], strict=True)]
+    return apart(_ops.edge_values(*values, *inputs[5:]), size)
+
+
+register_autograd(
+    "edge_sum", _edge_sum_backward, save=_edge_sum_save, jvp=_edge_sum_jvp, vmap=_edge_sum_vmap
+)
+register_autograd(
+    "edge_values",
+    _edge_values_backward,
+    save=_edge_values_save,
+    jvp=_edge_values_jvp,
+    vmap=_edge_values_vmap,
+)
+register_autograd("edge_dot", _edge_dot_backward, save=_edge_dot_save, jvp=_edge_dot_jvp)
 
 
 # ---- maxima: linear, given the slots ----
@@ -442,9 +525,9 @@ def _edge_max_save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 
 def _edge_max_backward(
-    ctx: Any, grad: Tensor, _: Tensor, grad_sum: Tensor
+    ctx: Any, saved: tuple[Any, ...], grad: Tensor, _: Tensor, grad_sum: Tensor
 ) -> tuple[Tensor | None, ...]:
-    arg, ptr, other, target, t_ptr, t_slot = ctx.saved_tensors
+    arg, ptr, other, target, t_ptr, t_slot = saved
     # The CPU scatters maxima; CUDA gathers them, by the transpose that sums too can take.
     if t_ptr is None and _common.takes_cuda_kernels(grad):
         t_ptr, t_slot = transpose_table(other[:, None], ctx.others)
@@ -458,21 +541,62 @@ def _edge_max_backward(
     return out, *(None,) * 7
 
 
+def _edge_max_jvp(inputs: Any, output: tuple[Tensor, ...], tangents: Any) -> tuple[Any, ...]:
+    _, _, with_sum, ptr, other, target, t_ptr, t_slot = inputs
+    (moved, *_), arg = tangents, output[1]
+    value = _ops.edge_take(moved, arg, other, target, t_ptr, t_slot)
+    if not with_sum:
+        return value, None, torch.zeros_like(output[2])
+    total = edge_sum(moved, Graph(ptr, other, None, target, t_ptr, t_slot))
+    return value, None, total
+
+
+def _edge_max_vmap(size: int, dims: Dims, v: Any, sign: Any, *rest: Any) -> Any:
+    if not only_batched(dims, 0, 1):
+        return None
+    if sign is not None:
+        sign = side_by_side(sign[None], None if dims[1] is None else dims[1] + 1, size)[0]
+    found = _ops.edge_max(side_by_side(v, dims[0], size), sign, *rest)
+    return tuple(apart(part, size) for part in found)
+
+
 def _linear_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     first, arg, *rest = inputs
-    ctx.others = rest.pop(0) if isinstance(rest[0], int) else first.shape[0]
+    ctx.others = first.shape[0] if rest[0] is None or isinstance(rest[0], Tensor) else rest.pop(0)
     ctx.save_for_backward(arg, *rest)
 
 
-def _edge_max_backward_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return _ops.edge_take(grad, *ctx.saved_tensors), *(None,) * 6
+def _edge_max_backward_backward(
+    ctx: Any, saved: tuple[Any, ...], grad: Tensor
+) -> tuple[Tensor | None, ...]:
+    return _ops.edge_take(grad, *saved), *(None,) * 6
 
 
-def _edge_take_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    arg, *graph = ctx.saved_tensors
+def _edge_take_backward(
+    ctx: Any, saved: tuple[Any, ...], grad: Tensor
+) -> tuple[Tensor | None, ...]:
+    arg, *graph = saved
     return _ops.edge_max_backward(grad, arg, ctx.others, *graph), *(None,) * 5
 
 
-register_autograd("edge_max", _edge_max_backward, setup_context=_edge_max_save)
-register_autograd("edge_max_backward", _edge_max_backward_backward, setup_context=_linear_save)
-register_autograd("edge_take", _edge_take_backward, setup_context=_linear_save)
+def _register_selection(name: str, backward: Any) -> None:
+    """Of an operator that is linear in its first argument, given the slots in its second."""
+    operator = getattr(_ops, name)
+
+    def jvp(inputs: Any, output: Tensor, tangents: Any) -> Any:
+        return operator(tangents[0], *inputs[1:])
+
+    def vmap(size: int, dims: Dims, first: Any, arg: Any, *rest: Any) -> Tensor | None:
+        if not only_batched(dims, 0, 1):
+            return None
+        values = side_by_side(first, dims[0], size), side_by_side(arg, dims[1], size)
+        return apart(operator(*values, *rest), size)
+
+    register_autograd(name, backward, save=_linear_save, jvp=jvp, vmap=vmap)
+
+
+register_autograd(
+    "edge_max", _edge_max_backward, save=_edge_max_save, jvp=_edge_max_jvp, vmap=_edge_max_vmap
+)
+_register_selection("edge_max_backward", _edge_max_backward_backward)
+_register_selection("edge_take", _edge_take_backward)

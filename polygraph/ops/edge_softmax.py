@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 
 from polygraph import _load
-from polygraph.ops._autograd import register_autograd
+from polygraph.ops._autograd import (
+    Dims,
+    apart,
+    only_batched,
+    register_autograd,
+    side_by_side,
+)
 from polygraph.ops._common import autocast_dtype, cast, check_devices
 from polygraph.ops.edge_conv import turned
 from polygraph.ops.graph import Graph
@@ -77,8 +83,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(output, u, v, *sides)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    p, u, v, *sides = ctx.saved_tensors
+def _backward(ctx: Any, saved: tuple[Any, ...], grad: Tensor) -> tuple[Tensor | None, ...]:
+    p, u, v, *sides = saved
     dtype, others = u.dtype, v.shape[0]
     if dtype in (torch.half, torch.bfloat16):
         # Shares and what flows to single edges are not rounded to half a type on the way.
@@ -102,21 +108,15 @@ def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(grad, p, u, v, *sides)
 
 
-def _backward_backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+def _backward_backward(
+    ctx: Any, saved: tuple[Any, ...], upstream: Tensor
+) -> tuple[Tensor | None, ...]:
     """Of ``m p (g - T(p g))``, T being the totals, with respect to g and p; m is constant."""
-    grad, p, u, v, *sides = ctx.saved_tensors
-    numbers = (ctx.others, p.shape[0])
-    moved = upstream
-    if u is not None:
-        values = (None, None, upstream, ctx.slope)
-        moved = _ops.edge_values(u, v, *values, *numbers, *sides)
+    grad, p, u, v, *sides = saved
+    moved = _masked(upstream, u, v, ctx.slope, ctx.others, sides)
 
     def totals(values: Tensor) -> Tensor:
-        if ctx.over_features:
-            return values.sum(1, keepdim=True)
-        sums = _ops.edge_sum(None, None, None, None, values, None, 1.0, *numbers, *sides)
-        spread: Tensor = _ops.edge_values(None, None, sums, None, None, 1.0, *numbers, *sides)
-        return spread
+        return _totals(values, ctx.over_features, ctx.others, sides)
 
     to_grad = to_p = None
     if ctx.needs_input_grad[0]:
@@ -127,8 +127,80 @@ def _backward_backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
     return to_grad, to_p, *(None,) * 12
 
 
-for _name, (_formula, _setup) in {
-    "edge_softmax": (_backward, _save),
-    "edge_softmax_backward": (_backward_backward, _save_backward),
-}.items():
-    register_autograd(_name, _formula, setup_context=_setup)
+def _masked(values: Tensor, u: Any, v: Any, slope: float, others: int, sides: Any) -> Tensor:
+    """What arrives at edges, times the slope of the activation there."""
+    if u is None:
+        return values
+    options = (None, None, values, slope, others, values.shape[0])
+    found: Tensor = _ops.edge_values(u, v, *options, *sides)
+    return found
+
+
+def _totals(values: Tensor, over_features: bool, others: int, sides: Any) -> Tensor:
+    """For every edge the sum over those that its share is a share of."""
+    if over_features:
+        return values.sum(1, keepdim=True)
+    numbers = (others, values.shape[0])
+    sums = _ops.edge_sum(None, None, None, None, values, None, 1.0, *numbers, *sides)
+    spread: Tensor = _ops.edge_values(None, None, sums, None, None, 1.0, *numbers, *sides)
+    return spread
+
+
+# The derivative of a softmax is symmetric: forward mode is backward's formula without the mask,
+# which the tangent has gone through already.
+
+
+def _jvp(inputs: Any, output: Tensor, tangents: Any) -> Tensor:
+    u, v, slope, over_features, rows, *sides = inputs
+    for_u, for_v = tangents[:2]
+    if for_u is None and for_v is None:
+        return torch.zeros_like(output)
+    dtype, p, others = output.dtype, output, v.shape[0]
+    if dtype in (torch.half, torch.bfloat16):
+        u, v = u.float(), v.float()
+        for_u, for_v = cast(for_u, torch.float32), cast(for_v, torch.float32)
+        p = _ops.edge_softmax(u, v, slope, over_features, rows, *sides)
+    masks = (None, None) if slope == 1 else (u, v)
+    moved = _ops.edge_values(*masks, for_u, for_v, None, slope, others, rows, *sides)
+    options = (None, None, 1.0, over_features, others)
+    found: Tensor = _ops.edge_softmax_backward(moved, p, *options, *sides)
+    return found.to(dtype)
+
+
+def _backward_jvp(inputs: Any, output: Tensor, tangents: Any) -> Tensor:
+    """Of ``m p (g - T(p g))``."""
+    grad, p, u, v, slope, over_features, others, *sides = inputs
+    for_grad, for_p = tangents[:2]
+    found = None
+    if for_grad is not None:
+        found = _ops.edge_softmax_backward(for_grad, *inputs[1:])
+    if for_p is not None:
+        inner = for_p * (grad - _totals(p * grad, over_features, others, sides))
+        inner = inner - p * _totals(for_p * grad, over_features, others, sides)
+        part = _masked(inner, u, v, slope, others, sides)
+        found = part if found is None else found + part
+    return torch.zeros_like(output) if found is None else found
+
+
+def _vmap(size: int, dims: Dims, u: Any, v: Any, slope: float, over: bool, *rest: Any) -> Any:
+    if over or not only_batched(dims, 0, 1):
+        return None
+    values = side_by_side(u, dims[0], size), side_by_side(v, dims[1], size)
+    return apart(_ops.edge_softmax(*values, slope, over, *rest), size)
+
+
+def _backward_vmap(size: int, dims: Dims, *inputs: Any) -> Any:
+    if inputs[5] or not only_batched(dims, 0, 1, 2, 3):
+        return None
+    values = [side_by_side(t, d, size) for t, d in zip(inputs[:4], dims[:4], strict=True)]
+    return apart(_ops.edge_softmax_backward(*values, *inputs[4:]), size)
+
+
+register_autograd("edge_softmax", _backward, save=_save, jvp=_jvp, vmap=_vmap)
+register_autograd(
+    "edge_softmax_backward",
+    _backward_backward,
+    save=_save_backward,
+    jvp=_backward_jvp,
+    vmap=_backward_vmap,
+)

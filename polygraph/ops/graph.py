@@ -69,9 +69,19 @@ class Graph(NamedTuple):
 
 
 def targets_of(ptr: Tensor, slots: int) -> Tensor:
-    """int64 ``[slots]``: the segment of ``ptr`` that each slot lies in."""
-    rows = torch.arange(ptr.shape[0] - 1, device=ptr.device)
-    return torch.repeat_interleave(rows, ptr.diff(), output_size=slots)
+    """int64 ``[slots]``: the segment of ``ptr`` that each slot lies in.
+
+    Raises:
+        RuntimeError: ``ptr`` is not int64 of one dimension, or does not rise from 0 to ``slots``
+            (on CUDA: a device-side assertion).
+    """
+    target: Tensor = _ops.targets_of(ptr, slots)
+    return target
+
+
+@torch.library.register_fake("polygraph::targets_of")
+def _(ptr: Tensor, slots: int) -> Tensor:
+    return ptr.new_empty(slots)
 
 
 def graph_from_coo(
@@ -188,6 +198,7 @@ def graph_from_table(index: Tensor, num_sources: int) -> Graph:
         offset = torch.arange(index.shape[0], device=index.device)[:, None, None] * num_sources
         source = torch.where(index < 0, index, index + offset)
     neighbours = index.shape[-1]
-    targets = index.shape[:-1].numel()
+    # Not `index.shape[:-1].numel()`, which tracing without dynamo takes for a constant.
+    targets = index.shape[0] if index.dim() == 2 else index.shape[0] * index.shape[1]
     ptr = torch.arange(targets + 1, device=index.device) * neighbours
     return Graph(ptr, source.flatten())

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from polygraph import _load
-from polygraph.ops._autograd import register_autograd
+from polygraph.ops._autograd import Dims, in_front, only_batched, register_autograd
 from polygraph.ops._common import check_devices
-from polygraph.ops.transpose_table import transpose_table
+from polygraph.ops.edge_conv import _forward, turned
+from polygraph.ops.graph import Graph, graph_from_table
 
 _load.load_libraries()
 _ops = torch.ops.polygraph
@@ -123,44 +124,70 @@ def _(
     return y.new_empty(shape, dtype=torch.int64), y.new_empty(shape, dtype=_wide(x.dtype))
 
 
-# With g the gradient of dist2, d/dy = 2 Σ_k g (y - x_index): a sum of k weighted rows, which is a
-# resampling. d/dx is the same seen from the points: the transposed table lists, point by point, the
-# entries that name it. Both are operators with derivatives of every order, and neither makes
-# anything of size M·k·C.
+# With g the gradient of dist2, d/dy = 2 Σ_k g (y - x_index): a weighted sum of differences along
+# the edges of the table's graph, and d/dx is the same seen from the points. Differences are formed
+# before anything is multiplied, so they are good far from the origin; of halves, so that none
+# overflows. The operator has derivatives of every order, and makes nothing of size M·k·C.
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, y, x_ptr, *_ = inputs
+    x, y, *_ = inputs
     index, _ = output
     ctx.mark_non_differentiable(index)
     ctx.save_for_backward(x, y, index)
-    ctx.ragged = x_ptr is not None
 
 
-def _backward(ctx: Any, _: Tensor, grad: Tensor) -> tuple[Tensor | None, ...]:
-    x, y, index = ctx.saved_tensors
-    samples, points, channels = x.shape
-    queries, k = index.shape[1:]
-    # All samples as rows of one. In float64, for y Σ g and Σ g x nearly cancel where the cloud is
-    # far from the origin or its clusters are small.
-    wide_x = x.double().reshape(samples * points, channels)
-    wide_y = y.double().reshape(samples * queries, channels)
-    offset = torch.arange(samples, device=x.device)[:, None, None] * points
-    rows = (index + offset).reshape(samples * queries, k)
-    weight = grad.double().reshape(samples * queries, k)
-    table = transpose_table(rows, samples * points)
+def _as_graph(x: Tensor, y: Tensor, index: Tensor) -> tuple[Graph, Tensor, Tensor]:
+    """All samples as one graph, and y / 2 and -x / 2 in float64 as its targets and sources."""
+    graph = graph_from_table(index, x.shape[1])
+    return graph, 0.5 * y.double().flatten(0, 1), -0.5 * x.double().flatten(0, 1)
+
+
+def _backward(
+    ctx: Any, saved: tuple[Any, ...], _: Tensor, grad: Tensor
+) -> tuple[Tensor | None, ...]:
+    x, y, index = saved
+    graph, near, far = _as_graph(x, y, index)
+    weight = grad.double().flatten()
+    if ctx.needs_input_grad[0]:
+        graph = graph.with_transposed(far.shape[0])
+    sides = _forward(graph)
+    rest = (None, weight, 1.0)
     grad_x = grad_y = None
     if ctx.needs_input_grad[1]:
-        near = _ops.resample(wide_x[None], rows, weight, *table)[0]
-        grad_y = 2 * (wide_y * weight.sum(1, keepdim=True) - near)
+        sizes = (far.shape[0], graph.num_slots)
+        grad_y = 4 * _ops.edge_sum(None, None, near, far, *rest, *sizes, *sides)
         grad_y = grad_y.reshape(y.shape).to(y.dtype)
     if ctx.needs_input_grad[0]:
-        ones = torch.ones_like(wide_y[:, :1])
-        total = _ops.resample_backward_x(ones[None], rows, weight, *table)[0]
-        near = _ops.resample_backward_x(wide_y[None], rows, weight, *table)[0]
-        grad_x = 2 * (wide_x * total - near)
+        sizes = (near.shape[0], graph.num_slots)
+        back = turned(sides, far.shape[0])
+        grad_x = -4 * _ops.edge_sum(None, None, far, near, *rest, *sizes, *back)
         grad_x = grad_x.reshape(x.shape).to(x.dtype)
     return grad_x, grad_y, *(None,) * 8
 
 
-register_autograd("knn", _backward, setup_context=_save)
+def _vmap(size: int, dims: Dims, x: Any, y: Any, *rest: Any) -> tuple[Tensor, Tensor] | None:
+    if not only_batched(dims, 0, 1) or rest[0] is not None:
+        return None
+    x, y = (in_front(t, dims[place], size).flatten(0, 1) for place, t in ((0, x), (1, y)))
+    index, dist2 = _ops.knn(x, y, *rest)
+    samples = (size, index.shape[0] // size)
+    return index.unflatten(0, samples), dist2.unflatten(0, samples)
+
+
+def _jvp(inputs: Any, output: tuple[Tensor, Tensor], tangents: Any) -> tuple[None, Tensor]:
+    x, y = inputs[:2]
+    index, dist2 = output
+    for_x, for_y = tangents[:2]
+    if for_x is None and for_y is None:
+        return None, torch.zeros_like(dist2)
+    # 2 Σ_c (y - x)(dy - dx), over the edges of all samples.
+    graph, near, far = _as_graph(x, y, index)
+    for_x = None if for_x is None else -for_x.double().flatten(0, 1)
+    for_y = None if for_y is None else for_y.double().flatten(0, 1)
+    numbers = (1.0, far.shape[0], graph.num_slots)
+    moved = 4 * _ops.edge_dot(near, far, None, None, for_y, for_x, *numbers, *_forward(graph))
+    return None, moved.view(dist2.shape).to(dist2.dtype)
+
+
+register_autograd("knn", _backward, save=_save, jvp=_jvp, vmap=_vmap)

@@ -11,7 +11,13 @@ from torch import Tensor
 from polygraph import _load
 from polygraph.ops import _common
 from polygraph.ops._autograd import register_autograd
-from polygraph.ops._common import autocast_dtype, cast, check_devices, unrecorded
+from polygraph.ops._common import (
+    autocast_disabled,
+    autocast_dtype,
+    cast,
+    check_devices,
+    unrecorded,
+)
 from polygraph.ops.edge_conv import Sides, _forward, edge_values, turned
 from polygraph.ops.graph import Graph
 
@@ -99,7 +105,7 @@ def light_ecc(
     of_left, of_right = repeats or (None, None)
     sides = _Side.of("left", left, of_left), _Side.of("right", right, of_right)
     weights = (*sides, kappa, edge_weight)
-    with torch.autocast(x.device.type, enabled=False):  # the products, too, in the wide type
+    with autocast_disabled(x):  # the products, too, in the wide type
         plain = _common.takes_cpu_kernels(x) and unrecorded(x, left, right, *hidden, *weights[2:])
         if len(hidden) == 2 and plain:
             out = _light_ecc_on_the_fly(x, hidden[0], hidden[1], slope, *weights, graph)
@@ -247,9 +253,9 @@ def _light_ecc(
 
 _library = torch.library.Library("polygraph", "FRAGMENT")
 _library.define(
-    "edge_form(Tensor? x, Tensor? phi, Tensor? a, Tensor? weight, bool[4] wanted, Tensor ptr, "
-    "Tensor? slot, Tensor other, Tensor? edge, Tensor? t_ptr, Tensor? t_slot, Tensor? t_other) "
-    "-> (Tensor, Tensor, Tensor, Tensor)"
+    "edge_form(Tensor? x, Tensor? phi, Tensor? a, Tensor? weight, bool to_x, bool to_phi, "
+    "bool to_a, bool to_weight, Tensor ptr, Tensor? slot, Tensor other, Tensor? edge, "
+    "Tensor? t_ptr, Tensor? t_slot, Tensor? t_other) -> (Tensor, Tensor, Tensor, Tensor)"
 )
 _NAMES = ("x", "phi", "a", "weight")
 _BYTES = {"cpu": 3 << 20, "cuda": 256 << 20}  # of P and of Z, at a time
@@ -265,7 +271,7 @@ def _edge_form(
 ) -> Tensor:
     """The derivative by one of the four, which is not needed itself."""
     wanted = [name == by for name in _NAMES]
-    found: Tensor = _ops.edge_form(x, phi, a, weight, wanted, *sides)[_NAMES.index(by)]
+    found: Tensor = _ops.edge_form(x, phi, a, weight, *wanted, *sides)[_NAMES.index(by)]
     return found
 
 
@@ -291,7 +297,7 @@ def _step(numbers: int, segments: int, like: Tensor) -> int:
     return min(max(16, fit), max(1, segments))
 
 
-def _empty(given: tuple[Tensor | None, ...], wanted: list[bool], ptr: Tensor) -> list[Tensor]:
+def _empty(given: tuple[Tensor | None, ...], wanted: Sequence[bool], ptr: Tensor) -> list[Tensor]:
     S, E, C, R, H = _sizes(given, ptr)
     like = next(t for t in given if t is not None)
     shapes: list[tuple[int, ...]] = [(S, C), (E, H), (E, R), (C, R, H)]
@@ -314,10 +320,10 @@ def _edge_form_of(
     phi: Tensor | None,
     a: Tensor | None,
     weight: Tensor | None,
-    wanted: list[bool],
-    *sides: Tensor | None,
+    *rest: Any,
 ) -> tuple[Tensor, ...]:
     given = (x, phi, a, weight)
+    wanted, sides = rest[:4], rest[4:]
     ptr = sides[0]
     assert ptr is not None
     S, E, C, R, H = _sizes(given, ptr)
@@ -367,31 +373,46 @@ def _(
     phi: Tensor | None,
     a: Tensor | None,
     weight: Tensor | None,
-    wanted: list[bool],
-    ptr: Tensor,
-    *sides: Tensor | None,
+    *rest: Any,
 ) -> tuple[Tensor, ...]:
-    return tuple(_empty((x, phi, a, weight), wanted, ptr))
+    return tuple(_empty((x, phi, a, weight), rest[:4], rest[4]))
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.wanted = inputs[4]
-    ctx.save_for_backward(*inputs[:4], *inputs[5:])
+    ctx.wanted = inputs[4:8]
+    ctx.save_for_backward(*inputs[:4], *inputs[8:])
 
 
-def _formula(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-    given, sides = ctx.saved_tensors[:4], ctx.saved_tensors[4:]
+def _backward(ctx: Any, saved: tuple[Any, ...], *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    given, sides = saved[:4], saved[4:]
     total: list[Tensor | None] = [None] * 4
     for place, grad in enumerate(grads):
         needs = [need and n != place for n, need in enumerate(ctx.needs_input_grad[:4])]
         if not ctx.wanted[place] or grad is None or not any(needs):
             continue
         at = [grad.contiguous() if n == place else t for n, t in enumerate(given)]
-        for n, value in enumerate(_ops.edge_form(*at, needs, *sides)):
+        for n, value in enumerate(_ops.edge_form(*at, *needs, *sides)):
             if needs[n]:
                 have = total[n]
                 total[n] = value if have is None else have + value
-    return *total, *(None,) * 8
+    return *total, *(None,) * 11
 
 
-register_autograd("edge_form", _formula, setup_context=_save)
+def _jvp(inputs: Any, output: Any, tangents: Any) -> tuple[Tensor, ...]:
+    given, wanted, sides = inputs[:4], inputs[4:8], inputs[8:]
+    found: list[Tensor | None] = [None] * 4
+    for place, tangent in enumerate(tangents[:4]):
+        needed = [want and n != place for n, want in enumerate(wanted)]
+        if tangent is None or not any(needed):
+            continue
+        at = [tangent.contiguous() if n == place else t for n, t in enumerate(given)]
+        for n, value in enumerate(_ops.edge_form(*at, *needed, *sides)):
+            if needed[n]:
+                have = found[n]
+                found[n] = value if have is None else have + value
+    return tuple(
+        torch.zeros_like(out) if t is None else t for t, out in zip(found, output, strict=True)
+    )
+
+
+register_autograd("edge_form", _backward, save=_save, jvp=_jvp)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from polygraph import _load
-from polygraph.ops._autograd import register_autograd
+from polygraph.ops._autograd import Dims, in_front, only_batched, register_autograd
 from polygraph.ops._common import autocast_dtype, cast, check_devices
 
 _load.load_libraries()
@@ -139,8 +139,10 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
     ctx.settings = (norm, eps, activation, bias is not None and bias.dim() == 2)
 
 
-def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    a, s, scale, out, rnorm = ctx.saved_tensors
+def _backward(
+    ctx: Any, saved: tuple[Any, ...], grad: Tensor, _: Tensor
+) -> tuple[Tensor | None, ...]:
+    a, s, scale, out, rnorm = saved
     needs = ctx.needs_input_grad
     grads = _ops.poly_step_backward(grad, a, s, scale, out, rnorm, *ctx.settings, needs[4])
     wanted = [g if need else None for g, need in zip(grads, needs[:5], strict=True)]
@@ -208,10 +210,11 @@ def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.settings = settings
 
 
-def _backward_backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+def _backward_backward(
+    ctx: Any, saved: tuple[Any, ...], *upstream: Tensor
+) -> tuple[Tensor | None, ...]:
     # `rnorm` is a function of a and s: its share of the derivative is in theirs.
     create_graph = torch.is_grad_enabled()
-    saved = ctx.saved_tensors
     with torch.enable_grad():
         # Views of the saved tensors: derivatives with respect to them alone, still linked to the
         # graph they come from.
@@ -234,7 +237,60 @@ def _backward_backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]
     return *found, None, None, None, None, None, None
 
 
-register_autograd("poly_step", _backward, setup_context=_save)
+def _jvp(inputs: Any, output: tuple[Tensor, Tensor], tangents: Any) -> tuple[Tensor, None]:
+    a, s, scale, *_, norm, eps, activation = inputs
+    dtype, out = output[0].dtype, output[0]
+    wide = _wide(dtype)
+    a, s, scale = cast(a, wide), cast(s, wide), cast(scale, wide)
+    for_a, for_s, for_scale, for_bias, for_skip = (cast(t, wide) for t in tangents[:5])
+    first, second = a.chunk(2, dim=-1) if s is None else (a, s)
+    for_first, for_second = for_a, for_s
+    if s is None and for_a is not None:
+        for_first, for_second = for_a.chunk(2, dim=-1)
+    term, for_term = first * second, torch.zeros_like(first)
+    if for_first is not None:
+        for_term = for_term + for_first * second
+    if for_second is not None:
+        for_term = for_term + first * for_second
+    if norm == NORMS["rms"]:
+        # As poly_step_backward has it, whose matrix is symmetric: N'(t) dt.
+        rnorm = (eps + term.square().mean(-2, keepdim=True)).rsqrt()
+        through = (term * rnorm) * ((term * rnorm) * for_term).mean(-2, keepdim=True)
+        term, for_term = rnorm * term, rnorm * (for_term - through)
+    moved = for_term if scale is None else scale * for_term
+    if for_scale is not None:
+        moved = moved + for_scale * term
+    for part in (for_first, for_bias, for_skip):
+        moved = moved if part is None else moved + part
+    return (moved * _slope(out.to(wide), activation)).to(dtype), None
+
+
+def _vmap(size: int, dims: Dims, *inputs: Any) -> tuple[Tensor, Tensor] | None:
+    a, s, scale, bias, skip, *settings = inputs
+    if not only_batched(dims, 0, 1, 4):
+        return None
+    a, s, skip = (
+        None if t is None else in_front(t, dims[place], size).flatten(0, 1)
+        for place, t in ((0, a), (1, s), (4, skip))
+    )
+    out, rnorm = _ops.poly_step(a, s, scale, bias, skip, *settings)
+    samples = (size, out.shape[0] // size)
+    return out.unflatten(0, samples), rnorm.unflatten(0, samples)
+
+
+def _backward_composite(
+    grad: Tensor, a: Tensor, s: Any, scale: Any, out: Tensor, rnorm: Tensor, *settings: Any
+) -> tuple[Tensor, ...]:
+    dtype, wide = grad.dtype, _wide(grad.dtype)
+    values = (cast(t, wide) for t in (grad, a, s, scale, out))
+    return tuple(t.to(dtype) for t in _backward_formula(*values, *settings))  # type: ignore[arg-type]
+
+
+register_autograd("poly_step", _backward, save=_save, jvp=_jvp, vmap=_vmap)
 register_autograd(
-    "poly_step_backward", _backward_backward, setup_context=_save_backward, records=True
+    "poly_step_backward",
+    _backward_backward,
+    save=_save_backward,
+    composite=_backward_composite,
+    records=True,
 )

@@ -9,7 +9,7 @@ from torch.nn import ELU, BatchNorm1d, LayerNorm, LeakyReLU, Linear, ReLU, Seque
 from torch_geometric import EdgeIndex
 
 from polygraph import nn
-from polygraph.nn import edge_conv as edge_conv_module
+from polygraph.nn import message_passing
 
 C, D, N, E = 5, 6, 30, 150
 
@@ -115,7 +115,7 @@ def test_what_is_left_to_pyg():
     ours, theirs = layers("ReLU", "max")
     sparse = torch.sparse_coo_tensor(edge_index.flip(0), torch.ones(E).double(), (N, N)).coalesce()
     torch.testing.assert_close(ours(x, sparse), theirs(x, sparse))
-    edge_conv_module._WARNED.clear()
+    message_passing._WARNED.clear()
     seen = []
     ours.nn[0].register_forward_hook(lambda *arguments: seen.append(arguments))
     with pytest.warns(UserWarning, match="or has hooks; computed edge by edge"):
@@ -125,7 +125,7 @@ def test_what_is_left_to_pyg():
 
 def test_warns_once(recwarn):
     """A network that cannot be split: one warning in a process."""
-    edge_conv_module._WARNED.clear()
+    message_passing._WARNED.clear()
     ours, _ = layers("begins otherwise", "max")
     for _ in range(3):
         ours(torch.randn(N, C).double(), torch.randint(N, (2, E)))

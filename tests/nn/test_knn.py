@@ -190,7 +190,7 @@ def test_waits_for_a_device(monkeypatch):
         "two sets, how many": (1, lambda x, b: knn(x, x[:20], 3, b, b[:20], batch_size=5)),
         "a layer's": (1, lambda x, b: knn_neighbours("", x, x, 3, b, b)),
         "a small sample": (2, lambda x, b: knn_graph(x, 8, b)),
-        "a small sample, how many": (2, lambda x, b: knn_graph(x, 8, b, batch_size=6)),
+        "a small sample, how many": (1, lambda x, b: knn_graph(x, 8, b, batch_size=6)),
     }
     for name, (most, call) in calls.items():
         zeros = batch if most else batch * 0
@@ -234,8 +234,6 @@ def test_cosine(scale):
     assert torch.equal(knn_graph(x, 5, cosine=True)[0], near.flatten())
     pairs = knn(x, x[:4], 5, cosine=True)
     assert torch.equal(pairs[1].reshape(4, 5)[:, 1:], near[:4, :4])
-    x[7] = 0
-    assert torch.equal(knn(x, x[7:8], 3, cosine=True)[1, :1], torch.tensor([7]))
     assert knn_graph(x[:, :0], 2, cosine=True).shape == (2, 60)
 
 

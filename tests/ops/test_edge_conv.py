@@ -10,6 +10,7 @@ from faults import at, put, with_value
 from hypothesis import given
 from hypothesis import strategies as st
 from tables import normal
+from tolerances import KERNEL, SUM_FLOAT32, assert_close
 
 from polygraph import ops, reference
 from polygraph.ops import Graph, graph_from_coo, graph_from_table
@@ -133,8 +134,13 @@ def values_arguments():
 
 
 def dot_arguments():
-    """For edge_dot."""
-    return [[U, U, V, U, V, 0.3, 7, 23, *HERE], [V, None, None, None, U, 1.0, 6, 23, *BACK]]
+    """For edge_dot; the last two with gradients of the other nodes."""
+    return [
+        [U, None, U, V, U, V, 0.3, 7, 23, *HERE],
+        [V, None, None, None, None, U, 1.0, 6, 23, *BACK],
+        [U, V, U, V, -U, V, 0.3, 7, 23, *HERE],
+        [V, -U, None, None, V, U, 1.0, 6, 23, *BACK],
+    ]
 
 
 def numbered(count, first):
@@ -183,10 +189,10 @@ def form_arguments():
     """For edge_form: every derivative alone, without what it does not need, and some together."""
     given = [normal(6, 3), EDGES, normal(23, 2), normal(3, 2, 4)]
     alone = [
-        [*(None if n == m else t for m, t in enumerate(given)), [n == m for m in range(4)], *HERE]
+        [*(None if n == m else t for m, t in enumerate(given)), *(n == m for m in range(4)), *HERE]
         for n in range(4)
     ]
-    return [*alone, [*given, [True] * 4, *HERE], [*given, [False, True, True, False], *HERE]]
+    return [*alone, [*given, *[True] * 4, *HERE], [*given, False, True, True, False, *HERE]]
 
 
 RAW = {
@@ -223,6 +229,8 @@ RAW_BROKEN = {
         ("dtype", "edge_values", at(3, lambda t: t.float()), "oth_val must be float64"),
         ("rows", "edge_values", at(7, lambda _: 22), "23 slots and 22 rows of edges"),
         ("grad", "edge_dot", at(0, lambda t: t[1:]), r"grad must have shape \[S, D\] = \[6, 4\]"),
+        ("oth_grad", "edge_dot", at(1, lambda _: U), r"oth_grad must have shape \[O, D\] = \[7, 4"),
+        ("oth_grad dtype", "edge_dot", at(1, lambda _: V.half()), "oth_grad must be float64"),
         ("sign", "edge_max", at(1, lambda t: t[1:]), r"sign must have shape \[D\] = \[4\]"),
         ("arg", "edge_take", at(1, with_value(0, 23)), "arg must name slots"),
         ("arg int64", "edge_max_backward", at(1, lambda t: t.long()), "arg must be int32"),
@@ -248,7 +256,7 @@ RAW_BROKEN = {
 } | {
     # In the graph, whose pointers, slots, other nodes and rows of edges begin at this argument.
     f"{op}: {fault}": (op, at(first + place, change), message)
-    for op, first in (("edge_sum", 9), ("edge_values", 8), ("edge_dot", 8))
+    for op, first in (("edge_sum", 9), ("edge_values", 8), ("edge_dot", 9))
     for fault, place, change, message in (
         ("ptr", 0, with_value(2, 24), "ptr must rise from 0 to E = 23"),
         ("slot", 1, lambda _: numbered(23, 23), r"slot must lie in \[0, 23\), got 23"),
@@ -394,6 +402,48 @@ def test_maximum_and_sum_in_one_pass():
     torch.testing.assert_close(found[1], reference.edge_conv(zero, v, graph, "sum"))
     assert torch.autograd.gradcheck(both, v)
     assert torch.autograd.gradgradcheck(both, v)
+
+
+def test_dots_with_gradients_of_both_ends():
+    """Values and all derivatives of the dots of sums; masks are constant."""
+    graph, (grad, value) = Graph(HERE[0], HERE[2]), (normal(13, 4, seed=s) for s in (4, 5))
+    into, out_of, row = ends(graph)
+    mask = torch.where(U[into] + V[out_of] > 0, 1.0, 0.3)
+    sums = [t[:6][into] + t[6:][out_of] for t in (grad, value)]
+    expected = torch.zeros(23).double().index_copy(0, row, (sums[0] * mask * sums[1]).sum(1))
+    for sides in (HERE, (*HERE[:4], None, None, None)):
+
+        def dots(grad, oth_grad, seg_val, oth_val, sides=sides):
+            values = (U, V, seg_val, oth_val)
+            return torch.ops.polygraph.edge_dot(grad, oth_grad, *values, 0.3, 7, 23, *sides)
+
+        parts = [p.clone().requires_grad_() for t in (grad, value) for p in (t[:6], t[6:])]
+        torch.testing.assert_close(dots(*parts), expected)
+        assert torch.autograd.gradcheck(dots, parts)
+        assert torch.autograd.gradgradcheck(dots, parts)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param(GPU, marks=pytest.mark.gpu, id="gpu")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_distances_far_from_the_origin(dtype, device):
+    """Clusters a millionth of the cloud wide: distances and gradients keep all their digits."""
+    x = (1e3 * normal(20, 3)).repeat_interleave(5, 0) + 1e-3 * normal(100, 3, seed=1)
+    x = x.to(device, dtype)
+    neighbours = torch.arange(100).view(20, 5).repeat_interleave(5, 0).to(device)
+    graph = graph_from_table(neighbours, 100)
+    weight = normal(500, seed=2).to(device, dtype)
+    found = x.clone().requires_grad_()
+    distances = ops.edge_dist2(found, graph)
+    (gradient,) = torch.autograd.grad(distances, found, weight)
+    exact = x.double().requires_grad_()
+    difference = exact.repeat_interleave(5, 0) - exact[neighbours.flatten()]
+    expected = difference.square().sum(1)
+    (wanted,) = torch.autograd.grad(expected, exact, weight.double())
+    assert_close(distances, expected, KERNEL[dtype], "distances")
+    apart = distances.detach() > 0  # each to itself but those
+    error = (distances.double() / expected - 1)[apart].abs().max()
+    assert error <= SUM_FLOAT32 if dtype == torch.float32 else error <= KERNEL[dtype]
+    assert_close(gradient, wanted, KERNEL[dtype], "gradient")
 
 
 def test_first_of_equals_takes_the_gradient():

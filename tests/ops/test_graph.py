@@ -6,7 +6,7 @@ from devices import GPU, capture
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polygraph import reference
+from polygraph import ops, reference
 from polygraph.ops.graph import (
     Graph,
     graph_from_coo,
@@ -64,6 +64,45 @@ def test_scan_finds_sorted_edges(E, M, seed):
     assert torch.equal(graph.source, source)
 
 
+@given(M=st.integers(0, 9), E=st.integers(0, 60), seed=st.integers(0, 10**6))
+def test_segments_of_slots(M, E, seed):
+    """Each slot's segment; segments without slots are passed over."""
+    ptr = slots(M, 7, E, seed)[0] if M > 0 else torch.zeros(1, dtype=torch.int64)
+    expected = torch.repeat_interleave(torch.arange(M), ptr.diff())
+    assert torch.equal(targets_of(ptr, len(expected)), expected)
+    assert torch.equal(targets_of(ptr.repeat_interleave(2)[::2], len(expected)), expected)
+
+
+FALLS = (
+    *([0, high, 1] for high in (2, 3000, 2**40, 2**63 - 1, -1)),
+    [-1, 0, 1],
+    [1, 1, 1],
+)
+
+
+@pytest.mark.parametrize("ptr", FALLS, ids=str)
+def test_pointers_that_do_not_rise(ptr):
+    """Refused by whatever reads a graph first, whichever side that is."""
+    x, features = torch.ones(2, 3), torch.ones(1, 4)
+    graph = Graph(torch.tensor(ptr), torch.zeros(1, dtype=torch.int64))
+    matrices = (torch.ones(2, 3, 5), torch.ones(2, 3, 5), torch.ones(2, 5))
+    calls = (
+        lambda: graph.with_transposed(2),
+        lambda: targets_of(graph.ptr, 1),
+        lambda: transpose_graph(graph.ptr, graph.source, 2),
+        lambda: ops.edge_dist2(x, graph),
+        lambda: ops.edge_sum(x, graph),
+        lambda: ops.edge_max(x, graph),
+        lambda: ops.light_ecc(x, features, *matrices, graph),
+        lambda: ops.ecc(x, features, torch.ones(4, 3, 5), graph, side="source"),
+        lambda: ops.ecc(x, features, torch.ones(4, 3, 5), graph, side="target"),
+        lambda: reference.edge_aggregate(features, graph, "sum"),
+    )
+    for call in calls:
+        with pytest.raises(RuntimeError, match="ptr must rise from 0 to E = 1"):
+            call()
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_long_lists(threads, set_threads):
     """Lists that are shared by threads, one descent at any place included."""
@@ -81,6 +120,7 @@ def test_long_lists(threads, set_threads):
         fallen[place] = 0
         fallen[place - 1] = 1
         assert scan_edges(ordered, fallen, 7, M) == (None, None)
+    assert torch.equal(targets_of(ptr, E), rising)
     t_ptr, t_other = transpose_graph(ptr, ordered, 7)
     back = expected_order(targets_of(ptr, E), ordered, 7)
     assert torch.equal(t_ptr, back[0])
@@ -119,6 +159,7 @@ def test_transpose_lists_segments(M, N, E, seed):
         ("sort_coo", (*edges(12), 6, True)),
         ("sort_coo", (*edges(12), 6, False)),
         ("transpose_graph", (*slots(6, 7, 23), 7)),
+        ("targets_of", (slots(6, 7, 23)[0], 23)),
     ],
 )
 def test_opcheck(name, arguments):
@@ -131,7 +172,8 @@ def test_compiles_without_graph_break():
 
     def both(source, target):
         graph = graph_from_coo(source, target, 7, 6)
-        return (*graph[:3], *transpose_graph(graph.ptr, graph.source, 7))
+        whole = graph.with_transposed(7)
+        return (*graph[:3], *transpose_graph(graph.ptr, graph.source, 7), *whole[3:])
 
     torch.compiler.reset()
     compiled = torch.compile(both, fullgraph=True, backend="aot_eager")
@@ -151,6 +193,12 @@ BAD = {
     "no others": ("transpose_graph", (*slots(6, 0, 9), 0), "others must be at least 1"),
     "other": ("transpose_graph", (*slots(6, 7, 50, lowest=0), 3), r"other must lie in \[-1, 3\)"),
     "ptr": ("transpose_graph", (slots(6, 7, 9)[0] + 1, slots(6, 7, 9)[1], 7), "ptr must rise"),
+    "ptr late": ("targets_of", (slots(6, 7, 9)[0], 10), "ptr must rise from 0 to E = 10"),
+    "ptr int32": ("targets_of", (slots(6, 7, 9)[0].int(), 9), "ptr must be int64, got int32"),
+    "ptr empty": ("targets_of", (slots(6, 7, 9)[0][:0], 0), r"ptr must have shape \[S\+1\]"),
+    "ptr shape": ("targets_of", (slots(6, 7, 9)[0][None], 9), r"ptr must have shape \[S\+1\]"),
+    "slots": ("targets_of", (slots(6, 7, 9)[0], -1), "slots must not be negative, got -1"),
+    "2^31 slots": ("targets_of", (slots(6, 7, 9)[0], 2**31), "at most 2\\^31 - 1 slots"),
 }
 
 
@@ -184,6 +232,7 @@ def test_gpu_graphs(E, N, M):
         ptr, ordered, order = expected_order(source, target, M)
         for f, w in zip(found, (ptr, ordered, order if with_edge else order[:0]), strict=True):
             assert torch.equal(f.cpu(), w)
+        assert torch.equal(targets_of(ptr.to(GPU), E).cpu(), target.sort().values)
     ptr, other = slots(M, N, E)
     t_ptr, slot = reference.transpose_table(other[:, None], N)
     t_other = torch.where(other < 0, -1, targets_of(ptr, E))[slot]

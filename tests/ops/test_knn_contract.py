@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from fractions import Fraction
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -15,9 +16,10 @@ from calls import convert, require_same, run
 from contract import OperatorContract
 from devices import GPU, PLACE, capture
 from faults import at, put, with_value
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tables import normal
+from tolerances import KERNEL, assert_close
 from torch.testing._internal.optests import aot_autograd_check
 
 from polygraph import ops, reference
@@ -286,6 +288,7 @@ class TestKnn(OperatorContract):
     """The contract."""
 
     stem = "knn"
+    apart = ("knn_pairs",)  # PyG's lists of edges, a layer's
     op = staticmethod(dist2)
     reference = staticmethod(dist2_reference)
     batched = ("x",)
@@ -599,6 +602,43 @@ def test_gradient_does_not_cancel(cloud):
     same &= ~torch.isin(torch.arange(300), torch.cat([i[~same] for i in index]))
     assert same.sum() > 150
     torch.testing.assert_close(grads[1][same], grads[0][same], rtol=1e-4, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradient_far_from_the_origin(dtype):
+    """Map coordinates: 6.4e6 away, neighbours 1e-3 apart (1 in float32, which holds no less)."""
+    apart = 1e-3 if dtype == torch.float64 else 1.0
+    x = (6.4e6 + apart * normal(2, 200, 3)).to(dtype)
+    y = (6.4e6 + apart * normal(2, 40, 3, seed=1)).to(dtype)
+    weight = normal(2, 40, 9, seed=2)
+    leaves = [t.clone().requires_grad_() for t in (x, y)]
+    index, found = ops.knn(leaves[0], 9, y=leaves[1])
+    grads = torch.autograd.grad(found, leaves, weight.to(dtype))
+    exact = [t.double().requires_grad_() for t in (x, y)]
+    points = torch.stack([cloud[i] for cloud, i in zip(exact[0], index, strict=True)])
+    distances = (exact[1][:, :, None] - points).square().sum(3)
+    expected = torch.autograd.grad(distances, exact, weight.to(dtype).double())
+    for grad, wanted in zip(grads, expected, strict=True):
+        assert_close(grad, wanted, KERNEL[dtype], "gradient")
+
+
+@given(
+    exponents=st.lists(st.sampled_from([-308, -300, -1, 0, 100, 300, 308]), min_size=3, max_size=3),
+    signs=st.lists(st.sampled_from([-1.0, 1.0]), min_size=3, max_size=3),
+    fractions=st.lists(st.floats(1.0, 1.7), min_size=3, max_size=3),
+)
+def test_gradients_near_overflow(exponents, signs, fractions):
+    """No factor, difference or sum on the way overflows where the gradient does not."""
+    y, x, weight = (
+        torch.tensor([[s * f * 10.0**e]], dtype=torch.float64)
+        for s, f, e in zip(signs, fractions, exponents, strict=True)
+    )
+    wanted = 2 * (Fraction(y.item()) - Fraction(x.item())) * Fraction(weight.item())
+    assume(abs(wanted) < Fraction(2) ** 1023)
+    leaves = [t.clone().requires_grad_() for t in (x, y)]
+    grads = torch.autograd.grad(ops.knn(leaves[0], 1, y=leaves[1])[1], leaves, weight)
+    for grad, sign in zip(grads, (-1, 1), strict=True):
+        torch.testing.assert_close(grad.item(), sign * float(wanted), rtol=1e-14, atol=1e-307)
 
 
 def digests(threads):
