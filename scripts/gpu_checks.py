@@ -132,6 +132,10 @@ def poly_step_checks() -> Iterator[Check]:
             (packed, scale),
         )
         yield Check(f"poly_step D {D} side by side", lambda t: ops.poly_step(t), (packed,))
+        huge = (a * 1e-5, s * 1e24, by_vertex)  # their products' squares overflow float32
+        yield Check(f"poly_step D {D} huge", lambda a, s, w: ops.poly_step(a, s, w), huge, F32)
+        tiny = (a * 1e-10, s * 1e-14)
+        yield Check(f"poly_step D {D} tiny", lambda a, s: ops.poly_step(a, s, eps=1e-48), tiny, F32)
     for B, V in ((0, 5), (2, 0)):
         a = normal(B, V, 4)
         yield Check(f"poly_step {B}x{V}", lambda a, s: ops.poly_step(a, s), (a, a + 1), F32)

@@ -42,6 +42,18 @@ def test_example_runs(place, tmp_path):
     assert done.stdout.startswith(answer)
 
 
+def test_examples_of_pytorch_page():
+    """The examples of docs/pytorch.md run, one after the other, and give what they say."""
+    page = (REPOSITORY / "docs" / "pytorch.md").read_text()
+    names = {}
+    for example in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(example, names)
+    assert {tuple(g.shape[:1]) for g in names["per_sample"].values()} == {(8,)}
+    assert names["curvature"].shape == (20, 3, 20, 3)
+    assert names["slope"].shape == ()
+    assert names["shape"] == (20, 4)
+
+
 def test_links_lead_to_files():
     """Every relative link and picture names a file that is here."""
     targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", README)

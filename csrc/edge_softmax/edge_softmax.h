@@ -28,11 +28,12 @@ inline EdgeSoftmaxSizes check_edge_softmax(
     int64_t rows, const Tensor& ptr, const std::optional<Tensor>& slot, const Tensor& other,
     const std::optional<Tensor>& edge) {
   check_floating(op, "scores", like);
-  STD_TORCH_CHECK(like.dim() == 2, op, ": scores must have shape [*, H], got ", shape_string(like));
-  STD_TORCH_CHECK(others >= 0 && rows >= 0, op, ": sizes must not be negative, got ", others, " and ", rows);
-  STD_TORCH_CHECK(u.has_value() == v.has_value(), op, ": u and v come together");
+  POLYGRAPH_CHECK(like.dim() == 2, op, ": scores must have shape [*, H], got ", shape_string(like));
+  check_count(op, "others", others);
+  check_count(op, "rows", rows);
+  POLYGRAPH_CHECK(u.has_value() == v.has_value(), op, ": u and v come together");
   const EdgeSoftmaxSizes n{check_graph(op, like, others, ptr, slot, other, edge), like.size(1), rows};
-  STD_TORCH_CHECK(edge.has_value() || rows == n.g.E, op, ": there are ", n.g.E, " slots and ", rows, " rows of edges");
+  POLYGRAPH_CHECK(edge.has_value() || rows == n.g.E, op, ": there are ", n.g.E, " slots and ", rows, " rows of edges");
   const auto check = [&](const char* name, const std::optional<Tensor>& tensor, const char* meaning, int64_t count) {
     if (tensor.has_value()) {
       check_dtype(op, name, *tensor, like.scalar_type());

@@ -8,16 +8,21 @@
 // a, s, skip [B, V, D]; scale, bias [D], or [V, D] with values of their own at every vertex. Without s, a is [B, V, 2D]
 // and holds the two side by side, as one linear operator with stacked weights leaves them. poly_step returns out [B, V,
 // D] and rnorm [B, D] = 1/sqrt(eps + mean t^2) (ones for norm 0), float32 for half inputs, which the backward needs.
+// Squares overflow, or lose their digits, long before t does: where the plain sum of them cannot serve (see
+// kLeastMeanSquare), a second pass over that channel of that sample divides t by its largest first.
 //
 // poly_step_backward returns (grad_a, grad_s, grad_scale, grad_bias, grad_skip): grad_a has the shape of a (both halves
 // when packed), grad_s [B, V, D] or [0] when packed, grad_scale the shape of scale ([D] without one), grad_bias [D], or
-// [V, D] with vertex_bias, grad_skip [B, V, D] or [0] when not wanted. With dz = grad * act'(z), read off out, and
-// P = sum_v scale dz t (per sample and channel):
-//   dt = scale r dz - r^3 t P / V   (norm 1)      dt = scale dz   (norm 0)
-//   grad_a = dz + dt s;  grad_s = dt a;  grad_scale = sum r dz t;  grad_bias = sum dz;  grad_skip = dz
-// (the last sums run over samples, and over vertices where there is one value per channel).
+// [V, D] with vertex_bias, grad_skip [B, V, D] or [0] when not wanted. With dz = grad * act'(z), read off out, u = r t,
+// and P = sum_v scale dz u (per sample and channel):
+//   e = scale dz - u P / V   (norm 1)      e = scale dz   (norm 0)
+//   grad_a = dz + e (r s);  grad_s = e (r a);  grad_scale = sum dz u;  grad_bias = sum dz;  grad_skip = dz
+// (the last sums run over samples, and over vertices where there is one value per channel). No power of r is formed,
+// and r is multiplied with what it normalises first: r^3 underflows where t is 1e15 in float32.
 // All sums run in an order fixed by the sizes: results repeat bit for bit.
 #pragma once
+
+#include <limits>
 
 #include "common/check.h"
 
@@ -30,6 +35,15 @@ constexpr int64_t kActivationElu = 1;
 constexpr int64_t kActivationRelu = 2;
 constexpr int64_t kActivationLeakyRelu = 3;
 constexpr double kLeakySlope = 0.2;
+
+// From here to infinity eps + mean t^2 is good to rounding: what underflow takes from a t^2 is less than the smallest
+// normal number. With eps 1 only an overflow falls outside.
+template <class T>
+constexpr T kSmallestNormal = std::numeric_limits<T>::min();
+template <class T>
+constexpr T kLargestNumber = std::numeric_limits<T>::max();
+template <class T>
+constexpr T kLeastMeanSquare = kSmallestNormal<T> / std::numeric_limits<T>::epsilon();
 
 struct PolySizes {
   int64_t B, V, D;
@@ -45,7 +59,7 @@ inline PolySizes check_poly_step(
     const std::optional<Tensor>& bias, const std::optional<Tensor>& skip, int64_t norm, int64_t activation) {
   check_floating(op, "a", a);
   check_shape(op, "a", a, s.has_value() ? "[B, V, D]" : "[B, V, 2*D]", {-1, -1, -1});
-  STD_TORCH_CHECK(
+  POLYGRAPH_CHECK(
       s.has_value() || a.size(2) % 2 == 0, op, ": a must have an even number of channels when s is None, got ",
       a.size(2));
   const PolySizes n{a.size(0), a.size(1), s.has_value() ? a.size(2) : a.size(2) / 2};
@@ -69,8 +83,8 @@ inline PolySizes check_poly_step(
   };
   check_factor("scale", scale);
   check_factor("bias", bias);
-  STD_TORCH_CHECK(norm == kNormNone || norm == kNormRms, op, ": norm must be 0 or 1, got ", norm);
-  STD_TORCH_CHECK(activation >= 0 && activation <= 3, op, ": activation must be 0, 1, 2 or 3, got ", activation);
+  POLYGRAPH_CHECK(norm == kNormNone || norm == kNormRms, op, ": norm must be 0 or 1, got ", norm);
+  POLYGRAPH_CHECK(activation >= 0 && activation <= 3, op, ": activation must be 0, 1, 2 or 3, got ", activation);
   return n;
 }
 

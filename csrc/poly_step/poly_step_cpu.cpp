@@ -56,7 +56,7 @@ struct PolyBackward {
   const T* out;           // [B, V, D]
   const T* vertex_scale;  // [V, D] or null
   const T* rnorm;         // [B, D]
-  const T* direct;        // [B, D]
+  const T* direct;        // [D] or null: the scale, unless it is that of the vertex
   const T* through;       // [B, D]
   T* grad_a;              // rows of D, grad_stride apart
   T* grad_s;              // likewise
@@ -147,6 +147,49 @@ struct PolyInputs {
   std::optional<Tensor> s, scale, bias, skip;
 };
 
+// 1/sqrt(eps + mean_v t^2) of one channel of one sample, with everything divided by the largest |t| (or by sqrt(eps),
+// where that is larger) before it is squared. `plain` is what is left when there is a t that is not finite. No r is
+// larger than 1 over the smallest normal number, whatever eps.
+template <class T>
+T scaled_rnorm(const PolyForward<T>& p, double eps, int64_t b, int64_t d, T plain) {
+  const auto term = [&](int64_t v) { return std::abs(p.a.row(b, v)[d] * p.s.row(b, v)[d]); };
+  const T root = std::max(static_cast<T>(std::sqrt(eps)), kSmallestNormal<T>);
+  T largest = root;
+  for (int64_t v = 0; v < p.n.V; ++v) {
+    const T t = term(v);
+    largest = t <= largest ? largest : t;
+    if (!(largest <= kLargestNumber<T>)) {
+      return plain;
+    }
+  }
+  T sum = 0;
+  for (int64_t v = 0; v < p.n.V; ++v) {
+    const T ratio = term(v) / largest;
+    sum += ratio * ratio;
+  }
+  const T mean = sum / static_cast<T>(std::max<int64_t>(1, p.n.V));
+  return T(1) / std::sqrt((root / largest) * (root / largest) + mean) / largest;
+}
+
+// r [B, D] = 1/sqrt(eps + mean_v t^2) of the sums of t^2, and where they do not serve of a second pass.
+template <class T>
+void write_rnorm(const PolyForward<T>& p, double eps, const std::vector<T>& sums, T* r) {
+  std::vector<int64_t> rest;
+  for (int64_t i = 0; i < p.n.B * p.n.D; ++i) {
+    const T mean = static_cast<T>(eps) + sums[i] / static_cast<T>(std::max<int64_t>(1, p.n.V));
+    r[i] = T(1) / std::sqrt(mean);
+    if (!(mean >= kLeastMeanSquare<T> && mean <= kLargestNumber<T>)) {
+      rest.push_back(i);
+    }
+  }
+  parallel_tasks(static_cast<int64_t>(rest.size()), 8 * p.n.V, [&](int64_t first, int64_t last) {
+    for (int64_t j = first; j < last; ++j) {
+      T& found = r[rest[j]];
+      found = scaled_rnorm(p, eps, rest[j] / p.n.D, rest[j] % p.n.D, found);
+    }
+  });
+}
+
 template <class T>
 void forward_cpu(
     const PolySizes& n, const PolyInputs& in, int64_t norm, double eps, int64_t activation, Tensor& out,
@@ -171,10 +214,7 @@ void forward_cpu(
     for_blocks(n, [&](int64_t b, int64_t begin, int64_t end, int64_t block) {
       POLYGRAPH_SIMD_CALL(square_sums<T>(p, b, begin, end, partial.data() + block * n.D));
     });
-    const std::vector<T> total = add_blocks(partial, n.B, n.D);
-    for (int64_t i = 0; i < n.B * n.D; ++i) {
-      r[i] = T(1) / std::sqrt(static_cast<T>(eps) + total[i] / static_cast<T>(std::max<int64_t>(1, n.V)));
-    }
+    write_rnorm(p, eps, add_blocks(partial, n.B, n.D), r);
   }
   for (int64_t i = 0; i < n.B * n.D; ++i) {
     factor[i] = scale == nullptr ? r[i] : scale[i % n.D] * r[i];
@@ -201,7 +241,6 @@ void backward_cpu(
   std::fill_n(grad_scale, to.scale.numel(), T(0));
   std::fill_n(grad_bias, to.bias.numel(), T(0));
   const T* r = static_cast<const T*>(rnorm.const_data_ptr());
-  std::vector<T> direct(n.B * n.D);
   std::vector<T> through(n.B * n.D, T(0));
   T* grad_a = static_cast<T*>(to.a.mutable_data_ptr());
   const PolyBackward<T> p{
@@ -213,7 +252,7 @@ void backward_cpu(
       static_cast<const T*>(out.const_data_ptr()),
       vertex_scale ? data_or_null<T>(in.scale) : nullptr,
       r,
-      direct.data(),
+      scale,
       through.data(),
       grad_a,
       packed ? grad_a + n.D : static_cast<T*>(to.s.mutable_data_ptr()),
@@ -235,16 +274,14 @@ void backward_cpu(
     for (int64_t d = 0; d < n.D; ++d) {
       const int64_t i = b * n.D + d;
       const T with_term = total[2 * b * n.D + d];
-      const T alpha = scale == nullptr ? T(1) : scale[d];
       if (!vertex_scale) {
-        grad_scale[d] += r[i] * with_term;
+        grad_scale[d] += with_term;
       }
       if (!vertex_bias) {
         grad_bias[d] += total[(2 * b + 1) * n.D + d];
       }
-      direct[i] = alpha * r[i];
       if (norm == kNormRms) {
-        through[i] = alpha * r[i] * r[i] * r[i] * with_term / static_cast<T>(std::max<int64_t>(1, n.V));
+        through[i] = (scale == nullptr ? T(1) : scale[d]) * (with_term / static_cast<T>(std::max<int64_t>(1, n.V)));
       }
     }
   }

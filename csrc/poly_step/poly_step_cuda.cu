@@ -158,8 +158,7 @@ void forward_cuda(
   const Tensor partial = new_accumulators(in.a, norm == kNormRms ? n.B * num_shares(n.V) * n.D : 0);
   Acc<T>* r = mutable_data<Acc<T>>(rnorm);
   const PolyTerms<T> terms = terms_of<T>(n, in);
-  launch_poly_step_norm<T>(
-      {n, terms, norm == kNormRms ? mutable_data<Acc<T>>(partial) : nullptr, norm, static_cast<Acc<T>>(eps), r}, scope);
+  launch_poly_step_norm<T>({n, terms, norm == kNormRms ? mutable_data<Acc<T>>(partial) : nullptr, norm, eps, r}, scope);
   launch_poly_step<T>(
       {n, terms, in.skip.has_value() ? rows_of<T>(*in.skip, 0) : PolyRows<T>{}, factors_of<T>(n, in.scale),
        factors_of<T>(n, in.bias), r, static_cast<int>(activation), mutable_data<T>(out)},

@@ -86,7 +86,7 @@ struct PolyNormParams {
   PolyTerms<T> terms;
   Acc<T>* partial;  // [B, shares, D]; null for norm 0
   int64_t norm;
-  Acc<T> eps;
+  double eps;
   Acc<T>* rnorm;  // [B, D]
 };
 
@@ -112,9 +112,9 @@ struct PolyBackwardParams {
   int64_t norm;
   int activation;
   bool packs;          // D and all rows allow 16-byte loads
-  Acc<T>* partial;     // [B, shares, 2, D]: sums of scale dz t and of dz over a share
-  Acc<T>* through;     // [B, D]: r^3 P / V
-  Acc<T>* scale_sums;  // [B, D]: r sum_v dz t, of a scale per channel
+  Acc<T>* partial;     // [B, shares, 2, D]: sums of scale dz u and of dz over a share
+  Acc<T>* through;     // [B, D]: scale P / V, or P / V where the scale is that of the vertex
+  Acc<T>* scale_sums;  // [B, D]: sum_v dz u, of a scale per channel
   Acc<T>* bias_sums;   // [B, D]
   T* grad_a;           // rows of D, grad_stride apart
   T* grad_s;           // likewise
@@ -236,14 +236,64 @@ __global__ void __launch_bounds__(kThreads, 3) poly_step_squares_kernel(PolyNorm
   }
 }
 
-// rnorm[b, d]: a thread per channel adds its shares in order; neighbouring threads read side by side.
+constexpr unsigned kWholeWarp = 0xffffffffU;
+constexpr int kWarp = 32;
+
+// 1/sqrt(eps + mean_v t^2) of channel `item` of [B, D], with everything divided by the largest |t| (or by sqrt(eps),
+// where that is larger) before it is squared: what all lanes get, in one order. `plain` is what is left when there is
+// a t that is not finite. All lanes of the warp call, with the same arguments.
+template <class T>
+__device__ __forceinline__ Acc<T> scaled_rnorm(const PolyNormParams<T>& p, int64_t item, Acc<T> plain) {
+  using A = Acc<T>;
+  const int64_t b = quotient(item, p.n.D);
+  const int64_t d = item - b * p.n.D;
+  const auto term = [&](int64_t v) {
+    const A t = static_cast<A>(p.terms.a.row(b, v)[d]) * static_cast<A>(p.terms.s.row(b, v)[d]);
+    return t < A(0) ? -t : t;
+  };
+  const int64_t lane = static_cast<int>(threadIdx.x) % kWarp;
+  constexpr A kLeastRoot = kSmallestNormal<A>;
+  const A root = static_cast<A>(sqrt(p.eps)) > kLeastRoot ? static_cast<A>(sqrt(p.eps)) : kLeastRoot;
+  A largest = root;
+  bool finite = largest <= kLargestNumber<A>;
+  for (int64_t v = lane; v < p.n.V; v += kWarp) {
+    const A t = term(v);
+    finite = finite && t <= kLargestNumber<A>;
+    largest = t > largest ? t : largest;
+  }
+  if (!__all_sync(kWholeWarp, finite)) {
+    return plain;
+  }
+#pragma unroll
+  for (int half = kWarp / 2; half > 0; half /= 2) {
+    const A other = __shfl_xor_sync(kWholeWarp, largest, half);
+    largest = other > largest ? other : largest;
+  }
+  A sum = 0;
+  for (int64_t v = lane; v < p.n.V; v += kWarp) {
+    const A ratio = term(v) / largest;
+    sum += ratio * ratio;
+  }
+#pragma unroll
+  for (int half = kWarp / 2; half > 0; half /= 2) {
+    sum += __shfl_xor_sync(kWholeWarp, sum, half);
+  }
+  const A mean = p.n.V > 0 ? sum / static_cast<A>(p.n.V) : A(0);
+  return A(1) / sqrt((root / largest) * (root / largest) + mean) / largest;
+}
+
+// rnorm[b, d]: a thread per channel adds its shares in order; neighbouring threads read side by side. The channels that
+// the plain sums do not serve are taken by their warp, one after the other. Safe: all lanes take every turn.
 template <class T>
 __global__ void __launch_bounds__(kThreads, 3) poly_step_rnorm_kernel(PolyNormParams<T> p) {
   using A = Acc<T>;
   const int64_t shares = num_shares(p.n.V);
-  for (int64_t item = first_item(); item < p.n.B * p.n.D; item += item_stride()) {
+  const int64_t items = p.n.B * p.n.D;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  for (int64_t item = first_item(); item - lane < items; item += item_stride()) {
     A r = 1;
-    if (p.norm == kNormRms) {
+    bool serves = true;
+    if (p.norm == kNormRms && item < items) {
       const int64_t b = quotient(item, p.n.D);
       const A* from = p.partial + b * shares * p.n.D + (item - b * p.n.D);
       A total = 0;
@@ -251,9 +301,18 @@ __global__ void __launch_bounds__(kThreads, 3) poly_step_rnorm_kernel(PolyNormPa
       for (int64_t share = 0; share < shares; ++share) {
         total += from[share * p.n.D];
       }
-      r = A(1) / sqrt(p.eps + (p.n.V > 0 ? total / static_cast<A>(p.n.V) : A(0)));
+      const A mean = static_cast<A>(p.eps) + (p.n.V > 0 ? total / static_cast<A>(p.n.V) : A(0));
+      r = A(1) / sqrt(mean);
+      serves = mean >= kLeastMeanSquare<A> && mean <= kLargestNumber<A>;
     }
-    p.rnorm[item] = r;
+    for (unsigned rest = __ballot_sync(kWholeWarp, !serves); rest != 0; rest &= rest - 1) {
+      const int source = __ffs(static_cast<int>(rest)) - 1;
+      const A scaled = scaled_rnorm(p, item - lane + source, __shfl_sync(kWholeWarp, r, source));
+      r = lane == source ? scaled : r;
+    }
+    if (item < items) {
+      p.rnorm[item] = r;
+    }
   }
 }
 
@@ -292,7 +351,7 @@ __global__ void __launch_bounds__(kThreads, 3) poly_step_kernel(PolyForwardParam
   }
 }
 
-// partial[b, share, :, d] = sums of dz t (times the scale, where it is that of the vertex) and of dz over the share's
+// partial[b, share, :, d] = sums of dz u (times the scale, where it is that of the vertex) and of dz over the share's
 // rows (see reduce_share).
 template <class T, int kVec, bool kPacks>
 __global__ void __launch_bounds__(kThreads, 3) poly_step_backward_sums_kernel(PolyBackwardParams<T> p) {
@@ -306,10 +365,12 @@ __global__ void __launch_bounds__(kThreads, 3) poly_step_backward_sums_kernel(Po
       const auto grad = load_lanes<T, kVec, kPacks>(p.grad + at);
       const auto out = load_lanes<T, kVec, kPacks>(p.out + at);
       const auto own = vertex_scale.template lanes<kVec>(v, d, A(1));
+      const A* rnorm = p.rnorm + b * p.n.D + d;  // not as packs: the kernels of half types would spill
 #pragma unroll
       for (int i = 0; i < kVec; ++i) {
         const A dz = static_cast<A>(grad.lane[i]) * slope(static_cast<A>(out.lane[i]), p.activation);
-        sum[0][i] += own.lane[i] * dz * (static_cast<A>(a.lane[i]) * static_cast<A>(s.lane[i]));
+        const A t = static_cast<A>(a.lane[i]) * static_cast<A>(s.lane[i]);
+        sum[0][i] += own.lane[i] * dz * (rnorm[i] * t);
         sum[1][i] += dz;
       }
     };
@@ -341,15 +402,14 @@ __global__ void __launch_bounds__(kThreads, 3) poly_step_backward_factors_kernel
       with_term += from[share * 2 * p.n.D];
       alone += from[share * 2 * p.n.D + p.n.D];
     }
-    const A r = p.rnorm[item];
-    const A direct = (p.scale.row_stride == 0 ? p.scale.at(0, d, A(1)) : A(1)) * r;
-    p.through[item] = p.norm == kNormRms && p.n.V > 0 ? direct * r * r * with_term / static_cast<A>(p.n.V) : A(0);
-    p.scale_sums[item] = r * with_term;
+    const A direct = p.scale.row_stride == 0 ? p.scale.at(0, d, A(1)) : A(1);
+    p.through[item] = p.norm == kNormRms && p.n.V > 0 ? direct * (with_term / static_cast<A>(p.n.V)) : A(0);
+    p.scale_sums[item] = with_term;
     p.bias_sums[item] = alone;
   }
 }
 
-// dt = scale r dz - through t; grad_a = dz + dt s; grad_s = dt a; grad_skip = dz. Threads and loads as
+// e = scale dz - through u; grad_a = dz + e (r s); grad_s = e (r a); grad_skip = dz. Threads and loads as
 // poly_step_kernel.
 template <class T, int kVec>
 __global__ void __launch_bounds__(kThreads, 3) poly_step_backward_kernel(PolyBackwardParams<T> p) {
@@ -374,11 +434,10 @@ __global__ void __launch_bounds__(kThreads, 3) poly_step_backward_kernel(PolyBac
       for (int i = 0; i < kVec; ++i) {
         const A dz = static_cast<A>(grad.lane[i]) * slope(static_cast<A>(out.lane[i]), p.activation);
         const A left = static_cast<A>(a.lane[i]);
-        const A right = static_cast<A>(s.lane[i]);
-        const A direct = scale.lane[i] * rnorm.lane[i];
-        const A dt = direct * dz - through.lane[i] * (left * right);
-        grad_a.lane[i] = static_cast<T>(dz + dt * right);
-        grad_s.lane[i] = static_cast<T>(dt * left);
+        const A right = rnorm.lane[i] * static_cast<A>(s.lane[i]);
+        const A e = scale.lane[i] * dz - through.lane[i] * (left * right);
+        grad_a.lane[i] = static_cast<T>(dz + e * right);
+        grad_s.lane[i] = static_cast<T>(e * (rnorm.lane[i] * left));
         grad_skip.lane[i] = static_cast<T>(dz);
       }
       store_global<T, kVec>(p.grad_a + row * p.grad_stride + d, grad_a);
@@ -390,7 +449,7 @@ __global__ void __launch_bounds__(kThreads, 3) poly_step_backward_kernel(PolyBac
   }
 }
 
-// Gradients of a scale and a bias of the vertex' own: grad_scale[v, d] = sum_b r dz t, grad_bias[v, d] = sum_b dz.
+// Gradients of a scale and a bias of the vertex' own: grad_scale[v, d] = sum_b dz u, grad_bias[v, d] = sum_b dz.
 // Threads and loads as poly_step_kernel; a thread adds the samples in order, so that the sums repeat bit for bit.
 template <class T, int kVec>
 __global__ void __launch_bounds__(kThreads, 3) poly_step_vertex_sums_kernel(PolyBackwardParams<T> p) {
@@ -412,7 +471,7 @@ __global__ void __launch_bounds__(kThreads, 3) poly_step_vertex_sums_kernel(Poly
       for (int i = 0; i < kVec; ++i) {
         const A dz = static_cast<A>(grad.lane[i]) * slope(static_cast<A>(out.lane[i]), p.activation);
         const A t = static_cast<A>(a.lane[i]) * static_cast<A>(s.lane[i]);
-        to_scale[i] += rnorm.lane[i] * (dz * t);
+        to_scale[i] += dz * (rnorm.lane[i] * t);
         to_bias[i] += dz;
       }
     }

@@ -200,8 +200,9 @@ def _takes_statistics(norm: Norm, graph: Graph) -> bool:
     if not (module.training or module.running_mean is None):
         return False
     edges = graph.num_slots
-    if edges > 1 or norm.allows_single:
-        return edges > 1
+    several = _exceeds_one(edges)
+    if several or norm.allows_single:
+        return several
     if edges == 1:
         raise ValueError(
             "EdgeConv: BatchNorm1d expects more than 1 value per channel when training, got 1 edge"
@@ -209,6 +210,15 @@ def _takes_statistics(norm: Norm, graph: Graph) -> bool:
     if module.num_batches_tracked is not None:
         module.num_batches_tracked.add_(1)
     return False
+
+
+def _exceeds_one(edges: int) -> bool:
+    """A compiler takes it for so where the number depends on values."""
+    if not torch.compiler.is_compiling():
+        return edges > 1
+    from torch.fx.experimental.symbolic_shapes import guard_or_true  # slow to import
+
+    return guard_or_true(edges > 1)
 
 
 def _fixed_normalisation(norm: nn.BatchNorm1d, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -37,6 +38,8 @@ def poly_step(
     NCP-Skip's ``x_{n-1}`` as ``skip``. ``N`` keeps the second-order term from outgrowing the
     first: ``rms`` divides it by ``sqrt(eps + mean_v t²)``, the mean taken over the vertices of a
     sample, channel by channel; it keeps no running statistics, so evaluation is training.
+    Terms may be as large as their dtype holds: their squares are summed after a division by the
+    largest where they would overflow, or lose digits beside a tiny ``eps``.
 
     Args:
         a: first-order term ``[B, V, D]`` or ``[V, D]``; float32, float64, float16 or bfloat16 (half
@@ -174,15 +177,23 @@ def _backward_formula(
     first, second = a.chunk(2, dim=-1) if s is None else (a, s)
     term = first * second
     dz = grad * _slope(out, activation)
-    to_scaled = dz if scale is None else scale * dz
-    if norm == NORMS["rms"]:
-        rnorm = (eps + term.square().mean(-2, keepdim=True)).rsqrt()
-        through = rnorm**3 * term * (to_scaled * term).mean(-2, keepdim=True)
-        to_term = rnorm * to_scaled - through
-        to_scale = rnorm * dz * term
-    else:
-        to_term = to_scaled
+    to_term = dz if scale is None else scale * dz
+    to_scale = dz * term
+    if norm == NORMS["rms"] and first.shape[-2] > 0:
+        # Squares overflow, or lose their digits, long before the terms do: the largest term of a
+        # channel, a constant that cancels, divides them first. It divides a factor of theirs, so
+        # that no derivative is divided by it only to be multiplied by what is as large.
+        root = max(math.sqrt(eps), torch.finfo(term.dtype).tiny)
+        largest = torch.linalg.vector_norm(term.detach(), torch.inf, dim=-2, keepdim=True)
+        largest = largest.clamp_min(root)
+        largest = largest.masked_fill(largest.isinf(), 1.0)
+        second = second / largest
+        term = first * second
+        mean = term.square().mean(-2, keepdim=True)
+        rnorm = ((root / largest).square() + mean).rsqrt()
+        term, second, first = rnorm * term, rnorm * second, (rnorm / largest) * first
         to_scale = dz * term
+        to_term = to_term - term * (to_term * term).mean(-2, keepdim=True)
     vertex_scale = scale is not None and scale.dim() == 2
     grad_scale = to_scale.sum(0 if vertex_scale else (0, 1))
     grad_bias = dz.sum(0 if vertex_bias else (0, 1))

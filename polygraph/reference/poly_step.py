@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def _rms(term: Tensor, eps: float) -> Tensor:
+    """``term / sqrt(eps + mean_v term²)``, of terms divided by their largest before any square."""
+    if term.size(-2) == 0:
+        return term
+    root = max(math.sqrt(eps), torch.finfo(term.dtype).tiny)
+    largest = term.detach().abs().amax(-2, keepdim=True).clamp_min(root)
+    largest = largest.masked_fill(largest.isinf(), 1.0)
+    scaled = term / largest
+    mean = scaled.square().mean(-2, keepdim=True)
+    return scaled * ((root / largest).square() + mean).rsqrt()
 
 
 def poly_step(
@@ -22,7 +37,7 @@ def poly_step(
         a, s = a.chunk(2, dim=-1)
     term = a * s
     if norm == "rms":
-        term = term * (eps + term.square().mean(-2, keepdim=True)).rsqrt()
+        term = _rms(term, eps)
     out = a + (term if scale is None else scale * term)
     if skip is not None:
         out = out + skip
