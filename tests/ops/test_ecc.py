@@ -691,8 +691,10 @@ def test_light_from_nodes_within_function_transforms():
         plain = of_nodes(inputs["x"], u, v)
         compiled = torch.compile(of_nodes, backend="eager", fullgraph=True)
         torch.testing.assert_close(compiled(inputs["x"], u, v), plain)
-    with pytest.raises(RuntimeError, match="functorch"):
-        torch.func.grad(lambda u: of_nodes(inputs["x"], u, v).sum())(u)
+    found = torch.func.grad(lambda u: of_nodes(inputs["x"], u, v).sum())(u)
+    leaf = u.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(of_nodes(inputs["x"], leaf, v).sum(), leaf)
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize(
