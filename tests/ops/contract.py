@@ -277,6 +277,19 @@ class OperatorContract(GpuContract):
                 for g, w in zip(grads, wanted, strict=True):
                     assert_close(g[n], w, KERNEL[torch.float64], f"gradient {n} of {batched}")
 
+    def test_batched_gradients(self, small_case):
+        """Several gradients at once, as vectorised Jacobians take them, are those one by one."""
+        f, values = self.call_of_floats(self.cases[small_case]())
+        out = f(*values)
+        upstreams = torch.stack([upstream_like(out, seed) for seed in (2, 3)])
+        together = torch.autograd.grad(
+            out, values, upstreams, is_grads_batched=True, retain_graph=True
+        )
+        for n, upstream in enumerate(upstreams):
+            alone = torch.autograd.grad(out, values, upstream, retain_graph=True)
+            for g, expected in zip(together, alone, strict=True):
+                assert_close(g[n], expected, KERNEL[torch.float64], f"gradient {n}")
+
     @pytest.mark.parametrize("reentrant", [True, False], ids=["reentrant", "not reentrant"])
     def test_checkpoint(self, small_case, reentrant):
         """As the last operation of a checkpointed region; the same bits."""
