@@ -68,6 +68,9 @@ EMPTY = {
     "no sources": partial(call, 4, 0, 0, 4, 2, 3, ones=True, **TARGET),
     "no edges": partial(call, 4, 3, 0, 4, 2, 3, ones=True, **SOURCE),
     "no channels": partial(call, 4, 3, 9, 0, 2, 3, **TARGET),
+    "no channels, source": partial(call, 4, 3, 9, 0, 2, 3, ones=True, **SOURCE),
+    "no channels out, source": partial(call, 4, 3, 9, 2, 0, 3, ones=True, **SOURCE),
+    "no hidden features, source": partial(call, 4, 3, 9, 2, 5, 0, ones=True, **SOURCE),
     "nothing but empty slots": lambda: call(3, 2, 6, 4, 2, 3) | {"source": torch.full((6,), -1)},
 }
 BROKEN = {
