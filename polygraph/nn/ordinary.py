@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules import module as _modules
 
 # As they were at import: whoever replaces one of them later wants to be called.
@@ -143,3 +144,8 @@ def has_values(tensor: Tensor) -> bool:
         and not torch.compiler.is_compiling()
         and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
     )
+
+
+def is_shape_alone(tensor: Tensor) -> bool:
+    """Whether it has no values at all, and never will: on the meta device, or a fake tensor."""
+    return tensor.is_meta or isinstance(tensor, FakeTensor)
