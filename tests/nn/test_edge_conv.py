@@ -212,7 +212,7 @@ def points(count, seed=0):
 
 
 def randomized(network):
-    """With a BatchNorm whose weights, some negative, and statistics are not those it starts with."""
+    """With a BatchNorm whose weights, some negative, and statistics are not the first ones."""
     for module in network.modules():
         if isinstance(module, BatchNorm1d) and module.affine:
             for tensor in (module.weight.data, module.bias.data, module.running_mean):
