@@ -239,6 +239,24 @@ def test_mean_of_half_types_of_ecc(device, side):
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("made", ["phi", "layer"])
+def test_weighted_features_of_half_types_of_ecc(device, made):
+    """A weight of 100 times a hidden feature of 1,000 is beyond float16; the result is not."""
+    graph = Graph(torch.tensor([0, 1], device=device), torch.tensor([0], device=device))
+
+    def full(value, *shape):
+        return torch.full(shape, value, device=device, dtype=torch.float16).requires_grad_()
+
+    x, phi, gamma, weight = full(0.125, 1, 1), full(1000, 1, 1), full(100, 1), full(1, 1, 1, 1)
+    hidden = phi if made == "phi" else EdgeLayer(phi, full(1, 1, 1), full(0, 1))
+    out = ops.ecc(x, hidden, weight, graph, edge_weight=gamma)
+    assert out.dtype == torch.float16
+    assert out.item() == 12500
+    found = torch.autograd.grad(out, (phi, gamma), full(0.5, 1, 1))
+    assert [g.item() for g in found] == [6.25, 62.5]
+
+
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", HALF_TYPES)
 @pytest.mark.parametrize("aggr", ["max", "min"])
 def test_largest_of_half_types(device, dtype, aggr):
