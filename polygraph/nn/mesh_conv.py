@@ -21,10 +21,10 @@ from torch.nn import functional
 from polygraph import ops
 from polygraph.nn import ecc
 from polygraph.nn._choices import check_positive
-from polygraph.nn.centre import centred
 from polygraph.nn.edge_mlp import edge_network, split
 from polygraph.nn.message_passing import Steps
 from polygraph.nn.ordinary import is_linear, is_ordinary, is_sequence
+from polygraph.nn.tables import Tables
 from polygraph.ops.graph import Graph, graph_from_coo, targets_of
 
 # Weight matrices of a layer: as many as a one-ring spiral has slots, so that sizes compare.
@@ -45,7 +45,7 @@ def mesh_edges(faces: np.ndarray) -> np.ndarray:
     return index
 
 
-class MeshGraph(nn.Module):
+class MeshGraph(Tables):
     """The edges of one level of a mesh, shared by all layers on it.
 
     Args:
@@ -95,12 +95,12 @@ class MeshGraph(nn.Module):
         self.keeps_all = keep is None
         self._edges, self._offsets = edges, offsets
         # The mesh is part of the code, not of what was learned: none of this is saved.
-        self.register_buffer("edge_index", index, persistent=False)
+        self.register_table("edge_index", index)
         labels = torch.from_numpy(offsets[kept]).to(torch.get_default_dtype())
-        self.register_buffer("labels", labels, persistent=False)
-        self.register_buffer("targets", torch.from_numpy(targets), persistent=False)
+        self.register_table("labels", labels)
+        self.register_table("targets", torch.from_numpy(targets))
         degree = torch.bincount(index[1], minlength=self.num_targets)
-        self.register_buffer("degree", degree[:, None], persistent=False)
+        self.register_table("degree", degree[:, None])
         self._graphs: dict[Any, Graph] = {}
         self._laplacian: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
 
@@ -172,7 +172,7 @@ class MeshGraph(nn.Module):
         return f"MeshGraph({self.num_sources} -> {self.num_targets}, edges={edges})"
 
 
-class MeshConv(nn.Module):
+class MeshConv(Tables):
     """What the layers share; not used on its own.
 
     Attributes:
@@ -298,10 +298,10 @@ class ChebyshevConv(MeshConv):
     ) -> None:
         super().__init__(in_channels, out_channels, bias, mesh=mesh)
         index, entries, ptr, entry = mesh.laplacian()
-        self.register_buffer("index", index, persistent=False)
-        self.register_buffer("entries", entries, persistent=False)
-        self.register_buffer("transposed_ptr", ptr, persistent=False)
-        self.register_buffer("transposed_entry", entry, persistent=False)
+        self.register_table("index", index)
+        self.register_table("entries", entries)
+        self.register_table("transposed_ptr", ptr)
+        self.register_table("transposed_entry", entry)
 
     kind: ClassVar[type] = pyg.ChebConv
     steps: ClassVar[Steps] = Steps(pyg.ChebConv)

@@ -12,6 +12,7 @@ from polygraph.nn.ecc import DifferenceHidden, LightEdgeFilter, edge_differences
 from polygraph.nn.edge_mlp import edge_network, split
 from polygraph.nn.knn import pixel_knn
 from polygraph.nn.ordinary import is_linear
+from polygraph.nn.tables import Tables
 from polygraph.ops import ecc, edge_aggregate, edge_values, graph_from_table, light_ecc
 from polygraph.ops.graph import Graph, targets_of
 
@@ -170,7 +171,7 @@ class NonLocalGraphConv2d(torch.nn.Module):
         return f"{self.in_channels}, {self.out_channels}, k={self.k}, kind={self.kind}"
 
 
-class OnGraph(torch.nn.Module):
+class OnGraph(Tables):
     """A graph convolution with its graph: maps ``[N, C]``, or ``[B, N, C]``, to ``[..., N, D]``.
 
     With it, a polynomial block takes graph convolutions as its linear maps, such as
@@ -189,8 +190,11 @@ class OnGraph(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.conv = conv
-        self.register_buffer("edge_index", edge_index, persistent=False)
-        self.register_buffer("edge_attr", edge_attr, persistent=False)
+        self.register_table("edge_index", edge_index)
+        if edge_attr is None:
+            self.register_buffer("edge_attr", None, persistent=False)
+        else:
+            self.register_table("edge_attr", edge_attr)
 
     def forward(self, x: Tensor) -> Tensor:
         """The samples of a batch are so many copies of the graph."""

@@ -182,8 +182,10 @@ def _check_layer(x: Tensor, features: Tensor, layer: Tensor, shift: Tensor) -> N
 
 def _source_is_cheaper(x: Tensor, weight: Tensor, graph: Graph) -> bool:
     hidden, C, D = weight.shape
-    per_target = graph.num_targets * hidden * C * D + graph.num_slots * hidden * C
-    per_source = x.shape[0] * hidden * C * D + graph.num_slots * (hidden + 1) * D
+    # Sizes of tensors, for torch.compile of 2.10 makes no numbers of the graph's properties.
+    targets, slots = graph.ptr.shape[0] - 1, graph.source.shape[0]
+    per_target = targets * hidden * C * D + slots * hidden * C
+    per_source = x.shape[0] * hidden * C * D + slots * (hidden + 1) * D
     # At 16 to 3 channels the sources have 0.45 of the operations, and take as long as tiles.
     return per_source < (per_target / 3 if by_tiles(x, hidden, False) else per_target)
 

@@ -338,7 +338,7 @@ def _edge_form_of(
         to_a.zero_()
     flat = None if weight is None else weight.view(C, R * H)
     of_weight = to_weight.view(C, R * H) if wanted[3] else None
-    graph = (sides[4].shape[0] - 1, E), sides[:4]  # type: ignore[union-attr]
+    graph = (sides[4].shape[0] - 1, E), sides[:4]
     like = found[0]
     step = _step(R * H, S, like)
     p = like.new_empty(step, R, H) if wanted[1] or wanted[2] else None

@@ -1,10 +1,12 @@
 """EdgeConv and DynamicEdgeConv: PyG's layers, to rounding."""
 
 import copy
+from typing import ClassVar
 
 import pytest
 import torch
 import torch_geometric.nn as pyg
+from layer_contract import Case, LayerContract
 from torch.nn import ELU, BatchNorm1d, LayerNorm, LeakyReLU, Linear, ReLU, Sequential
 from torch_geometric import EdgeIndex
 
@@ -156,17 +158,6 @@ def test_bad_width():
         ours(torch.randn(N, 4).double(), torch.randint(N, (2, E)))
 
 
-def test_no_edges():
-    """Zeros, as PyG; with BatchNorm in training its own error."""
-    none = torch.zeros(2, 0, dtype=torch.int64)
-    ours, theirs = layers("ReLU", "max")
-    x = torch.randn(N, C).double()
-    torch.testing.assert_close(ours(x, none), theirs(x, none))
-    ours, _ = layers("DGCNN", "max")
-    with pytest.raises(ValueError, match="more than 1 value per channel"):
-        ours(x, none)
-
-
 @pytest.mark.parametrize("network", ["ReLU", "DGCNN", "deep", "begins otherwise"])
 @pytest.mark.filterwarnings("ignore:DynamicEdgeConv", "ignore:EdgeConv")
 def test_dynamic(network):
@@ -185,26 +176,13 @@ def test_dynamic(network):
 
 
 def test_dynamic_refuses():
-    """Aggregations that it does not know, and static graphs."""
-    with pytest.raises(ValueError, match="aggr must be one of"):
-        nn.DynamicEdgeConv(Linear(4, 4), 3, "median")
+    """Numbers of neighbours that are none, and static graphs."""
+    with pytest.raises(ValueError, match="k must be a positive integer, got 0"):
+        nn.DynamicEdgeConv(Linear(4, 4), 0)
+    with pytest.raises(TypeError, match="flow"):
+        nn.DynamicEdgeConv(Linear(4, 4), 3, flow="target_to_source")
     with pytest.raises(ValueError, match="Static graphs"):
         nn.DynamicEdgeConv(Linear(2 * C, 4), 3)(torch.randn(2, 9, C))
-
-
-@pytest.mark.parametrize("network", ["DGCNN", "deep"])
-def test_compiles_without_graph_break(network):
-    """fullgraph, forward and backward, in training."""
-    torch.manual_seed(0)
-    layer = nn.DynamicEdgeConv(NETWORKS[network](), k=6)
-    x = torch.randn(40, C, requires_grad=True)
-    expected = copy.deepcopy(layer)(x)
-    torch.compiler.reset()
-    out = torch.compile(layer, fullgraph=True, backend="aot_eager")(x)
-    torch.testing.assert_close(out, expected)
-    (grad,) = torch.autograd.grad(out.square().sum(), x)
-    (wanted,) = torch.autograd.grad(expected.square().sum(), x)
-    torch.testing.assert_close(grad, wanted)
 
 
 def test_statistics_far_from_the_origin():
@@ -218,3 +196,156 @@ def test_statistics_far_from_the_origin():
     torch.testing.assert_close(
         layer(x, edge_index).double(), wide(x.double(), edge_index), rtol=1e-3, atol=1e-3
     )
+
+
+# ---- what every layer promises ----
+
+
+def edges(nodes, count, seed=1):
+    """Random edges among all nodes but the last two, which have none."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(max(1, nodes - 2), (2, count), generator=generator)
+
+
+def points(count, seed=0):
+    return torch.randn(count, C, generator=torch.Generator().manual_seed(seed)).double()
+
+
+def randomized(network):
+    """With a BatchNorm whose weights, some negative, and statistics are not the first ones."""
+    for module in network.modules():
+        if isinstance(module, BatchNorm1d) and module.affine:
+            for tensor in (module.weight.data, module.bias.data, module.running_mean):
+                torch.nn.init.normal_(tensor)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2)
+    return network
+
+
+def kept(layer, network):
+    """A layer with a network of random weights, which constructors of PyG would reset."""
+    layer.nn.load_state_dict(randomized(network).state_dict())
+    return layer
+
+
+def case(network, aggr, **options):
+    """Ours, and PyG's."""
+
+    def make(kind):
+        return lambda: kept(kind(NETWORKS[network](), aggr, **options), NETWORKS[network]())
+
+    return Case(make(nn.EdgeConv), lambda: (points(N), edges(N, E)), make(pyg.EdgeConv))
+
+
+def without_targets(layer):
+    """The weights of x_i set to zero: only differences are left."""
+    next(layer.nn.parameters()).data[:, :C] = 0
+    return layer
+
+
+def message(base):
+    class M(base):
+        def message(self, x_i, x_j):
+            return 2 * base.message(self, x_i, x_j) + x_i[:, :1]
+
+    return M
+
+
+def aggregate(base):
+    class M(base):
+        def aggregate(self, inputs, index, ptr=None, dim_size=None):
+            return 0 * pyg.MessagePassing.aggregate(self, inputs, index, ptr, dim_size)
+
+    return M
+
+
+def update(base):
+    class M(base):
+        def update(self, inputs):
+            return inputs.exp()
+
+    return M
+
+
+def edge_update(base):
+    class M(base):
+        def edge_update(self):
+            return None
+
+    return M
+
+
+def propagate(base):
+    class M(base):
+        def propagate(self, edge_index, size=None, **kwargs):
+            return 1 - pyg.MessagePassing.propagate(self, edge_index, size, **kwargs)
+
+    return M
+
+
+OVERRIDES = {f.__name__: f for f in (message, aggregate, update, edge_update, propagate)}
+
+
+class TestEdgeConv(LayerContract):
+    kinds = (nn.EdgeConv,)
+    reads_edges = reads_differences = True
+    overrides: ClassVar = OVERRIDES
+    cases: ClassVar = {
+        "DGCNN": case("DGCNN", "max"),
+        "ReLU": case("ReLU", "add", flow="target_to_source"),
+        "MLP": case("MLP", "mean"),
+        "deep": case("deep", "min"),
+        "begins otherwise": case("begins otherwise", "max"),
+        "two aggregations": case("linear layer", ["max", "mean"]),
+        "standard deviation": case("ReLU", "std"),
+        "softmax": case("ReLU", pyg.SoftmaxAggregation(learn=True)),
+    }
+    without_meta = ("softmax",)
+    dynamic = ({0: torch.export.Dim.DYNAMIC}, {1: torch.export.Dim.DYNAMIC})
+    of_differences = staticmethod(without_targets)
+
+    @staticmethod
+    def graph(nodes, count):
+        return points(nodes), edges(nodes, count)
+
+    @staticmethod
+    def sized(size):
+        return points(size), edges(size, 3 * size + 1)
+
+
+class Static(pyg.EdgeConv):
+    """PyG's EdgeConv on the neighbours that `knn` finds: its DynamicEdgeConv needs pyg-lib."""
+
+    def __init__(self, nn, k, aggr="max"):
+        super().__init__(nn, aggr)
+        self.k = k
+
+    def forward(self, x, batch=None):
+        return super().forward(x, nn.knn(x, x, self.k, batch, batch).flip(0))
+
+    def __repr__(self):
+        return f"DynamicEdgeConv(nn={self.nn}, k={self.k})"
+
+
+def dynamic_case(network, aggr, *batch):
+    def make(kind):
+        return lambda: kept(kind(NETWORKS[network](), 6, aggr), NETWORKS[network]())
+
+    return Case(make(nn.DynamicEdgeConv), lambda: (points(N), *batch), make(Static))
+
+
+class TestDynamicEdgeConv(LayerContract):
+    kinds = (nn.DynamicEdgeConv,)
+    reads_differences = True
+    overrides: ClassVar = OVERRIDES
+    cases: ClassVar = {
+        "DGCNN": dynamic_case("DGCNN", "max"),
+        "samples": dynamic_case("ReLU", "mean", torch.arange(N) // 4),
+        "two aggregations": dynamic_case("ReLU", ["max", "std"], torch.arange(N) // 10),
+        "begins otherwise": dynamic_case("begins otherwise", "max"),
+    }
+    dynamic = ({0: torch.export.Dim.DYNAMIC},)
+    of_differences = staticmethod(without_targets)
+
+    @staticmethod
+    def sized(size):
+        return (points(size),)
