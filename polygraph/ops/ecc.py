@@ -16,6 +16,7 @@ from polygraph.ops._common import (
     cast,
     check_devices,
     outside_autocast,
+    wide,
 )
 from polygraph.ops._ecc_ways import (
     by_tiles,
@@ -116,16 +117,19 @@ def ecc(
     x, weight, edge_weight = cast(x, dtype), cast(weight, dtype), cast(edge_weight, dtype)
     hidden, u, v = cast(hidden, dtype), cast(u, dtype), cast(v, dtype)
     layer, shift, bias = cast(layer, dtype), cast(shift, dtype), cast(bias, dtype)
+    result = x.dtype
     if layer is not None:
         assert hidden is not None
         assert shift is not None
         _check_layer(x, hidden, layer, shift)
         if edge_weight is not None:
-            hidden = activate(torch.nn.functional.linear(hidden, layer, shift), slope)
+            with autocast_disabled(x):
+                hidden = torch.nn.functional.linear(wide(hidden), wide(layer), wide(shift))
+            hidden = activate(hidden, slope)
             layer, shift, slope = None, None, 1.0
-    wide = hidden if hidden is not None else v
-    assert wide is not None
-    width = wide.shape[1] if layer is None else layer.shape[0]
+    columns = hidden if hidden is not None else v
+    assert columns is not None
+    width = columns.shape[1] if layer is None else layer.shape[0]
     if weight.dim() != 3 or weight.shape[1] != x.shape[-1] or weight.shape[0] - width not in (0, 1):
         raise RuntimeError(
             f"ecc: weight must have shape [H, C, D] or [H + 1, C, D] with H = {width} and "
@@ -144,6 +148,8 @@ def ecc(
     if edge_weight is not None:
         if hidden is None:
             raise ValueError("ecc: edge_weight needs phi per edge")
+        x, hidden, weight, edge_weight = wide(x), wide(hidden), wide(weight), wide(edge_weight)
+        bias = wide(bias)
         if bias is not None:
             hidden = torch.cat([hidden, hidden.new_ones(hidden.shape[0], 1)], 1)
             weight, bias = torch.cat([weight, bias[None]]), None
@@ -156,7 +162,7 @@ def ecc(
     out: Tensor = _ops.ecc(x, *made, weight, bias, by_source, rows, *_forward(graph))
     if aggr == "mean":
         out = out / graph.degree().clamp(min=1)[:, None].to(out.dtype)
-    return out.to(x.dtype)
+    return out.to(result)
 
 
 def _check_layer(x: Tensor, features: Tensor, layer: Tensor, shift: Tensor) -> None:

@@ -8,9 +8,9 @@ import torch
 from calls import convert, floats, leaves, require_same, run, upstream_like
 from contract import OperatorContract
 from devices import GPU
+from edges import random_edges
 from faults import put, with_value
 from tables import normal
-from test_edge_conv import random_edges
 from tolerances import KERNEL, assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 

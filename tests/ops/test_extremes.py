@@ -3,8 +3,8 @@
 import pytest
 import torch
 from devices import GPU
+from edges import random_edges
 from tables import NOT_FINITE, normal
-from test_edge_conv import random_edges
 
 from polygraph import ops, reference
 from polygraph.ops import Graph, graph_from_table
@@ -236,6 +236,24 @@ def test_mean_of_half_types_of_ecc(device, side):
     kappa = torch.tensor([[0.0, 0.25]], device=device, dtype=torch.float16)
     out = ops.light_ecc(x, phi, *ones, kappa, there, "mean")
     assert torch.equal(out, torch.full_like(out, 2000))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("made", ["phi", "layer"])
+def test_weighted_features_of_half_types_of_ecc(device, made):
+    """A weight of 128 times a hidden feature of 1,024 is beyond float16; the result is not."""
+    graph = Graph(torch.tensor([0, 1], device=device), torch.tensor([0], device=device))
+
+    def full(value, *shape):
+        return torch.full(shape, value, device=device, dtype=torch.float16).requires_grad_()
+
+    x, phi, gamma, weight = full(0.125, 1, 1), full(1024, 1, 1), full(128, 1), full(1, 1, 1, 1)
+    hidden = phi if made == "phi" else EdgeLayer(phi, full(1, 1, 1), full(0, 1))
+    out = ops.ecc(x, hidden, weight, graph, edge_weight=gamma)
+    assert out.dtype == torch.float16
+    assert out.item() == 16384
+    found = torch.autograd.grad(out, (phi, gamma), full(0.5, 1, 1))
+    assert [g.item() for g in found] == [8, 64]
 
 
 @pytest.mark.parametrize("device", DEVICES)
