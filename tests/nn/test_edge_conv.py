@@ -212,7 +212,7 @@ def points(count, seed=0):
 
 
 def randomized(network):
-    """With a BatchNorm whose weights, some negative, and statistics are not those it starts with."""
+    """With weights of a BatchNorm, some of them negative, and statistics that it has learned."""
     for module in network.modules():
         if isinstance(module, BatchNorm1d) and module.affine:
             for tensor in (module.weight.data, module.bias.data, module.running_mean):
