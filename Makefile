@@ -2,7 +2,7 @@
 #
 #   make demo      set up, train on the built-in animal, write a table and pictures
 #   make demo-gan  set up, train a generator of built-in digits, write pictures
-#   make test      set up, run the tests (ARGS="-k spiral" picks some)
+#   make test      set up, run the tests (ARGS="-k spiral" picks some) on WORKERS processes of one thread
 #   make test-all  also the tests that take long, or tens of gigabytes
 #   make lint      linters, formatters, types, and a build in which warnings are errors
 #   make cuda      compile the CUDA library, warnings are errors, and check its machine code (needs nvcc, but no GPU)
@@ -13,6 +13,7 @@
 #   make clean     remove what was built, but not .venv's packages
 PYTHON ?= python3
 ARGS ?=
+WORKERS ?= 2
 FILES ?= $(wildcard benchmarks/bench_*.py)
 GRID ?= grid
 HTML ?= report.html
@@ -41,10 +42,10 @@ demo-gan: setup
 	$(BIN)/polygraph demo-gan $(ARGS)
 
 test: setup
-	$(BIN)/pytest -m "not slow and not large" $(ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not slow and not large and not fuzz" $(ARGS)
 
 test-all: setup
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not fuzz" $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

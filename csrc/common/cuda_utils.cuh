@@ -63,6 +63,12 @@ __device__ __forceinline__ void store_global(T* to, const Pack<T, kCount>& pack)
   }
 }
 
+// `value` through an activation that is bent at 0 and looks at `at`, as common/vec.inc has it.
+template <class A>
+__device__ __forceinline__ A bent(A at, A value, A slope) {
+  return at <= 0 ? (slope == 0 ? A(0) : slope * value) : value;
+}
+
 // kVec channels of a row in global memory, rounded once.
 template <class T, int kVec>
 __device__ __forceinline__ void store_row(T* to, const Acc<T> (&sum)[kVec]) {

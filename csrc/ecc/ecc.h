@@ -7,11 +7,11 @@
 //
 // for the segments first <= s < last. A slot has the row e of edge features, and r = e if x_per_edge, else the other
 // node. phi' is phi [E', H] with a column of ones behind it if `ones`: H' = H + ones. Without phi it is made on the fly
-// from nodes, max(p, slope p) of p = seg_phi[s] + oth_phi[o]; so is a row of x, from seg_x[s] + x[o], if seg_x is
-// given. a [E', H'] (a part of the columns of a larger one, too), y [E', C].
-// Results go to tensors that are given, so that the caller takes the segments, and the columns of phi, a chunk at a
-// time, and Z and G never exist whole; of a and y only the rows of the slots that are visited are written. y needs no
-// x, a no phi. Each row belongs to one slot, and each sum has a fixed order, so results repeat bit for bit.
+// from nodes, act(p) = p <= 0 ? slope p : p (0 with a slope of 0) of p = seg_phi[s] + oth_phi[o]; so is a row of x,
+// from seg_x[s] + x[o], if seg_x is given. a [E', H'] (a part of the columns of a larger one, too), y [E', C]. Results
+// go to tensors that are given, so that the caller takes the segments, and the columns of phi, a chunk at a time, and Z
+// and G never exist whole; of a and y only the rows of the slots that are visited are written. y needs no x, a no phi.
+// Each row belongs to one slot, and each sum has a fixed order, so results repeat bit for bit.
 //
 // On the CPU, where the matrices of a node are small, both halves take turns for a tile of segments, W [H', C, D]
 // having any strides:

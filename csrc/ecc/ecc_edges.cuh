@@ -74,7 +74,7 @@ __device__ __forceinline__ Acc<T> phi_at(const EccParams<T>& p, const EccSlot& s
     value = static_cast<Acc<T>>(p.phi[slot.phi + h]);
   } else {
     value = static_cast<Acc<T>>(p.seg_phi[s * p.n.H + h]) + static_cast<Acc<T>>(p.oth_phi[slot.phi + h]);
-    value = value > 0 ? value : p.slope * value;
+    value = bent(value, value, p.slope);
   }
   return value;
 }
@@ -97,7 +97,7 @@ __device__ __forceinline__ Pack<Acc<T>, kVec> x_at(const EccParams<T>& p, const 
 #pragma unroll
     for (int v = 0; v < kVec; ++v) {
       const Acc<T> sum = static_cast<Acc<T>>(near.lane[v]) + x.lane[v];
-      x.lane[v] = sum > 0 ? sum : p.slope * sum;
+      x.lane[v] = bent(sum, sum, p.slope);
     }
   }
   return x;

@@ -14,9 +14,9 @@
 //   features [E', H]                                  themselves
 //   act(features [E', F] layer [H, F]^T + shift [H])  if there is a layer
 //   act(near [S, H] + far [O, H])                     without features
-// with act(p) = p > 0 ? p : slope p, and slope >= 0 for derivatives. W has any strides. Segments with fewer slots than
-// their neighbours in the lanes are filled up with zeros: the caller sees to it that numbers of slots do not differ
-// much. Every sum has an order that depends on neither the number of threads nor the other lanes.
+// with act(p) = p <= 0 ? slope p : p (0 with a slope of 0), and slope >= 0 for derivatives. W has any strides. Segments
+// with fewer slots than their neighbours in the lanes are filled up with zeros: the caller sees to it that numbers of
+// slots do not differ much. Every sum has an order that depends on neither the number of threads nor the other lanes.
 #pragma once
 
 #include "common/graph.h"

@@ -8,7 +8,8 @@
 //   edge_sum_    u[s]   = sum over the slots of s of  m * (u[s] + v[o]),  the masks being u and v: edge_sum in place of
 //                         its segments' values, for inference, where nobody asks for them again; on the CPU alone
 //
-//   m = 1 where seg_mask[s] + oth_mask[o] > 0, else slope (channel by channel); without masks, m = 1.
+//   m = slope where seg_mask[s] + oth_mask[o] <= 0, else 1 (channel by channel); without masks, m = 1. With a slope of
+//   0 what is multiplied with m is left out, even if it is not finite.
 //
 // With seg_val = seg_mask = u and oth_val = oth_mask = v, m (u + v) is the activation max(a, slope a) of a = u + v:
 // none (slope 1), ReLU (0), leaky ReLU. Almost everywhere m is constant, and the three are partial derivatives of one

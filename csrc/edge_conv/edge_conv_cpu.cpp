@@ -36,6 +36,14 @@ enum class Form {
   plain,
 };
 
+// What the masks do: nothing, for they are not there; multiply with the slope; or, with a slope of 0, leave out.
+enum class Kink { none, leaky, relu };
+
+template <class T>
+Kink kink_of(const EdgeConvParams<T>& p) {
+  return p.seg_mask == nullptr ? Kink::none : p.slope == T(0) ? Kink::relu : Kink::leaky;
+}
+
 constexpr int64_t kNearBytes = 1 << 20;
 
 #define POLYGRAPH_KERNEL_FILE "edge_conv/edge_conv_kernel.inc"

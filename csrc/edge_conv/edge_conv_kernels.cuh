@@ -116,7 +116,7 @@ struct EdgeRows {
         value[v] = mask[v];
       }
       if (kForm == Form::any ? p.oth_mask != nullptr : kMasks) {
-        value[v] = mask[v] > 0 ? value[v] : p.slope * value[v];
+        value[v] = bent(mask[v], value[v], p.slope);
       }
       value[v] = slot.filled ? value[v] : Acc<T>(0);
     }

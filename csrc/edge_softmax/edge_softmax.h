@@ -1,12 +1,12 @@
 // Softmax of edge scores that are made of nodes, and its derivative.
 //
 // A slot joins the segment s and the other node o and has the row e of edge features (common/graph.h). Its scores are
-//   t[e, h] = act(u[s, h] + v[o, h]),   act(a) = a where a > 0, else slope a.
+//   t[e, h] = act(u[s, h] + v[o, h]),   act(a) = slope a where a <= 0 (0 with a slope of 0), else a.
 //
 //   edge_softmax            p[e, h] = exp(t[e, h]) / sum of exp(t[k, h])   over the slots k of s
 //                                     or / sum over g of exp(t[e, g])     if over_features
 //   edge_softmax_backward   inner[e, h] = m p[e, h] (grad[e, h] - sum of p grad over the same),
-//                                     m = 1 where u[s, h] + v[o, h] > 0, else slope; without u and v, m = 1
+//                                     m = slope where u[s, h] + v[o, h] <= 0, else 1; without u and v, m = 1
 //
 // u [S, H], v [O, H], p and grad and inner [E', H]. Rows of empty slots are 0. The largest score is taken off before
 // exp. t_ptr, t_slot, t_other are the same graph seen from the other side, for derivatives; the kernels do not read

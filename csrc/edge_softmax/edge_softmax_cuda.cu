@@ -36,7 +36,7 @@ __device__ __forceinline__ Acc<T> value(const T* at) {
 
 template <class A>
 __device__ __forceinline__ A activated(A sum, A slope) {
-  return sum > 0 ? sum : slope * sum;
+  return bent(sum, sum, slope);
 }
 
 // The larger; NaN if either is.
@@ -217,8 +217,8 @@ __global__ void __launch_bounds__(kSegmentThreads)
 // Column h of the derivative of a slot, whose scores are of u_h + v_h = `sum`.
 template <class T>
 __device__ __forceinline__ T moved(const EdgeSoftmaxParams<T>& p, Acc<T> sum, Acc<T> share, Acc<T> grad, Acc<T> total) {
-  const Acc<T> kink = p.u == nullptr || sum > 0 ? Acc<T>(1) : p.slope;
-  return static_cast<T>(kink * (share * (grad - total)));
+  const Acc<T> of_score = share * (grad - total);
+  return static_cast<T>(p.u == nullptr ? of_score : bent(sum, of_score, p.slope));
 }
 
 template <class T>

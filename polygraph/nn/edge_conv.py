@@ -76,7 +76,7 @@ class EdgeConv(torch_geometric.nn.EdgeConv):  # type: ignore[misc]  # PyG's base
             return self._plain(x, edge_index)
         sources, targets = pair
         nodes = (sources.shape[0], targets.shape[0])
-        graph = graph_of("EdgeConv", edge_index, self.flow, *nodes, with_edge=bool(network.rest))
+        graph = graph_of("EdgeConv", edge_index, self.flow, *nodes, with_edge=len(network.rest) > 0)
         return edge_network(network, targets, sources, graph, aggr)
 
     def _plain(self, x: Any, edge_index: Any) -> Tensor:

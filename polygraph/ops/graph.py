@@ -27,7 +27,7 @@ class Graph(NamedTuple):
     ptr: Tensor  #: int64 ``[M + 1]``: target i has the slots ``ptr[i]:ptr[i + 1]``
     source: Tensor  #: int64 ``[E]``: the source of each slot; -1: the slot is empty
     edge: Tensor | None = (
-        None  #: int64 ``[E]``: the row of edge features of each slot; None: its own
+        None  #: int64 ``[E]``: the row of edge features of each slot, none twice; None: its own
     )
     target: Tensor | None = None  #: int64 ``[E]``: the target of each slot
     t_ptr: Tensor | None = (

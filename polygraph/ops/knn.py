@@ -148,7 +148,7 @@ def _backward(
 ) -> tuple[Tensor | None, ...]:
     x, y, index = saved
     graph, near, far = _as_graph(x, y, index)
-    weight = grad.double().flatten()
+    weight = grad.double().reshape(-1)
     if ctx.needs_input_grad[0]:
         graph = graph.with_transposed(far.shape[0])
     sides = _forward(graph)

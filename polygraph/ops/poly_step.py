@@ -149,16 +149,32 @@ def _backward(
     return *wanted, None, None, None
 
 
-def _slope(out: Tensor, activation: int) -> Tensor:
-    """act'(z) as a function of the output."""
-    ones = torch.ones_like(out)
+def _past_activation(out: Tensor, value: Tensor, activation: int) -> Tensor:
+    """``value * act'(z)`` by the output; of ReLU 0 where the output is, whatever the value."""
     if activation == ACTIVATIONS["elu"]:
-        return torch.where(out > 0, ones, out + 1)
+        return torch.where(out > 0, value, value * (out + 1))
     if activation == ACTIVATIONS["relu"]:
-        return torch.where(out > 0, ones, torch.zeros_like(out))
+        return torch.where(out <= 0, 0, value)
     if activation == ACTIVATIONS["leaky_relu"]:
-        return torch.where(out > 0, ones, torch.full_like(out, LEAKY_SLOPE))
-    return ones
+        return torch.where(out > 0, value, LEAKY_SLOPE * value)
+    return value
+
+
+def _normalised(first: Tensor, second: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """``first * second``, ``first`` and ``second`` over ``sqrt(eps + mean_v (first * second)²)``.
+
+    Squares overflow, or lose their digits, long before the terms do: the largest term of a channel,
+    a constant that cancels, divides them first. It divides a factor of theirs, so that no
+    derivative is divided by it only to be multiplied by what is as large.
+    """
+    term = (first * second).detach()
+    root = max(math.sqrt(eps), torch.finfo(term.dtype).tiny)
+    largest = torch.linalg.vector_norm(term, torch.inf, dim=-2, keepdim=True).clamp_min(root)
+    largest = largest.masked_fill(largest.isinf(), 1.0)
+    second = second / largest
+    term = first * second
+    rnorm = ((root / largest).square() + term.square().mean(-2, keepdim=True)).rsqrt()
+    return rnorm * term, (rnorm / largest) * first, rnorm * second
 
 
 def _backward_formula(
@@ -176,22 +192,11 @@ def _backward_formula(
     """poly_step_backward in differentiable PyTorch: what its own derivative is taken of."""
     first, second = a.chunk(2, dim=-1) if s is None else (a, s)
     term = first * second
-    dz = grad * _slope(out, activation)
+    dz = _past_activation(out, grad, activation)
     to_term = dz if scale is None else scale * dz
     to_scale = dz * term
     if norm == NORMS["rms"] and first.shape[-2] > 0:
-        # Squares overflow, or lose their digits, long before the terms do: the largest term of a
-        # channel, a constant that cancels, divides them first. It divides a factor of theirs, so
-        # that no derivative is divided by it only to be multiplied by what is as large.
-        root = max(math.sqrt(eps), torch.finfo(term.dtype).tiny)
-        largest = torch.linalg.vector_norm(term.detach(), torch.inf, dim=-2, keepdim=True)
-        largest = largest.clamp_min(root)
-        largest = largest.masked_fill(largest.isinf(), 1.0)
-        second = second / largest
-        term = first * second
-        mean = term.square().mean(-2, keepdim=True)
-        rnorm = ((root / largest).square() + mean).rsqrt()
-        term, second, first = rnorm * term, rnorm * second, (rnorm / largest) * first
+        term, first, second = _normalised(first, second, eps)
         to_scale = dz * term
         to_term = to_term - term * (to_term * term).mean(-2, keepdim=True)
     vertex_scale = scale is not None and scale.dim() == 2
@@ -247,22 +252,25 @@ def _jvp(inputs: Any, output: tuple[Tensor, Tensor], tangents: Any) -> tuple[Ten
     for_first, for_second = for_a, for_s
     if s is None and for_a is not None:
         for_first, for_second = for_a.chunk(2, dim=-1)
-    term, for_term = first * second, torch.zeros_like(first)
+    rms = norm == NORMS["rms"] and first.shape[-2] > 0
+    if rms:
+        term, first, second = _normalised(first, second, eps)
+    else:
+        term = first * second
+    for_term = torch.zeros_like(first)
     if for_first is not None:
         for_term = for_term + for_first * second
     if for_second is not None:
         for_term = for_term + first * for_second
-    if norm == NORMS["rms"]:
+    if rms:
         # As poly_step_backward has it, whose matrix is symmetric: N'(t) dt.
-        rnorm = (eps + term.square().mean(-2, keepdim=True)).rsqrt()
-        through = (term * rnorm) * ((term * rnorm) * for_term).mean(-2, keepdim=True)
-        term, for_term = rnorm * term, rnorm * (for_term - through)
+        for_term = for_term - term * (term * for_term).mean(-2, keepdim=True)
     moved = for_term if scale is None else scale * for_term
     if for_scale is not None:
         moved = moved + for_scale * term
     for part in (for_first, for_bias, for_skip):
         moved = moved if part is None else moved + part
-    return (moved * _slope(out.to(wide), activation)).to(dtype), None
+    return _past_activation(out.to(wide), moved, activation).to(dtype), None
 
 
 def _vmap(size: int, dims: Dims, *inputs: Any) -> tuple[Tensor, Tensor] | None:

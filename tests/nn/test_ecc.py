@@ -6,7 +6,7 @@ from typing import ClassVar
 import pytest
 import torch
 import torch_geometric.nn as pyg
-from layer_contract import Case, LayerContract
+from nn.layer_contract import Case, LayerContract
 from torch.nn import Linear, ReLU, Sequential
 
 from polygraph import nn, ops, reference

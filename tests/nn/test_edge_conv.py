@@ -6,7 +6,7 @@ from typing import ClassVar
 import pytest
 import torch
 import torch_geometric.nn as pyg
-from layer_contract import Case, LayerContract
+from nn.layer_contract import Case, LayerContract
 from torch.nn import ELU, BatchNorm1d, LayerNorm, LeakyReLU, Linear, ReLU, Sequential
 from torch_geometric import EdgeIndex
 
@@ -212,7 +212,7 @@ def points(count, seed=0):
 
 
 def randomized(network):
-    """With weights of a BatchNorm, some of them negative, and statistics that it has learned."""
+    """With a BatchNorm whose weights, some negative, and statistics are not the first ones."""
     for module in network.modules():
         if isinstance(module, BatchNorm1d) and module.affine:
             for tensor in (module.weight.data, module.bias.data, module.running_mean):

@@ -342,7 +342,15 @@ def check_powers(i, powers_of_a, powers_of_s, power_of_gradient=0):
         for number, gradient in enumerate(first[:3]):
             inner = (gradient * normal(*gradient.shape, seed=8 + number).to(dtype)).sum()
             second += torch.autograd.grad(inner, wanted[:2], retain_graph=True, allow_unused=True)
-        return [out, *first], [g for g in second if g is not None]
+        names = [n for n, t in leaves.items() if isinstance(t, torch.Tensor)]
+        primals = tuple(t.detach() for t in wanted)
+        along = tuple(t * normal(*t.shape, seed=12).to(dtype) for t in primals)
+        _, moved = torch.func.jvp(
+            lambda *values: function(**(leaves | dict(zip(names, values, strict=True)))),
+            primals,
+            along,
+        )
+        return [out, moved, *first], [g for g in second if g is not None]
 
     found = derivatives(ops.poly_step, torch.float32)
     wanted = derivatives(reference.poly_step, torch.float64)
