@@ -285,11 +285,7 @@ class LayerContract:
 
     @pytest.mark.parametrize("hook", HOOKS)
     def test_hooks(self, case, hook):
-<<<<<<< HEAD
-        """A hook on the layer or any part of it is called, as the peer's, and changes nothing."""
-=======
         """A hook on the layer or any part of it is called, as the peer's; it changes nothing."""
->>>>>>> main
         layer, inputs = self.made(case)
         expected = run(layer.eval(), inputs)
         peer = None if self.cases[case].peer is None else self.peer(case, layer)

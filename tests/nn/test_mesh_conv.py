@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch_geometric.nn as pyg
 import trimesh
-from layer_contract import Case, LayerContract
+from nn.layer_contract import Case, LayerContract
 from tolerances import LAYER_FLOAT32, assert_close
 
 from polygraph.nn.mesh_conv import MESH_CONVS, MeshGraph, mesh_edges

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from layer_contract import Case, LayerContract
+from nn.layer_contract import Case, LayerContract
 from torch import nn
 
 from polygraph.nn import LAYOUTS, NORMS, SecondOrderNorm
