@@ -142,7 +142,7 @@ class NonLocalGraphConv2d(torch.nn.Module):
         # Not torch.linspace, which is compiled for one length.
         wide = torch.float64 if x.dtype == torch.float64 else torch.float32
         row, column = (
-            torch.arange(size, device=x.device, dtype=wide) * 2 / torch.sym_max(size - 1, 1) - 1
+            torch.arange(size, device=x.device, dtype=wide) * 2 / max(size - 1, 1) - 1
             for size in (height, width)
         )
         both = torch.stack(torch.meshgrid(row, column, indexing="ij"))
