@@ -315,6 +315,8 @@ class TestEdgeConv(LayerContract):
 class Static(pyg.EdgeConv):
     """PyG's EdgeConv on the neighbours that `knn` finds: its DynamicEdgeConv needs pyg-lib."""
 
+    propagate = pyg.MessagePassing.propagate  # else explanations would not reach a descendant
+
     def __init__(self, nn, k, aggr="max"):
         super().__init__(nn, aggr)
         self.k = k
