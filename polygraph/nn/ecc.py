@@ -9,6 +9,7 @@ import torch
 import torch_geometric
 from torch import Tensor
 from torch.nn import functional
+from torch_geometric.nn.conv import MessagePassing
 
 from polygraph.nn._choices import check_positive
 from polygraph.nn.centre import centred
@@ -53,6 +54,8 @@ class NNConv(torch_geometric.nn.NNConv):  # type: ignore[misc]  # PyG's base cla
         ValueError: ``edge_index`` is out of range, ``edge_attr`` has other than E rows, ``x`` or
             the edge network's output another width than C or C * D.
     """
+
+    propagate = MessagePassing.propagate  # to which explainers return, not what PyG's layer has got
 
     def forward(
         self, x: Any, edge_index: Any, edge_attr: Tensor | None = None, size: Any = None

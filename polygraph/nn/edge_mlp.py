@@ -11,7 +11,14 @@ from torch.nn import functional
 
 from polygraph.nn._choices import check_choice
 from polygraph.nn.centre import middle_of
-from polygraph.nn.ordinary import is_ordinary, is_pyg, is_sequence, slope_of
+from polygraph.nn.ordinary import (
+    is_linear,
+    is_ordinary,
+    is_pyg,
+    is_sequence,
+    output_width,
+    slope_of,
+)
 from polygraph.ops.edge_conv import (
     AGGREGATIONS,
     activate,
@@ -95,22 +102,35 @@ def split(steps: list[Step]) -> Split:
     Raises:
         ValueError: a BatchNorm behind the linear layer is for another number of channels.
     """
+    check_norm(steps)
     linear: Any = steps[0]
-    weight, bias = linear.weight, linear.bias
     rest = [step for step in steps[1:] if not is_ordinary(step, nn.Identity)]
     norm = _norm_of(rest[0]) if rest else None
     if norm is not None:
         rest.pop(0)
-        module, channels = norm.module, weight.shape[0]
-        if (module.affine or module.running_mean is not None) and module.num_features != channels:
-            raise ValueError(
-                f"EdgeConv: BatchNorm1d must have num_features = {channels}, the channels of the "
-                f"linear layer before it, got num_features = {module.num_features}"
-            )
     slope = slope_of(rest[0]) if rest else None
     if slope is not None:
         rest.pop(0)
-    return Split(weight, bias, norm, 1.0 if slope is None else slope, rest)
+    return Split(linear.weight, linear.bias, norm, 1.0 if slope is None else slope, rest)
+
+
+def check_norm(steps: list[Step] | None) -> None:
+    """Refuse a BatchNorm behind a linear layer that makes other channels.
+
+    Raises:
+        ValueError: names both numbers.
+    """
+    if not steps or len(steps) < 2 or not is_linear(steps[0]):
+        return
+    norm = _norm_of(steps[1])
+    if norm is None:
+        return
+    module, channels = norm.module, output_width(steps[0])
+    if (module.affine or module.running_mean is not None) and module.num_features != channels:
+        raise ValueError(
+            f"EdgeConv: BatchNorm1d must have num_features = {channels}, the channels of the "
+            f"linear layer before it, got num_features = {module.num_features}"
+        )
 
 
 def _norm_of(step: Any) -> Norm | None:

@@ -112,6 +112,12 @@ def input_width(module: Any) -> int | None:
     return width
 
 
+def output_width(linear: Any) -> int:
+    """The features that a linear layer makes."""
+    width: int = linear.out_features if isinstance(linear, nn.Linear) else linear.out_channels
+    return width
+
+
 def slope_of(module: Any) -> float | None:
     """Of what is max(x, slope x) and ordinary; None for everything else."""
     if module is torch.relu or module is nn.functional.relu:

@@ -166,6 +166,7 @@ class LayerContract:
             "case": cls.cases,
             "peer_case": [name for name, case in cls.cases.items() if case.peer is not None],
             "method": cls.overrides,
+            "propagated_case": [next(iter(cls.cases))] if cls.overrides else [],
             "compiled_case": cls.compiled or [next(iter(cls.cases))],
             "edges": [0, 1] if cls.reads_edges else [],
             "offset": OFFSETS if cls.reads_differences else [],
@@ -363,6 +364,42 @@ class LayerContract:
         assert_close(found[0], found[1], EXACT, method)
         if method != "edge_update":
             assert not torch.equal(found[0], expected)
+
+    @pytest.mark.parametrize("when", ["pre_hook", "hook"])
+    @pytest.mark.parametrize("step", ["propagate", "message", "aggregate"])
+    def test_hooks_of_propagation(self, propagated_case, step, when):
+        """PyG's own hooks see and change what they do in the peer."""
+        layer, inputs = self.made(propagated_case)
+        found, seen = [], []
+
+        def hook(module, given, *out):
+            seen.append(module)
+            return out[0] * 3 if out else None if step == "propagate" else given[0]
+
+        for tested in (layer, self.peer(propagated_case, layer)):
+            handle = getattr(tested, f"register_{step}_forward_{when}")(hook)
+            found.append(tested(*inputs))
+            handle.remove()
+        assert_close(found[0], found[1], EXACT, "out")
+        assert seen[0] is layer
+        assert len(seen) == 2
+
+    def test_explanation(self, propagated_case):
+        """A mask of edges that an explainer sets weighs messages, as in the peer."""
+        layer, inputs = self.made(propagated_case)
+        edges = []
+        layer.register_message_forward_hook(lambda module, given, out: edges.append(len(out)))
+        layer(*inputs)
+        layer._message_forward_hooks.clear()
+        plain, found = layer(*inputs), []
+        for tested in (layer, self.peer(propagated_case, layer)):
+            tested.explain = True
+            tested._edge_mask = torch.linspace(-2, 2, edges[0]).double()
+            found.append(tested(*inputs))
+            tested.explain = False
+        assert_close(found[0], found[1], EXACT, "out")
+        assert not torch.allclose(found[0], plain)
+        torch.testing.assert_close(layer(*inputs), plain)
 
     # ---- graphs of all sizes ----
 

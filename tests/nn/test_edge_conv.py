@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch_geometric.nn as pyg
 from nn.layer_contract import Case, LayerContract
+from tolerances import LAYER_FLOAT32, assert_close
 from torch.nn import ELU, BatchNorm1d, LayerNorm, LeakyReLU, Linear, ReLU, Sequential
 from torch_geometric import EdgeIndex
 
@@ -185,6 +186,56 @@ def test_dynamic_refuses():
         nn.DynamicEdgeConv(Linear(2 * C, 4), 3)(torch.randn(2, 9, C))
 
 
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_sorted_edges_of_other_integers(dtype):
+    """An EdgeIndex of int32, sorted or not."""
+    ours, _ = layers("ReLU", "max")
+    x = torch.randn(N, C).double()
+    edge_index = torch.randint(N, (2, E))
+    for order in (None, "row", "col"):
+        edges = EdgeIndex(edge_index.to(dtype), sparse_size=(N, N))
+        edges = edges if order is None else edges.sort_by(order)[0]
+        torch.testing.assert_close(ours(x, edges), ours(x, edge_index))
+
+
+def test_dynamic_is_one_of_pyg():
+    """Code that looks for PyG's class finds ours, and no library is asked for."""
+    layer = nn.DynamicEdgeConv(Linear(2 * C, D), 3)
+    assert isinstance(layer, pyg.DynamicEdgeConv)
+    assert isinstance(layer, pyg.MessagePassing)
+    assert repr(layer) == f"DynamicEdgeConv(nn={layer.nn}, k=3)"
+
+
+def test_clouds_far_apart():
+    """Every sample of a batch keeps its digits, wherever it lies."""
+    torch.manual_seed(0)
+    layer = without_targets(nn.DynamicEdgeConv(Linear(2 * C, D), 6))
+    wide = copy.deepcopy(layer).double()
+    batch = torch.arange(4).repeat_interleave(10)
+    x = torch.randn(40, C) + torch.tensor([0, 1e6, -3e5, 4e6])[batch, None]
+    expected = wide(x.double(), batch)
+    assert_close(layer(x, batch), expected, LAYER_FLOAT32, "one set")
+    pair = (x, x[:20]), (batch, batch[:20])
+    assert_close(layer(*pair), expected[:20], LAYER_FLOAT32, "two sets")
+
+
+@pytest.mark.parametrize("bad", [1e30, float("inf"), float("nan")])
+def test_one_node_far_out(bad):
+    """It takes no digits from others, far from the origin, and spoils its neighbours alone."""
+    torch.manual_seed(0)
+    layer = without_targets(nn.EdgeConv(Linear(2 * C, D)))
+    x = torch.randn(N, C) + 1e5
+    edges = torch.randint(N, (2, E))
+    expected = copy.deepcopy(layer).double()(x.double(), edges)
+    for node in (0, 3, N - 1):
+        broken = x.clone()
+        broken[node] = bad
+        near = edges[1, edges[0] == node]
+        far = torch.tensor([n for n in range(N) if n != node and n not in near])
+        for found in (layer(broken, edges), torch.func.vmap(layer, (0, None))(broken[None], edges)):
+            assert_close(found.view(N, D)[far], expected[far], LAYER_FLOAT32, str(node))
+
+
 def test_statistics_far_from_the_origin():
     """BatchNorm's variance does not cancel where the features are large and nearly equal."""
     torch.manual_seed(0)
@@ -314,6 +365,8 @@ class TestEdgeConv(LayerContract):
 
 class Static(pyg.EdgeConv):
     """PyG's EdgeConv on the neighbours that `knn` finds: its DynamicEdgeConv needs pyg-lib."""
+
+    propagate = pyg.MessagePassing.propagate  # else explanations would not reach a descendant
 
     def __init__(self, nn, k, aggr="max"):
         super().__init__(nn, aggr)
