@@ -184,9 +184,10 @@ def _node_values(
     """U and v."""
     C = targets.shape[1]
     of_target, of_difference = weight[:, :C], weight[:, C:]
-    v = functional.linear(near_sources, of_difference)
     if targets is near_targets:
-        return functional.linear(targets, of_target - of_difference, bias), v
+        u = functional.linear(targets, of_target - of_difference, bias)
+        return u, functional.linear(near_sources, of_difference)
+    v = functional.linear(near_sources, of_difference)
     back = v if near_targets is near_sources else functional.linear(near_targets, of_difference)
     return functional.linear(targets, of_target, bias).sub_(back), v
 

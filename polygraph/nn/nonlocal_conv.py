@@ -139,10 +139,14 @@ class NonLocalGraphConv2d(torch.nn.Module):
 
     def _coordinates(self, x: Tensor) -> Tensor:
         batch, _, height, width = x.shape
+        # Not torch.linspace, which is compiled for one length.
+        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
         row, column = (
-            torch.linspace(-1, 1, size, device=x.device, dtype=x.dtype) for size in (height, width)
+            torch.arange(size, device=x.device, dtype=wide) * 2 / max(size - 1, 1) - 1
+            for size in (height, width)
         )
-        return torch.stack(torch.meshgrid(row, column, indexing="ij")).expand(batch, -1, -1, -1)
+        both = torch.stack(torch.meshgrid(row, column, indexing="ij"))
+        return both.to(x.dtype).expand(batch, -1, -1, -1)
 
     def _nonlocal(self, nodes: Tensor, graph: Graph, gamma: Tensor | None) -> Tensor:
         if self.hidden is None:

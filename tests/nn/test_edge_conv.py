@@ -6,7 +6,7 @@ from typing import ClassVar
 import pytest
 import torch
 import torch_geometric.nn as pyg
-from layer_contract import Case, LayerContract
+from nn.layer_contract import Case, LayerContract
 from torch.nn import ELU, BatchNorm1d, LayerNorm, LeakyReLU, Linear, ReLU, Sequential
 from torch_geometric import EdgeIndex
 

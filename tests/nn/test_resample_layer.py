@@ -5,7 +5,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from layer_contract import Case, LayerContract
+from nn.layer_contract import Case, LayerContract
 
 from polygraph.nn import Resample, SelectVertices
 

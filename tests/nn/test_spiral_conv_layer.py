@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from layer_contract import Case, LayerContract
+from nn.layer_contract import Case, LayerContract
 
 from polygraph.nn import SpiralConv
 

@@ -290,6 +290,14 @@ class OperatorContract(GpuContract):
             for g, expected in zip(together, alone, strict=True):
                 assert_close(g[n], expected, KERNEL[torch.float64], f"gradient {n}")
 
+    def test_jacobian(self):
+        """`torch.autograd.functional.jacobian` of both strategies, vectorised, agrees."""
+        f, values = self.call_of_floats(self.cases[self.small[0]]())
+        jacobian = torch.autograd.functional.jacobian
+        forwards = jacobian(f, values, vectorize=True, strategy="forward-mode")
+        for part, expected in zip(forwards, jacobian(f, values, vectorize=True), strict=True):
+            assert_close(part, expected, KERNEL[torch.float64], "Jacobian")
+
     @pytest.mark.parametrize("reentrant", [True, False], ids=["reentrant", "not reentrant"])
     def test_checkpoint(self, small_case, reentrant):
         """As the last operation of a checkpointed region; the same bits."""
