@@ -572,3 +572,15 @@ def test_library_does_not_import_pyg():
     """It takes seconds; what needs it imports it."""
     program = "import sys, polygraph, polygraph.nn; assert 'torch_geometric' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize("radius", [31, 32, 33, 2**31 - 1, 2**31, 2**32, 2**62, 2**63 - 1])
+def test_windows_larger_than_the_image(radius):
+    """They hold the whole image, however large: no sum of a row and a radius overflows."""
+    x = torch.randn(1, 3, 32, 8, generator=torch.Generator().manual_seed(0))
+    index, dist2 = pixel_knn(x, 8, 1, radius)
+    whole = pixel_knn(x, 8, 1)
+    assert torch.equal(index, whole[0])
+    assert torch.equal(dist2, whole[1])
+    with pytest.raises(RuntimeError, match="sample 0 has 0 candidates"):
+        pixel_knn(x, 1, radius)
