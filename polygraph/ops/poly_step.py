@@ -150,9 +150,12 @@ def _backward(
 
 
 def _past_activation(out: Tensor, value: Tensor, activation: int) -> Tensor:
-    """``value * act'(z)`` by the output; of ReLU 0 where the output is, whatever the value."""
+    """``value * act'(z)`` by the output; of ReLU 0 where the output is, whatever the value.
+
+    The second derivative of ELU at 0 is PyTorch's choice, 0.
+    """
     if activation == ACTIVATIONS["elu"]:
-        return torch.where(out > 0, value, value * (out + 1))
+        return torch.where(out >= 0, value, value * (out + 1))
     if activation == ACTIVATIONS["relu"]:
         return torch.where(out <= 0, 0, value)
     if activation == ACTIVATIONS["leaky_relu"]:
@@ -164,17 +167,19 @@ def _normalised(first: Tensor, second: Tensor, eps: float) -> tuple[Tensor, Tens
     """``first * second``, ``first`` and ``second`` over ``sqrt(eps + mean_v (first * second)²)``.
 
     Squares overflow, or lose their digits, long before the terms do: the largest term of a channel,
-    a constant that cancels, divides them first. It divides a factor of theirs, so that no
-    derivative is divided by it only to be multiplied by what is as large.
+    a constant that cancels, divides them first. Its root divides either factor, so that derivatives
+    meet no number that is much larger or smaller than they are.
     """
     term = (first * second).detach()
     root = max(math.sqrt(eps), torch.finfo(term.dtype).tiny)
     largest = torch.linalg.vector_norm(term, torch.inf, dim=-2, keepdim=True).clamp_min(root)
     largest = largest.masked_fill(largest.isinf(), 1.0)
-    second = second / largest
+    unit = largest.sqrt()
+    first, second = first / unit, second / unit
     term = first * second
     rnorm = ((root / largest).square() + term.square().mean(-2, keepdim=True)).rsqrt()
-    return rnorm * term, (rnorm / largest) * first, rnorm * second
+    factor = rnorm / unit
+    return rnorm * term, factor * first, factor * second
 
 
 def _backward_formula(
@@ -226,7 +231,8 @@ def _backward_backward(
         local: Any = [None if t is None else t.view_as(t) for t in saved]
         if not any(t is not None and t.requires_grad for t in local):
             return (None,) * 11
-        results = _backward_formula(*local, *ctx.settings)
+        grad, a, s, scale, out = local
+        results = _backward_composite(grad, a, s, scale, out, None, *ctx.settings)
         pairs = [(r, u) for r, u in zip(results, upstream, strict=True) if r.requires_grad]
         wanted = [t for t in local if t is not None and t.requires_grad]
         grads = iter(
@@ -287,8 +293,9 @@ def _vmap(size: int, dims: Dims, *inputs: Any) -> tuple[Tensor, Tensor] | None:
 
 
 def _backward_composite(
-    grad: Tensor, a: Tensor, s: Any, scale: Any, out: Tensor, rnorm: Tensor, *settings: Any
+    grad: Tensor, a: Tensor, s: Any, scale: Any, out: Tensor, rnorm: Any, *settings: Any
 ) -> tuple[Tensor, ...]:
+    """The formula, half types in float32."""
     dtype, wide = grad.dtype, _wide(grad.dtype)
     values = (cast(t, wide) for t in (grad, a, s, scale, out))
     return tuple(t.to(dtype) for t in _backward_formula(*values, *settings))  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ from itertools import product
 
 import pytest
 import torch
+from calls import run_twice
 from contract import OperatorContract
 from faults import at, put
 from hypothesis import given, settings
@@ -383,6 +384,30 @@ def test_terms_whose_squares_overflow(call, case):
 def test_terms_whose_squares_underflow(powers, eps):
     """Squares below the smallest number count where eps is as small."""
     check_powers(call(2, 7, 3, skip=False, bias=False, eps=eps), *powers)
+
+
+def test_second_derivatives_of_half_types_are_computed_in_float32():
+    """Terms of 9e4 do not fit float16, in which the arguments come and the derivatives go."""
+    i = {n: t.half() for n, t in call(2, 7, 3, bias=False, skip=False).items() if t is not None}
+    i |= {"a": i["a"] * 300, "s": i["s"] * 300}
+    wide = {n: t.double() for n, t in i.items()}
+    found, wanted = run_twice(ops.poly_step, i), run_twice(reference.poly_step, wide)
+    for name, value in wanted.items():
+        # What flows to the result in between is rounded to float16, and so is each of two parts.
+        assert_close(found[name], value, 4 * KERNEL[torch.float16], name)
+
+
+def test_the_second_derivative_of_elu_at_zero_is_that_of_pytorch():
+    """ELU bends at 0: of the two values, 0 and 1, it is 0."""
+    zeros = torch.zeros(1, 2, 19, dtype=torch.float64)
+    one = torch.ones_like(zeros)
+    for function in (ops.poly_step, reference.poly_step):
+        skip = zeros.clone().requires_grad_()
+        out = function(zeros, zeros, skip=skip, activation="elu")
+        (slope,) = torch.autograd.grad(out, skip, one, create_graph=True)
+        assert torch.equal(slope, one)
+        (bend,) = torch.autograd.grad(slope, skip, one)
+        assert torch.equal(bend, zeros)
 
 
 def test_overflowing_squares_by_hand():
