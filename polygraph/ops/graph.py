@@ -120,7 +120,7 @@ def graph_from_coo(
             )
     if sorted_by_target:
         bounds = torch.arange(num_targets + 1, device=target.device)
-        return Graph(torch.searchsorted(target, bounds), source)
+        return Graph(torch.searchsorted(target.contiguous(), bounds), source)
     ptr, ordered, order = _ops.sort_coo(source, target, num_targets, with_edge)
     return Graph(ptr, ordered, order if with_edge else None)
 
