@@ -55,8 +55,8 @@ def without_paths(**folders: Path) -> list[str]:
     A folder is left out, or replaced by its name here. Of several that match the last one counts:
     torch may be installed within this folder.
     """
-    places = {ROOT: "", Path(os.path.abspath(__file__)).parent: "", TORCH / "include": ""}
-    places |= {folder: f"{name}/" for name, folder in folders.items()}
+    places = {folder: f"{name}/" for name, folder in folders.items()}
+    places |= {ROOT: "", Path(os.path.abspath(__file__)).parent: "", TORCH / "include": ""}
     return [f"-ffile-prefix-map={folder}/={name}" for folder, name in places.items()]
 
 

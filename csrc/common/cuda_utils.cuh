@@ -63,10 +63,27 @@ __device__ __forceinline__ void store_global(T* to, const Pack<T, kCount>& pack)
   }
 }
 
-// `value` through an activation that is bent at 0 and looks at `at`, as common/vec.inc has it.
+// An activation that is bent at 0, as common/vec.inc has it.
 template <class A>
-__device__ __forceinline__ A bent(A at, A value, A slope) {
-  return at <= 0 ? (slope == 0 ? A(0) : slope * value) : value;
+struct Bend {
+  A slope;
+  A lowest;  // what minus infinity is taken for: with a slope of 0 a number, for the product is to be 0
+
+  __device__ __forceinline__ A of(A value) const {
+    return value <= 0 ? slope * max(value, lowest) : value;
+  }
+
+  // `value`, which may be anything, where the activation looks at `at`.
+  __device__ __forceinline__ A of(A at, A value) const {
+    return at <= 0 ? (slope == 0 ? A(0) : slope * value) : value;
+  }
+};
+
+template <class A>
+Bend<A> bend_at_zero(double slope) {
+  using Limits = std::numeric_limits<A>;
+  const A narrow = static_cast<A>(slope);
+  return {narrow, narrow == 0 ? Limits::lowest() : -Limits::infinity()};
 }
 
 // kVec channels of a row in global memory, rounded once.

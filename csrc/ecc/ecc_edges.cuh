@@ -13,7 +13,7 @@ struct EccParams {
   const T* phi;      // [E', H], null: from the nodes
   const T* seg_phi;  // [S, H]
   const T* oth_phi;  // [O, H]
-  Acc<T> slope;
+  Bend<Acc<T>> bend;
   const T* x;      // [O, C] or [E', C]
   const T* seg_x;  // [S, C], null: x is as it is
   const T* G;      // [last - first, H', C], edge_inner only
@@ -74,7 +74,7 @@ __device__ __forceinline__ Acc<T> phi_at(const EccParams<T>& p, const EccSlot& s
     value = static_cast<Acc<T>>(p.phi[slot.phi + h]);
   } else {
     value = static_cast<Acc<T>>(p.seg_phi[s * p.n.H + h]) + static_cast<Acc<T>>(p.oth_phi[slot.phi + h]);
-    value = bent(value, value, p.slope);
+    value = p.bend.of(value);
   }
   return value;
 }
@@ -97,7 +97,7 @@ __device__ __forceinline__ Pack<Acc<T>, kVec> x_at(const EccParams<T>& p, const 
 #pragma unroll
     for (int v = 0; v < kVec; ++v) {
       const Acc<T> sum = static_cast<Acc<T>>(near.lane[v]) + x.lane[v];
-      x.lane[v] = bent(sum, sum, p.slope);
+      x.lane[v] = p.bend.of(sum);
     }
   }
   return x;
