@@ -50,8 +50,8 @@ void edge_outer_cuda(
     using T = decltype(zero);
     launch_edge_outer<T>(
         {n, graph.pointers(), const_data<T>(f.phi), const_data<T>(f.seg_phi), const_data<T>(f.oth_phi),
-         bend_at_zero<Acc<T>>(slope), const_data<T>(features), const_data<T>(of_segments), nullptr,
-         mutable_data<T>(out), nullptr, nullptr, 0, false},
+         static_cast<Acc<T>>(slope), const_data<T>(features), const_data<T>(of_segments), nullptr, mutable_data<T>(out),
+         nullptr, nullptr, 0, false},
         scope);
   });
 }
@@ -85,7 +85,7 @@ void edge_inner_cuda(
         const_data<T>(f.phi),
         const_data<T>(f.seg_phi),
         const_data<T>(f.oth_phi),
-        bend_at_zero<Acc<T>>(slope),
+        static_cast<Acc<T>>(slope),
         const_data<T>(features),
         const_data<T>(of_segments),
         const_data<T>(upstream),
