@@ -33,8 +33,8 @@ def middle_of(x: Tensor) -> Tensor | None:
         last = len(ordered) - 1
         middle, low, high = ordered[last // 2], ordered[last // 8], ordered[last - last // 8]
         with np.errstate(invalid="ignore", over="ignore"):
-            far = np.abs(middle) > _NEAR * (high - low)
-        return torch.from_numpy(middle[None]).nan_to_num(0.0, 0.0, 0.0) if far.any() else None
+            far = np.count_nonzero(np.abs(middle) > _NEAR * (high - low))
+        return torch.from_numpy(middle[None]).nan_to_num(0.0, 0.0, 0.0) if far else None
     # Not a slice, whose length would be a branch on the number of nodes; not torch.median, which
     # CUDA refuses where only deterministic algorithms are allowed.
     probes = torch.arange(_PROBES, device=x.device) * count // _PROBES

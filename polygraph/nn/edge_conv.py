@@ -72,7 +72,7 @@ class EdgeConv(torch_geometric.nn.EdgeConv):  # type: ignore[misc]  # PyG's base
         edge_index = with_int64(edge_index)
         aggr = _STEPS.aggregation(self)
         if aggr is None or not takes_strided(edge_index, *pair):
-            check_norm(steps_of(self.nn))
+            check_norm(self.nn)
             return self._plain(x, edge_index)
         network = _split("EdgeConv", self.nn)
         if network is None:
@@ -143,7 +143,7 @@ class DynamicEdgeConv(torch_geometric.nn.DynamicEdgeConv):  # type: ignore[misc]
         aggr = _DYNAMIC_STEPS.aggregation(self)
         network = None if aggr is None else _split("DynamicEdgeConv", self.nn)
         if aggr is None or network is None:
-            check_norm(steps_of(self.nn))
+            check_norm(self.nn)
             out: Tensor = self.propagate(_edge_index_of(graph), x=pair, size=None)
             return out
         near = near_first_points(targets, sources, *batches)

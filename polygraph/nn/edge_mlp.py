@@ -102,34 +102,33 @@ def split(steps: list[Step]) -> Split:
     Raises:
         ValueError: a BatchNorm behind the linear layer is for another number of channels.
     """
-    check_norm(steps)
     linear: Any = steps[0]
+    weight = linear.weight
     rest = [step for step in steps[1:] if not is_ordinary(step, nn.Identity)]
     norm = _norm_of(rest[0]) if rest else None
     if norm is not None:
         rest.pop(0)
+        _check_channels(norm.module, weight.shape[0])
     slope = slope_of(rest[0]) if rest else None
     if slope is not None:
         rest.pop(0)
-    return Split(linear.weight, linear.bias, norm, 1.0 if slope is None else slope, rest)
+    return Split(weight, linear.bias, norm, 1.0 if slope is None else slope, rest)
 
 
-def check_norm(steps: list[Step] | None) -> None:
-    """Refuse a BatchNorm behind a linear layer that makes other channels.
+def check_norm(network: Any) -> None:
+    """Refuse a BatchNorm behind a linear layer that makes other channels, as `split` does."""
+    steps = steps_of(network)
+    if steps and len(steps) > 1 and is_linear(steps[0]):
+        norm = _norm_of(steps[1])
+        if norm is not None:
+            _check_channels(norm.module, output_width(steps[0]))
 
-    Raises:
-        ValueError: names both numbers.
-    """
-    if not steps or len(steps) < 2 or not is_linear(steps[0]):
-        return
-    norm = _norm_of(steps[1])
-    if norm is None:
-        return
-    module, channels = norm.module, output_width(steps[0])
-    if (module.affine or module.running_mean is not None) and module.num_features != channels:
+
+def _check_channels(norm: nn.BatchNorm1d, channels: int) -> None:
+    if (norm.affine or norm.running_mean is not None) and norm.num_features != channels:
         raise ValueError(
             f"EdgeConv: BatchNorm1d must have num_features = {channels}, the channels of the "
-            f"linear layer before it, got num_features = {module.num_features}"
+            f"linear layer before it, got num_features = {norm.num_features}"
         )
 
 
@@ -172,7 +171,8 @@ def edge_network(
         ValueError: ``aggr`` is none of these, the first layer is for other features; in training a
             BatchNorm gets a single edge.
     """
-    check_choice("EdgeConv", "aggr", aggr, tuple(AGGREGATION_NAMES))
+    if aggr not in AGGREGATION_NAMES:
+        check_choice("EdgeConv", "aggr", aggr, AGGREGATION_NAMES)
     aggr = AGGREGATION_NAMES[aggr]
     weight, bias, norm, slope, rest = network
     C = sources.shape[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -41,6 +42,7 @@ _HOOKS = tuple(
     for when in ("pre_hooks", "hooks")
 )
 _INHERITED = {step: getattr(MessagePassing, step) for step in ("propagate", "edge_updater")}
+_GETTERS = {names: attrgetter(*names) for names in (_STEPS, _HOOKS)}
 _WARNED: set[str] = set()
 
 
@@ -52,7 +54,7 @@ class Steps:
     """
 
     def __init__(self, layer: type) -> None:
-        self.own = {name: getattr(layer, name) for name in _STEPS}
+        self.own = _attributes(layer, _STEPS)
 
     def aggregation(self, layer: MessagePassing) -> str | None:
         """``"max"``, ``"mean"``, ``"min"`` or ``"sum"``, where nobody sees the steps of ``layer``.
@@ -69,16 +71,22 @@ class Steps:
             or found["_explain"]
             or found["_decomposed_layers"] != 1
             or layer.node_dim not in (-2, 0)
-            or any(found[hooks] for hooks in _HOOKS)
+            or any(_attributes(layer, _HOOKS))
             or not _is_written(layer, "propagate")
             or not _is_written(layer, "edge_updater")
         ):
             return None
-        kind = type(layer)
-        for step, own in self.own.items():
-            if step in found or getattr(kind, step) is not own:
-                return None
+        if found.keys() & _STEPS or _attributes(type(layer), _STEPS) != self.own:
+            return None
         return name
+
+
+def _attributes(holder: Any, names: tuple[str, ...]) -> tuple[Any, ...]:
+    """All at once, but where a compiler traces, which does not know how."""
+    if torch.compiler.is_compiling():
+        return tuple(getattr(holder, name) for name in names)
+    found: tuple[Any, ...] = _GETTERS[names](holder)
+    return found
 
 
 def _is_written(layer: MessagePassing, step: str) -> bool:
