@@ -219,6 +219,18 @@ def test_clouds_far_apart():
     assert_close(layer(*pair), expected[:20], LAYER_FLOAT32, "two sets")
 
 
+@pytest.mark.parametrize("network", ["linear layer", "DGCNN"])
+@pytest.mark.parametrize("offset", [0.0, 100.0])
+def test_derivatives_far_from_the_origin(offset, network):
+    """First and second, by finite differences: the point that is taken away has none."""
+    torch.manual_seed(0)
+    layer = nn.EdgeConv(NETWORKS[network](), "mean").double()
+    x = (torch.randn(6, C).double() + offset).requires_grad_()
+    edges = torch.randint(6, (2, 15))
+    assert torch.autograd.gradcheck(lambda x: layer(x, edges), x)
+    assert torch.autograd.gradgradcheck(lambda x: layer(x, edges), x)
+
+
 @pytest.mark.parametrize("bad", [1e30, float("inf"), float("nan")])
 def test_one_node_far_out(bad):
     """It takes no digits from others, far from the origin, and spoils its neighbours alone."""
