@@ -2,8 +2,9 @@
 #
 #   make demo      set up, train on the built-in animal, write a table and pictures
 #   make demo-gan  set up, train a generator of built-in digits, write pictures
-#   make test      set up, run the tests (ARGS="-k spiral" picks some)
+#   make test      set up, run the tests (ARGS="-k spiral" picks some) on WORKERS processes of one thread
 #   make test-all  also the tests that take long, or tens of gigabytes
+#   make fuzz      random calls of every operator against its definition: ten minutes, or N=50000 cases of each (SEED=1)
 #   make lint      linters, formatters, types, and a build in which warnings are errors
 #   make cuda      compile the CUDA library, warnings are errors, and check its machine code (needs nvcc, but no GPU)
 #   make gpu-ready what a machine with a GPU and no network needs for scripts/gpu_check.sh
@@ -13,6 +14,7 @@
 #   make clean     remove what was built, but not .venv's packages
 PYTHON ?= python3
 ARGS ?=
+WORKERS ?= 2
 FILES ?= $(wildcard benchmarks/bench_*.py)
 GRID ?= grid
 HTML ?= report.html
@@ -31,7 +33,7 @@ CHECKED_BUILD := POLYGRAPH_WERROR=1 $(BIN)/python setup.py --quiet build_ext \
 # says otherwise.
 CUDA = $${POLYGRAPH_CUDA:-$$($(BIN)/python -c "import torch; print('auto' if torch.version.cuda else 0)")}
 
-.PHONY: demo demo-gan test test-all lint cuda gpu-ready bench report sanitize setup clean
+.PHONY: demo demo-gan test test-all fuzz lint cuda gpu-ready bench report sanitize setup clean
 .DELETE_ON_ERROR:
 
 demo: setup
@@ -41,10 +43,14 @@ demo-gan: setup
 	$(BIN)/polygraph demo-gan $(ARGS)
 
 test: setup
-	$(BIN)/pytest -m "not slow and not large" $(ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not slow and not large and not fuzz" $(ARGS)
 
 test-all: setup
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not fuzz" $(ARGS)
+
+# It goes on where the last run ended; ARGS="knn ecc --minutes 60" picks operators and time.
+fuzz: setup
+	$(BIN)/python tests/fuzz/fuzz.py $(if $(N),--cases $(N)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -30,7 +30,9 @@ except ImportError as error:
 
 # The oldest torch whose stable ABI the libraries use: one build runs on every later one.
 STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020a000000000000"]
-INCLUDE = str(Path(__file__).parent.resolve() / "csrc")
+ROOT = Path(__file__).parent.resolve()
+INCLUDE = str(ROOT / "csrc")
+TORCH = Path(torch.__file__).parent
 HEADERS = sorted(glob("csrc/*/*.h") + glob("csrc/*/*.inc") + glob("csrc/*/*.cuh"))
 
 
@@ -47,10 +49,22 @@ SANITIZE = switch("POLYGRAPH_SANITIZE", ("0", "1"), "0") == "1"
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"] if SANITIZE else []
 
 
+def without_paths(**folders: Path) -> list[str]:
+    """Flags by which `__FILE__` names no folder of this machine: messages and assertions have it.
+
+    A folder is left out, or replaced by its name here. Of several that match the last one counts:
+    torch may be installed within this folder.
+    """
+    places = {folder: f"{name}/" for name, folder in folders.items()}
+    places |= {ROOT: "", Path(os.path.abspath(__file__)).parent: "", TORCH / "include": ""}
+    return [f"-ffile-prefix-map={folder}/={name}" for folder, name in places.items()]
+
+
 def cpu_extension() -> Extension:
     """`polygraph._C`: schemas, checks and CPU kernels."""
     flags = ["-O1", "-g", "-fno-omit-frame-pointer"] if SANITIZE else ["-O3", "-g0"]
     flags += ["-std=c++20", "-fvisibility=hidden", "-Wall", "-Wextra", *STABLE_ABI, *SANITIZERS]
+    flags += without_paths()
     if platform.machine() == "x86_64":
         flags += ["-Wno-psabi"]  # vectors never cross a function that is not inlined
     if WERROR:
@@ -114,10 +128,10 @@ class BuildLibraries(BuildExtension):
         objects = Path(self.build_temp) / "_".join(["cuda", *architectures()])
         objects.mkdir(parents=True, exist_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)
-        root = Path(torch.__file__).parent
-        warnings = "-fPIC,-fvisibility=hidden,-Wall,-Wextra" + (",-Werror" if WERROR else "")
-        flags = ["-std=c++20", "-O3", "-Xcompiler", warnings, "-DUSE_CUDA", *STABLE_ABI]
-        flags += [f"-I{INCLUDE}", "-isystem", str(root / "include"), *architecture_flags()]
+        host = ["-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", *["-Werror"] * WERROR]
+        host += without_paths(cuda=Path(compiler).resolve().parents[1])
+        flags = ["-std=c++20", "-O3", "-Xcompiler", ",".join(host), "-DUSE_CUDA", *STABLE_ABI]
+        flags += [f"-I{INCLUDE}", "-isystem", str(TORCH / "include"), *architecture_flags()]
         if WERROR:
             flags += ["-Werror", "all-warnings"]  # of nvcc itself, about the device code
 
@@ -130,7 +144,9 @@ class BuildLibraries(BuildExtension):
 
         with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))) as pool:
             outputs = list(pool.map(compile_one, ext.depends))
-        link = ["-shared", "-cudart", "static", f"-L{root / 'lib'}", "-Xlinker", "--no-as-needed"]
+        # No kernel calls another source's, so the device code is not linked: that would note paths.
+        link = ["-shared", "-cudart", "static", "--no-device-link", f"-L{TORCH / 'lib'}"]
+        link += ["-Xlinker", "--no-as-needed"]
         subprocess.run(
             [compiler, *link, "-ltorch", "-lc10", *outputs, "-o", str(target)], check=True
         )

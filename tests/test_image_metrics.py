@@ -206,13 +206,17 @@ def test_precision_recall_tell_quality_from_coverage():
     assert recall > 0.8
 
 
+@pytest.mark.parametrize("outlier", [None, 1e3, 1e8])
 @pytest.mark.parametrize("seed", range(4))
-def test_precision_recall_against_all_pairs(seed):
+def test_precision_recall_against_all_pairs(seed, outlier):
+    """Also where one point is so far out that its ball would swallow the digits of all others."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(150, 5, generator=generator, dtype=torch.float64)
     y = torch.randn(120, 5, generator=generator, dtype=torch.float64) * 1.5
     y[:20] = x[:20]
     x[100:110] = x[100]  # radii of 0 beside others
+    if outlier is not None:
+        x[7] = outlier
 
     def inside(points, centres):
         radius = torch.cdist(centres, centres, compute_mode="donot_use_mm_for_euclid_dist")

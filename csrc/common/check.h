@@ -2,12 +2,33 @@
 #pragma once
 
 #include <initializer_list>
+#include <limits>
 #include <sstream>
+#include <stdexcept>
 #include <string>
 
 #include "common/torch_api.h"
 
 namespace polygraph {
+
+// Ends the operator: its caller in Python gets a RuntimeError with the parts, one after the other, as its text.
+template <class... Parts>
+[[noreturn, gnu::cold, gnu::noinline]] void refuse(const Parts&... parts) {
+  std::ostringstream text;
+  (text << ... << parts);
+  throw std::runtime_error(text.str());
+}
+
+// Refuses a call with the parts behind `condition`, of which the first names the operator. torch's own macro begins
+// with a function and a path of the machine that built the library.
+#define POLYGRAPH_CHECK(condition, ...) \
+  do {                                  \
+    if (!(condition)) [[unlikely]] {    \
+      ::polygraph::refuse(__VA_ARGS__); \
+    }                                   \
+  } while (false)
+
+constexpr int64_t kAnySize = -1;
 
 inline std::string shape_string(const Tensor& tensor) {
   std::ostringstream out;
@@ -20,14 +41,14 @@ inline std::string shape_string(const Tensor& tensor) {
 }
 
 // Checks one tensor's shape. `meaning` names the dimensions as the contract comment does, e.g. "[D, S*C]";
-// a wanted size of -1 matches anything.
+// a wanted size of kAnySize matches anything.
 inline void check_shape(
     const char* op, const char* name, const Tensor& tensor, const char* meaning,
     std::initializer_list<int64_t> wanted) {
   bool same = tensor.dim() == static_cast<int64_t>(wanted.size());
   int64_t dim = 0;
   for (int64_t size : wanted) {
-    same = same && (size < 0 || tensor.size(dim) == size);
+    same = same && (size == kAnySize || tensor.size(dim) == size);
     ++dim;
   }
   if (same) {
@@ -37,14 +58,14 @@ inline void check_shape(
   const char* separator = "";
   for (int64_t size : wanted) {
     sizes << separator;
-    if (size < 0) {
+    if (size == kAnySize) {
       sizes << '*';
     } else {
       sizes << size;
     }
     separator = ", ";
   }
-  STD_TORCH_CHECK(
+  POLYGRAPH_CHECK(
       false, op, ": ", name, " must have shape ", meaning, " = [", sizes.str(), "], got ", shape_string(tensor));
 }
 
@@ -71,19 +92,31 @@ inline const char* dtype_name(ScalarType type) {
 
 inline void check_floating(const char* op, const char* name, const Tensor& tensor) {
   const ScalarType type = tensor.scalar_type();
-  STD_TORCH_CHECK(
+  POLYGRAPH_CHECK(
       type == ScalarType::Float || type == ScalarType::Double || is_half(type), op, ": ", name,
       " must be float32, float64, float16 or bfloat16, got ", dtype_name(type));
 }
 
 inline void check_dtype(const char* op, const char* name, const Tensor& tensor, ScalarType wanted) {
-  STD_TORCH_CHECK(
+  POLYGRAPH_CHECK(
       tensor.scalar_type() == wanted, op, ": ", name, " must be ", dtype_name(wanted), ", got ",
       dtype_name(tensor.scalar_type()));
 }
 
+// A number of nodes or slots that a caller gives. One more is a number, too: a pointer has as many entries.
+inline void check_count(const char* op, const char* name, int64_t count) {
+  POLYGRAPH_CHECK(count >= 0, op, ": ", name, " must not be negative, got ", count);
+  POLYGRAPH_CHECK(count < std::numeric_limits<int64_t>::max(), op, ": ", name, " is too large, got ", count);
+}
+
+// Widths of rows: a product of two of them, and of one with the number of slots, fits into 64 bits. Rows that exist are
+// shorter anyway; but those of an empty tensor may claim any width.
+inline void check_width(const char* op, const char* name, int64_t width) {
+  POLYGRAPH_CHECK(width < (int64_t(1) << 31), op, ": ", name, " may be at most 2^31 - 1, got ", width);
+}
+
 inline void check_device(const char* op, const char* name, const Tensor& tensor, const Tensor& like) {
-  STD_TORCH_CHECK(
+  POLYGRAPH_CHECK(
       tensor.is_cpu() == like.is_cpu() && tensor.get_device_index() == like.get_device_index(), op, ": ", name,
       " must be on the device of x (", like.is_cpu() ? "cpu" : "cuda", "), got ", tensor.is_cpu() ? "cpu" : "cuda");
 }

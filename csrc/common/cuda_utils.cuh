@@ -63,6 +63,29 @@ __device__ __forceinline__ void store_global(T* to, const Pack<T, kCount>& pack)
   }
 }
 
+// An activation that is bent at 0, as common/vec.inc has it.
+template <class A>
+struct Bend {
+  A slope;
+  A lowest;  // what minus infinity is taken for: with a slope of 0 a number, for the product is to be 0
+
+  __device__ __forceinline__ A of(A value) const {
+    return value <= 0 ? slope * max(value, lowest) : value;
+  }
+
+  // `value`, which may be anything, where the activation looks at `at`.
+  __device__ __forceinline__ A of(A at, A value) const {
+    return at <= 0 ? (slope == 0 ? A(0) : slope * value) : value;
+  }
+};
+
+template <class A>
+Bend<A> bend_at_zero(double slope) {
+  using Limits = std::numeric_limits<A>;
+  const A narrow = static_cast<A>(slope);
+  return {narrow, narrow == 0 ? Limits::lowest() : -Limits::infinity()};
+}
+
 // kVec channels of a row in global memory, rounded once.
 template <class T, int kVec>
 __device__ __forceinline__ void store_row(T* to, const Acc<T> (&sum)[kVec]) {
@@ -111,7 +134,7 @@ __device__ __forceinline__ Pack<T, kCount> load_lanes(const T* from) {
 // does, in every build. `op` is a string literal.
 #define POLYGRAPH_CHECK_ENTRY(op, name, entry, count) \
   CUDA_KERNEL_ASSERT_MSG(                             \
-      static_cast<uint64_t>((entry) + 1) <= static_cast<uint64_t>(count), op ": " name " is out of range")
+      static_cast<uint64_t>(entry) + 1 <= static_cast<uint64_t>(count), op ": " name " is out of range")
 
 // Likewise the list [first, last) of one source in a transposed table of `count` entries, and one entry of it.
 #define POLYGRAPH_CHECK_LIST(op, first, last, count) \
@@ -143,7 +166,7 @@ class DeviceScope {
         (current != device && cudaSetDevice(device) != cudaSuccess)) {
       const cudaError_t error = cudaGetLastError();
       aoti_torch_delete_device_guard(guard_);
-      STD_TORCH_CHECK(false, "polygraph: device ", device, " cannot be used: ", cudaGetErrorString(error));
+      POLYGRAPH_CHECK(false, "polygraph: device ", device, " cannot be used: ", cudaGetErrorString(error));
     }
     stream_ = static_cast<cudaStream_t>(stream);
   }
@@ -190,10 +213,10 @@ inline int64_t strided_samples(int64_t samples) {
 // Starts `kernel` on the current stream and reports a launch that failed. Called by launch_* only.
 template <class Params>
 void start_kernel(const LaunchShape& shape, const DeviceScope& scope, void (*kernel)(Params), const Params& params) {
-  STD_TORCH_CHECK(
+  POLYGRAPH_CHECK(
       shape.blocks_x > 0 && shape.blocks_x <= kMaxBlocksX && shape.blocks_y > 0 && shape.blocks_y <= kMaxBlocksY,
       "polygraph: a launch of ", shape.blocks_x, " x ", shape.blocks_y, " blocks is too large");
-  STD_TORCH_CHECK(
+  POLYGRAPH_CHECK(
       shape.shared_bytes >= 0 && shape.shared_bytes <= kMaxSharedBytes, "polygraph: a launch with ", shape.shared_bytes,
       " bytes of shared memory a block exceeds ", kMaxSharedBytes);
   cudaLaunchConfig_t config = {};
@@ -206,7 +229,7 @@ void start_kernel(const LaunchShape& shape, const DeviceScope& scope, void (*ker
     // The runtime is linked statically: torch's checks neither see nor clear this library's last error, which would
     // stay for the next, good launch to find.
     static_cast<void>(cudaGetLastError());
-    STD_TORCH_CHECK(
+    POLYGRAPH_CHECK(
         false, "polygraph: CUDA error in a kernel launch: ", cudaGetErrorString(error), " (", cudaGetErrorName(error),
         ")");
   }

@@ -23,7 +23,7 @@ read_slot(const GraphPointers& graph, const GraphSizes& n, int64_t rows, int64_t
   found.other = graph.other[found.slot];
   found.row = graph.row_of(found.slot);
   CUDA_KERNEL_ASSERT_MSG(
-      static_cast<uint64_t>(found.other + 1) <= static_cast<uint64_t>(n.O), "graph: other must lie in [-1, O)");
+      static_cast<uint64_t>(found.other) + 1 <= static_cast<uint64_t>(n.O), "graph: other must lie in [-1, O)");
   CUDA_KERNEL_ASSERT_MSG(
       static_cast<uint64_t>(found.row) < static_cast<uint64_t>(rows), "graph: edge must lie in the rows of features");
   return found;

@@ -46,12 +46,12 @@ inline GraphSizes check_graph(
   check_dtype(op, "ptr", ptr, ScalarType::Long);
   check_shape(op, "ptr", ptr, "[S+1]", {-1});
   check_device(op, "ptr", ptr, like);
-  STD_TORCH_CHECK(ptr.size(0) > 0, op, ": ptr must have shape [S+1], got [0]");
+  POLYGRAPH_CHECK(ptr.size(0) > 0, op, ": ptr must have shape [S+1], got [0]");
   check_dtype(op, "other", other, ScalarType::Long);
   check_shape(op, "other", other, "[E]", {-1});
   check_device(op, "other", other, like);
   const int64_t E = other.size(0);
-  STD_TORCH_CHECK(E < (int64_t(1) << 31), op, ": a graph may have at most 2^31 - 1 slots, got ", E);
+  POLYGRAPH_CHECK(E < (int64_t(1) << 31), op, ": a graph may have at most 2^31 - 1 slots, got ", E);
   for (const auto& [name, tensor] :
        {std::pair<const char*, const std::optional<Tensor>&>{"slot", slot}, {"edge", edge}}) {
     if (tensor.has_value()) {
@@ -65,10 +65,11 @@ inline GraphSizes check_graph(
 
 inline bool all_within(const int64_t* values, int64_t count, int64_t low, int64_t high) {
   std::atomic<bool> valid{true};
+  const uint64_t size = static_cast<uint64_t>(high) - static_cast<uint64_t>(low);
   parallel_tasks(count, 1, [&](int64_t begin, int64_t end) {
     bool good = true;
     for (int64_t i = begin; i < end; ++i) {
-      good &= static_cast<uint64_t>(values[i] - low) < static_cast<uint64_t>(high - low);
+      good &= static_cast<uint64_t>(values[i]) - static_cast<uint64_t>(low) < size;
     }
     if (!good) {
       valid = false;
@@ -83,7 +84,7 @@ inline void check_within(
     return;
   }
   for (int64_t i = 0; i < count; ++i) {
-    STD_TORCH_CHECK(
+    POLYGRAPH_CHECK(
         values[i] >= low && values[i] < high, op, ": ", name, " must lie in [", low, ", ", high, "), got ", values[i],
         " at position ", i);
   }
@@ -95,7 +96,7 @@ inline void check_pointers(const char* op, const int64_t* ptr, int64_t S, int64_
   for (int64_t s = 0; s < S; ++s) {
     rises &= ptr[s] <= ptr[s + 1];
   }
-  STD_TORCH_CHECK(rises, op, ": ptr must rise from 0 to E = ", E);
+  POLYGRAPH_CHECK(rises, op, ": ptr must rise from 0 to E = ", E);
 }
 
 // Values, on the CPU, of contiguous tensors, as far as the segments [first, last) read them; `rows` is the number of
@@ -109,7 +110,7 @@ inline void check_graph_values(
   for (int64_t s = first; s < last; ++s) {
     rises &= graph.ptr[s] <= graph.ptr[s + 1];
   }
-  STD_TORCH_CHECK(rises, op, ": ptr must rise from 0 to E = ", n.E);
+  POLYGRAPH_CHECK(rises, op, ": ptr must rise from 0 to E = ", n.E);
   if (graph.slot == nullptr) {
     check_within(op, "other", graph.other + begin, end - begin, -1, n.O);
     if (graph.edge != nullptr) {
@@ -123,14 +124,14 @@ inline void check_graph_values(
     bool good = true;
     for (int64_t position = begin + from; position < begin + to; ++position) {
       const int64_t slot = graph.slot[position];
-      good &= static_cast<uint64_t>(graph.other[slot] + 1) <= static_cast<uint64_t>(n.O);
+      good &= is_entry(graph.other[slot], n.O);
       good &= static_cast<uint64_t>(graph.row_of(slot)) < static_cast<uint64_t>(rows);
     }
     if (!good) {
       valid = false;
     }
   });
-  STD_TORCH_CHECK(valid, op, ": other must lie in [-1, ", n.O, ") and edge in [0, ", rows, ")");
+  POLYGRAPH_CHECK(valid, op, ": other must lie in [-1, ", n.O, ") and edge in [0, ", rows, ")");
 }
 
 inline void check_graph_values(const char* op, const GraphSizes& n, const GraphPointers& graph, int64_t rows) {

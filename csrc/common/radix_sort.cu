@@ -10,7 +10,7 @@ namespace {
 void check_sort(cudaError_t error) {
   if (error != cudaSuccess) {
     static_cast<void>(cudaGetLastError());  // or the next, good launch finds it
-    STD_TORCH_CHECK(
+    POLYGRAPH_CHECK(
         false, "polygraph: CUDA error in a sort: ", cudaGetErrorString(error), " (", cudaGetErrorName(error), ")");
   }
 }
@@ -19,7 +19,7 @@ void check_sort(cudaError_t error) {
 
 SortedPairs sort_pairs(
     const SortBuffers& buffers, int64_t count, int64_t largest, const Tensor& like, const DeviceScope& scope) {
-  STD_TORCH_CHECK(count <= kMostSorted, "polygraph: a sort of at most 2^32 - 1 entries on CUDA, got ", count);
+  POLYGRAPH_CHECK(count <= kMostSorted, "polygraph: a sort of at most 2^32 - 1 entries on CUDA, got ", count);
   if (count == 0) {
     return {buffers.key(0), buffers.value(0)};
   }

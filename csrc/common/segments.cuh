@@ -262,7 +262,7 @@ class SegmentMemory {
 // The work of a graph whose rows have `packs` packs.
 inline SegmentWork share_segments(
     const char* op, const GraphSizes& n, const int64_t* ptr, int64_t packs, SegmentMemory& memory) {
-  STD_TORCH_CHECK(n.S < (int64_t(1) << 31), op, ": a graph may have at most 2^31 - 1 segments on CUDA, got ", n.S);
+  POLYGRAPH_CHECK(n.S < (int64_t(1) << 31), op, ": a graph may have at most 2^31 - 1 segments on CUDA, got ", n.S);
   const int64_t turns = std::max<int64_t>(1, ceil_div(packs, kWarp));
   SegmentWork work{};
   work.ptr = ptr;
@@ -281,7 +281,7 @@ inline SegmentWork share_segments(
 
 // Rows are addressed by products of 32-bit numbers.
 inline void check_row_numbers(const char* op, int64_t nodes, int64_t rows, int64_t row_bytes) {
-  STD_TORCH_CHECK(
+  POLYGRAPH_CHECK(
       std::max(nodes, rows) <= (int64_t(1) << 31) && row_bytes < (int64_t(1) << 32), op,
       ": on CUDA there may be at most 2^31 rows of less than 2^32 bytes");
 }

@@ -9,11 +9,17 @@
 
 namespace polygraph {
 
+// Whether a table's entry lies in [-1, count).
+inline bool is_entry(int64_t entry, int64_t count) {
+  return static_cast<uint64_t>(entry) + 1 <= static_cast<uint64_t>(count);
+}
+
 inline void check_table(const char* op, const Tensor& index, const char* meaning, const Tensor& like) {
   check_dtype(op, "index", index, ScalarType::Long);
   check_shape(op, "index", index, meaning, {-1, -1});
   check_device(op, "index", index, like);
-  STD_TORCH_CHECK(index.size(1) > 0, op, ": index must have at least one slot, got shape ", shape_string(index));
+  POLYGRAPH_CHECK(index.size(1) > 0, op, ": index must have at least one slot, got shape ", shape_string(index));
+  check_width(op, "slots of index", index.size(1));
 }
 
 // Shapes of the transposed table of index [M, S] over V sources (-1: any number): t_ptr [V+1], t_entry [M*S].
@@ -23,7 +29,7 @@ inline void check_transposed_shape(
   check_dtype(op, "t_ptr", t_ptr, ScalarType::Long);
   check_shape(op, "t_ptr", t_ptr, "[V+1]", {num_sources < 0 ? -1 : num_sources + 1});
   check_device(op, "t_ptr", t_ptr, like);
-  STD_TORCH_CHECK(t_ptr.size(0) > 0, op, ": t_ptr must have shape [V+1], got [0]");
+  POLYGRAPH_CHECK(t_ptr.size(0) > 0, op, ": t_ptr must have shape [V+1], got [0]");
   check_dtype(op, "t_entry", t_entry, ScalarType::Long);
   check_shape(op, "t_entry", t_entry, "[M*S]", {index.numel()});
   check_device(op, "t_entry", t_entry, like);
@@ -47,14 +53,14 @@ inline void check_entries(const char* op, const Tensor& index, int64_t num_sourc
   parallel_tasks(count, 1, [&](int64_t begin, int64_t end) {
     bool good = true;
     for (int64_t i = begin; i < end; ++i) {
-      good &= static_cast<uint64_t>(entries[i] + 1) <= static_cast<uint64_t>(num_sources);
+      good &= is_entry(entries[i], num_sources);
     }
     if (!good) {
       valid = false;
     }
   });
   for (int64_t i = 0; !valid && i < count; ++i) {
-    STD_TORCH_CHECK(
+    POLYGRAPH_CHECK(
         entries[i] >= -1 && entries[i] < num_sources, op, ": index must lie in [-1, ", num_sources, "), got ",
         entries[i], " at flat position ", i);
   }
@@ -70,11 +76,11 @@ inline void check_transposed(const char* op, const Tensor& t_ptr, const Tensor& 
   for (int64_t u = 0; u < sources; ++u) {
     good &= ptr[u] <= ptr[u + 1];
   }
-  STD_TORCH_CHECK(good, op, ": t_ptr must rise from 0 to at most M*S = ", count);
+  POLYGRAPH_CHECK(good, op, ": t_ptr must rise from 0 to at most M*S = ", count);
   for (int64_t e = 0; e < ptr[sources]; ++e) {
     good &= static_cast<uint64_t>(entry[e]) < static_cast<uint64_t>(count);
   }
-  STD_TORCH_CHECK(good, op, ": t_entry must lie in [0, M*S = ", count, ")");
+  POLYGRAPH_CHECK(good, op, ": t_entry must lie in [0, M*S = ", count, ")");
 }
 
 }  // namespace polygraph

@@ -229,7 +229,7 @@ void edge_outer_cpu(
       op, x, x.size(1), given, x, seg_x, x_per_edge, ones, out.size(1), others, rows, first, last, ptr, slot, other,
       edge);
   check_ecc_outer(n, given, x, out);
-  STD_TORCH_CHECK(!is_half(x.scalar_type()), op, ": half types are widened before on the CPU");
+  POLYGRAPH_CHECK(!is_half(x.scalar_type()), op, ": half types are widened before on the CPU");
   const GraphTensors graph(ptr, slot, other, edge);
   check_graph_values(op, n.g, graph.pointers(), rows, first, last);
   const EccPhi f{dense(phi), dense(seg_phi), dense(oth_phi)};
@@ -257,7 +257,7 @@ void edge_inner_cpu(
       op, G, G.size(2), given, x, seg_x, x_per_edge, ones, G.size(1), others, rows, first, last, ptr, slot, other,
       edge);
   check_ecc_inner(n, G, given, x, a, y);
-  STD_TORCH_CHECK(!is_half(G.scalar_type()), op, ": half types are widened before on the CPU");
+  POLYGRAPH_CHECK(!is_half(G.scalar_type()), op, ": half types are widened before on the CPU");
   const GraphTensors graph(ptr, slot, other, edge);
   check_graph_values(op, n.g, graph.pointers(), rows, first, last);
   const std::optional<Tensor> upstream = dense(G);
@@ -280,7 +280,7 @@ void tile_ecc_cpu(
     const std::optional<Tensor>& slot, const Tensor& other, const std::optional<Tensor>& edge, Tensor& out) {
   const char* op = "tile_ecc_";
   const EccSizes n = check_tile_ecc(op, x, {phi, seg_phi, oth_phi}, weight, ones, rows, ptr, slot, other, edge);
-  STD_TORCH_CHECK(phi.has_value() || seg_phi.has_value() || n.H == 0, op, ": phi is needed");
+  POLYGRAPH_CHECK(phi.has_value() || seg_phi.has_value() || n.H == 0, op, ": phi is needed");
   check_tile_result(op, "out", x, out, {n.g.S, weight.size(2)});
   const GraphTensors graph(ptr, slot, other, edge);
   check_graph_values(op, n.g, graph.pointers(), rows);
@@ -315,7 +315,7 @@ void tile_ecc_backward_cpu(
     const std::optional<Tensor>& slot, const Tensor& other, const std::optional<Tensor>& edge,
     const std::optional<Tensor>& a, const std::optional<Tensor>& y, const std::optional<Tensor>& to) {
   const char* op = "tile_ecc_backward_";
-  STD_TORCH_CHECK(phi.dim() == 2, op, ": phi must have 2 dimensions, got ", phi.dim());
+  POLYGRAPH_CHECK(phi.dim() == 2, op, ": phi must have 2 dimensions, got ", phi.dim());
   const int64_t rows = phi.size(0);
   const EccSizes n =
       check_tile_ecc(op, x, {phi, std::nullopt, std::nullopt}, weight, ones, rows, ptr, slot, other, edge);

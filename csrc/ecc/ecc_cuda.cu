@@ -20,7 +20,7 @@ std::optional<Tensor> aligned(const std::optional<Tensor>& tensor, int64_t bytes
 // Within the matrix of a segment the kernels count in 32 bits, past its ends by as much as tiles do.
 void check_matrix_size(const char* op, const EccSizes& n) {
   constexpr int64_t kMost = int64_t(1) << 31;
-  STD_TORCH_CHECK(
+  POLYGRAPH_CHECK(
       n.hidden() < kMost && n.C < kMost && (n.hidden() + 256) * (n.C + 1024) < kMost, op, ": a node's matrix of ",
       n.hidden(), " x ", n.C, " is too large");
 }

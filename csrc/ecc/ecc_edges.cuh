@@ -63,6 +63,13 @@ __device__ __forceinline__ EccSlot ecc_slot(const EccParams<T>& p, int64_t posit
   return {(p.n.x_per_edge ? at.row : at.other) * p.n.C, (p.phi != nullptr ? at.row : at.other) * p.n.H, at.row};
 }
 
+// A bend at 0. With a slope of 0 minus infinity gives NaN, where the CPU gives 0: what tells them apart takes registers
+// that these kernels do not have.
+template <class A>
+__device__ __forceinline__ A activated(A sum, A slope) {
+  return sum > 0 ? sum : slope * sum;
+}
+
 // phi'[h] of a slot of segment s; 0 past the end, anything finite without a slot. kPlain: operands are as stored.
 template <class T, bool kPlain>
 __device__ __forceinline__ Acc<T> phi_at(const EccParams<T>& p, const EccSlot& slot, int64_t s, int h) {
@@ -74,7 +81,7 @@ __device__ __forceinline__ Acc<T> phi_at(const EccParams<T>& p, const EccSlot& s
     value = static_cast<Acc<T>>(p.phi[slot.phi + h]);
   } else {
     value = static_cast<Acc<T>>(p.seg_phi[s * p.n.H + h]) + static_cast<Acc<T>>(p.oth_phi[slot.phi + h]);
-    value = value > 0 ? value : p.slope * value;
+    value = activated(value, p.slope);
   }
   return value;
 }
@@ -97,7 +104,7 @@ __device__ __forceinline__ Pack<Acc<T>, kVec> x_at(const EccParams<T>& p, const 
 #pragma unroll
     for (int v = 0; v < kVec; ++v) {
       const Acc<T> sum = static_cast<Acc<T>>(near.lane[v]) + x.lane[v];
-      x.lane[v] = sum > 0 ? sum : p.slope * sum;
+      x.lane[v] = activated(sum, p.slope);
     }
   }
   return x;

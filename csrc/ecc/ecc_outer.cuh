@@ -257,7 +257,7 @@ void launch_outer(const EccParams<T>& p, const DeviceScope& scope) {
   const int64_t parts = ceil_div(groups * packs, kOuterThreads);
   const int64_t threads = ceil_div(ceil_div(groups * packs, parts), kWarp) * kWarp;
   const int64_t span = kRows * std::min(groups, (threads + packs - 2) / packs + 1);
-  STD_TORCH_CHECK(tiles * parts <= kMaxBlocksX, "edge_outer_: ", p.n.hidden(), " x ", p.n.C, " is too large");
+  POLYGRAPH_CHECK(tiles * parts <= kMaxBlocksX, "edge_outer_: ", p.n.hidden(), " x ", p.n.C, " is too large");
   const EccOuterParams<T> params{
       p,
       {static_cast<int>(tiles), static_cast<int>(packs), static_cast<int>(parts), static_cast<int>(threads),

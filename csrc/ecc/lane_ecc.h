@@ -14,9 +14,9 @@
 //   features [E', H]                                  themselves
 //   act(features [E', F] layer [H, F]^T + shift [H])  if there is a layer
 //   act(near [S, H] + far [O, H])                     without features
-// with act(p) = p > 0 ? p : slope p, and slope >= 0 for derivatives. W has any strides. Segments with fewer slots than
-// their neighbours in the lanes are filled up with zeros: the caller sees to it that numbers of slots do not differ
-// much. Every sum has an order that depends on neither the number of threads nor the other lanes.
+// with act(p) = p <= 0 ? slope p : p (0 with a slope of 0), and slope >= 0 for derivatives. W has any strides. Segments
+// with fewer slots than their neighbours in the lanes are filled up with zeros: the caller sees to it that numbers of
+// slots do not differ much. Every sum has an order that depends on neither the number of threads nor the other lanes.
 #pragma once
 
 #include "common/graph.h"
@@ -40,11 +40,14 @@ inline LaneSizes check_lane_ecc(
     int64_t last, const Tensor& ptr, const Tensor& other, const std::optional<Tensor>& edge) {
   check_floating(op, "x", x);
   check_shape(op, "x", x, "[N, C]", {-1, -1});
-  STD_TORCH_CHECK(!is_half(x.scalar_type()), op, ": half types are widened before on the CPU");
+  POLYGRAPH_CHECK(!is_half(x.scalar_type()), op, ": half types are widened before on the CPU");
   const GraphSizes g = check_graph(op, x, x.size(0), ptr, std::nullopt, other, edge);
-  STD_TORCH_CHECK(rows >= 0, op, ": rows must not be negative, got ", rows);
-  STD_TORCH_CHECK(edge.has_value() || rows == g.E, op, ": there are ", g.E, " slots and ", rows, " rows of edges");
-  STD_TORCH_CHECK(
+  check_count(op, "rows", rows);
+  for (const int64_t width : {phi.layer.has_value() ? phi.layer->size(1) : H, H, x.size(1), D}) {
+    check_width(op, "channels", width);
+  }
+  POLYGRAPH_CHECK(edge.has_value() || rows == g.E, op, ": there are ", g.E, " slots and ", rows, " rows of edges");
+  POLYGRAPH_CHECK(
       0 <= first && first <= last && last <= g.S, op, ": segments ", first, " to ", last, " of ", g.S, " do not exist");
   const auto check = [&](const char* name, const std::optional<Tensor>& tensor, const char* meaning,
                          std::initializer_list<int64_t> shape) {
@@ -54,10 +57,10 @@ inline LaneSizes check_lane_ecc(
       check_device(op, name, *tensor, x);
     }
   };
-  STD_TORCH_CHECK(
+  POLYGRAPH_CHECK(
       phi.near.has_value() == phi.far.has_value() && !(phi.features.has_value() && phi.near.has_value()), op,
       ": either features are given, or near and far");
-  STD_TORCH_CHECK(
+  POLYGRAPH_CHECK(
       !phi.layer.has_value() || (phi.features.has_value() && phi.shift.has_value()), op,
       ": a layer needs features and shift");
   const int64_t F = phi.layer.has_value() ? phi.layer->size(1) : H;

@@ -218,7 +218,7 @@ void check_result(
   if (out.has_value()) {
     check_dtype(op, name, *out, x.scalar_type());
     check_shape(op, name, *out, "of a result", {rows, columns});
-    STD_TORCH_CHECK(out->is_contiguous(), op, ": ", name, " must be contiguous");
+    POLYGRAPH_CHECK(out->is_contiguous(), op, ": ", name, " must be contiguous");
   }
 }
 
@@ -308,7 +308,7 @@ void lane_ecc_backward_cpu(
   check_result(op, "y", x, y, rows, n.C);
   check_result(op, "a", x, a, bounds[last] - bounds[first], n.H);
   check_result(op, "f", x, f, bounds[last] - bounds[first], f.has_value() ? f->size(1) : 0);
-  STD_TORCH_CHECK(!f.has_value() || f->size(1) >= n.H, op, ": f must have at least H columns");
+  POLYGRAPH_CHECK(!f.has_value() || f->size(1) >= n.H, op, ": f must have at least H columns");
   set_most(n, tensors.graph.pointers());
   dispatch_wide(x, [&](auto zero) {
     using T = decltype(zero);
@@ -329,7 +329,7 @@ void lane_ecc_weight_cpu(
   LaneSizes n = check_lane_ecc(op, x, {}, to.size(2), to.size(1), other.size(0), first, last, ptr, other, std::nullopt);
   check_dtype(op, "to", to, x.scalar_type());
   check_shape(op, "to", to, "[C, D, H]", {n.C, n.D, n.H});
-  STD_TORCH_CHECK(to.is_contiguous(), op, ": to must be contiguous");
+  POLYGRAPH_CHECK(to.is_contiguous(), op, ": to must be contiguous");
   check_dtype(op, "grad", grad, x.scalar_type());
   check_shape(op, "grad", grad, "[S, D]", {n.g.S, n.D});
   check_dtype(op, "f", f, x.scalar_type());
@@ -338,7 +338,7 @@ void lane_ecc_weight_cpu(
   const int64_t* bounds = graph.pointers().ptr;
   check_shape(op, "f", f, "[P, at least H in whole vectors]", {bounds[last] - bounds[first], -1});
   const int64_t lanes = vector_bytes() / (x.scalar_type() == ScalarType::Double ? 8 : 4);
-  STD_TORCH_CHECK(
+  POLYGRAPH_CHECK(
       f.size(1) >= (n.H + lanes - 1) / lanes * lanes, op, ": f must have at least H = ", n.H,
       " columns, in whole vectors, got ", f.size(1));
   const Tensor values = dense(f), features = dense(x), upstream = dense(grad);

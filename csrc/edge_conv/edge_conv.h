@@ -8,7 +8,8 @@
 //   edge_sum_    u[s]   = sum over the slots of s of  m * (u[s] + v[o]),  the masks being u and v: edge_sum in place of
 //                         its segments' values, for inference, where nobody asks for them again; on the CPU alone
 //
-//   m = 1 where seg_mask[s] + oth_mask[o] > 0, else slope (channel by channel); without masks, m = 1.
+//   m = slope where seg_mask[s] + oth_mask[o] <= 0, else 1 (channel by channel); without masks, m = 1. With a slope of
+//   0 what is multiplied with m is left out, even if it is not finite.
 //
 // With seg_val = seg_mask = u and oth_val = oth_mask = v, m (u + v) is the activation max(a, slope a) of a = u + v:
 // none (slope 1), ReLU (0), leaky ReLU. Almost everywhere m is constant, and the three are partial derivatives of one
@@ -42,15 +43,16 @@ inline EdgeConvSizes check_edge_conv(
   const std::optional<Tensor>& first = t.seg_val.has_value()   ? t.seg_val
                                        : t.oth_val.has_value() ? t.oth_val
                                                                : t.edge_val;
-  STD_TORCH_CHECK(first.has_value(), op, ": one of seg_val, oth_val and edge_val is needed");
-  STD_TORCH_CHECK(t.seg_mask.has_value() == t.oth_mask.has_value(), op, ": seg_mask and oth_mask come together");
-  STD_TORCH_CHECK(!t.weight.has_value() || !t.edge_val.has_value(), op, ": weight and edge_val exclude each other");
-  STD_TORCH_CHECK(others >= 0 && rows >= 0, op, ": sizes must not be negative, got ", others, " and ", rows);
+  POLYGRAPH_CHECK(first.has_value(), op, ": one of seg_val, oth_val and edge_val is needed");
+  POLYGRAPH_CHECK(t.seg_mask.has_value() == t.oth_mask.has_value(), op, ": seg_mask and oth_mask come together");
+  POLYGRAPH_CHECK(!t.weight.has_value() || !t.edge_val.has_value(), op, ": weight and edge_val exclude each other");
+  check_count(op, "others", others);
+  check_count(op, "rows", rows);
   const Tensor& like = *first;
   check_floating(op, "values", like);
-  STD_TORCH_CHECK(like.dim() == 2, op, ": values must have shape [*, D], got ", shape_string(like));
+  POLYGRAPH_CHECK(like.dim() == 2, op, ": values must have shape [*, D], got ", shape_string(like));
   const EdgeConvSizes n{check_graph(op, like, others, ptr, slot, other, edge), like.size(1), rows};
-  STD_TORCH_CHECK(edge.has_value() || rows == n.g.E, op, ": there are ", n.g.E, " slots and ", rows, " rows of edges");
+  POLYGRAPH_CHECK(edge.has_value() || rows == n.g.E, op, ": there are ", n.g.E, " slots and ", rows, " rows of edges");
   const auto check = [&](const char* name, const std::optional<Tensor>& tensor, const char* meaning, int64_t count) {
     if (tensor.has_value()) {
       check_dtype(op, name, *tensor, like.scalar_type());

@@ -36,6 +36,14 @@ enum class Form {
   plain,
 };
 
+// What the masks do: nothing, for they are not there; multiply with the slope; or, with a slope of 0, leave out.
+enum class Kink { none, leaky, relu };
+
+template <class T>
+Kink kink_of(const EdgeConvParams<T>& p) {
+  return p.seg_mask == nullptr ? Kink::none : p.slope == T(0) ? Kink::relu : Kink::leaky;
+}
+
 constexpr int64_t kNearBytes = 1 << 20;
 
 #define POLYGRAPH_KERNEL_FILE "edge_conv/edge_conv_kernel.inc"
@@ -127,9 +135,9 @@ void edge_sum_in_place_cpu(Tensor u, const Tensor& v, double slope, const Tensor
   const EdgeConvTensors given{u, v, u, v, std::nullopt, std::nullopt};
   const int64_t slots = other.numel();
   const EdgeConvSizes n = check_edge_conv(op, given, v.size(0), slots, ptr, std::nullopt, other, std::nullopt);
-  STD_TORCH_CHECK(!is_half(u.scalar_type()), op, ": u must be float32 or float64, got ", dtype_name(u.scalar_type()));
-  STD_TORCH_CHECK(u.is_contiguous(), op, ": u must be contiguous");
-  STD_TORCH_CHECK(
+  POLYGRAPH_CHECK(!is_half(u.scalar_type()), op, ": u must be float32 or float64, got ", dtype_name(u.scalar_type()));
+  POLYGRAPH_CHECK(u.is_contiguous(), op, ": u must be contiguous");
+  POLYGRAPH_CHECK(
       u.numel() == 0 || u.const_data_ptr() != v.const_data_ptr(), op, ": u and v must be different tensors");
   const GraphTensors graph(ptr, std::nullopt, other, std::nullopt);
   check_graph_values(op, n.g, graph.pointers(), slots);

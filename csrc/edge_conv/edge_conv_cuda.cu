@@ -120,7 +120,7 @@ EdgeConvParams<T> params(
       const_data<T>(t.weight),
       const_data<T>(grad),
       const_data<T>(oth_grad),
-      static_cast<Acc<T>>(slope),
+      bend_at_zero<Acc<T>>(slope),
       mutable_data<T>(out),
       static_cast<uint32_t>(n.D * static_cast<int64_t>(sizeof(T))),
       {},

@@ -19,7 +19,7 @@ struct EdgeConvParams {
   const T* weight;    // [E']
   const T* grad;      // [S, D], edge_dot only
   const T* oth_grad;  // [O, D], edge_dot only
-  Acc<T> slope;
+  Bend<Acc<T>> bend;
   T* out;
   uint32_t row_bytes;
   SegmentWork work;
@@ -113,10 +113,9 @@ struct EdgeRows {
 #pragma unroll
     for (int v = 0; v < kWidth; ++v) {
       if (kForm == Form::activation) {
-        value[v] = mask[v];
-      }
-      if (kForm == Form::any ? p.oth_mask != nullptr : kMasks) {
-        value[v] = mask[v] > 0 ? value[v] : p.slope * value[v];
+        value[v] = p.bend.of(mask[v]);
+      } else if (kForm == Form::any ? p.oth_mask != nullptr : kMasks) {
+        value[v] = p.bend.of(mask[v], value[v]);
       }
       value[v] = slot.filled ? value[v] : Acc<T>(0);
     }

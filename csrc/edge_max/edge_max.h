@@ -54,7 +54,7 @@ inline EdgeMaxSizes check_edge_max_backward(
   EdgeMaxSizes n = check_edge_max_args(op, arg, other, grad);
   check_floating(op, "grad", grad);
   check_shape(op, "grad", grad, "[M, D]", {n.g.S, n.D});
-  STD_TORCH_CHECK(others >= 0, op, ": others must not be negative, got ", others);
+  check_count(op, "others", others);
   n.g.O = others;
   const auto check = [&](const char* name, const std::optional<Tensor>& tensor, const char* meaning, int64_t size) {
     if (tensor.has_value()) {

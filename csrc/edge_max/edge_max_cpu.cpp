@@ -85,7 +85,7 @@ void check_args(const char* op, const EdgeMaxSizes& n, const Tensor& arg, const 
       valid = false;
     }
   });
-  STD_TORCH_CHECK(valid, op, ": arg must name slots that hold an edge");
+  POLYGRAPH_CHECK(valid, op, ": arg must name slots that hold an edge");
 }
 
 }  // namespace

@@ -342,7 +342,7 @@ Tensor edge_max_backward_cuda(
     const Tensor& grad, const Tensor& arg, int64_t others, const Tensor& other, const std::optional<Tensor>& target,
     const std::optional<Tensor>& t_ptr, const std::optional<Tensor>& t_slot) {
   const EdgeMaxSizes n = check_edge_max_backward(grad, arg, others, other, target, t_ptr, t_slot);
-  STD_TORCH_CHECK(
+  POLYGRAPH_CHECK(
       target.has_value() && t_ptr.has_value() && t_slot.has_value(),
       "edge_max_backward: target, t_ptr and t_slot are needed on CUDA");
   check_row_numbers("edge_max_backward", n.g.S, n.g.E, n.D * int64_t(sizeof(double)));

@@ -1,12 +1,12 @@
 // Softmax of edge scores that are made of nodes, and its derivative.
 //
 // A slot joins the segment s and the other node o and has the row e of edge features (common/graph.h). Its scores are
-//   t[e, h] = act(u[s, h] + v[o, h]),   act(a) = a where a > 0, else slope a.
+//   t[e, h] = act(u[s, h] + v[o, h]),   act(a) = slope a where a <= 0 (0 with a slope of 0), else a.
 //
 //   edge_softmax            p[e, h] = exp(t[e, h]) / sum of exp(t[k, h])   over the slots k of s
 //                                     or / sum over g of exp(t[e, g])     if over_features
 //   edge_softmax_backward   inner[e, h] = m p[e, h] (grad[e, h] - sum of p grad over the same),
-//                                     m = 1 where u[s, h] + v[o, h] > 0, else slope; without u and v, m = 1
+//                                     m = slope where u[s, h] + v[o, h] <= 0, else 1; without u and v, m = 1
 //
 // u [S, H], v [O, H], p and grad and inner [E', H]. Rows of empty slots are 0. The largest score is taken off before
 // exp. t_ptr, t_slot, t_other are the same graph seen from the other side, for derivatives; the kernels do not read
@@ -28,11 +28,12 @@ inline EdgeSoftmaxSizes check_edge_softmax(
     int64_t rows, const Tensor& ptr, const std::optional<Tensor>& slot, const Tensor& other,
     const std::optional<Tensor>& edge) {
   check_floating(op, "scores", like);
-  STD_TORCH_CHECK(like.dim() == 2, op, ": scores must have shape [*, H], got ", shape_string(like));
-  STD_TORCH_CHECK(others >= 0 && rows >= 0, op, ": sizes must not be negative, got ", others, " and ", rows);
-  STD_TORCH_CHECK(u.has_value() == v.has_value(), op, ": u and v come together");
+  POLYGRAPH_CHECK(like.dim() == 2, op, ": scores must have shape [*, H], got ", shape_string(like));
+  check_count(op, "others", others);
+  check_count(op, "rows", rows);
+  POLYGRAPH_CHECK(u.has_value() == v.has_value(), op, ": u and v come together");
   const EdgeSoftmaxSizes n{check_graph(op, like, others, ptr, slot, other, edge), like.size(1), rows};
-  STD_TORCH_CHECK(edge.has_value() || rows == n.g.E, op, ": there are ", n.g.E, " slots and ", rows, " rows of edges");
+  POLYGRAPH_CHECK(edge.has_value() || rows == n.g.E, op, ": there are ", n.g.E, " slots and ", rows, " rows of edges");
   const auto check = [&](const char* name, const std::optional<Tensor>& tensor, const char* meaning, int64_t count) {
     if (tensor.has_value()) {
       check_dtype(op, name, *tensor, like.scalar_type());

@@ -22,7 +22,7 @@ struct EdgeSoftmaxParams {
   const T* v;     // [O, H]
   const T* p;     // [E', H], backward only
   const T* grad;  // [E', H], likewise
-  Acc<T> slope;
+  Bend<Acc<T>> bend;
   T* out;  // [E', H], 0 before
   uint32_t row_bytes;
   SegmentWork work;
@@ -32,11 +32,6 @@ struct EdgeSoftmaxParams {
 template <class T>
 __device__ __forceinline__ Acc<T> value(const T* at) {
   return static_cast<Acc<T>>(*at);
-}
-
-template <class A>
-__device__ __forceinline__ A activated(A sum, A slope) {
-  return sum > 0 ? sum : slope * sum;
 }
 
 // The larger; NaN if either is.
@@ -112,7 +107,7 @@ __device__ __forceinline__ void store_shares(SlotScores<T>& scores, bool mine, c
   T* const out = p.out + scores.h;
   scores.each([&](Acc<T> sum, int32_t row) {
     if (mine) {
-      *row_at(out, row, p.row_bytes) = static_cast<T>(power(activated(sum, p.slope) - total.most) / total.sum);
+      *row_at(out, row, p.row_bytes) = static_cast<T>(power(p.bend.of(sum) - total.most) / total.sum);
     }
   });
 }
@@ -131,11 +126,11 @@ __global__ void __launch_bounds__(kSegmentThreads, 3)
   each_turn(p.work, group, p.n.H, [&](int64_t h, bool mine) {
     scores.set_column(h);
     Total<Acc<T>> total{kLeast<Acc<T>>, 0};
-    scores.each([&](Acc<T> sum, int32_t) { total.most = larger(total.most, activated(sum, p.slope)); });
+    scores.each([&](Acc<T> sum, int32_t) { total.most = larger(total.most, p.bend.of(sum)); });
     const bool piece = group.number < p.work.place_units;
     // A piece whose scores are all -infinity adds nothing to a segment that has others.
     const Acc<T> least = piece && total.most == kLeast<Acc<T>> ? Acc<T>(0) : total.most;
-    scores.each([&](Acc<T> sum, int32_t) { total.sum += power(activated(sum, p.slope) - least); });
+    scores.each([&](Acc<T> sum, int32_t) { total.sum += power(p.bend.of(sum) - least); });
     if (!piece) {
       store_shares(scores, mine, total);
     } else if (mine && unit.segment >= 0) {
@@ -199,7 +194,7 @@ __global__ void __launch_bounds__(kSegmentThreads)
     const T* const near = row_at(p.u, s, p.row_bytes);
     const T* const far = row_at(p.v, ids.other, p.row_bytes);
     T* const out = row_at(p.out, ids.row, p.row_bytes);
-    const auto score = [&](int64_t h) { return activated(value(near + h) + value(far + h), p.slope); };
+    const auto score = [&](int64_t h) { return p.bend.of(value(near + h) + value(far + h)); };
     Acc<T> most = kLeast<Acc<T>>;
     for (int64_t h = 0; h < p.n.H; ++h) {
       most = larger(most, score(h));
@@ -217,8 +212,8 @@ __global__ void __launch_bounds__(kSegmentThreads)
 // Column h of the derivative of a slot, whose scores are of u_h + v_h = `sum`.
 template <class T>
 __device__ __forceinline__ T moved(const EdgeSoftmaxParams<T>& p, Acc<T> sum, Acc<T> share, Acc<T> grad, Acc<T> total) {
-  const Acc<T> kink = p.u == nullptr || sum > 0 ? Acc<T>(1) : p.slope;
-  return static_cast<T>(kink * (share * (grad - total)));
+  const Acc<T> of_score = share * (grad - total);
+  return static_cast<T>(p.u == nullptr ? of_score : p.bend.of(sum, of_score));
 }
 
 template <class T>
@@ -357,7 +352,7 @@ Tensor edge_softmax_cuda(
         const_data<T>(far),
         nullptr,
         nullptr,
-        static_cast<Acc<T>>(slope),
+        bend_at_zero<Acc<T>>(slope),
         mutable_data<T>(out),
         static_cast<uint32_t>(n.H * static_cast<int64_t>(sizeof(T))),
         {},
@@ -394,7 +389,7 @@ Tensor edge_softmax_backward_cuda(
         const_data<T>(far),
         const_data<T>(shares),
         const_data<T>(upstream),
-        static_cast<Acc<T>>(slope),
+        bend_at_zero<Acc<T>>(slope),
         mutable_data<T>(out),
         static_cast<uint32_t>(n.H * static_cast<int64_t>(sizeof(T))),
         {},

@@ -29,12 +29,8 @@ inline void check_ends(const char* op, const Tensor& source, const Tensor& targe
   check_dtype(op, "target", target, ScalarType::Long);
   check_shape(op, "target", target, "[E]", {source.size(0)});
   check_device(op, "target", target, source);
-  STD_TORCH_CHECK(
+  POLYGRAPH_CHECK(
       source.size(0) < (int64_t(1) << 31), op, ": a graph may have at most 2^31 - 1 edges, got ", source.size(0));
-}
-
-inline void check_count(const char* op, const char* name, int64_t count) {
-  STD_TORCH_CHECK(count >= 0, op, ": ", name, " must not be negative, got ", count);
 }
 
 inline void check_sort_coo(const Tensor& source, const Tensor& target, int64_t num_targets) {
@@ -47,9 +43,9 @@ inline int64_t check_targets_of(const Tensor& ptr, int64_t slots) {
   const char* op = "targets_of";
   check_dtype(op, "ptr", ptr, ScalarType::Long);
   check_shape(op, "ptr", ptr, "[S+1]", {-1});
-  STD_TORCH_CHECK(ptr.size(0) > 0, op, ": ptr must have shape [S+1], got [0]");
+  POLYGRAPH_CHECK(ptr.size(0) > 0, op, ": ptr must have shape [S+1], got [0]");
   check_count(op, "slots", slots);
-  STD_TORCH_CHECK(slots < (int64_t(1) << 31), op, ": a graph may have at most 2^31 - 1 slots, got ", slots);
+  POLYGRAPH_CHECK(slots < (int64_t(1) << 31), op, ": a graph may have at most 2^31 - 1 slots, got ", slots);
   return ptr.size(0) - 1;
 }
 
@@ -57,7 +53,7 @@ inline GraphSizes check_transpose_graph(const Tensor& ptr, const Tensor& other, 
   const char* op = "transpose_graph";
   check_count(op, "others", others);
   const GraphSizes n = check_graph(op, other, others, ptr, std::nullopt, other, std::nullopt);
-  STD_TORCH_CHECK(others > 0 || n.E == 0, op, ": others must be at least 1 where there are slots, got ", others);
+  POLYGRAPH_CHECK(others > 0 || n.E == 0, op, ": others must be at least 1 where there are slots, got ", others);
   return n;
 }
 

@@ -126,7 +126,7 @@ __global__ void __launch_bounds__(kSortThreads) segments_kernel(SegmentsParams p
 std::tuple<Tensor, Tensor, Tensor> sort_coo_cuda(
     const Tensor& source, const Tensor& target, int64_t num_targets, bool with_edge) {
   check_sort_coo(source, target, num_targets);
-  STD_TORCH_CHECK(
+  POLYGRAPH_CHECK(
       num_targets <= kMostKeys, "sort_coo: num_targets may be at most ", kMostKeys, " on CUDA, got ", num_targets);
   const DeviceScope scope(source);
   const Tensor from = dense(source);
@@ -160,7 +160,7 @@ Tensor targets_of_cuda(const Tensor& ptr, int64_t slots) {
 
 std::tuple<Tensor, Tensor> transpose_graph_cuda(const Tensor& ptr, const Tensor& other, int64_t others) {
   const GraphSizes n = check_transpose_graph(ptr, other, others);
-  STD_TORCH_CHECK(
+  POLYGRAPH_CHECK(
       others <= kMostKeys && n.S < (int64_t(1) << 31), "transpose_graph: at most ", kMostKeys,
       " other nodes and 2^31 - 1 segments on CUDA, got ", others, " and ", n.S);
   const DeviceScope scope(other);

@@ -25,6 +25,9 @@
 
 namespace polygraph {
 
+// Of a sample: a point's number plus the size of a tile fits into 32 bits.
+constexpr int64_t kMostPoints = (int64_t(1) << 31) - (int64_t(1) << 16);
+
 struct KnnSizes {
   int64_t B, N, M, C;                     // samples (1 if ragged), points and queries of each, channels
   int64_t S;                              // ragged samples, -1 if dense
@@ -45,7 +48,7 @@ inline int64_t knn_window(int64_t i, int64_t radius, int64_t size) {
 }
 
 inline void check_knn_candidates(int64_t sample, int64_t candidates, int64_t k) {
-  STD_TORCH_CHECK(k <= candidates, "knn: sample ", sample, " has ", candidates, " candidates, k is ", k);
+  POLYGRAPH_CHECK(k <= candidates, "knn: sample ", sample, " has ", candidates, " candidates, k is ", k);
 }
 
 // Every pixel has k candidates. By symmetry, and because all pixels far from the border are alike, few are looked at.
@@ -59,7 +62,7 @@ inline void check_knn_grid_candidates(const KnnSizes& n) {
       const int64_t inner =
           n.search_radius >= 0 && n.search_radius < n.exclude_radius ? n.search_radius : n.exclude_radius;
       const int64_t dropped = inner < 0 ? 0 : knn_window(r, inner, n.height) * knn_window(c, inner, n.width);
-      STD_TORCH_CHECK(
+      POLYGRAPH_CHECK(
           n.k <= seen - dropped, "knn: sample 0 has ", seen - dropped, " candidates at pixel (", r, ", ", c, "), k is ",
           n.k);
     }
@@ -78,44 +81,49 @@ inline KnnSizes check_knn(
   check_device(op, "y", y, x);
   KnnSizes n{x.size(0),    x.size(1), y.size(1), x.size(2),      -1,           k,
              exclude_self, height,    width,     exclude_radius, search_radius};
-  STD_TORCH_CHECK(k >= 1, op, ": k must be at least 1, got ", k);
-  STD_TORCH_CHECK(
-      n.N < (int64_t(1) << 31) && n.M < (int64_t(1) << 31), op, ": a batch may hold at most 2^31 - 1 points");
-  STD_TORCH_CHECK(
+  POLYGRAPH_CHECK(k >= 1, op, ": k must be at least 1, got ", k);
+  POLYGRAPH_CHECK(
+      n.N <= kMostPoints && n.M <= kMostPoints, op, ": a batch may hold at most 2^31 - 2^16 points, got N = ", n.N,
+      " and M = ", n.M);
+  POLYGRAPH_CHECK(
       !exclude_self || n.M == n.N, op, ": exclude_self needs as many queries as points, got M = ", n.M,
       " and N = ", n.N);
-  STD_TORCH_CHECK(
+  POLYGRAPH_CHECK(
       x_ptr.has_value() == y_ptr.has_value(), op, ": x_ptr and y_ptr must be given together, got ",
       x_ptr.has_value() ? "x_ptr" : "y_ptr", " alone");
   if (x_ptr.has_value()) {
-    STD_TORCH_CHECK(n.B == 1, op, ": with ptr, x must have shape [1, N, C], got ", shape_string(x));
+    POLYGRAPH_CHECK(n.B == 1, op, ": with ptr, x must have shape [1, N, C], got ", shape_string(x));
     check_dtype(op, "x_ptr", *x_ptr, ScalarType::Long);
     check_shape(op, "x_ptr", *x_ptr, "[S+1]", {-1});
     check_device(op, "x_ptr", *x_ptr, x);
-    STD_TORCH_CHECK(x_ptr->size(0) > 0, op, ": x_ptr must have shape [S+1], got [0]");
+    POLYGRAPH_CHECK(x_ptr->size(0) > 0, op, ": x_ptr must have shape [S+1], got [0]");
     check_dtype(op, "y_ptr", *y_ptr, ScalarType::Long);
     check_shape(op, "y_ptr", *y_ptr, "[S+1]", {x_ptr->size(0)});
     check_device(op, "y_ptr", *y_ptr, x);
     n.S = x_ptr->size(0) - 1;
   }
-  STD_TORCH_CHECK(
+  POLYGRAPH_CHECK(
       exclude_radius >= -1 && search_radius >= -1, op, ": exclude_radius and search_radius must be at least -1, got ",
       exclude_radius, " and ", search_radius);
   if (height == 0 && width == 0) {
-    STD_TORCH_CHECK(exclude_radius == -1 && search_radius == -1, op, ": exclude_radius and search_radius need a grid");
+    POLYGRAPH_CHECK(exclude_radius == -1 && search_radius == -1, op, ": exclude_radius and search_radius need a grid");
     if (n.S < 0 && n.B * n.M > 0) {
       check_knn_candidates(0, n.N - (exclude_self ? 1 : 0), k);
     }
     return n;
   }
-  STD_TORCH_CHECK(n.S < 0, op, ": a grid cannot be combined with ptr");
-  STD_TORCH_CHECK(
+  POLYGRAPH_CHECK(n.S < 0, op, ": a grid cannot be combined with ptr");
+  POLYGRAPH_CHECK(
       height > 0 && width > 0 && height <= n.N && width <= n.N && height * width == n.N && n.M == n.N, op, ": grid ",
       height, " x ", width, " needs N = M = ", height, " * ", width, ", got N = ", n.N, " and M = ", n.M);
   if (exclude_self && exclude_radius < 0) {
     n.exclude_radius = 0;
   }
   n.exclude_self = false;
+  // No two pixels are so many rows or columns apart, and sums with radii cannot overflow.
+  const int64_t side = height > width ? height : width;
+  n.exclude_radius = n.exclude_radius < side ? n.exclude_radius : side;
+  n.search_radius = n.search_radius < side ? n.search_radius : side;
   if (n.B > 0) {
     check_knn_grid_candidates(n);
   }
@@ -124,13 +132,13 @@ inline KnnSizes check_knn(
 
 // A ragged pointer on the CPU, contiguous: rises from 0 to `rows`.
 inline void check_knn_ptr(const char* name, const int64_t* ptr, int64_t samples, const char* meaning, int64_t rows) {
-  STD_TORCH_CHECK(ptr[0] == 0, "knn: ", name, " must begin with 0, got ", ptr[0]);
+  POLYGRAPH_CHECK(ptr[0] == 0, "knn: ", name, " must begin with 0, got ", ptr[0]);
   for (int64_t s = 0; s < samples; ++s) {
-    STD_TORCH_CHECK(
+    POLYGRAPH_CHECK(
         ptr[s] <= ptr[s + 1], "knn: ", name, " must not fall, got ", ptr[s + 1], " after ", ptr[s], " at position ",
         s + 1);
   }
-  STD_TORCH_CHECK(ptr[samples] == rows, "knn: ", name, " must end with ", meaning, " = ", rows, ", got ", ptr[samples]);
+  POLYGRAPH_CHECK(ptr[samples] == rows, "knn: ", name, " must end with ", meaning, " = ", rows, ", got ", ptr[samples]);
 }
 
 // Values of both pointers on the CPU, contiguous; the CUDA kernel asserts the same.
@@ -138,7 +146,7 @@ inline void check_knn_samples(const KnnSizes& n, const int64_t* x_ptr, const int
   check_knn_ptr("x_ptr", x_ptr, n.S, "N", n.N);
   check_knn_ptr("y_ptr", y_ptr, n.S, "M", n.M);
   for (int64_t s = 0; s < n.S; ++s) {
-    STD_TORCH_CHECK(
+    POLYGRAPH_CHECK(
         !n.exclude_self || x_ptr[s + 1] == y_ptr[s + 1], "knn: exclude_self needs y_ptr equal to x_ptr, got ",
         y_ptr[s + 1], " and ", x_ptr[s + 1], " at position ", s + 1);
     if (y_ptr[s] < y_ptr[s + 1]) {

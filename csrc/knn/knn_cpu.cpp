@@ -132,7 +132,7 @@ void check_finite(const char* name, const Tensor& tensor) {
   const int64_t C = std::max<int64_t>(1, tensor.size(2));
   const int64_t rows = std::max<int64_t>(1, tensor.size(1));
   const int64_t at = first.load();
-  STD_TORCH_CHECK(
+  POLYGRAPH_CHECK(
       bad.load() == 0, "knn: ", name, " must be finite, got ", bad.load(), " NaN or inf, the first at [", at / C / rows,
       ", ", at / C % rows, ", ", at % C, "]");
 }

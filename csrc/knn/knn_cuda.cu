@@ -205,8 +205,8 @@ std::tuple<Tensor, Tensor> knn_cuda(
     const Tensor& x, const Tensor& y, const std::optional<Tensor>& x_ptr, const std::optional<Tensor>& y_ptr, int64_t k,
     bool exclude_self, int64_t height, int64_t width, int64_t exclude_radius, int64_t search_radius) {
   const KnnSizes n = check_knn(x, y, x_ptr, y_ptr, k, exclude_self, height, width, exclude_radius, search_radius);
-  STD_TORCH_CHECK(n.C <= kMaxChannels, "knn: x may have at most ", kMaxChannels, " channels on CUDA, got ", n.C);
-  STD_TORCH_CHECK(n.S != 0 || n.M == 0, "knn: y_ptr must end with M = ", n.M, ", got no samples");
+  POLYGRAPH_CHECK(n.C <= kMaxChannels, "knn: x may have at most ", kMaxChannels, " channels on CUDA, got ", n.C);
+  POLYGRAPH_CHECK(n.S != 0 || n.M == 0, "knn: y_ptr must end with M = ", n.M, ", got no samples");
   const DeviceScope scope(x);
   const Tensor points = dense(x);
   const Tensor queries = dense(y);

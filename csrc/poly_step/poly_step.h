@@ -59,7 +59,7 @@ inline PolySizes check_poly_step(
     const std::optional<Tensor>& bias, const std::optional<Tensor>& skip, int64_t norm, int64_t activation) {
   check_floating(op, "a", a);
   check_shape(op, "a", a, s.has_value() ? "[B, V, D]" : "[B, V, 2*D]", {-1, -1, -1});
-  STD_TORCH_CHECK(
+  POLYGRAPH_CHECK(
       s.has_value() || a.size(2) % 2 == 0, op, ": a must have an even number of channels when s is None, got ",
       a.size(2));
   const PolySizes n{a.size(0), a.size(1), s.has_value() ? a.size(2) : a.size(2) / 2};
@@ -83,8 +83,8 @@ inline PolySizes check_poly_step(
   };
   check_factor("scale", scale);
   check_factor("bias", bias);
-  STD_TORCH_CHECK(norm == kNormNone || norm == kNormRms, op, ": norm must be 0 or 1, got ", norm);
-  STD_TORCH_CHECK(activation >= 0 && activation <= 3, op, ": activation must be 0, 1, 2 or 3, got ", activation);
+  POLYGRAPH_CHECK(norm == kNormNone || norm == kNormRms, op, ": norm must be 0 or 1, got ", norm);
+  POLYGRAPH_CHECK(activation >= 0 && activation <= 3, op, ": activation must be 0, 1, 2 or 3, got ", activation);
   return n;
 }
 

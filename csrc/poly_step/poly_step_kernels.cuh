@@ -146,18 +146,18 @@ __device__ __forceinline__ A activate(A z, int activation) {
   }
 }
 
-// act'(z), read off the output.
+// grad * act'(z), read off the output; of ReLU 0 where the output is, whatever the gradient.
 template <class A>
-__device__ __forceinline__ A slope(A out, int activation) {
+__device__ __forceinline__ A past_activation(A out, A grad, int activation) {
   switch (activation) {
     case kActivationElu:
-      return out > A(0) ? A(1) : out + A(1);
+      return out > A(0) ? grad : grad * (out + A(1));
     case kActivationRelu:
-      return out > A(0) ? A(1) : A(0);
+      return out <= A(0) ? A(0) : grad;
     case kActivationLeakyRelu:
-      return out > A(0) ? A(1) : A(kLeakySlope);
+      return out > A(0) ? grad : grad * A(kLeakySlope);
     default:
-      return A(1);
+      return grad;
   }
 }
 
@@ -368,7 +368,7 @@ __global__ void __launch_bounds__(kThreads, 3) poly_step_backward_sums_kernel(Po
       const A* rnorm = p.rnorm + b * p.n.D + d;  // not as packs: the kernels of half types would spill
 #pragma unroll
       for (int i = 0; i < kVec; ++i) {
-        const A dz = static_cast<A>(grad.lane[i]) * slope(static_cast<A>(out.lane[i]), p.activation);
+        const A dz = past_activation(static_cast<A>(out.lane[i]), static_cast<A>(grad.lane[i]), p.activation);
         const A t = static_cast<A>(a.lane[i]) * static_cast<A>(s.lane[i]);
         sum[0][i] += own.lane[i] * dz * (rnorm[i] * t);
         sum[1][i] += dz;
@@ -432,7 +432,7 @@ __global__ void __launch_bounds__(kThreads, 3) poly_step_backward_kernel(PolyBac
       Pack<T, kVec> grad_skip;
 #pragma unroll
       for (int i = 0; i < kVec; ++i) {
-        const A dz = static_cast<A>(grad.lane[i]) * slope(static_cast<A>(out.lane[i]), p.activation);
+        const A dz = past_activation(static_cast<A>(out.lane[i]), static_cast<A>(grad.lane[i]), p.activation);
         const A left = static_cast<A>(a.lane[i]);
         const A right = rnorm.lane[i] * static_cast<A>(s.lane[i]);
         const A e = scale.lane[i] * dz - through.lane[i] * (left * right);
@@ -469,7 +469,7 @@ __global__ void __launch_bounds__(kThreads, 3) poly_step_vertex_sums_kernel(Poly
       const auto out = load_pack<T, kVec>(p.out + at);
 #pragma unroll
       for (int i = 0; i < kVec; ++i) {
-        const A dz = static_cast<A>(grad.lane[i]) * slope(static_cast<A>(out.lane[i]), p.activation);
+        const A dz = past_activation(static_cast<A>(out.lane[i]), static_cast<A>(grad.lane[i]), p.activation);
         const A t = static_cast<A>(a.lane[i]) * static_cast<A>(s.lane[i]);
         to_scale[i] += dz * (rnorm.lane[i] * t);
         to_bias[i] += dz;

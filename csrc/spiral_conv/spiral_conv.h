@@ -26,6 +26,7 @@ inline SpiralSizes check_spiral_conv(
   check_shape(op, "x", x, "[B, V, C]", {-1, -1, -1});
   check_table(op, index, "[M, S]", x);
   const int64_t C = x.size(2);
+  check_width(op, "channels of x", C);
   const int64_t S = index.size(1);
   check_dtype(op, "weight", weight, x.scalar_type());
   check_shape(op, "weight", weight, "[D, S*C]", {-1, S * C});
@@ -52,7 +53,7 @@ inline SpiralSizes check_spiral_conv_backward_x(
   check_dtype(op, "weight", weight, grad.scalar_type());
   check_device(op, "weight", weight, grad);
   check_shape(op, "weight", weight, "[D, S*C]", {D, -1});
-  STD_TORCH_CHECK(
+  POLYGRAPH_CHECK(
       weight.size(1) % S == 0, op, ": weight must have a multiple of S = ", S, " columns, got ", weight.size(1));
   check_transposed_shape(op, index, -1, t_ptr, t_entry, grad);
   return {grad.size(0), t_ptr.size(0) - 1, weight.size(1) / S, M, S, D};
@@ -63,6 +64,7 @@ inline SpiralSizes check_spiral_conv_backward_weight(const Tensor& grad, const T
   check_floating(op, "x", x);
   check_shape(op, "x", x, "[B, V, C]", {-1, -1, -1});
   check_table(op, index, "[M, S]", x);
+  check_width(op, "channels of x", x.size(2));
   check_dtype(op, "grad", grad, x.scalar_type());
   check_shape(op, "grad", grad, "[B, M, D]", {x.size(0), index.size(0), -1});
   check_device(op, "grad", grad, x);

@@ -58,7 +58,7 @@ struct SpiralRowStage {
 #pragma unroll
     for (int pass = 0; pass < kPasses; ++pass) {
       const int64_t source = inside && row < end ? p.index[m * p.n.S + s] : -1;
-      good = good && static_cast<uint64_t>(source + 1) <= static_cast<uint64_t>(p.n.V);
+      good = good && static_cast<uint64_t>(source) + 1 <= static_cast<uint64_t>(p.n.V);
       from[pass] = source < 0 ? -1 : (b * p.n.V + source) * p.n.C + c;
       row += kPassRows;
       m += kPassRows;

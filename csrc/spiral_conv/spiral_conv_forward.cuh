@@ -58,7 +58,7 @@ struct SpiralStage {
     for (int pass = 0; pass < kRowPasses; ++pass) {
       const int row = min(first + pass * kPassRows, Shape::kRows - 1);
       source[pass] = inside ? p.index[rows[row].index + s] : -1;
-      good = good && static_cast<uint64_t>(source[pass] + 1) <= static_cast<uint64_t>(p.n.V);
+      good = good && static_cast<uint64_t>(source[pass]) + 1 <= static_cast<uint64_t>(p.n.V);
     }
     CUDA_KERNEL_ASSERT_MSG(good, "spiral_conv: index is out of range");
 #pragma unroll

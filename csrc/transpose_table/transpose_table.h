@@ -14,7 +14,7 @@ inline void check_transpose_table(const Tensor& index, int64_t num_sources) {
   const char* op = "transpose_table";
   check_dtype(op, "index", index, ScalarType::Long);
   check_shape(op, "index", index, "[M, S]", {-1, -1});
-  STD_TORCH_CHECK(num_sources >= 0, op, ": num_sources must not be negative, got ", num_sources);
+  check_count(op, "num_sources", num_sources);
 }
 
 }  // namespace polygraph

@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(kSortThreads) positions_kernel(PositionsParams
 std::tuple<Tensor, Tensor> transpose_table_cuda(const Tensor& index, int64_t num_sources) {
   check_transpose_table(index, num_sources);
   const int64_t count = index.numel();
-  STD_TORCH_CHECK(
+  POLYGRAPH_CHECK(
       num_sources <= kMostKeys && count <= kMostSorted, "transpose_table: at most ", kMostKeys, " sources and ",
       kMostSorted, " entries on CUDA, got ", num_sources, " and ", count);
   const DeviceScope scope(index);

@@ -34,6 +34,7 @@ from polygraph.nn import (
 from polygraph.nn._choices import check_choice, check_positive
 from polygraph.nn.block import ACTIVATIONS, OperatorFactory
 from polygraph.nn.norm import NORMS
+from polygraph.nn.tables import table_of
 
 COORDINATES = 3
 BLOCKS = ("first_order", "simple", "full", "skip")
@@ -185,7 +186,7 @@ class MeshAutoencoder(nn.Module):
         self.select = None if config.fuse_downsampling else nn.ModuleList()
         width = COORDINATES
         for level, channels in enumerate(config.encoder_channels):
-            keep = torch.as_tensor(hierarchy.keep[level])
+            keep = table_of(hierarchy.keep[level])
             select = SelectVertices(keep, sizes[level])
             every, kept = factories[level]
             if self.select is None:
@@ -360,8 +361,8 @@ def _operators(
     """Make operators of a level: on all of its vertices, and on those that stay."""
     vertices, keep = hierarchy.vertices[level], hierarchy.keep[level]
     if kind == "spiral":
-        spirals = torch.as_tensor(hierarchy.spirals[level])
-        kept = spirals[torch.as_tensor(keep)]
+        spirals = table_of(hierarchy.spirals[level])
+        kept = spirals[table_of(keep)]
         return _spiral_factory(spirals, len(vertices)), _spiral_factory(kept, len(vertices))
     from polygraph.nn.mesh_conv import MESH_CONVS, MeshGraph  # imports PyG, which takes seconds
 
@@ -374,7 +375,7 @@ def _operators(
 
 def _spiral_factory(spirals: Tensor | np.ndarray, num_sources: int) -> OperatorFactory:
     """Makes spiral convolutions of one table, whose transposed table is computed once for all."""
-    indices = torch.as_tensor(spirals)
+    indices = table_of(spirals)
     return partial(
         SpiralConv,
         indices=indices,

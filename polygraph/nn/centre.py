@@ -35,10 +35,10 @@ def middle_of(x: Tensor) -> Tensor | None:
         with np.errstate(invalid="ignore", over="ignore"):
             far = np.abs(middle) > _NEAR * (high - low)
         return torch.from_numpy(middle[None]).nan_to_num(0.0, 0.0, 0.0) if far.any() else None
-    step = torch.sym_max(count // _PROBES, 1)
-    half = torch.sym_min(count - 1, _PROBES - 1) // 2
-    # Not torch.median, which CUDA refuses where only deterministic algorithms are allowed.
-    middle = nodes[: step * _PROBES : step].sort(0).values[half : half + 1]
+    # Not a slice, whose length would be a branch on the number of nodes; not torch.median, which
+    # CUDA refuses where only deterministic algorithms are allowed.
+    probes = torch.arange(_PROBES, device=x.device) * count // _PROBES
+    middle = nodes[probes].sort(0).values[_PROBES // 2, None]
     # Not nan_to_num, of which inductor makes a loop over single numbers in the subtraction.
     return torch.where(middle.abs() <= torch.finfo(middle.dtype).max, middle, 0)
 

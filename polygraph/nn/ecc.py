@@ -9,12 +9,14 @@ import torch
 import torch_geometric
 from torch import Tensor
 from torch.nn import functional
+from torch_geometric.nn.conv import MessagePassing
 
 from polygraph.nn._choices import check_positive
 from polygraph.nn.centre import centred
-from polygraph.nn.message_passing import Steps, graph_of, takes_strided, warn_once, with_int64
 from polygraph.nn.edge_mlp import steps_of
+from polygraph.nn.message_passing import Steps, graph_of, takes_strided, warn_once, with_int64
 from polygraph.nn.ordinary import input_width, is_lazy, is_linear, slope_of
+from polygraph.nn.tables import Tables
 from polygraph.ops import ecc, edge_dist2, light_ecc
 from polygraph.ops.ecc import EdgeLayer
 from polygraph.ops.graph import Graph, targets_of
@@ -52,6 +54,8 @@ class NNConv(torch_geometric.nn.NNConv):  # type: ignore[misc]  # PyG's base cla
         ValueError: ``edge_index`` is out of range, ``edge_attr`` has other than E rows, ``x`` or
             the edge network's output another width than C or C * D.
     """
+
+    propagate = MessagePassing.propagate  # to which explainers return, not what PyG's layer has got
 
     def forward(
         self, x: Any, edge_index: Any, edge_attr: Tensor | None = None, size: Any = None
@@ -133,7 +137,7 @@ def hidden_of(features: Tensor, steps: list[Any]) -> Tensor | EdgeLayer:
 ECConv = NNConv
 
 
-class LightEdgeFilter(torch.nn.Module):
+class LightEdgeFilter(Tables):
     """The weights of lightweight ECC: from an edge's hidden features to a matrix of rank R.
 
     ``Θ = Σ_r κ_r θL_r θR_rᵀ``, with θL, θR and κ linear in the H hidden features. The matrices that
@@ -187,11 +191,11 @@ class LightEdgeFilter(torch.nn.Module):
             setattr(self, f"{side}_weight", torch.nn.Parameter(torch.empty(rows, hidden)))
             setattr(self, f"{side}_bias", torch.nn.Parameter(torch.empty(rank, channels, 1)))
             if blocks is not None:
-                row = torch.arange(rank * channels)
+                row = torch.arange(rank * channels, device="cpu")
                 block, shift = row // (rank * channels // blocks), row % (rank * channels // blocks)
-                column = (torch.arange(hidden) - shift[:, None]) % hidden
+                column = (torch.arange(hidden, device="cpu") - shift[:, None]) % hidden
                 index = block[:, None] * hidden + column
-                self.register_buffer(f"{side}_index", index, persistent=False)
+                self.register_table(f"{side}_index", index)
                 repeats[side] = _firsts(index.view(rank, -1))
         self.repeats = repeats["left"], repeats["right"]
         self.kappa_weight = torch.nn.Parameter(torch.empty(rank, hidden))
@@ -261,7 +265,7 @@ class DifferenceHidden(torch.nn.Module):
 
         Args:
             x: ``[N, C]``.
-            graph: without empty slots.
+            graph: of these nodes.
         """
         if not is_linear(self.lin):
             differences = edge_differences(x, graph)
@@ -272,9 +276,12 @@ class DifferenceHidden(torch.nn.Module):
 
 
 def edge_differences(x: Tensor, graph: Graph) -> Tensor:
-    """``[E, C]``: ``x_j - x_i`` of every edge, in the rows of edge features."""
+    """``[E, C]``: ``x_j - x_i`` of every edge, in the rows of edge features.
+
+    Of empty slots, which nobody reads, those of an edge from node 0.
+    """
     targets = targets_of(graph.ptr, graph.num_slots)
-    found = x.index_select(0, graph.source) - x.index_select(0, targets)
+    found = x.index_select(0, graph.source.clamp(min=0)) - x.index_select(0, targets)
     if graph.edge is None:
         return found
     return torch.zeros_like(found).index_copy(0, graph.edge, found)
@@ -344,9 +351,7 @@ class LightECConv(torch.nn.Module):
     def forward(
         self, x: Tensor, edge_index: Tensor | Graph, edge_attr: Tensor | None = None
     ) -> Tensor:
-        """``[N, C]`` to ``[N, D]``; ``edge_index`` is PyG's, or a `polygraph.ops.Graph` whose slots
-        are all filled.
-        """
+        """``[N, C]`` to ``[N, D]``; ``edge_index`` is PyG's, or a `polygraph.ops.Graph`."""
         if not isinstance(edge_index, Graph):
             nodes = (x.shape[0], x.shape[0])
             edge_index = graph_of("LightECConv", edge_index, "source_to_target", *nodes)

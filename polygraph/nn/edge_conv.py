@@ -12,7 +12,7 @@ from torch_geometric.nn.conv import MessagePassing
 
 from polygraph.nn._choices import as_index, check_positive
 from polygraph.nn.centre import near_first_points
-from polygraph.nn.edge_mlp import Split, edge_network, split, steps_of
+from polygraph.nn.edge_mlp import Split, check_norm, edge_network, split, steps_of
 from polygraph.nn.knn import knn_neighbours
 from polygraph.nn.message_passing import Steps, graph_of, takes_strided, warn_once, with_int64
 from polygraph.nn.ordinary import is_lazy, is_linear
@@ -63,6 +63,8 @@ class EdgeConv(torch_geometric.nn.EdgeConv):  # type: ignore[misc]  # PyG's base
         ValueError: ``edge_index`` is out of range, or the network takes another width.
     """
 
+    propagate = MessagePassing.propagate  # to which explainers return, not what PyG's layer has got
+
     def forward(self, x: Any, edge_index: Any) -> Tensor:
         """``x`` is ``[N, C]`` or ``([N, C], [M, C])``."""
         # propagate_type: (x: PairTensor)
@@ -70,13 +72,14 @@ class EdgeConv(torch_geometric.nn.EdgeConv):  # type: ignore[misc]  # PyG's base
         edge_index = with_int64(edge_index)
         aggr = _STEPS.aggregation(self)
         if aggr is None or not takes_strided(edge_index, *pair):
+            check_norm(steps_of(self.nn))
             return self._plain(x, edge_index)
         network = _split("EdgeConv", self.nn)
         if network is None:
             return self._plain(x, edge_index)
         sources, targets = pair
         nodes = (sources.shape[0], targets.shape[0])
-        graph = graph_of("EdgeConv", edge_index, self.flow, *nodes, with_edge=bool(network.rest))
+        graph = graph_of("EdgeConv", edge_index, self.flow, *nodes, with_edge=len(network.rest) > 0)
         return edge_network(network, targets, sources, graph, aggr)
 
     def _plain(self, x: Any, edge_index: Any) -> Tensor:
@@ -106,6 +109,8 @@ class DynamicEdgeConv(torch_geometric.nn.DynamicEdgeConv):  # type: ignore[misc]
             the network takes another width.
         RuntimeError: from `polygraph.ops.knn`: a value is NaN or inf.
     """
+
+    propagate = MessagePassing.propagate  # as above
 
     def __init__(
         self,
@@ -138,6 +143,7 @@ class DynamicEdgeConv(torch_geometric.nn.DynamicEdgeConv):  # type: ignore[misc]
         aggr = _DYNAMIC_STEPS.aggregation(self)
         network = None if aggr is None else _split("DynamicEdgeConv", self.nn)
         if aggr is None or network is None:
+            check_norm(steps_of(self.nn))
             out: Tensor = self.propagate(_edge_index_of(graph), x=pair, size=None)
             return out
         near = near_first_points(targets, sources, *batches)

@@ -11,7 +11,14 @@ from torch.nn import functional
 
 from polygraph.nn._choices import check_choice
 from polygraph.nn.centre import middle_of
-from polygraph.nn.ordinary import is_linear, is_ordinary, is_pyg, is_sequence, slope_of
+from polygraph.nn.ordinary import (
+    is_linear,
+    is_ordinary,
+    is_pyg,
+    is_sequence,
+    output_width,
+    slope_of,
+)
 from polygraph.ops.edge_conv import (
     AGGREGATIONS,
     activate,
@@ -95,23 +102,35 @@ def split(steps: list[Step]) -> Split:
     Raises:
         ValueError: a BatchNorm behind the linear layer is for another number of channels.
     """
+    check_norm(steps)
     linear: Any = steps[0]
-    weight, bias = linear.weight, linear.bias
     rest = [step for step in steps[1:] if not is_ordinary(step, nn.Identity)]
     norm = _norm_of(rest[0]) if rest else None
     if norm is not None:
         rest.pop(0)
-        module, channels = norm.module, weight.shape[0]
-        keeps = module.weight is not None or module.running_mean is not None
-        if keeps and module.num_features != channels:
-            raise ValueError(
-                f"EdgeConv: BatchNorm1d must have num_features = {channels}, the channels of the "
-                f"linear layer before it, got num_features = {module.num_features}"
-            )
     slope = slope_of(rest[0]) if rest else None
     if slope is not None:
         rest.pop(0)
-    return Split(weight, bias, norm, 1.0 if slope is None else slope, rest)
+    return Split(linear.weight, linear.bias, norm, 1.0 if slope is None else slope, rest)
+
+
+def check_norm(steps: list[Step] | None) -> None:
+    """Refuse a BatchNorm behind a linear layer that makes other channels.
+
+    Raises:
+        ValueError: names both numbers.
+    """
+    if not steps or len(steps) < 2 or not is_linear(steps[0]):
+        return
+    norm = _norm_of(steps[1])
+    if norm is None:
+        return
+    module, channels = norm.module, output_width(steps[0])
+    if (module.affine or module.running_mean is not None) and module.num_features != channels:
+        raise ValueError(
+            f"EdgeConv: BatchNorm1d must have num_features = {channels}, the channels of the "
+            f"linear layer before it, got num_features = {module.num_features}"
+        )
 
 
 def _norm_of(step: Any) -> Norm | None:
@@ -133,12 +152,12 @@ def edge_network(
     """``aggr_j network([x_i, x_j - x_i])`` over the neighbours j of every target i.
 
     The first linear layer, ``Wψ x_i + Wφ (x_j - x_i) + b``, is applied to nodes, as ``u_i + v_j``
-    with ``u_i = (Wψ - Wφ) (x_i - c) + Wψ c + b`` and ``v_j = Wφ (x_j - c)``. Any c will do; one near
-    the nodes keeps the digits of their differences. A BatchNorm behind it, in training too, needs
-    sums over nodes alone, for with ``s_i = Σ_j v_j`` and d the numbers of edges the edges' mean is
-    ``(Σ d_i u_i + Σ s_i) / E`` and their mean square ``(Σ d_i u_i² + Σ d_j v_j² + 2 Σ u_i s_i) /
-    E``. So does a ReLU or leaky ReLU, and with nothing behind it nothing is ever stored for an
-    edge; further steps act on the edges ``[E, D]``.
+    with ``u_i = (Wψ - Wφ) (x_i - c) + Wψ c + b`` and ``v_j = Wφ (x_j - c)``. Any c will do; one
+    near the nodes keeps the digits of their differences. A BatchNorm behind it, in training too,
+    needs sums over nodes alone, for with ``s_i = Σ_j v_j`` and d the numbers of edges the edges'
+    mean is ``(Σ d_i u_i + Σ s_i) / E`` and their mean square ``(Σ d_i u_i² + Σ d_j v_j² +
+    2 Σ u_i s_i) / E``. So does a ReLU or leaky ReLU, and with nothing behind it nothing is ever
+    stored for an edge; further steps act on the edges ``[E, D]``.
 
     Args:
         network: what `split` makes of its steps.
@@ -182,12 +201,13 @@ def edge_network(
 def _node_values(
     weight: Tensor, bias: Tensor | None, targets: Tensor, near_targets: Tensor, near_sources: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """u and v."""
+    """U and v."""
     C = targets.shape[1]
     of_target, of_difference = weight[:, :C], weight[:, C:]
-    v = functional.linear(near_sources, of_difference)
     if targets is near_targets:
-        return functional.linear(targets, of_target - of_difference, bias), v
+        u = functional.linear(targets, of_target - of_difference, bias)
+        return u, functional.linear(near_sources, of_difference)
+    v = functional.linear(near_sources, of_difference)
     back = v if near_targets is near_sources else functional.linear(near_targets, of_difference)
     return functional.linear(targets, of_target, bias).sub_(back), v
 
@@ -201,8 +221,9 @@ def _takes_statistics(norm: Norm, graph: Graph) -> bool:
     if not (module.training or module.running_mean is None):
         return False
     edges = graph.num_slots
-    if edges > 1 or norm.allows_single:
-        return edges > 1
+    several = _exceeds_one(edges)
+    if several or norm.allows_single:
+        return several
     if edges == 1:
         raise ValueError(
             "EdgeConv: BatchNorm1d expects more than 1 value per channel when training, got 1 edge"
@@ -210,6 +231,15 @@ def _takes_statistics(norm: Norm, graph: Graph) -> bool:
     if module.num_batches_tracked is not None:
         module.num_batches_tracked.add_(1)
     return False
+
+
+def _exceeds_one(edges: int) -> bool:
+    """A compiler takes it for so where the number depends on values."""
+    if not torch.compiler.is_compiling():
+        return edges > 1
+    from torch.fx.experimental.symbolic_shapes import guard_or_true  # slow to import
+
+    return guard_or_true(edges > 1)
 
 
 def _fixed_normalisation(norm: nn.BatchNorm1d, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -240,7 +270,8 @@ def _with_statistics(
     weight, bias, batch_norm, slope, rest = network
     assert batch_norm is not None
     norm = batch_norm.module
-    of_target, of_difference = weight.detach().split(targets.shape[1], 1)
+    C, fixed = targets.shape[1], weight.detach()
+    of_target, of_difference = fixed[:, :C], fixed[:, C:]
     shared = near is None and targets is sources
     near_targets, near_sources = (targets, sources) if near is None else near
     middle, middle_near = _mean(targets), _mean(near_targets)

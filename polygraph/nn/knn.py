@@ -9,6 +9,7 @@ from torch import Tensor
 
 from polygraph import ops
 from polygraph.nn._choices import as_index, check_choice, check_positive
+from polygraph.nn.ordinary import is_shape_alone
 from polygraph.ops import _common
 from polygraph.ops.graph import targets_of
 
@@ -179,6 +180,8 @@ def knn_neighbours(
 ) -> ops.Graph:
     """The graph of what `knn` finds, from points ``x`` (sources) to queries ``y`` (targets)."""
     points, queries, k = _points(owner, "x", x), _points(owner, "y", y), _count(owner, k)
+    if not torch.compiler.is_compiling() and is_shape_alone(points):
+        batch_x = batch_y = None  # whoever asks for the layer's shape needs no number of edges
     batches = {"batch_x": batch_x, "batch_y": batch_y}
     query, near = _pairs(owner, points, queries, k, False, False, None, **batches)
     if near.dim() == 2:

@@ -24,13 +24,15 @@ from polygraph.nn._choices import check_positive
 from polygraph.nn.centre import centred
 from polygraph.nn.edge_mlp import edge_network, split
 from polygraph.nn.message_passing import Steps
-from polygraph.nn.ordinary import is_linear, is_ordinary, is_sequence
+from polygraph.nn.ordinary import is_linear, is_ordinary, is_sequence, is_shape_alone
+from polygraph.nn.tables import Tables
 from polygraph.ops.graph import Graph, graph_from_coo, targets_of
 
 # Weight matrices of a layer: as many as a one-ring spiral has slots, so that sizes compare.
 KERNELS = 9
 CHEBYSHEV_ORDER = 6
 _KEPT_GRAPHS = 4
+_PARTS = ("ptr", "source", "target", "t_ptr", "t_slot")  # of a graph, as tables
 
 
 def mesh_edges(faces: np.ndarray) -> np.ndarray:
@@ -45,7 +47,7 @@ def mesh_edges(faces: np.ndarray) -> np.ndarray:
     return index
 
 
-class MeshGraph(nn.Module):
+class MeshGraph(Tables):
     """The edges of one level of a mesh, shared by all layers on it.
 
     Args:
@@ -93,14 +95,23 @@ class MeshGraph(nn.Module):
         index = torch.from_numpy(np.stack([edges[0, kept], place[edges[1, kept]]]))
         self.num_sources, self.num_targets = len(points), len(targets)
         self.keeps_all = keep is None
-        self._edges, self._offsets = edges, offsets
+        self._edges = edges
+        self._every_label = torch.from_numpy(offsets).to(torch.get_default_dtype())
         # The mesh is part of the code, not of what was learned: none of this is saved.
-        self.register_buffer("edge_index", index, persistent=False)
-        labels = torch.from_numpy(offsets[kept]).to(torch.get_default_dtype())
-        self.register_buffer("labels", labels, persistent=False)
-        self.register_buffer("targets", torch.from_numpy(targets), persistent=False)
+        self.register_table("edge_index", index)
+        self.register_table("labels", self._every_label[torch.from_numpy(kept)])
+        self.register_table("targets", torch.from_numpy(targets))
         degree = torch.bincount(index[1], minlength=self.num_targets)
-        self.register_buffer("degree", degree[:, None], persistent=False)
+        self.register_table("degree", degree[:, None])
+        source, target = index
+        self._register_graph("plain", source, target)
+        # A stable sort puts the loops behind the other edges of their targets.
+        looped, order = torch.cat([target, torch.arange(self.num_targets, device="cpu")]).sort(
+            stable=True
+        )
+        self._register_graph(
+            "looped", torch.cat([source, torch.from_numpy(targets)])[order], looped
+        )
         self._graphs: dict[Any, Graph] = {}
         self._laplacian: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
 
@@ -109,27 +120,43 @@ class MeshGraph(nn.Module):
 
         Kept for the next call: a model sees few sizes of a batch.
         """
+        if torch.compiler.is_compiling() or is_shape_alone(self.edge_index):
+            return self._copies(samples, loops)
         key = (samples, loops, self.edge_index.device)
         if key not in self._graphs:
             while len(self._graphs) >= _KEPT_GRAPHS:
                 self._graphs.pop(next(iter(self._graphs)))
-            self._graphs[key] = self._make(samples, loops)
+            self._graphs[key] = self._copies(samples, loops)
         return self._graphs[key]
 
-    def _make(self, samples: int, loops: bool) -> Graph:
-        source, target = self.edge_index
-        if loops:
-            source = torch.cat([source, self.targets])
-            target, order = torch.cat(
-                [target, torch.arange(self.num_targets, device=target.device)]
-            ).sort(stable=True)
-            source = source[order]
+    def _register_graph(self, name: str, source: Tensor, target: Tensor) -> None:
+        """A graph of one sample as tables, from edges whose targets rise."""
+        graph = graph_from_coo(
+            source, target, self.num_sources, self.num_targets, sorted_by_target=True
+        ).with_transposed(self.num_sources)
+        for part in _PARTS:
+            self.register_table(f"{name}_{part}", getattr(graph, part))
+
+    def _copies(self, samples: int, loops: bool) -> Graph:
+        name = "looped" if loops else "plain"
+        ptr, source, target, t_ptr, t_slot = (getattr(self, f"{name}_{part}") for part in _PARTS)
         sample = torch.arange(samples, device=source.device)[:, None]
-        source = (source + sample * self.num_sources).flatten()
-        target = (target + sample * self.num_targets).flatten()
-        sizes = samples * self.num_sources, samples * self.num_targets
-        graph = graph_from_coo(source, target, *sizes, sorted_by_target=True)
-        return graph.with_transposed(sizes[0])
+        edges = source.shape[0]
+
+        def copies(table: Tensor, size: int) -> Tensor:
+            return (table + sample * size).flatten()
+
+        def pointers(table: Tensor) -> Tensor:
+            return torch.nn.functional.pad(copies(table[1:], edges), (1, 0))
+
+        return Graph(
+            pointers(ptr),
+            copies(source, self.num_sources),
+            None,
+            copies(target, self.num_targets),
+            pointers(t_ptr),
+            copies(t_slot, edges),
+        )
 
     def every_edge(self, samples: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """So many copies of the edges of all V vertices, whichever are targets.
@@ -140,8 +167,8 @@ class MeshGraph(nn.Module):
         """
         edges = torch.from_numpy(self._edges).to(like.device)
         sample = torch.arange(samples, device=like.device)[:, None] * self.num_sources
-        labels = torch.from_numpy(self._offsets).to(like)
-        return (edges[:, None] + sample).flatten(1), labels.repeat(samples, 1)
+        labels = self._every_label.to(like).repeat(samples, 1)
+        return (edges[:, None] + sample).flatten(1), labels
 
     def laplacian(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """``-D^(-1/2) A D^(-1/2)`` of all V vertices, as `polygraph.ops.resample` reads it.
@@ -172,7 +199,7 @@ class MeshGraph(nn.Module):
         return f"MeshGraph({self.num_sources} -> {self.num_targets}, edges={edges})"
 
 
-class MeshConv(nn.Module):
+class MeshConv(Tables):
     """What the layers share; not used on its own.
 
     Attributes:
@@ -196,7 +223,8 @@ class MeshConv(nn.Module):
         self.in_channels, self.out_channels = in_channels, out_channels
         self.mesh = mesh
         self.num_sources, self.num_targets = mesh.num_sources, mesh.num_targets
-        self.layer: Any = self._layer(bias)
+        # PyG makes some parameters on the CPU, whatever the device of new tensors is.
+        self.layer: Any = self._layer(bias).to(torch.empty(0).device)
 
     def _layer(self, bias: bool) -> nn.Module:
         raise NotImplementedError
@@ -219,9 +247,9 @@ class MeshConv(nn.Module):
 
     def _call_layer(self, x: Tensor) -> Tensor:
         """`_convolve` by calling ``layer``."""
-        edges, labels = self.mesh.every_edge(len(x), x)
+        edges, labels = self.mesh.every_edge(x.shape[0], x)
         out = self.layer(x.flatten(0, 1), edges, *((labels,) if self.labelled else ()))
-        return self._kept(out.view(len(x), self.num_sources, self.out_channels))
+        return self._kept(out.view(x.shape[0], self.num_sources, self.out_channels))
 
     def _kept(self, x: Tensor) -> Tensor:
         """Of all vertices ``[B, V, C]`` those that are targets."""
@@ -242,7 +270,7 @@ class MeshConv(nn.Module):
             )
         batch = x if x.dim() == 3 else x[None]
         found = self._convolve(batch) if self._is_open() else self._call_layer(batch)
-        out = found.view(len(batch), self.num_targets, self.out_channels)
+        out = found.view(batch.shape[0], self.num_targets, self.out_channels)
         return out if x.dim() == 3 else out[0]
 
     def _ends(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -298,10 +326,10 @@ class ChebyshevConv(MeshConv):
     ) -> None:
         super().__init__(in_channels, out_channels, bias, mesh=mesh)
         index, entries, ptr, entry = mesh.laplacian()
-        self.register_buffer("index", index, persistent=False)
-        self.register_buffer("entries", entries, persistent=False)
-        self.register_buffer("transposed_ptr", ptr, persistent=False)
-        self.register_buffer("transposed_entry", entry, persistent=False)
+        self.register_table("index", index)
+        self.register_table("entries", entries)
+        self.register_table("transposed_ptr", ptr)
+        self.register_table("transposed_entry", entry)
 
     kind: ClassVar[type] = pyg.ChebConv
     steps: ClassVar[Steps] = Steps(pyg.ChebConv)
@@ -356,7 +384,7 @@ class GATMeshConv(MeshConv):
 
     def _convolve(self, x: Tensor) -> Tensor:
         sources, targets = self._ends(x)
-        graph = self.mesh.graph(len(x), loops=True)
+        graph = self.mesh.graph(x.shape[0], loops=True)
         matrices = _matrices(self.layer.lin.weight, KERNELS)
         for_source = torch.einsum("hcd,hd->ch", matrices, self.layer.att_src[0])
         for_target = torch.einsum("hcd,hd->ch", matrices, self.layer.att_dst[0])
@@ -395,10 +423,11 @@ class FeaStMeshConv(MeshConv):
 
     def _convolve(self, x: Tensor) -> Tensor:
         sources, targets = self._ends(x)
-        graph = self.mesh.graph(len(x), loops=True)
+        graph = self.mesh.graph(x.shape[0], loops=True)
         steering = self.layer.u.weight
-        here = functional.linear(targets, -steering, self.layer.c)
-        there = functional.linear(sources, steering)
+        near_targets, near_sources = centred(targets, sources)
+        here = functional.linear(near_targets, -steering, self.layer.c)
+        there = functional.linear(near_sources, steering)
         shares = ops.edge_softmax(here, there, graph, over="features")
         matrices = _matrices(self.layer.lin.weight, KERNELS)
         out = self._mean(ops.ecc(sources, shares, matrices, graph), self.mesh.degree + 1)
@@ -440,9 +469,9 @@ class MoNetMeshConv(MeshConv):
         precision = -0.5 / (1e-15 + layer.sigma.square())
         # Squares of all kernels and dimensions to sums over dimensions, as a product.
         to_kernels: Tensor = torch.block_diag(*precision[:, :, None])  # type: ignore[no-untyped-call]
-        gaussians = (distance.square().flatten(1) @ to_kernels).exp().repeat(len(x), 1)
+        gaussians = (distance.square().flatten(1) @ to_kernels).exp().repeat(x.shape[0], 1)
         matrices = layer.g.view(self.in_channels, KERNELS, -1).transpose(0, 1)
-        out = self._mean(ops.ecc(sources, gaussians, matrices, self.mesh.graph(len(x))))
+        out = self._mean(ops.ecc(sources, gaussians, matrices, self.mesh.graph(x.shape[0])))
         return _biased(out + layer.root(targets).view_as(out), layer.bias)
 
 
@@ -469,11 +498,13 @@ class EdgeMeshConv(MeshConv):
 
     def _convolve(self, x: Tensor) -> Tensor:
         sources, targets = self._ends(x)
-        return edge_network(split([self.layer]), targets, sources, self.mesh.graph(len(x)), "max")
+        return edge_network(
+            split([self.layer]), targets, sources, self.mesh.graph(x.shape[0]), "max"
+        )
 
     def _call_layer(self, x: Tensor) -> Tensor:
         sources, targets = self._ends(x)
-        graph = self.mesh.graph(len(x))
+        graph = self.mesh.graph(x.shape[0])
         centre = targets.index_select(0, targets_of(graph.ptr, graph.num_slots))
         ends = torch.cat([centre, sources.index_select(0, graph.source) - centre], 1)
         return ops.edge_aggregate(self.layer(ends), graph, "max")
@@ -517,10 +548,10 @@ class ECMeshConv(MeshConv):
         hidden, last = self.mesh.labels, self.layer.nn[-1]
         for step in self.layer.nn[:-1]:
             hidden = step(hidden)
-        hidden = hidden.repeat(len(x), 1)
+        hidden = hidden.repeat(x.shape[0], 1)
         matrices = torch.cat([last.weight.t(), last.bias[None]])
         matrices = matrices.view(KERNELS, self.in_channels, self.out_channels)
-        out = self._mean(ops.ecc(sources, hidden, matrices, self.mesh.graph(len(x))))
+        out = self._mean(ops.ecc(sources, hidden, matrices, self.mesh.graph(x.shape[0])))
         return _biased(out + self.layer.lin(targets).view_as(out), self.layer.bias)
 
 

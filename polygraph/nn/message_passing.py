@@ -1,4 +1,4 @@
-"""What our layers share with PyG's message passing: when its steps may be left out, and its edges."""
+"""What layers share with PyG's message passing: when its steps may be left out, and its edges."""
 
 from __future__ import annotations
 

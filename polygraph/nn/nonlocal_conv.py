@@ -12,6 +12,7 @@ from polygraph.nn.ecc import DifferenceHidden, LightEdgeFilter, edge_differences
 from polygraph.nn.edge_mlp import edge_network, split
 from polygraph.nn.knn import pixel_knn
 from polygraph.nn.ordinary import is_linear
+from polygraph.nn.tables import Tables
 from polygraph.ops import ecc, edge_aggregate, edge_values, graph_from_table, light_ecc
 from polygraph.ops.graph import Graph, targets_of
 
@@ -138,10 +139,14 @@ class NonLocalGraphConv2d(torch.nn.Module):
 
     def _coordinates(self, x: Tensor) -> Tensor:
         batch, _, height, width = x.shape
+        # Not torch.linspace, which is compiled for one length.
+        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
         row, column = (
-            torch.linspace(-1, 1, size, device=x.device, dtype=x.dtype) for size in (height, width)
+            torch.arange(size, device=x.device, dtype=wide) * 2 / max(size - 1, 1) - 1
+            for size in (height, width)
         )
-        return torch.stack(torch.meshgrid(row, column, indexing="ij")).expand(batch, -1, -1, -1)
+        both = torch.stack(torch.meshgrid(row, column, indexing="ij"))
+        return both.to(x.dtype).expand(batch, -1, -1, -1)
 
     def _nonlocal(self, nodes: Tensor, graph: Graph, gamma: Tensor | None) -> Tensor:
         if self.hidden is None:
@@ -170,7 +175,7 @@ class NonLocalGraphConv2d(torch.nn.Module):
         return f"{self.in_channels}, {self.out_channels}, k={self.k}, kind={self.kind}"
 
 
-class OnGraph(torch.nn.Module):
+class OnGraph(Tables):
     """A graph convolution with its graph: maps ``[N, C]``, or ``[B, N, C]``, to ``[..., N, D]``.
 
     With it, a polynomial block takes graph convolutions as its linear maps, such as
@@ -189,8 +194,11 @@ class OnGraph(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.conv = conv
-        self.register_buffer("edge_index", edge_index, persistent=False)
-        self.register_buffer("edge_attr", edge_attr, persistent=False)
+        self.register_table("edge_index", edge_index)
+        if edge_attr is None:
+            self.register_buffer("edge_attr", None, persistent=False)
+        else:
+            self.register_table("edge_attr", edge_attr)
 
     def forward(self, x: Tensor) -> Tensor:
         """The samples of a batch are so many copies of the graph."""

@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules import module as _modules
 
 # As they were at import: whoever replaces one of them later wants to be called.
 _CALL = nn.Module.__call__
-_FORWARDS = {
+_FORWARDS: dict[type, Any] = {
     kind: kind.forward
     for kind in (
         nn.BatchNorm1d,
@@ -56,12 +57,12 @@ def is_ordinary(module: Any, *kinds: type) -> bool:
     return (not kinds or kind in kinds) and _does_as_its_class(module, kind)
 
 
-def _does_as_its_class(module: Any, kind: type) -> bool:
+def _does_as_its_class(module: Any, kind: Any) -> bool:
     return (
         isinstance(module, nn.Module)
         and not has_hooks(module)
         and "forward" not in module.__dict__
-        and kind.forward is _FORWARDS.get(kind, kind.forward)  # type: ignore[attr-defined]
+        and kind.forward is _FORWARDS.get(kind, kind.forward)
         and nn.Module.__call__ is _CALL
     )
 
@@ -87,8 +88,8 @@ def is_sequence(module: Any) -> bool:
 def is_linear(module: Any) -> bool:
     """Whether it is torch's or PyG's linear layer, ordinary and initialised.
 
-    Its weight may be computed (`torch.nn.utils.parametrize`): whoever looks into it reads ``weight``
-    and ``bias`` once in a call, for spectral normalisation takes a step whenever they are read.
+    Its weight may be computed (`torch.nn.utils.parametrize`): whoever looks into it reads
+    ``weight`` and ``bias`` once in a call, for spectral normalisation takes a step at every look.
     """
     kind = type(module)
     if isinstance(module, nn.Module) and "parametrizations" in module._modules:
@@ -108,6 +109,12 @@ def input_width(module: Any) -> int | None:
     if not is_linear(module):
         return None
     width: int = module.in_features if isinstance(module, nn.Linear) else module.in_channels
+    return width
+
+
+def output_width(linear: Any) -> int:
+    """The features that a linear layer makes."""
+    width: int = linear.out_features if isinstance(linear, nn.Linear) else linear.out_channels
     return width
 
 
@@ -143,3 +150,8 @@ def has_values(tensor: Tensor) -> bool:
         and not torch.compiler.is_compiling()
         and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
     )
+
+
+def is_shape_alone(tensor: Tensor) -> bool:
+    """Whether it has no values at all, and never will: on the meta device, or a fake tensor."""
+    return tensor.is_meta or isinstance(tensor, FakeTensor)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from polygraph import ops
-from polygraph.nn.spiral_conv import check_table
+from polygraph.nn.ordinary import has_values
+from polygraph.nn.tables import Tables, check_table, table_of
 
 
-class Resample(nn.Module):
+class Resample(Tables):
     """Sparse resampling of vertices: ``out_m = Σ_t weight[m, t] x[index[m, t]]``.
 
     Args:
@@ -31,21 +32,21 @@ class Resample(nn.Module):
         self, index: Tensor | np.ndarray, weight: Tensor | np.ndarray, num_sources: int
     ) -> None:
         super().__init__()
-        index, weight = torch.as_tensor(index), torch.as_tensor(weight)
+        index, weight = table_of(index), table_of(weight)
         check_table("Resample", "index", index, num_sources)
-        if weight.shape != index.shape or not bool(torch.isfinite(weight).all()):
+        wrong = weight.shape != index.shape
+        if wrong or (has_values(weight) and not bool(torch.isfinite(weight).all())):
             raise ValueError(
                 f"Resample: weight must be finite with the shape of index, {list(index.shape)}, "
-                f"got {list(weight.shape)}"
-                + ("" if weight.shape != index.shape else " with values that are not finite")
+                f"got {list(weight.shape)}" + ("" if wrong else " with values that are not finite")
             )
         ptr, entry = ops.transpose_table(index, num_sources)
         self.num_sources = num_sources
         self.num_targets = index.shape[0]
-        self.register_buffer("index", index, persistent=False)
-        self.register_buffer("weight", weight.to(torch.get_default_dtype()), persistent=False)
-        self.register_buffer("transposed_ptr", ptr, persistent=False)
-        self.register_buffer("transposed_entry", entry, persistent=False)
+        self.register_table("index", index)
+        self.register_table("weight", weight.to(torch.get_default_dtype()))
+        self.register_table("transposed_ptr", ptr)
+        self.register_table("transposed_entry", entry)
 
     def forward(self, x: Tensor) -> Tensor:
         """Resample ``x [V, C]`` or ``[B, V, C]`` to ``[M, C]`` or ``[B, M, C]``."""
@@ -57,7 +58,7 @@ class Resample(nn.Module):
         return f"Resample({self.num_sources} -> {self.num_targets})"
 
 
-class SelectVertices(nn.Module):
+class SelectVertices(Tables):
     """Mesh down-sampling that keeps some vertices as they are: ``out = x[..., keep, :]``.
 
     Args:
@@ -69,12 +70,12 @@ class SelectVertices(nn.Module):
 
     def __init__(self, keep: Tensor | np.ndarray, num_sources: int) -> None:
         super().__init__()
-        keep = torch.as_tensor(keep)
+        keep = table_of(keep)
         check_table("SelectVertices", "keep", keep.unsqueeze(-1), num_sources)
-        if keep.numel() and int(keep.min()) < 0:
+        if keep.numel() and has_values(keep) and int(keep.min()) < 0:
             raise ValueError(f"SelectVertices: keep must not be negative, got {int(keep.min())}")
         self.num_sources = num_sources
-        self.register_buffer("keep", keep, persistent=False)
+        self.register_table("keep", keep)
 
     def forward(self, x: Tensor) -> Tensor:
         """Select from ``x [V, C]`` or ``[B, V, C]``; gives ``[M, C]`` or ``[B, M, C]``."""

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from polygraph import ops
 from polygraph.nn._choices import check_positive
+from polygraph.nn.tables import Tables, check_table, table_of
 
 
-class SpiralConv(nn.Module):
+class SpiralConv(Tables):
     """Spiral convolution: ``out_m = W · concat_s x[indices[m, s]] + b`` (Neural3DMM, SpiralNet++).
 
     Args:
@@ -51,7 +52,7 @@ class SpiralConv(nn.Module):
     ) -> None:
         super().__init__()
         check_positive("SpiralConv", in_channels=in_channels, out_channels=out_channels)
-        indices = torch.as_tensor(indices)
+        indices = table_of(indices)
         num_sources = indices.shape[0] if num_sources is None and indices.dim() else num_sources
         check_table("SpiralConv", "indices", indices, num_sources or 0)
         self.in_channels = in_channels
@@ -60,9 +61,9 @@ class SpiralConv(nn.Module):
         self.num_targets, self.spiral_length = indices.shape
         ptr, entry = transposed or ops.transpose_table(indices, self.num_sources)
         # The mesh is part of the code, not of what was learned: none of this is saved.
-        self.register_buffer("indices", indices, persistent=False)
-        self.register_buffer("transposed_ptr", ptr, persistent=False)
-        self.register_buffer("transposed_entry", entry, persistent=False)
+        self.register_table("indices", indices)
+        self.register_table("transposed_ptr", ptr)
+        self.register_table("transposed_entry", entry)
         self.weight = nn.Parameter(torch.empty(out_channels, self.spiral_length * in_channels))
         self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
         self.reset_parameters()
@@ -84,21 +85,3 @@ class SpiralConv(nn.Module):
         bias = "" if self.bias is not None else ", bias=False"
         table = f"[{self.num_targets}, {self.spiral_length}]"
         return f"SpiralConv({self.in_channels}, {self.out_channels}, indices={table}{bias})"
-
-
-def check_table(owner: str, argument: str, table: Tensor, num_sources: int) -> None:
-    """Raise a ValueError unless ``table`` is int64 ``[M, S]`` with entries in [-1, num_sources)."""
-    if table.dtype != torch.int64:
-        raise ValueError(f"{owner}: {argument} must be int64, got {table.dtype}")
-    if table.dim() != 2 or table.shape[1] == 0:
-        shape = list(table.shape)
-        raise ValueError(
-            f"{owner}: {argument} must have shape [M, S] with at least one slot, got {shape}"
-        )
-    if num_sources < 1:
-        raise ValueError(f"{owner}: num_sources must be a positive integer, got {num_sources}")
-    if table.numel() and (table.min() < -1 or table.max() >= num_sources):
-        low, high = int(table.min()), int(table.max())
-        raise ValueError(
-            f"{owner}: {argument} must lie in [-1, {num_sources}), got values in [{low}, {high}]"
-        )

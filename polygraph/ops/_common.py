@@ -83,6 +83,18 @@ def unrecorded(*tensors: Tensor | None) -> bool:
     )
 
 
+HALF_TYPES = (torch.float16, torch.bfloat16)
+
+
+@overload
+def wide(tensor: Tensor) -> Tensor: ...
+@overload
+def wide(tensor: None) -> None: ...
+def wide(tensor: Tensor | None) -> Tensor | None:
+    """A half type in float32, for what is to be rounded once, at the end; others as they are."""
+    return tensor.float() if tensor is not None and tensor.dtype in HALF_TYPES else tensor
+
+
 def check_devices(op: str, like: str, x: Tensor, **others: Tensor | None) -> None:
     """Refuse arguments that lie elsewhere than ``x`` (called ``like``).
 

@@ -35,7 +35,6 @@ LANE_TARGETS, LANE_SHARE, LANE_BYTES = 16, 1.5, 4 << 20
 FEW = 1024
 # MKL takes four times as long for a product of fewer columns, unless they come as rows.
 NARROW = 8
-HALF_TYPES = (torch.float16, torch.bfloat16)
 WIDEST_VECTOR = 16  # numbers; rows of hidden features are read in whole vectors
 
 
@@ -108,7 +107,7 @@ def _chunks(segments: int, hidden: int, columns: int, like: Tensor) -> Iterator[
 
 def _flat(weight: Tensor) -> Tensor:
     """``[H, C, D]`` as a matrix ``[H * C, D]``, whose columns are contiguous where they are few."""
-    matrix = weight.reshape(-1, weight.shape[2])
+    matrix = weight.flatten(0, 1)
     return matrix.t().contiguous().t() if weight.shape[2] < NARROW else matrix
 
 
@@ -135,7 +134,7 @@ def widened(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     It would be rounded each time, and in float16 could overflow where the result does not. The
     copies, at most E x H numbers, go when the operator returns.
     """
-    return tuple(t.float() if t is not None and t.dtype in HALF_TYPES else t for t in tensors)
+    return tuple(_common.wide(t) for t in tensors)
 
 
 def ecc_values(
@@ -152,8 +151,10 @@ def ecc_values(
     rows: int,
     *sides: Tensor | None,
 ) -> Tensor:
-    """``[S, D]``: the operator ``polygraph::ecc``; arguments as in its schema."""
-    dtype = x.dtype
+    """``[S, D]``: the operator ``polygraph::ecc``; arguments as in its schema.
+
+    Of half types in float32: the caller rounds, for a mean after it has divided.
+    """
     x, phi, u, v, weight = widened(x.contiguous(), phi, u, v, weight)  # type: ignore[assignment]
     layer, shift, bias = widened(layer, shift, bias)
     targets, sources = _nodes(sides, x)
@@ -163,7 +164,7 @@ def ecc_values(
         out = x.new_empty(targets, weight.shape[2])
         options = (phi, layer, shift, u, v, slope)
         _ops.lane_ecc_(*options, x, weight, bias, rows, sides[0], sides[2], sides[3], out)
-        return out.to(dtype)
+        return out
     if layer is not None:
         assert phi is not None
         phi = activate(torch.nn.functional.linear(phi, layer, shift), slope)
@@ -175,7 +176,7 @@ def ecc_values(
         assert made is not None
         ones = hidden > made.shape[1]
         _ops.tile_ecc_(phi, u, v, slope, x, weight, ones, rows, *sides[:4], out)
-        return out.to(dtype)
+        return out
     if not by_source:
         parts = _Hidden(phi, u, v, slope)
         out = x.new_zeros(targets, D)
@@ -188,19 +189,19 @@ def ecc_values(
             _ops.edge_outer_(*options, x, None, False, ones, *sizes, *sides[:4], z)
             matrix = _flat(weight[chunk.h0 : chunk.h1])
             out[chunk.first : chunk.last].addmm_(z.flatten(1), matrix)
-        return out.to(dtype)
+        return out
     parts = _Hidden(phi, v, u, slope)
     back = turned(sides, sources)
     message = x.new_zeros(rows, D)
     for chunk in _chunks(sources, hidden, D, x):
-        matrix = weight[chunk.h0 : chunk.h1].transpose(0, 1).reshape(C, -1)
+        matrix = weight[chunk.h0 : chunk.h1].transpose(0, 1).reshape(C, chunk.shape[1] * D)
         y = torch.mm(x[chunk.first : chunk.last], matrix).view(*chunk.shape, D)
         options, ones = parts.columns(chunk)
         sizes = (targets, rows, chunk.first, chunk.last)
         _ops.edge_inner_(
             y, *options, None, None, False, ones, *sizes, *back[:4], None, message, True
         )
-    return _summed(message, sides).to(dtype)
+    return _summed(message, sides)
 
 
 def _summed(message: Tensor, sides: Sides) -> Tensor:
@@ -317,6 +318,11 @@ def laid_out(grad: Tensor, weight: Tensor) -> Tensor:
     return grad.permute(1, 2, 0).contiguous().permute(2, 0, 1)
 
 
+def past_activation(hidden: Tensor, value: Tensor, slope: float) -> Tensor:
+    """``value`` times the slope of the activation where ``hidden`` is in it or comes out of it."""
+    return torch.where(hidden <= 0, slope * value if slope else 0, value)
+
+
 def through_layer(
     grad: Tensor,
     hidden: Tensor,
@@ -327,7 +333,7 @@ def through_layer(
     to_layer: bool,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """From ``act(features layerᵀ + shift)`` to the features, the layer and the shift."""
-    inner = torch.where(hidden > 0, grad, slope * grad)
+    inner = past_activation(hidden, grad, slope)
     back = inner @ layer if to_features else None
     return (back, inner.t() @ features, inner.sum(0)) if to_layer else (back, None, None)
 
@@ -416,7 +422,8 @@ def _backward_of_product(
         if grad_matrices is not None or grad_x is not None:
             _ops.edge_outer_(*options, far, None, False, ones, *sizes, *seen[:4], product)
             if grad_matrices is not None:
-                to = grad_matrices[chunk.h0 : chunk.h1].view(-1, part.shape[1])
+                size = (chunk.shape[1] * columns, part.shape[1])
+                to = grad_matrices[chunk.h0 : chunk.h1].view(size)
                 to.addmm_(product.flatten(1).t(), part)
             if grad_x is not None:
                 grad_x[chunk.first : chunk.last].addmm_(product.flatten(1), matrix)

@@ -10,21 +10,24 @@ from torch import Tensor
 from polygraph import _load
 from polygraph.ops._autograd import recording, register_autograd
 from polygraph.ops._common import (
+    HALF_TYPES,
     autocast_disabled,
     autocast_dtype,
     cast,
     check_devices,
     outside_autocast,
+    wide,
 )
 from polygraph.ops._ecc_ways import (
     by_tiles,
     ecc_gradients,
     ecc_values,
     laid_out,
+    past_activation,
     through_layer,
     widened,
 )
-from polygraph.ops.edge_conv import Sides, _forward, activate, turned
+from polygraph.ops.edge_conv import Sides, _forward, activate, complete, turned
 from polygraph.ops.graph import Graph
 
 _load.load_libraries()
@@ -83,7 +86,11 @@ def ecc(
         ``[M, D]``; 0 for a target without neighbours. Differentiable any number of times in ``x``,
         ``phi`` or what makes it, ``weight``, ``bias`` and ``edge_weight``. Deterministic; some of
         the products are PyTorch's, which may round otherwise on another number of threads, and on
-        CUDA repeat bit for bit with ``CUBLAS_WORKSPACE_CONFIG=:4096:8``.
+        CUDA repeat bit for bit with ``CUBLAS_WORKSPACE_CONFIG=:4096:8``. Half types are rounded
+        once, at the end; of a mean, after the division.
+
+        What is not finite in ``x``, φ or γ makes the targets that it reaches not finite, and no
+        others: NaN or infinity, which of them is not told. W must be finite.
 
     Raises:
         ValueError: an option is none of those above.
@@ -110,16 +117,19 @@ def ecc(
     x, weight, edge_weight = cast(x, dtype), cast(weight, dtype), cast(edge_weight, dtype)
     hidden, u, v = cast(hidden, dtype), cast(u, dtype), cast(v, dtype)
     layer, shift, bias = cast(layer, dtype), cast(shift, dtype), cast(bias, dtype)
+    result = x.dtype
     if layer is not None:
         assert hidden is not None
         assert shift is not None
         _check_layer(x, hidden, layer, shift)
         if edge_weight is not None:
-            hidden = activate(torch.nn.functional.linear(hidden, layer, shift), slope)
+            with autocast_disabled(x):
+                hidden = torch.nn.functional.linear(wide(hidden), wide(layer), wide(shift))
+            hidden = activate(hidden, slope)
             layer, shift, slope = None, None, 1.0
-    wide = hidden if hidden is not None else v
-    assert wide is not None
-    width = wide.shape[1] if layer is None else layer.shape[0]
+    columns = hidden if hidden is not None else v
+    assert columns is not None
+    width = columns.shape[1] if layer is None else layer.shape[0]
     if weight.dim() != 3 or weight.shape[1] != x.shape[-1] or weight.shape[0] - width not in (0, 1):
         raise RuntimeError(
             f"ecc: weight must have shape [H, C, D] or [H + 1, C, D] with H = {width} and "
@@ -138,6 +148,8 @@ def ecc(
     if edge_weight is not None:
         if hidden is None:
             raise ValueError("ecc: edge_weight needs phi per edge")
+        x, hidden, weight, edge_weight = wide(x), wide(hidden), wide(weight), wide(edge_weight)
+        bias = wide(bias)
         if bias is not None:
             hidden = torch.cat([hidden, hidden.new_ones(hidden.shape[0], 1)], 1)
             weight, bias = torch.cat([weight, bias[None]]), None
@@ -148,7 +160,9 @@ def ecc(
     rows = graph.num_slots if hidden is None or graph.edge is None else hidden.shape[0]
     made = (hidden, u, v, slope, layer, shift)
     out: Tensor = _ops.ecc(x, *made, weight, bias, by_source, rows, *_forward(graph))
-    return out / graph.degree().clamp(min=1)[:, None].to(out.dtype) if aggr == "mean" else out
+    if aggr == "mean":
+        out = out / graph.degree().clamp(min=1)[:, None].to(out.dtype)
+    return out.to(result)
 
 
 def _check_layer(x: Tensor, features: Tensor, layer: Tensor, shift: Tensor) -> None:
@@ -168,8 +182,10 @@ def _check_layer(x: Tensor, features: Tensor, layer: Tensor, shift: Tensor) -> N
 
 def _source_is_cheaper(x: Tensor, weight: Tensor, graph: Graph) -> bool:
     hidden, C, D = weight.shape
-    per_target = graph.num_targets * hidden * C * D + graph.num_slots * hidden * C
-    per_source = x.shape[0] * hidden * C * D + graph.num_slots * (hidden + 1) * D
+    # Sizes of tensors, for torch.compile of 2.10 makes no numbers of the graph's properties.
+    targets, slots = graph.ptr.shape[0] - 1, graph.source.shape[0]
+    per_target = targets * hidden * C * D + slots * hidden * C
+    per_source = x.shape[0] * hidden * C * D + slots * (hidden + 1) * D
     # At 16 to 3 channels the sources have 0.45 of the operations, and take as long as tiles.
     return per_source < (per_target / 3 if by_tiles(x, hidden, False) else per_target)
 
@@ -225,7 +241,8 @@ def _(
     ptr: Tensor,
     *sides: Tensor | None,
 ) -> Tensor:
-    return x.new_empty(ptr.shape[0] - 1, weight.shape[2])
+    dtype = torch.float32 if x.dtype in HALF_TYPES else x.dtype
+    return x.new_empty(ptr.shape[0] - 1, weight.shape[2], dtype=dtype)
 
 
 @torch.library.register_fake("polygraph::ecc_backward")
@@ -277,7 +294,7 @@ def _ecc_formula(ctx: Any, saved: tuple[Any, ...], grad: Tensor) -> tuple[Tensor
     # Several operators: half types are rounded once, behind the last.
     with autocast_disabled(x):
         values: Any = widened(grad, x, phi, u, v, layer, shift, weight, bias)
-        found = _composed_gradients(ctx, _complete(sides, x.shape[0]), *values)
+        found = _composed_gradients(ctx, complete(sides, x.shape[0]), *values)
     return *(cast(g, x.dtype) for g in found), *rest
 
 
@@ -330,12 +347,6 @@ def _composed_gradients(
     return to_x, None, to_u, to_v, None, None, None, *last
 
 
-def _complete(sides: Any, others: int) -> Sides:
-    """The graph with its other side."""
-    back = turned(tuple(sides), others)
-    return (*back[4:], back[3], *back[:3])
-
-
 def _ecc_backward_save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     grad, x, phi, _, layer, _, weight, bias, ctx.by_source, *wanted = inputs[:14]
     ctx.wanted, ctx.layered = wanted, layer is not None
@@ -352,7 +363,7 @@ def _ecc_backward_formula(
     by_source = ctx.by_source
     needs = ctx.needs_input_grad
     needs = (*needs[:3], needs[6], needs[7])
-    sides = _complete(saved[5:], x.shape[0])
+    sides = complete(saved[5:], x.shape[0])
     rows = phi.shape[0]
     to_x, to_phi, _, to_weight, to_bias = ctx.wanted
     to_bias = to_bias and bias is not None
@@ -408,7 +419,7 @@ def _ecc_jvp(inputs: Any, output: Tensor, tangents: Any) -> Tensor:
         if for_layer is not None:
             part = torch.nn.functional.linear(phi, for_layer)
             moved = part if moved is None else part + moved
-        for_hidden = torch.where(hidden > 0, moved, slope * moved)
+        for_hidden = past_activation(hidden, moved, slope)
     elif for_u is not None or for_v is not None:
         masks = (None, None) if slope == 1 else (u, v)
         values = (for_u, for_v, None, slope, x.shape[0], rows)

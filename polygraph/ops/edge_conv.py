@@ -17,7 +17,7 @@ from polygraph.ops._autograd import (
     register_autograd,
     side_by_side,
 )
-from polygraph.ops._common import autocast_dtype, cast, check_devices, unrecorded
+from polygraph.ops._common import autocast_dtype, cast, check_devices, unrecorded, wide
 from polygraph.ops.graph import Graph, targets_of, transpose_graph
 from polygraph.ops.transpose_table import transpose_table
 
@@ -48,8 +48,8 @@ def edge_conv(
     Denoising", IEEE TIP 2020.
 
     Args:
-        u: targets' part ``[M, D]``; float32, float64, float16 or bfloat16 (half types accumulate
-            in float32), any strides.
+        u: targets' part ``[M, D]``; float32, float64, float16 or bfloat16 (half types are computed
+            in float32 and rounded once, at the end), any strides.
         v: sources' part ``[N, D]``, dtype of ``u``.
         graph: M targets and N sources.
         aggr: ``"max"``, ``"min"``, ``"sum"`` or ``"mean"``.
@@ -61,6 +61,11 @@ def edge_conv(
         ``[M, D]``; 0 for a target without neighbours. Among equals the first neighbour takes the
         gradient of a maximum. Deterministic, also for any number of threads; differentiable any
         number of times in ``u``, ``v`` and ``weight``.
+
+        What is not finite: sums and means add up what their edges have. A maximum or minimum is
+        taken of the ``v_j`` alone, of which NaN is the largest and the smallest, and ``u_i`` is
+        added to it: NaN where ``u_i`` or any ``v_j`` is, or where ``u_i`` and the chosen ``v_j``
+        are opposite infinities. ReLU of a negative infinity is 0.
 
     Raises:
         ValueError: ``aggr`` is none of the four, or does not go with ``weight`` or ``slope``.
@@ -76,17 +81,21 @@ def edge_conv(
         )
     dtype = autocast_dtype(u)
     u, v, weight = cast(u, dtype), cast(v, dtype), cast(weight, dtype)
+    result = u.dtype
     if aggr in ("sum", "mean"):
+        if aggr == "mean":
+            u, v, weight = wide(u), wide(v), wide(weight)
         masks = (None, None) if slope == 1 else (u, v)
         out = _edge_sum(masks, u, v, None, weight, slope, graph, v.shape[0])
-        return out / _count(graph, out) if aggr == "mean" else out
+        return (out / _count(graph, out)).to(result) if aggr == "mean" else out
     if weight is not None:
         raise ValueError(f"edge_conv: weight goes with sum and mean, not with {aggr}")
     if slope < 0:
         raise ValueError(f"edge_conv: {aggr} needs a slope that is not negative, got {slope}")
     sign = None if aggr == "max" else v.new_full((v.shape[1],), -1)
     value, arg, _ = edge_max(v, graph, sign)
-    return torch.where(arg >= 0, activate(u + value, slope), 0)
+    found = activate(wide(u) + wide(value), slope)
+    return torch.where(arg >= 0, found, 0).to(result)
 
 
 def edge_conv_in_place(u: Tensor, v: Tensor, graph: Graph, aggr: str, slope: float) -> Tensor:
@@ -135,8 +144,10 @@ def edge_aggregate(values: Tensor, graph: Graph, aggr: str = "max") -> Tensor:
     _check("edge_aggregate", aggr)
     check_devices("edge_aggregate", "values", values, **graph._asdict())
     if aggr in ("sum", "mean"):
+        result = values.dtype
+        values = wide(values) if aggr == "mean" else values
         out = _edge_sum((None, None), None, None, values, None, 1.0, graph, ANY_NODES)
-        return out / _count(graph, out) if aggr == "mean" else out
+        return (out / _count(graph, out)).to(result) if aggr == "mean" else out
     rows = graph.edge
     if rows is None:
         rows = torch.arange(graph.num_slots, device=graph.source.device)
@@ -196,7 +207,7 @@ def edge_max(
 
 
 def activate(x: Tensor, slope: float) -> Tensor:
-    """max(x, slope x)."""
+    """``slope x`` where x is not positive; with a slope of 0 that is 0 for infinity, too."""
     if slope == 1:
         return x
     return torch.relu(x) if slope == 0 else torch.nn.functional.leaky_relu(x, slope)

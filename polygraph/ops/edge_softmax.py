@@ -49,7 +49,8 @@ def edge_softmax(
     Returns:
         ``[E, H]``, the row of an edge being that of its features; rows of empty slots are 0.
         Deterministic, also for any number of threads; differentiable any number of times in ``u``
-        and ``v``.
+        and ``v``. A score of minus infinity has no share; where one is NaN or infinite, or all are
+        minus infinity, all shares of what is compared are NaN. ReLU of minus infinity is 0.
 
     Raises:
         ValueError: ``over`` is neither of the two.

@@ -27,7 +27,7 @@ class Graph(NamedTuple):
     ptr: Tensor  #: int64 ``[M + 1]``: target i has the slots ``ptr[i]:ptr[i + 1]``
     source: Tensor  #: int64 ``[E]``: the source of each slot; -1: the slot is empty
     edge: Tensor | None = (
-        None  #: int64 ``[E]``: the row of edge features of each slot; None: its own
+        None  #: int64 ``[E]``: the row of edge features of each slot, none twice; None: its own
     )
     target: Tensor | None = None  #: int64 ``[E]``: the target of each slot
     t_ptr: Tensor | None = (
@@ -120,7 +120,7 @@ def graph_from_coo(
             )
     if sorted_by_target:
         bounds = torch.arange(num_targets + 1, device=target.device)
-        return Graph(torch.searchsorted(target, bounds), source)
+        return Graph(torch.searchsorted(target.contiguous(), bounds), source)
     ptr, ordered, order = _ops.sort_coo(source, target, num_targets, with_edge)
     return Graph(ptr, ordered, order if with_edge else None)
 

@@ -148,7 +148,7 @@ def _backward(
 ) -> tuple[Tensor | None, ...]:
     x, y, index = saved
     graph, near, far = _as_graph(x, y, index)
-    weight = grad.double().flatten()
+    weight = grad.double().reshape(-1)
     if ctx.needs_input_grad[0]:
         graph = graph.with_transposed(far.shape[0])
     sides = _forward(graph)
@@ -183,8 +183,8 @@ def _jvp(inputs: Any, output: tuple[Tensor, Tensor], tangents: Any) -> tuple[Non
         return None, torch.zeros_like(dist2)
     # 2 Σ_c (y - x)(dy - dx), over the edges of all samples.
     graph, near, far = _as_graph(x, y, index)
-    for_x = None if for_x is None else -for_x.double().flatten(0, 1)
-    for_y = None if for_y is None else for_y.double().flatten(0, 1)
+    for_x = None if for_x is None else -for_x.double().reshape(far.shape)
+    for_y = None if for_y is None else for_y.double().reshape(near.shape)
     numbers = (1.0, far.shape[0], graph.num_slots)
     moved = 4 * _ops.edge_dot(near, far, None, None, for_y, for_x, *numbers, *_forward(graph))
     return None, moved.view(dist2.shape).to(dist2.dtype)

@@ -66,7 +66,8 @@ def light_ecc(
         ``[M, D]``; 0 for a target without neighbours. Differentiable any number of times in all
         but the graph. Deterministic; the products with L and R are PyTorch's, which may round
         otherwise on another number of threads, and on CUDA repeat bit for bit with
-        ``CUBLAS_WORKSPACE_CONFIG=:4096:8``. Half types are computed in float32.
+        ``CUBLAS_WORKSPACE_CONFIG=:4096:8``. Half types are computed in float32. Of what is not
+        finite, see `ecc`.
 
     Raises:
         ValueError: ``aggr`` is neither; ``repeats`` names a later rank, or one that repeats itself.
@@ -306,11 +307,14 @@ def _empty(given: tuple[Tensor | None, ...], wanted: Sequence[bool], ptr: Tensor
 
 
 def _visits_all(rows: int, sides: Sides) -> bool:
-    """Whether all rows of edges surely have a slot; on a GPU nobody waits for the answer."""
-    ptr, slot, other = sides[:3]
+    """Whether all rows of edges surely have a slot.
+
+    On a GPU nobody waits for the answer, and a list of rows may leave some out.
+    """
+    ptr, slot, other, edge = sides[:4]
     assert ptr is not None
     assert other is not None
-    if _common.takes_cuda_kernels(other):
+    if _common.takes_cuda_kernels(other) or edge is not None:
         return False
     return rows == int((other >= 0).sum() if slot is None else ptr[-1])
 
@@ -334,7 +338,7 @@ def _edge_form_of(
         to_a.zero_()
     flat = None if weight is None else weight.view(C, R * H)
     of_weight = to_weight.view(C, R * H) if wanted[3] else None
-    graph = (sides[4].shape[0] - 1, E), sides[:4]  # type: ignore[union-attr]
+    graph = (sides[4].shape[0] - 1, E), sides[:4]
     like = found[0]
     step = _step(R * H, S, like)
     p = like.new_empty(step, R, H) if wanted[1] or wanted[2] else None
@@ -347,7 +351,7 @@ def _edge_form_of(
             assert x is not None
             assert flat is not None
             part = p[: last - first]
-            torch.mm(x[first:last], flat, out=part.view(-1, R * H))
+            torch.mm(x[first:last], flat, out=part.view(last - first, R * H))
             results = (to_a if wanted[2] else None, to_phi if wanted[1] else None, False)
             options = (a if wanted[1] else None, None, None, 1.0, phi if wanted[2] else None, None)
             _ops.edge_inner_(part, *options, True, False, *sizes, *lists, *results)
@@ -356,10 +360,10 @@ def _edge_form_of(
             _ops.edge_outer_(a, None, None, 1.0, phi, None, True, False, *sizes, *lists, part)
             if wanted[0]:
                 assert flat is not None
-                torch.mm(part.view(-1, R * H), flat.t(), out=to_x[first:last])
+                torch.mm(part.view(last - first, R * H), flat.t(), out=to_x[first:last])
             if of_weight is not None:
                 assert x is not None
-                of_weight.addmm_(x[first:last].t(), part.view(-1, R * H))
+                of_weight.addmm_(x[first:last].t(), part.view(last - first, R * H))
     return tuple(found)
 
 

@@ -149,16 +149,18 @@ def _backward(
     return *wanted, None, None, None
 
 
-def _slope(out: Tensor, activation: int) -> Tensor:
-    """act'(z) as a function of the output; its derivative at 0 is PyTorch's choice, 0."""
-    ones = torch.ones_like(out)
+def _past_activation(out: Tensor, value: Tensor, activation: int) -> Tensor:
+    """``value * act'(z)`` by the output; of ReLU 0 where the output is, whatever the value.
+
+    The second derivative of ELU at 0 is PyTorch's choice, 0.
+    """
     if activation == ACTIVATIONS["elu"]:
-        return torch.where(out >= 0, ones, out + 1)
+        return torch.where(out >= 0, value, value * (out + 1))
     if activation == ACTIVATIONS["relu"]:
-        return torch.where(out > 0, ones, torch.zeros_like(out))
+        return torch.where(out <= 0, 0, value)
     if activation == ACTIVATIONS["leaky_relu"]:
-        return torch.where(out > 0, ones, torch.full_like(out, LEAKY_SLOPE))
-    return ones
+        return torch.where(out > 0, value, LEAKY_SLOPE * value)
+    return value
 
 
 def _normalised(first: Tensor, second: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -195,7 +197,7 @@ def _backward_formula(
     """poly_step_backward in differentiable PyTorch: what its own derivative is taken of."""
     first, second = a.chunk(2, dim=-1) if s is None else (a, s)
     term = first * second
-    dz = grad * _slope(out, activation)
+    dz = _past_activation(out, grad, activation)
     to_term = dz if scale is None else scale * dz
     to_scale = dz * term
     if norm == NORMS["rms"] and first.shape[-2] > 0:
@@ -274,7 +276,7 @@ def _jvp(inputs: Any, output: tuple[Tensor, Tensor], tangents: Any) -> tuple[Ten
         moved = moved + for_scale * term
     for part in (for_first, for_bias, for_skip):
         moved = moved if part is None else moved + part
-    return (moved * _slope(out.to(wide), activation)).to(dtype), None
+    return _past_activation(out.to(wide), moved, activation).to(dtype), None
 
 
 def _vmap(size: int, dims: Dims, *inputs: Any) -> tuple[Tensor, Tensor] | None:

@@ -33,11 +33,15 @@ def aggregate(values: Tensor, target: Tensor, num_targets: int, aggr: str) -> Te
     return out
 
 
+def activated(value: Tensor, slope: float) -> Tensor:
+    """``slope value`` where it is not positive, and there 0 with a slope of 0."""
+    return torch.where(value <= 0, slope * value if slope else 0, value)
+
+
 def edge_values(u: Tensor, v: Tensor, graph: Graph, slope: float = 1.0) -> Tensor:
     """``[E, D]``: act(u_i + v_j) of every edge, in the rows of edge features."""
     target, source, row = ends(graph)
-    value = u[target] + v[source]
-    value = torch.where(value > 0, value, slope * value)
+    value = activated(u[target] + v[source], slope)
     return value.new_zeros(graph.num_slots, value.shape[1]).index_copy(0, row, value)
 
 
@@ -55,8 +59,12 @@ def edge_conv(
     Arguments and result as in `polygraph.ops.edge_conv`. Stores E x D.
     """
     target, source, row = ends(graph)
-    value = u[target] + v[source]
-    value = torch.where(value > 0, value, slope * value)
+    if aggr in ("max", "min"):
+        # act(u_i + v_j) rises with v_j, but where infinities of both signs meet.
+        value = activated(u + aggregate(v[source], target, graph.num_targets, aggr), slope)
+        filled = torch.bincount(target, minlength=graph.num_targets) > 0
+        return torch.where(filled[:, None], value, 0)
+    value = activated(u[target] + v[source], slope)
     if weight is not None:
         value = weight[row, None] * value
     return aggregate(value, target, graph.num_targets, aggr)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from polygraph.ops.graph import Graph
-from polygraph.reference.edge_conv import ends
+from polygraph.reference.edge_conv import activated, ends
 
 
 def edge_softmax(
@@ -17,8 +16,7 @@ def edge_softmax(
     Arguments and result as in `polygraph.ops.edge_softmax`.
     """
     target, source, row = ends(graph)
-    score = u[target] + v[source]
-    score = torch.where(score > 0, score, slope * score)
+    score = activated(u[target] + v[source], slope)
     out = score.new_zeros(graph.num_slots, score.shape[1]) + score[:0].sum(0)
     if over == "features":
         return out.index_copy(0, row, score.softmax(1))

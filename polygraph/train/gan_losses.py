@@ -76,11 +76,11 @@ class GanConfig:
 
 _CRITIC: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     # Goodfellow et al., NeurIPS 2014, equation 1, and section 3 for the non-saturating form.
-    "minimax": lambda real, fake: (F.softplus(-real) + F.softplus(fake)).mean(),
+    "minimax": lambda real, fake: F.softplus(-real).mean() + F.softplus(fake).mean(),
     # Arjovsky et al., ICML 2017, equation 2; Gulrajani et al., NeurIPS 2017, equation 3.
     "wgan": lambda real, fake: fake.mean() - real.mean(),
     # Lim and Ye, 2017; Miyato et al., ICLR 2018, equation 16.
-    "hinge": lambda real, fake: (F.relu(1 - real) + F.relu(1 + fake)).mean(),
+    "hinge": lambda real, fake: F.relu(1 - real).mean() + F.relu(1 + fake).mean(),
 }
 _CRITIC |= {"non-saturating": _CRITIC["minimax"], "wgan-gp": _CRITIC["wgan"]}
 _GENERATOR: dict[str, Callable[[Tensor], Tensor]] = {
@@ -97,7 +97,10 @@ def critic_loss(kind: str, real: Tensor, fake: Tensor) -> Tensor:
     Args:
         kind: one of `LOSSES`.
         real: its values of real images, ``[B]``.
-        fake: of generated ones, ``[B]``.
+        fake: of generated ones, ``[G]``; as many or not.
+
+    Returns:
+        A scalar, in which each of the two counts by its mean.
     """
     check_choice("critic_loss", "kind", kind, _CRITIC)
     return _CRITIC[kind](real, fake)
@@ -151,11 +154,12 @@ class CriticLoss(nn.Module):
 
         Args:
             real: ``[B, C, H, W]``.
-            fake: as many generated images.
+            fake: generated images ``[G, C, H, W]``, as many or not.
             mixed: points between them, requiring a gradient; of ``wgan-gp`` alone.
         """
         if self.joint:
-            of_real, of_fake = self.critic(torch.cat([real, fake])).chunk(2)
+            values = self.critic(torch.cat([real, fake]))
+            of_real, of_fake = values.split([real.shape[0], fake.shape[0]])
         else:
             of_real, of_fake = self.critic(real), self.critic(fake)
         loss = critic_loss(self.config.loss, of_real, of_fake)

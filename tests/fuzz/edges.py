@@ -97,7 +97,7 @@ class GraphCase:
         return found if self.wrong else self.d.laid_out(name, found)
 
     def ends(self, wild: float = 0.25) -> dict[str, Tensor]:
-        """Of both ends, u and v."""
+        """The arguments u and v."""
         return {
             "u": self.numbers("u", self.targets, self.channels, wild=wild),
             "v": self.numbers("v", self.sources, self.channels, wild=wild),

@@ -170,7 +170,7 @@ def _wrong(
     x = leaves["x"]
     if fault == "value":
         name = d.one_of(*leaves)
-        t = leaves[name].clone()
+        t = leaves[name].clone(memory_format=torch.contiguous_format)
         if t.numel() == 0 or M == 0 or x.numel() == 0:
             return None
         t.view(-1)[d.integer(0, t.numel())] = d.one_of(math.nan, math.inf, -math.inf)

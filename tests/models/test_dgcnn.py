@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from polygraph.models import (
     DGCNNClassifier,
@@ -248,3 +249,33 @@ def test_importing_models_does_not_import_pyg():
         check=True,
     )
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_compiles_once(training):
+    """One graph for ten sizes, forward and backward, with the plain network's logits."""
+    model = DGCNNClassifier(CLASSIFIER).train(training)
+    plain = deepcopy(model)
+    torch.compiler.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=counter)
+    counts = []
+    for B, N in ((9, 20), (4, 31), (5, 33), (6, 40), (7, 13), (10, 22), (13, 29), (2, 50), (8, 64)):
+        points = clouds(B, N, dtype=torch.float32)
+        torch.manual_seed(0)  # dropout's
+        logits = compiled(points)
+        logits.sum().backward()
+        torch.manual_seed(0)
+        torch.testing.assert_close(logits, plain(points), rtol=1e-3, atol=1e-4)
+        counts.append(counter.frame_count)  # the first may begin twice
+    assert len(set(counts)) == 1
+
+
+def test_exports():
+    """torch.export with any number of clouds and points."""
+    model = DGCNNClassifier(CLASSIFIER).eval()
+    sizes = ({0: torch.export.Dim.AUTO, 1: torch.export.Dim.AUTO},)
+    points = clouds(9, 20, dtype=torch.float32)
+    program = torch.export.export(model, (points,), dynamic_shapes=sizes)
+    points = clouds(4, 31, dtype=torch.float32)
+    torch.testing.assert_close(program.module()(points), model(points))

@@ -236,6 +236,22 @@ def test_config_survives_json():
     assert isinstance(loaded.encoder_channels, tuple)
 
 
+@pytest.mark.parametrize("fuse", [False, True])
+@pytest.mark.parametrize("block", BLOCKS)
+def test_made_on_the_meta_device(tiny, block, fuse):
+    """Shapes without values; moved off it, with the state of another, it is that other."""
+    config = small(block=block, order=3, fuse_downsampling=fuse)
+    model = MeshAutoencoder(config, tiny)
+    with torch.device("meta"):
+        shapes = MeshAutoencoder(config, tiny)
+    x = torch.randn(2, 9, 3)
+    out = shapes(x.to("meta"))
+    assert out.is_meta
+    assert out.shape == x.shape
+    shapes.to_empty(device="cpu").load_state_dict(model.state_dict())
+    assert torch.equal(shapes(x), model(x))
+
+
 @pytest.mark.parametrize("block", BLOCKS)
 def test_compiles_as_one_graph(tiny, block):
     model = MeshAutoencoder(small(block=block, order=3), tiny)

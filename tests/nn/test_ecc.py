@@ -1,10 +1,12 @@
 """NNConv, LightECConv and the graph convolution on images."""
 
-import copy
+from functools import partial
+from typing import ClassVar
 
 import pytest
 import torch
 import torch_geometric.nn as pyg
+from nn.layer_contract import Case, LayerContract
 from torch.nn import Linear, ReLU, Sequential
 
 from polygraph import nn, ops, reference
@@ -234,19 +236,6 @@ def test_graph_convolution_refuses():
 
 
 @pytest.mark.parametrize("kind", ["edge", "ecc", "light"])
-def test_compiles_without_graph_break(kind):
-    """fullgraph, forward and backward."""
-    torch.manual_seed(0)
-    layer = nn.NonLocalGraphConv2d(3, 4, 5, kind, rank=2)
-    x = torch.randn(1, 3, 6, 7, requires_grad=True)
-    torch.compiler.reset()
-    out = torch.compile(layer, fullgraph=True, backend="aot_eager")(x)
-    torch.testing.assert_close(out, layer(x))
-    actual = torch.autograd.grad(out.sin().sum(), x)
-    torch.testing.assert_close(actual, torch.autograd.grad(layer(x).sin().sum(), x))
-
-
-@pytest.mark.parametrize("kind", ["edge", "ecc", "light"])
 def test_gradient_penalty_trains(kind):
     """A critic of each layer under WGAN's gradient penalty: second derivatives, no NaN."""
     torch.manual_seed(0)
@@ -303,14 +292,163 @@ def test_polynomials_over_graph_convolutions(kind, order):
     torch.testing.assert_close(both, torch.stack([made(x), made(other)]))
 
 
-def test_difference_hidden():
-    """From nodes as from differences."""
+@pytest.mark.parametrize("called", [False, True])
+def test_difference_hidden(called):
+    """From nodes as from differences, which the linear layer sees where it must be called."""
     hidden = DifferenceHidden(C, 7).double()
-    x = torch.randn(N, C).double()
+    x = torch.randn(N, C).double() + 1e4
     edge_index, _ = edges()
     graph = ops.graph_from_coo(*edge_index, N, N)
-    u, v, slope = hidden(x)
     label = x[edge_index[0]] - x[edge_index[1]]
     expected = torch.nn.functional.leaky_relu(hidden.lin(label), 0.2)
-    torch.testing.assert_close(ops.edge_values(u, v, graph, slope), expected)
-    assert copy.deepcopy(hidden).lin.weight.shape == (7, C)
+    if called:
+        hidden.lin.register_forward_hook(lambda *_: None)
+        phi = hidden(x, graph)
+    else:
+        u, v, slope = hidden(x, graph)
+        phi = ops.edge_values(u, v, graph, slope)
+    torch.testing.assert_close(phi, expected)
+
+
+# ---- what every layer promises ----
+
+DYNAMIC = torch.export.Dim.DYNAMIC
+
+
+def points(count, channels=C, seed=0):
+    return torch.randn(count, channels, generator=torch.Generator().manual_seed(seed)).double()
+
+
+def graph(nodes, count):
+    """Nodes, edges among all but the last two of them, and features."""
+    generator = torch.Generator().manual_seed(1)
+    edge_index = torch.randint(max(1, nodes - 2), (2, count), generator=generator)
+    return points(nodes), edge_index, points(count, F, seed=2)
+
+
+def case(network, aggr, **options):
+    """Ours, and PyG's."""
+
+    def make(kind):
+        return lambda: kind(C, D, NETWORKS[network](), aggr, **options)
+
+    return Case(make(nn.NNConv), lambda: graph(N, E), make(pyg.NNConv))
+
+
+def message(base):
+    class M(base):
+        def message(self, x_j, edge_attr):
+            return 2 * base.message(self, x_j, edge_attr) + x_j[:, :1]
+
+    return M
+
+
+def aggregate(base):
+    class M(base):
+        def aggregate(self, inputs, index, ptr=None, dim_size=None):
+            return 0 * pyg.MessagePassing.aggregate(self, inputs, index, ptr, dim_size)
+
+    return M
+
+
+def update(base):
+    class M(base):
+        def update(self, inputs):
+            return inputs.exp()
+
+    return M
+
+
+class TestNNConv(LayerContract):
+    kinds = (nn.NNConv, nn.ECConv)
+    reads_edges = True
+    overrides: ClassVar = {f.__name__: f for f in (message, aggregate, update)}
+    cases: ClassVar = {
+        "two layers": case("two layers", "mean"),
+        "without bias": case("without bias", "add", root_weight=False, bias=False),
+        "one layer": case("one layer", "sum", flow="target_to_source"),
+        "MLP": case("MLP", "mean"),
+        "maximum": case("two layers", "max"),
+        "ends otherwise": case("ends otherwise", "mean"),
+        "two aggregations": case("two layers", ["max", "mean"], root_weight=False, bias=False),
+        "standard deviation": case("two layers", "std"),
+        "softmax": case("two layers", pyg.SoftmaxAggregation(learn=True)),
+    }
+    without_meta = ("softmax",)
+    dynamic = ({0: DYNAMIC}, {1: DYNAMIC}, {0: DYNAMIC})
+    graph = staticmethod(graph)
+
+    @staticmethod
+    def sized(size):
+        return graph(size, 3 * size + 1)
+
+
+class TestLightECConv(LayerContract):
+    kinds = (nn.LightECConv,)
+    reads_edges = reads_differences = True
+    cases: ClassVar = {
+        "circulant": Case(
+            lambda: nn.LightECConv(C, 6, hidden=4, rank=6, blocks=3, delta=5.0),
+            lambda: graph(N, E)[:2],
+        ),
+        "full": Case(
+            lambda: nn.LightECConv(C, D, rank=2, blocks=None, aggr="sum", bias=False),
+            lambda: graph(N, E)[:2],
+        ),
+        "edge features": Case(
+            lambda: nn.LightECConv(C, D, 7, 2, blocks=None, nn=Sequential(Linear(F, 7), ReLU())),
+            lambda: graph(N, E),
+        ),
+    }
+    dynamic = ({0: DYNAMIC}, {1: DYNAMIC})
+
+    @staticmethod
+    def graph(nodes, count):
+        return graph(nodes, count)[:2]
+
+    @staticmethod
+    def sized(size):
+        return graph(size, 3 * size + 1)[:2]
+
+
+def images(batch=2, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.randn(batch, 3, 6, 7, generator=generator).double(),)
+
+
+class TestNonLocalGraphConv2d(LayerContract):
+    kinds = (nn.NonLocalGraphConv2d,)
+    reads_differences = True
+    cases: ClassVar = {
+        name: Case(lambda options=options: nn.NonLocalGraphConv2d(3, 4, 5, **options), images)
+        for name, options in {
+            "edge": {"kind": "edge"},
+            "light": {"kind": "light", "rank": 2, "hidden": 6, "delta": 4.0},
+            "ecc": {"kind": "ecc", "hidden": 6, "exclude_radius": 0, "coordinates": False},
+            "ecc, delta": {"kind": "ecc", "hidden": 6, "delta": 4.0, "search_radius": 3},
+        }.items()
+    }
+    dynamic = ({0: DYNAMIC},)
+    # The first equals none of the other sizes; PyTorch has another convolution from 16 on.
+    sizes = (9, 5, 4, 8, 3, 2, 11, 13, 15, 10)
+
+    @staticmethod
+    def sized(size):
+        return images(size)
+
+
+def sets(samples=2):
+    generator = torch.Generator().manual_seed(0)
+    return (torch.randn(samples, N, C, generator=generator).double(),)
+
+
+class TestOnGraph(LayerContract):
+    kinds = (nn.OnGraph,)
+    cases: ClassVar = {
+        kind: Case(partial(on_graph(kind), C, D, True), sets) for kind in ("edge", "ecc")
+    }
+    dynamic = ({0: DYNAMIC},)
+
+    @staticmethod
+    def sized(size):
+        return sets(size)

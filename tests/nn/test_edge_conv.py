@@ -1,10 +1,13 @@
 """EdgeConv and DynamicEdgeConv: PyG's layers, to rounding."""
 
 import copy
+from typing import ClassVar
 
 import pytest
 import torch
 import torch_geometric.nn as pyg
+from nn.layer_contract import Case, LayerContract
+from tolerances import LAYER_FLOAT32, assert_close
 from torch.nn import ELU, BatchNorm1d, LayerNorm, LeakyReLU, Linear, ReLU, Sequential
 from torch_geometric import EdgeIndex
 
@@ -156,17 +159,6 @@ def test_bad_width():
         ours(torch.randn(N, 4).double(), torch.randint(N, (2, E)))
 
 
-def test_no_edges():
-    """Zeros, as PyG; with BatchNorm in training its own error."""
-    none = torch.zeros(2, 0, dtype=torch.int64)
-    ours, theirs = layers("ReLU", "max")
-    x = torch.randn(N, C).double()
-    torch.testing.assert_close(ours(x, none), theirs(x, none))
-    ours, _ = layers("DGCNN", "max")
-    with pytest.raises(ValueError, match="more than 1 value per channel"):
-        ours(x, none)
-
-
 @pytest.mark.parametrize("network", ["ReLU", "DGCNN", "deep", "begins otherwise"])
 @pytest.mark.filterwarnings("ignore:DynamicEdgeConv", "ignore:EdgeConv")
 def test_dynamic(network):
@@ -185,26 +177,63 @@ def test_dynamic(network):
 
 
 def test_dynamic_refuses():
-    """Aggregations that it does not know, and static graphs."""
-    with pytest.raises(ValueError, match="aggr must be one of"):
-        nn.DynamicEdgeConv(Linear(4, 4), 3, "median")
+    """Numbers of neighbours that are none, and static graphs."""
+    with pytest.raises(ValueError, match="k must be a positive integer, got 0"):
+        nn.DynamicEdgeConv(Linear(4, 4), 0)
+    with pytest.raises(TypeError, match="flow"):
+        nn.DynamicEdgeConv(Linear(4, 4), 3, flow="target_to_source")
     with pytest.raises(ValueError, match="Static graphs"):
         nn.DynamicEdgeConv(Linear(2 * C, 4), 3)(torch.randn(2, 9, C))
 
 
-@pytest.mark.parametrize("network", ["DGCNN", "deep"])
-def test_compiles_without_graph_break(network):
-    """fullgraph, forward and backward, in training."""
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_sorted_edges_of_other_integers(dtype):
+    """An EdgeIndex of int32, sorted or not."""
+    ours, _ = layers("ReLU", "max")
+    x = torch.randn(N, C).double()
+    edge_index = torch.randint(N, (2, E))
+    for order in (None, "row", "col"):
+        edges = EdgeIndex(edge_index.to(dtype), sparse_size=(N, N))
+        edges = edges if order is None else edges.sort_by(order)[0]
+        torch.testing.assert_close(ours(x, edges), ours(x, edge_index))
+
+
+def test_dynamic_is_one_of_pyg():
+    """Code that looks for PyG's class finds ours, and no library is asked for."""
+    layer = nn.DynamicEdgeConv(Linear(2 * C, D), 3)
+    assert isinstance(layer, pyg.DynamicEdgeConv)
+    assert isinstance(layer, pyg.MessagePassing)
+    assert repr(layer) == f"DynamicEdgeConv(nn={layer.nn}, k=3)"
+
+
+def test_clouds_far_apart():
+    """Every sample of a batch keeps its digits, wherever it lies."""
     torch.manual_seed(0)
-    layer = nn.DynamicEdgeConv(NETWORKS[network](), k=6)
-    x = torch.randn(40, C, requires_grad=True)
-    expected = copy.deepcopy(layer)(x)
-    torch.compiler.reset()
-    out = torch.compile(layer, fullgraph=True, backend="aot_eager")(x)
-    torch.testing.assert_close(out, expected)
-    (grad,) = torch.autograd.grad(out.square().sum(), x)
-    (wanted,) = torch.autograd.grad(expected.square().sum(), x)
-    torch.testing.assert_close(grad, wanted)
+    layer = without_targets(nn.DynamicEdgeConv(Linear(2 * C, D), 6))
+    wide = copy.deepcopy(layer).double()
+    batch = torch.arange(4).repeat_interleave(10)
+    x = torch.randn(40, C) + torch.tensor([0, 1e6, -3e5, 4e6])[batch, None]
+    expected = wide(x.double(), batch)
+    assert_close(layer(x, batch), expected, LAYER_FLOAT32, "one set")
+    pair = (x, x[:20]), (batch, batch[:20])
+    assert_close(layer(*pair), expected[:20], LAYER_FLOAT32, "two sets")
+
+
+@pytest.mark.parametrize("bad", [1e30, float("inf"), float("nan")])
+def test_one_node_far_out(bad):
+    """It takes no digits from others, far from the origin, and spoils its neighbours alone."""
+    torch.manual_seed(0)
+    layer = without_targets(nn.EdgeConv(Linear(2 * C, D)))
+    x = torch.randn(N, C) + 1e5
+    edges = torch.randint(N, (2, E))
+    expected = copy.deepcopy(layer).double()(x.double(), edges)
+    for node in (0, 3, N - 1):
+        broken = x.clone()
+        broken[node] = bad
+        near = edges[1, edges[0] == node]
+        far = torch.tensor([n for n in range(N) if n != node and n not in near])
+        for found in (layer(broken, edges), torch.func.vmap(layer, (0, None))(broken[None], edges)):
+            assert_close(found.view(N, D)[far], expected[far], LAYER_FLOAT32, str(node))
 
 
 def test_statistics_far_from_the_origin():
@@ -218,3 +247,158 @@ def test_statistics_far_from_the_origin():
     torch.testing.assert_close(
         layer(x, edge_index).double(), wide(x.double(), edge_index), rtol=1e-3, atol=1e-3
     )
+
+
+# ---- what every layer promises ----
+
+
+def edges(nodes, count, seed=1):
+    """Random edges among all nodes but the last two, which have none."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(max(1, nodes - 2), (2, count), generator=generator)
+
+
+def points(count, seed=0):
+    return torch.randn(count, C, generator=torch.Generator().manual_seed(seed)).double()
+
+
+def randomized(network):
+    """With a BatchNorm whose weights, some negative, and statistics are not the first ones."""
+    for module in network.modules():
+        if isinstance(module, BatchNorm1d) and module.affine:
+            for tensor in (module.weight.data, module.bias.data, module.running_mean):
+                torch.nn.init.normal_(tensor)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2)
+    return network
+
+
+def kept(layer, network):
+    """A layer with a network of random weights, which constructors of PyG would reset."""
+    layer.nn.load_state_dict(randomized(network).state_dict())
+    return layer
+
+
+def case(network, aggr, **options):
+    """Ours, and PyG's."""
+
+    def make(kind):
+        return lambda: kept(kind(NETWORKS[network](), aggr, **options), NETWORKS[network]())
+
+    return Case(make(nn.EdgeConv), lambda: (points(N), edges(N, E)), make(pyg.EdgeConv))
+
+
+def without_targets(layer):
+    """The weights of x_i set to zero: only differences are left."""
+    next(layer.nn.parameters()).data[:, :C] = 0
+    return layer
+
+
+def message(base):
+    class M(base):
+        def message(self, x_i, x_j):
+            return 2 * base.message(self, x_i, x_j) + x_i[:, :1]
+
+    return M
+
+
+def aggregate(base):
+    class M(base):
+        def aggregate(self, inputs, index, ptr=None, dim_size=None):
+            return 0 * pyg.MessagePassing.aggregate(self, inputs, index, ptr, dim_size)
+
+    return M
+
+
+def update(base):
+    class M(base):
+        def update(self, inputs):
+            return inputs.exp()
+
+    return M
+
+
+def edge_update(base):
+    class M(base):
+        def edge_update(self):
+            return None
+
+    return M
+
+
+def propagate(base):
+    class M(base):
+        def propagate(self, edge_index, size=None, **kwargs):
+            return 1 - pyg.MessagePassing.propagate(self, edge_index, size, **kwargs)
+
+    return M
+
+
+OVERRIDES = {f.__name__: f for f in (message, aggregate, update, edge_update, propagate)}
+
+
+class TestEdgeConv(LayerContract):
+    kinds = (nn.EdgeConv,)
+    reads_edges = reads_differences = True
+    overrides: ClassVar = OVERRIDES
+    cases: ClassVar = {
+        "DGCNN": case("DGCNN", "max"),
+        "ReLU": case("ReLU", "add", flow="target_to_source"),
+        "MLP": case("MLP", "mean"),
+        "deep": case("deep", "min"),
+        "begins otherwise": case("begins otherwise", "max"),
+        "two aggregations": case("linear layer", ["max", "mean"]),
+        "standard deviation": case("ReLU", "std"),
+        "softmax": case("ReLU", pyg.SoftmaxAggregation(learn=True)),
+    }
+    without_meta = ("softmax",)
+    dynamic = ({0: torch.export.Dim.DYNAMIC}, {1: torch.export.Dim.DYNAMIC})
+    of_differences = staticmethod(without_targets)
+
+    @staticmethod
+    def graph(nodes, count):
+        return points(nodes), edges(nodes, count)
+
+    @staticmethod
+    def sized(size):
+        return points(size), edges(size, 3 * size + 1)
+
+
+class Static(pyg.EdgeConv):
+    """PyG's EdgeConv on the neighbours that `knn` finds: its DynamicEdgeConv needs pyg-lib."""
+
+    propagate = pyg.MessagePassing.propagate  # else explanations would not reach a descendant
+
+    def __init__(self, nn, k, aggr="max"):
+        super().__init__(nn, aggr)
+        self.k = k
+
+    def forward(self, x, batch=None):
+        return super().forward(x, nn.knn(x, x, self.k, batch, batch).flip(0))
+
+    def __repr__(self):
+        return f"DynamicEdgeConv(nn={self.nn}, k={self.k})"
+
+
+def dynamic_case(network, aggr, *batch):
+    def make(kind):
+        return lambda: kept(kind(NETWORKS[network](), 6, aggr), NETWORKS[network]())
+
+    return Case(make(nn.DynamicEdgeConv), lambda: (points(N), *batch), make(Static))
+
+
+class TestDynamicEdgeConv(LayerContract):
+    kinds = (nn.DynamicEdgeConv,)
+    reads_differences = True
+    overrides: ClassVar = OVERRIDES
+    cases: ClassVar = {
+        "DGCNN": dynamic_case("DGCNN", "max"),
+        "samples": dynamic_case("ReLU", "mean", torch.arange(N) // 4),
+        "two aggregations": dynamic_case("ReLU", ["max", "std"], torch.arange(N) // 10),
+        "begins otherwise": dynamic_case("begins otherwise", "max"),
+    }
+    dynamic = ({0: torch.export.Dim.DYNAMIC},)
+    of_differences = staticmethod(without_targets)
+
+    @staticmethod
+    def sized(size):
+        return (points(size),)

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,7 +15,8 @@ from torch_geometric.data import Batch, Data
 from torch_geometric.transforms import Compose, NormalizeScale
 from torch_geometric.utils import is_undirected
 
-from polygraph.nn import knn, knn_graph, pixel_knn
+from polygraph.nn import DynamicEdgeConv as DynamicEdgeConvOfNodes
+from polygraph.nn import NonLocalGraphConv2d, knn, knn_graph, pixel_knn
 from polygraph.nn.knn import knn_neighbours
 from polygraph.ops import _common
 from polygraph.ops import knn as knn_table
@@ -235,6 +237,51 @@ def test_cosine(scale):
     pairs = knn(x, x[:4], 5, cosine=True)
     assert torch.equal(pairs[1].reshape(4, 5)[:, 1:], near[:4, :4])
     assert knn_graph(x[:, :0], 2, cosine=True).shape == (2, 60)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+def test_cosine_without_a_direction(way, dtype):
+    """As of torch's cosine_similarity: 0 with every point, itself too; ties go by index."""
+    x = points(30, 9).double()
+    x[[3, 12, 28]] = 0
+    x[5] *= 1e-30 if dtype != torch.float16 else 1
+    x = x.to(dtype)
+    wide = x.double() * 1e30  # short, but not without a direction
+    similar = torch.nn.functional.cosine_similarity(wide[:, None], wide[None], dim=-1)
+    for batch in (None, torch.arange(30) // 15):
+        for loop in (False, True):
+            for k in (4, 14):
+                allowed = torch.ones_like(similar, dtype=torch.bool)
+                if batch is not None:
+                    allowed = batch[:, None] == batch
+                if not loop:
+                    allowed = allowed.fill_diagonal_(False)
+                order = (-similar).masked_fill(~allowed, 9).sort(dim=1, stable=True).indices
+                found = knn_graph(x, k, batch, loop, cosine=True)[0].view(30, k)
+                assert torch.equal(found, order[:, :k]), (batch is None, loop, k)
+
+
+def test_integers_of_other_kinds():
+    """NumPy's count as Python's do, and batch vectors may be of any dtype."""
+    x, batch = points(29, 3), torch.arange(29) // 10
+    image = points(1, 2, 6, 5)
+    for k in (np.int64(3), np.uint8(3), torch.tensor(3)):
+        assert torch.equal(knn_graph(x, k, batch), knn_graph(x, 3, batch))
+        assert torch.equal(knn_graph(x, k, batch, batch_size=np.int32(3)), knn_graph(x, 3, batch))
+        assert torch.equal(knn(x, x[:5], k), knn(x, x[:5], 3))
+        assert torch.equal(pixel_knn(image, k)[0], pixel_knn(image, 3)[0])
+        assert torch.equal(KNNGraph(k)(Data(pos=x)).edge_index, knn_graph(x, 3))
+        layer = DynamicEdgeConvOfNodes(torch.nn.Linear(6, 2), k)
+        assert layer.k == 3
+        assert type(layer.k) is int
+        assert NonLocalGraphConv2d(2, 3, k)(image).shape == (1, 3, 6, 5)
+    for dtype in (torch.int32, torch.uint8):
+        assert torch.equal(knn_graph(x, 3, batch.to(dtype)), knn_graph(x, 3, batch))
+        found = layer(x, batch.to(dtype))
+        assert torch.equal(found, layer(x, batch))
+    for wrong in (0, -1, 2.0, np.float64(2), True, None, "3", torch.tensor(2.0)):
+        with pytest.raises(ValueError, match="k must be a positive integer"):
+            knn_graph(x, wrong)
 
 
 def test_what_changes_nothing():
@@ -499,6 +546,18 @@ def test_transform_keeps_samples_apart():
     assert together.num_graphs == 3
 
 
+def test_transform_of_empty_clouds():
+    """Clouds without points, in front, within and at the end, have no edges."""
+    sizes = (0, 12, 0, 0, 4, 9, 0)
+    made = [Data(pos=points(n, 3, seed=n)) for n in sizes]
+    together = KNNGraph(k=6)(Batch.from_data_list(made))
+    apart = Batch.from_data_list([KNNGraph(k=6)(c) for c in made])
+    assert torch.equal(together.edge_index, apart.edge_index)
+    assert together.num_graphs == 7
+    nothing = KNNGraph(k=6)(Batch.from_data_list([Data(pos=points(0, 3))] * 2))
+    assert nothing.edge_index.shape == (2, 0)
+
+
 def test_transform_makes_edges_undirected():
     data = clouds()[0]
     directed = KNNGraph(3)(data).edge_index
@@ -513,3 +572,15 @@ def test_library_does_not_import_pyg():
     """It takes seconds; what needs it imports it."""
     program = "import sys, polygraph, polygraph.nn; assert 'torch_geometric' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize("radius", [31, 32, 33, 2**31 - 1, 2**31, 2**32, 2**62, 2**63 - 1])
+def test_windows_larger_than_the_image(radius):
+    """They hold the whole image, however large: no sum of a row and a radius overflows."""
+    x = torch.randn(1, 3, 32, 8, generator=torch.Generator().manual_seed(0))
+    index, dist2 = pixel_knn(x, 8, 1, radius)
+    whole = pixel_knn(x, 8, 1)
+    assert torch.equal(index, whole[0])
+    assert torch.equal(dist2, whole[1])
+    with pytest.raises(RuntimeError, match="sample 0 has 0 candidates"):
+        pixel_knn(x, 1, radius)

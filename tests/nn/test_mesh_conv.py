@@ -1,12 +1,16 @@
 """Convolutions on the edges of a mesh, against torch_geometric's own layers, one mesh at a time."""
 
 import copy
+from functools import partial
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 import torch_geometric.nn as pyg
 import trimesh
+from nn.layer_contract import Case, LayerContract
+from tolerances import LAYER_FLOAT32, assert_close
 
 from polygraph.nn.mesh_conv import MESH_CONVS, MeshGraph, mesh_edges
 
@@ -135,3 +139,53 @@ def test_a_vertex_without_edges():
     for made in (cls(C, D, mesh=MeshGraph(faces, vertices)) for cls in MESH_CONVS.values()):
         out = made(torch.randn(2, 4, C))
         assert out.isfinite().all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_targets_in_another_order(name):
+    """As many as there are vertices, and not the same."""
+    order = torch.arange(V).flip(0).numpy()
+    every, turned = layer(name), layer(name, order)
+    x = torch.randn(2, V, C, dtype=torch.float64)
+    torch.testing.assert_close(turned(x), every(x)[:, order])
+
+
+def meshes(size=2):
+    return (torch.randn(size, V, C, generator=torch.Generator().manual_seed(1)).double(),)
+
+
+def made(name, keep=None):
+    made = MESH_CONVS[name](C, D, mesh=graph(keep))
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return made
+
+
+class TestMeshConvolutions(LayerContract):
+    kinds = tuple(MESH_CONVS.values())
+    cases: ClassVar = {name: Case(partial(made, name), meshes) for name in NAMES} | {
+        f"{name}, some targets": Case(partial(made, name, np.array([7, 0, 30, 12])), meshes)
+        for name in NAMES
+    }
+    unheard = tuple(f"lins.{k}" for k in range(2, 6))  # whose forward alone PyG calls
+    exact = 1e-6  # the Laplacian's values are kept in float32
+    compiled = ("chebyshev", "gat", "edgeconv")
+    dynamic = ({0: torch.export.Dim.DYNAMIC},)
+    sizes = (3, 6, 2, 7)
+
+    @staticmethod
+    def sized(size):
+        return meshes(size)
+
+
+@pytest.mark.parametrize("offset", [1e2, 1e4, 1e6])
+@pytest.mark.parametrize("keep", [None, np.array([7, 0, 30, 12])])
+def test_far_from_the_origin(offset, keep):
+    """EdgeConv's differences, and FeaStNet's, keep their digits."""
+    x = torch.randn(2, V, C, generator=torch.Generator().manual_seed(1)) + offset
+    edge = made("edgeconv", keep)
+    edge.layer.weight.data[:, :C] = 0
+    for name, conv in (("edgeconv", edge), ("feastnet", made("feastnet", keep))):
+        expected = copy.deepcopy(conv).double()(x.double())
+        assert_close(conv(x), expected, LAYER_FLOAT32, name)

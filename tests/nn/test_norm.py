@@ -1,7 +1,10 @@
 """Normalisation of second-order terms: each kind against its formula."""
 
+from typing import ClassVar
+
 import pytest
 import torch
+from nn.layer_contract import Case, LayerContract
 from torch import nn
 
 from polygraph.nn import LAYOUTS, NORMS, SecondOrderNorm
@@ -118,3 +121,21 @@ def test_bad_arguments():
 def test_every_kind_has_a_one_line_repr():
     for kind in NORMS:
         assert repr(make(kind, num_vertices=7)) == f"SecondOrderNorm({kind!r}, 'vertices')"
+
+
+def terms(size=6):
+    return (torch.randn(size, 7, 5, generator=torch.Generator().manual_seed(1)).double(),)
+
+
+class TestSecondOrderNorm(LayerContract):
+    kinds = (SecondOrderNorm,)
+    cases: ClassVar = {
+        kind: Case(lambda kind=kind: make(kind, num_vertices=7), terms) for kind in NORMS
+    }
+    compiled = ("batch",)
+    dynamic = ({0: torch.export.Dim.DYNAMIC},)
+    sizes = (6, 12, 4, 30)
+
+    @staticmethod
+    def sized(size):
+        return terms(size)

@@ -1,14 +1,16 @@
 """Polynomial blocks: their recursions written out, their degree, their fused and reduced forms."""
 
 from functools import partial
+from typing import ClassVar
 
 import pytest
 import torch
 import torch.nn.functional as F
+from nn.layer_contract import Case, LayerContract
 from torch import nn
 
 from polygraph.analysis import check_degree
-from polygraph.nn import CCP, NCP, FirstOrder, NCPSkip, ProdPoly, Simple, SpiralConv
+from polygraph.nn import CCP, NCP, FirstOrder, NCPSkip, ProdPoly, SelectVertices, Simple, SpiralConv
 
 torch.manual_seed(0)
 SPIRALS = torch.randint(-1, 10, (10, 4))
@@ -30,11 +32,6 @@ BLOCKS = {
 }
 # float64, sums of a few hundred terms in another order
 CLOSE = {"rtol": 1e-11, "atol": 1e-12}
-
-
-class KeepRows(nn.Module):
-    def forward(self, x):
-        return x[..., KEEP, :]
 
 
 def randomize(block):
@@ -176,7 +173,7 @@ def test_last_step_on_some_vertices_only(kind, order, in_channels):
             norm="none",
             activation="elu",
             final_factory=KEPT_SPIRAL,
-            select=KeepRows(),
+            select=SelectVertices(KEEP, 10),
         )
     )
     state = full.state_dict()
@@ -214,17 +211,6 @@ def test_second_derivatives(block):
     penalty = torch.autograd.grad(network(x).sum(), x, create_graph=True)[0].square().sum()
     penalty.backward()
     assert all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None)
-
-
-@pytest.mark.parametrize("block", BLOCKS)
-@pytest.mark.parametrize("operator", OPERATORS)
-def test_compiles_as_one_graph(block, operator):
-    factory, shape = OPERATORS[operator]
-    network = randomize(BLOCKS[block](factory, 4, 3, order=3, activation="elu"))
-    torch.compiler.reset()
-    compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
-    x = sample(shape)
-    torch.testing.assert_close(compiled(x), network(x), **CLOSE)
 
 
 @pytest.mark.parametrize("block", BLOCKS)
@@ -284,3 +270,60 @@ def test_bad_arguments(make, message):
 def test_only_polynomials_multiply():
     with pytest.raises(TypeError, match="block 1 must be a polynomial block, got ReLU"):
         ProdPoly(NCP(SPIRAL, 4, 3), nn.ReLU())
+
+
+def randomized(make):
+    """Made with parameters none of which is a constant."""
+
+    def made():
+        block = make()
+        for parameter in block.parameters():
+            nn.init.normal_(parameter, std=0.5)
+        return block
+
+    return made
+
+
+def batch(operator, size=2):
+    shape = OPERATORS[operator][1]
+    return (torch.randn(size, *shape, generator=torch.Generator().manual_seed(1)).double(),)
+
+
+def case(block, operator, **options):
+    factory = OPERATORS[operator][0]
+    return Case(randomized(partial(block, factory, 4, 3, **options)), partial(batch, operator))
+
+
+class TestPolynomials(LayerContract):
+    kinds = (CCP, NCP, NCPSkip, Simple, FirstOrder, ProdPoly)
+    cases: ClassVar = {
+        **{
+            name: case(block, "spiral", order=3, activation="elu") for name, block in BLOCKS.items()
+        },
+        "first order": case(FirstOrder, "spiral", activation="leaky_relu"),
+        "vertex scales": case(NCPSkip, "spiral", order=4, norm="vertex_rms"),
+        "batch norm": case(NCP, "spiral", order=2, norm="batch_channel"),
+        "images": case(NCP, "conv2d", order=3, norm="instance"),
+        "vectors": case(CCP, "linear", order=2, norm="none", activation="relu"),
+        "some vertices": Case(
+            randomized(
+                lambda: NCPSkip(
+                    SPIRAL, 4, 3, 3, final_factory=KEPT_SPIRAL, select=SelectVertices(KEEP, 10)
+                )
+            ),
+            partial(batch, "spiral"),
+        ),
+        "product": Case(
+            randomized(
+                lambda: ProdPoly(NCP(SPIRAL, 4, 5, 2), Simple(SPIRAL, 5, 3, 2, activation="elu"))
+            ),
+            partial(batch, "spiral"),
+        ),
+    }
+    compiled = ("ccp", "ncp", "skip-rank", "simple")
+    dynamic = ({0: torch.export.Dim.DYNAMIC},)
+    sizes = (7, 12, 5, 30)
+
+    @staticmethod
+    def sized(size):
+        return batch("spiral", size)

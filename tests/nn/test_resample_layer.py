@@ -1,8 +1,11 @@
 """Resample and SelectVertices as layers."""
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import torch
+from nn.layer_contract import Case, LayerContract
 
 from polygraph.nn import Resample, SelectVertices
 
@@ -67,3 +70,21 @@ def test_selects_vertices():
 def test_bad_selection(keep, message):
     with pytest.raises(ValueError, match="SelectVertices: " + message):
         SelectVertices(keep, 4)
+
+
+def meshes(batch=3):
+    return (torch.randn(batch, 4, 5, generator=torch.Generator().manual_seed(1)).double(),)
+
+
+class TestResampling(LayerContract):
+    kinds = (Resample, SelectVertices)
+    cases: ClassVar = {
+        "resample": Case(lambda: Resample(INDEX, WEIGHT, 4), meshes),
+        "resample one": Case(lambda: Resample(INDEX.numpy(), WEIGHT, 4), lambda: (meshes()[0][0],)),
+        "select": Case(lambda: SelectVertices(np.array([3, 0]), 4), meshes),
+    }
+    dynamic = ({0: torch.export.Dim.DYNAMIC},)
+
+    @staticmethod
+    def sized(size):
+        return meshes(size)

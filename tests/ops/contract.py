@@ -31,6 +31,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
+from polygraph import ops
+
+all_operators = torch._C._dispatch_get_all_op_names
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 WORKER = Path(__file__).with_name("isa_worker.py")
 
@@ -45,6 +48,13 @@ def is_differentiable(name):
     """Whether derivatives of the compiled operator are registered."""
     has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
     return has_kernel(f"polygraph::{name}", "Autograd")
+
+
+def require_name(caught):
+    """Fail unless the message of an exception begins with the name of one of our operators."""
+    message = str(caught.value)
+    compiled = {n.split("::")[1] for n in all_operators() if n.startswith("polygraph::")}
+    assert message.partition(": ")[0] in compiled.union(ops.__all__), message
 
 
 class OperatorContract(GpuContract):
@@ -164,12 +174,14 @@ class OperatorContract(GpuContract):
         )
 
     def test_gradcheck(self, small_case):
-        """First derivatives agree with finite differences."""
-        assert torch.autograd.gradcheck(*self.call_of_floats(self.cases[small_case]()))
+        """First derivatives agree with finite differences, in random directions."""
+        f, values = self.call_of_floats(self.cases[small_case]())
+        assert torch.autograd.gradcheck(f, values, fast_mode=True)
 
     def test_gradgradcheck(self, small_case):
-        """Second derivatives agree with finite differences."""
-        assert torch.autograd.gradgradcheck(*self.call_of_floats(self.cases[small_case]()))
+        """Second derivatives agree with finite differences, in random directions."""
+        f, values = self.call_of_floats(self.cases[small_case]())
+        assert torch.autograd.gradgradcheck(f, values, fast_mode=True)
 
     def test_one_derivative_at_a_time(self, small_case):
         """A derivative is the same whether or not the others are wanted as well."""
@@ -265,6 +277,27 @@ class OperatorContract(GpuContract):
                 for g, w in zip(grads, wanted, strict=True):
                     assert_close(g[n], w, KERNEL[torch.float64], f"gradient {n} of {batched}")
 
+    def test_batched_gradients(self, small_case):
+        """Several gradients at once, as vectorised Jacobians take them, are those one by one."""
+        f, values = self.call_of_floats(self.cases[small_case]())
+        out = f(*values)
+        upstreams = torch.stack([upstream_like(out, seed) for seed in (2, 3)])
+        together = torch.autograd.grad(
+            out, values, upstreams, is_grads_batched=True, retain_graph=True
+        )
+        for n, upstream in enumerate(upstreams):
+            alone = torch.autograd.grad(out, values, upstream, retain_graph=True)
+            for g, expected in zip(together, alone, strict=True):
+                assert_close(g[n], expected, KERNEL[torch.float64], f"gradient {n}")
+
+    def test_jacobian(self):
+        """`torch.autograd.functional.jacobian` of both strategies, vectorised, agrees."""
+        f, values = self.call_of_floats(self.cases[self.small[0]]())
+        jacobian = torch.autograd.functional.jacobian
+        forwards = jacobian(f, values, vectorize=True, strategy="forward-mode")
+        for part, expected in zip(forwards, jacobian(f, values, vectorize=True), strict=True):
+            assert_close(part, expected, KERNEL[torch.float64], "Jacobian")
+
     @pytest.mark.parametrize("reentrant", [True, False], ids=["reentrant", "not reentrant"])
     def test_checkpoint(self, small_case, reentrant):
         """As the last operation of a checkpointed region; the same bits."""
@@ -343,7 +376,7 @@ class OperatorContract(GpuContract):
     def test_every_compiled_operator_is_listed(self):
         """``raw`` and with it opcheck leave none of the operator's family out."""
         prefix = f"polygraph::{self.stem}"
-        names = {n.split("::")[1] for n in torch._C._dispatch_get_all_op_names() if prefix in n}
+        names = {n.split("::")[1] for n in all_operators() if prefix in n}
         assert {n for n in names if not n.startswith(self.apart)} == set(self.raw)
 
     def test_opcheck(self, raw_name):
@@ -386,8 +419,9 @@ class OperatorContract(GpuContract):
         change, exception, message = self.broken[fault]
         good = convert(self.cases[self.small[0]](), dtype=torch.float32)
         self.op(**good)
-        with pytest.raises(exception, match=message):
+        with pytest.raises(exception, match=message) as caught:
             run(self.op, change(good))
+        require_name(caught)
 
     def test_raw_fault(self, raw_fault):
         """The same for the compiled operators, which a caller may reach directly."""
@@ -395,8 +429,9 @@ class OperatorContract(GpuContract):
         op = getattr(torch.ops.polygraph, name)
         good = list(self.raw[name]()[0])
         op(*good)
-        with pytest.raises(RuntimeError, match=message):
+        with pytest.raises(RuntimeError, match=message) as caught:
             op(*change(good))
+        require_name(caught)
 
     # ---- repeatability ----
 

@@ -5,9 +5,9 @@ from functools import partial
 import pytest
 import torch
 from contract import OperatorContract
+from edges import call, random_edges
 from faults import at, put, with_value
 from tables import normal
-from test_edge_conv import call, random_edges
 
 from polygraph import ops, reference
 from polygraph.ops import Graph

@@ -81,6 +81,9 @@ CASES = {
     ),
     "image": partial(call, 2, 20, 5, k=3, grid=(4, 5), exclude_radius=1, search_radius=2),
     "image, all but itself": partial(call, 2, 12, 5, k=11, grid=(3, 4), exclude_radius=0),
+    "image, wherever": partial(
+        call, 2, 20, 5, k=3, grid=(4, 5), exclude_radius=1, search_radius=2**63 - 1
+    ),
     "duplicates": partial(three_of_each, 7),
     "one point": partial(call, 2, 1, 4, k=1),
     "every candidate": partial(call, 3, 11, 9, k=11),

@@ -37,6 +37,20 @@ def test_loads_once():
     assert torch.ops.polygraph.instruction_set() in (0, 1, 2)
 
 
+@pytest.mark.parametrize("stem", ["_C", "_C_cuda"])
+def test_library_names_no_folder_of_its_machine(stem):
+    """Neither messages nor assertions show where the library was built: here, as a rule."""
+    path = _load.find_library(stem)
+    if path is None:
+        pytest.skip(f"{stem} was not built")
+    content = path.read_bytes()
+    source = Path(__file__).resolve().parents[2]
+    for folder in (source, Path(torch.__file__).resolve().parent, Path.home()):
+        if folder != Path("/"):
+            assert f"{folder}/".encode() not in content
+    assert b"csrc/common/" in content  # the sources are there, by their names
+
+
 def test_missing_library(fresh):
     """Not built: says so, names the torch in use and how to rebuild."""
     fresh.setattr(_load, "find_library", lambda stem: None)

@@ -51,6 +51,21 @@ def test_losses_against_closed_forms(kind):
     assert bool(torch.autograd.grad(total, far)[0].isfinite().all())
 
 
+@pytest.mark.parametrize("kind", LOSSES)
+def test_unequal_numbers_of_real_and_generated_images(kind):
+    """Each side counts by its mean: to repeat one changes nothing."""
+    real, fake = torch.randn(4), torch.randn(6)
+    expected = critic_loss(kind, real.repeat(3), fake.repeat(2))
+    torch.testing.assert_close(critic_loss(kind, real, fake), expected)
+    critic = nn.Sequential(nn.Flatten(), nn.Linear(9, 1), nn.Flatten(0))
+    loss = CriticLoss(critic, GanConfig(loss=kind))
+    images = torch.randn(4, 1, 3, 3), torch.randn(6, 1, 3, 3)
+    found, gap, _ = loss(*images, None)
+    values = [critic(part) for part in images]
+    torch.testing.assert_close(found, critic_loss(kind, *values))
+    torch.testing.assert_close(gap, values[0].mean() - values[1].mean())
+
+
 def test_penalty_of_a_linear_critic():
     """(|w| - 1)², wherever the samples lie; also by the whole loss, times λ."""
     torch.manual_seed(0)
