@@ -132,11 +132,11 @@ def main(cases: int) -> None:
 
 
 def crash(draw: Any) -> Any:
-    """A case that ends its process, one that never ends, and others that pass."""
-    number = int(draw.integer(0, 1000))
-    if number % 5 == 0:
-        os.abort()
+    """Case 2 ends its process; the others pass."""
     from dense import draw_transpose_table
+
+    if draw.number == 2:
+        os.abort()
 
     return draw_transpose_table(draw)
 
