@@ -38,6 +38,7 @@ class Draw:
     """Random choices of one case.
 
     Attributes:
+        number: of the case.
         about: what was chosen, for the report of a failure.
         moderate: whether all numbers so far are 0 or between 2^-20 and 2^20: no product of a few
             of them overflows float32, or loses digits to underflow.
@@ -45,6 +46,7 @@ class Draw:
 
     def __init__(self, operator: str, seed: int, number: int) -> None:
         entropy = (zlib.crc32(operator.encode()), seed, number)
+        self.number = number
         self.rng = np.random.default_rng(np.random.SeedSequence(entropy))
         self.about: dict[str, Any] = {}
         self.moderate = True

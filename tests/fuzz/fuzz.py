@@ -24,10 +24,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +142,7 @@ def instruction_set() -> int:
 class Server:
     """A process held to an instruction set."""
 
-    def __init__(self, isa: str) -> None:
+    def __init__(self, isa: str, script: str = __file__) -> None:
         self.isa = isa
         descriptor, name = tempfile.mkstemp()
         os.write(descriptor, bytes(8))
@@ -150,7 +150,7 @@ class Server:
         self.progress = Path(name)
         environment = os.environ | {"POLYGRAPH_ISA": isa, "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
-            [sys.executable, __file__, "--serve", name],
+            [sys.executable, script, "--serve", name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
@@ -254,71 +254,102 @@ class State:
 # ---- the run ----
 
 
-def turns(options: argparse.Namespace, state: State, sets: list[str]) -> Iterator[tuple[str, str]]:
-    """(operator, instruction set): whoever had least of the time is next."""
-    spent = {(operator, isa): 0.0 for operator in options.operators for isa in sets}
-    end = time.monotonic() + options.minutes * 60
-    while time.monotonic() < end:
-        left = {
-            key: seconds
-            for key, seconds in spent.items()
-            if not options.cases or state.cases(options.seed, key[0], sets) < options.cases
-        }
-        if not left:
-            return
-        key = min(left, key=lambda k: left[k])
-        start = time.monotonic()
-        yield key
-        spent[key] += time.monotonic() - start
+class Run:
+    """Processes of all instruction sets, and what has come of them."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.state = State(None if options.fresh else options.state)
+        self.state.path = options.state
+        self.kinds: Counter[str] = Counter()
+        self.end = time.monotonic() + options.minutes * 60
+        self.saved = time.monotonic()
+        self.lock = threading.Lock()
+        self.processors = threading.Semaphore(os.cpu_count() or 1)
+        self.sets: list[str] = []
+
+    def left(self, operator: str) -> int:
+        """Cases that an instruction set should still run, of those that are wanted."""
+        if not self.options.cases:
+            return 10**9
+        done = self.state.cases(self.options.seed, operator, self.sets)
+        share = -(-(self.options.cases - done) // len(self.sets))
+        return max(0, share)
+
+    def work(self, server: Server) -> None:
+        """Whichever operator had least of the time is next, until there is no time or no case."""
+        isa = server.isa
+        spent = dict.fromkeys(self.options.operators, 0.0)
+        while time.monotonic() < self.end:
+            with self.lock:
+                waiting = [o for o in spent if self.left(o) > 0]
+                if not waiting:
+                    break
+                operator = min(waiting, key=lambda o: spent[o])
+                known = self.state.of(self.options.seed, operator, isa)
+                cases = self.left(operator)
+            with self.processors:
+                start = time.monotonic()
+                answer = server.ask(
+                    operator=operator,
+                    seed=self.options.seed,
+                    first=known["next"],
+                    step=len(SETS),
+                    seconds=min(SLICE, self.end - start),
+                    cases=cases,
+                )
+                spent[operator] += time.monotonic() - start
+            with self.lock:
+                self.note(operator, isa, answer)
+            if answer.get("dead"):
+                server.close()
+                server = Server(isa)
+        server.close()
+
+    def note(self, operator: str, isa: str, answer: dict[str, Any]) -> None:
+        """Keep an answer, and print the failures in it."""
+        self.state.add(self.options.seed, operator, isa, answer)
+        for failure in answer["failures"]:
+            kind = f"{operator}: {kind_of(failure['problems'][0])}"
+            self.kinds[kind] += 1
+            if self.kinds[kind] <= SHOWN:
+                report(operator, self.options.seed, isa, failure)
+        if time.monotonic() - self.saved > 10:
+            self.state.save()
+            self.saved = time.monotonic()
+
+    def all(self) -> None:
+        """Run them all at once, on as many processors as there are."""
+        servers = [Server(isa) for isa in self.options.isa]
+        self.sets = [server.isa for server in servers if server.has == server.isa]
+        for server in servers:
+            if server.isa not in self.sets:
+                print(f"this processor has no {server.isa}")
+                server.close()
+        threads = [
+            threading.Thread(target=self.work, args=[s]) for s in servers if s.isa in self.sets
+        ]
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        except KeyboardInterrupt:
+            print("interrupted; the next run goes on from here")
+            self.end = 0.0
+            for thread in threads:
+                thread.join()
+        self.state.save()
 
 
 def run(options: argparse.Namespace) -> int:
     """Ask for cases until the time, or the number of cases, is up; the exit status."""
-    state = State(None if options.fresh else options.state)
-    state.path = options.state
-    servers = {isa: Server(isa) for isa in options.isa}
-    sets = [isa for isa, server in servers.items() if server.has == isa]
-    for isa in set(servers) - set(sets):
-        print(f"this processor has no {isa}")
-        servers[isa].close()
-    kinds: Counter[str] = Counter()
-    saved = time.monotonic()
-    try:
-        for operator, isa in turns(options, state, sets):
-            known = state.of(options.seed, operator, isa)
-            left = 10**9
-            if options.cases:
-                left = options.cases - state.cases(options.seed, operator, sets)
-            answer = servers[isa].ask(
-                operator=operator,
-                seed=options.seed,
-                first=known["next"],
-                step=len(SETS),
-                seconds=SLICE,
-                cases=left,
-            )
-            state.add(options.seed, operator, isa, answer)
-            for failure in answer["failures"]:
-                kind = f"{operator}: {kind_of(failure['problems'][0])}"
-                kinds[kind] += 1
-                if kinds[kind] <= SHOWN:
-                    report(operator, options.seed, isa, failure)
-            if answer.get("dead"):
-                servers[isa].close()
-                servers[isa] = Server(isa)
-            if time.monotonic() - saved > 10:
-                state.save()
-                saved = time.monotonic()
-    except KeyboardInterrupt:
-        print("interrupted; the next run goes on from here")
-    finally:
-        for isa in sets:
-            servers[isa].close()
-        state.save()
-    table(options, state, sets)
-    for kind, count in kinds.most_common():
+    running = Run(options)
+    running.all()
+    table(options, running.state, running.sets)
+    for kind, count in running.kinds.most_common():
         print(f"{count} FAILED, {kind}")
-    return int(bool(kinds) or not sets)
+    return int(bool(running.kinds) or not running.sets)
 
 
 def kind_of(problem: str) -> str:

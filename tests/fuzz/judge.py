@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -50,7 +49,6 @@ class Case:
         exact: a further check, of what has no rounding; returns what is wrong.
         smooth: whether derivatives are compared: rounding does not decide on which side of a kink
             an argument lies.
-        twice: whether second derivatives are compared.
         special: whether some arguments are NaN or inf: results alone, and which of them are.
         wants_error: whether the call must be refused; then it is a fault if it is not.
         swell: how much larger than an entry of `absolute` a sum on the way to it may be.
@@ -72,7 +70,6 @@ class Case:
     once: bool = False
     exact: Callable[[], str | None] | None = None
     smooth: bool = True
-    twice: bool = True
     special: bool = False
     wants_error: bool = False
     swell: float = 1.0
@@ -160,7 +157,7 @@ def misses(
 ) -> str | None:
     """Where a tensor is too far from what it should be, or None."""
     if actual.shape != expected.shape:
-        return f"{what}: shape {list(actual.shape)}, not {list(expected.shape)}"
+        return f"has shape {list(actual.shape)}, not {list(expected.shape)}"
     if actual.numel() == 0:
         return None
     dtype = actual.dtype
@@ -195,32 +192,33 @@ def misses(
         return None
     place = np.unravel_index(int(np.argmax(wrong)), wrong.shape)
     return (
-        f"{what} at {[int(p) for p in place]}: {a[place]!r}, should be {e[place]!r} within "
-        f"{bound[place]:.2e} ({int(wrong.sum())} of {wrong.size} entries)"
+        f"at {[int(p) for p in place]} is {a[place]:.17g}, should be {e[place]:.17g} within "
+        f"{bound[place]:.1e} ({int(wrong.sum())} of {wrong.size} entries)"
     )
 
 
-def examine(case: Case, draw: Draw) -> list[str]:
-    """Run one case; what is wrong with it."""
-    if case.wants_error:
-        return _refused(case)
-    problems = []
-    if case.exact is not None:
-        problem = case.exact()
-        problems += [] if problem is None else [problem]
-    if case.twin is None:
-        if case.leaves:
-            _survives(case)
-        return problems
-    dtype = next(iter(case.leaves.values())).dtype
-    before = {n: t.clone() for n, t in case.leaves.items()} if draw.chance(0.1) else {}
-    wide = {n: t.detach().double() for n, t in case.leaves.items()}
-    if case.special:
-        return problems + _special(case, wide)
-    with torch.no_grad():
-        shape = case.twin(**wide).shape
+@dataclass
+class Questions:
+    """What a case is asked for, besides its result.
+
+    Attributes:
+        upstream: gradient of the result.
+        along: directions of the leaves.
+        forward: which way in forward mode, if any.
+        first: whether first derivatives are compared, and tangents.
+        second: whether second derivatives are.
+    """
+
+    upstream: Tensor
+    along: dict[str, Tensor]
+    forward: str
+    first: bool
+    second: bool
+
+
+def drawn_questions(case: Case, draw: Draw, shape: torch.Size, dtype: torch.dtype) -> Questions:
+    """Gradients and directions; what may overflow or underflow on the way through them."""
     kinds = ("normal", "normal", "whole", "spiced")
-    with_derivatives = case.smooth and bool(case.leaves)
     upstream = draw.numbers("upstream", shape, dtype, wild=0.05, kinds=kinds)
     upstream = draw.laid_out("upstream", upstream, 0.15)
     along = {
@@ -229,50 +227,73 @@ def examine(case: Case, draw: Draw) -> list[str]:
     }
     forward = draw.one_of("no", "no", "tangent", "over reverse")
     draw.note(forward_mode=forward)
-
-    absolute = case.twin if case.absolute is None else case.absolute
-    wide_upstream = upstream.double()
     flow = (1 + largest(upstream)) * (1 + max(map(largest, along.values()), default=0))
-    if not draw.moderate and case.floor != (0.0, 0.0):
-        case.floor = (case.floor[0] * flow, case.floor[1] * flow)
-    else:
+    if draw.moderate or case.floor == (0.0, 0.0):
         case.floor = (0.0, 0.0)
+    else:
+        case.floor = (case.floor[0] * flow, case.floor[1] * flow)
     top = LARGEST[F32 if dtype in HALF else dtype] / 16
-    with_derivatives &= case.reach[0] * flow < top
-    case.twice = case.reach[1] * flow < top
-    wide_along = {n: t.double() for n, t in along.items()}
+    first = case.smooth and bool(case.leaves) and case.reach[0] * flow < top
+    return Questions(upstream, along, forward, first, first and case.reach[1] * flow < top)
 
-    def sizes(change: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-        return differentiate(
-            absolute,
-            {n: change(t) for n, t in wide.items()},
-            change(wide_upstream),
-            {n: change(t) for n, t in wide_along.items()},
-        )
 
-    def differentiate(call: Callable[..., Tensor], *rest: Any) -> dict[str, Tensor]:
-        if with_derivatives:
-            return derivatives(call, *rest)
-        with torch.no_grad():
-            return {"result": call(**rest[0])}
-
-    expected = differentiate(case.twin, wide, wide_upstream, wide_along)
-    size = sizes(torch.abs)
-    alone = draw.moderate and (dtype not in HALF or case.once)
-    ones = None if alone else sizes(lambda t: t.abs().clamp(min=1))
-    if dtype in HALF and with_derivatives:
-        # Autograd hands on, in the half type, what the gradient of the result moves by.
-        passed = largest(size["tangent"]) * largest(upstream)
-        case.twice &= passed < LARGEST[dtype] / 4
-    actual = differentiate(case.call, case.leaves, upstream, along)
-    problems += _compare(actual, expected, size, ones, case, dtype, "")
-    if with_derivatives and forward != "no":
-        found = forward_mode(case.call, case.leaves, upstream, along, forward != "tangent")
-        problems += _compare(found, expected, size, ones, case, dtype, "forward mode: ")
+def examine(case: Case, draw: Draw) -> list[str]:
+    """Run one case; what is wrong with it."""
+    if case.wants_error:
+        return _refused(case)
+    problem = None if case.exact is None else case.exact()
+    problems = [] if problem is None else [problem]
+    if case.twin is None:
+        if case.leaves:
+            _survives(case)
+        return problems
+    before = {n: t.clone() for n, t in case.leaves.items()} if draw.chance(0.1) else {}
+    problems += _special(case) if case.special else _ordinary(case, draw)
     for name, values in before.items():
         if not torch.equal(values.nan_to_num(), case.leaves[name].nan_to_num()):
             problems.append(f"argument {name} was written to")
     return problems
+
+
+def _ordinary(case: Case, draw: Draw) -> list[str]:
+    """A call of finite numbers, with derivatives in both directions."""
+    assert case.twin is not None
+    dtype = next(iter(case.leaves.values())).dtype
+    wide = {n: t.detach().double() for n, t in case.leaves.items()}
+    with torch.no_grad():
+        shape = case.twin(**wide).shape
+    asked = drawn_questions(case, draw, shape, dtype)
+
+    def results(
+        call: Callable[..., Tensor],
+        leaves: dict[str, Tensor],
+        change: Callable[[Tensor], Tensor],
+    ) -> dict[str, Tensor]:
+        leaves = {n: change(t) for n, t in leaves.items()}
+        if not asked.first:
+            with torch.no_grad():
+                return {"result": call(**leaves)}
+        along = {n: change(t) for n, t in asked.along.items()}
+        return derivatives(call, leaves, change(asked.upstream), along)
+
+    absolute = case.twin if case.absolute is None else case.absolute
+    expected = results(case.twin, wide, Tensor.double)
+    size = results(absolute, wide, lambda t: t.double().abs())
+    ones = None
+    if not draw.moderate or (dtype in HALF and not case.once):
+        ones = results(absolute, wide, lambda t: t.double().abs().clamp(min=1))
+    if dtype in HALF and asked.first:
+        # Autograd hands on, in the half type, what the gradient of the result moves by.
+        passed = largest(size["tangent"]) * largest(asked.upstream)
+        asked.second &= passed < LARGEST[dtype] / 4
+    judged = (expected, size, ones, case, dtype, asked.second)
+    actual = results(case.call, case.leaves, lambda t: t)
+    problems = _compare(actual, *judged)
+    if not asked.first or asked.forward == "no":
+        return problems
+    over = asked.forward == "over reverse"
+    moved = forward_mode(case.call, case.leaves, asked.upstream, asked.along, over)
+    return problems + [f"forward mode: {p}" for p in _compare(moved, *judged, partly=True)]
 
 
 def largest(t: Tensor) -> float:
@@ -287,39 +308,38 @@ def _compare(
     ones: dict[str, Tensor] | None,
     case: Case,
     dtype: torch.dtype,
-    prefix: str,
+    second: bool,
+    partly: bool = False,
 ) -> list[str]:
+    """What is wrong, or missing; derivatives of zeros may be left out."""
     problems = []
     for name, value in actual.items():
-        if name.startswith("second") and not case.twice:
+        if name.startswith("second") and not second:
             continue
-        if name not in expected:  # a derivative of zeros, which the definition leaves out
-            if value.count_nonzero():
-                problems.append(f"{prefix}{name}: not zero, but the definition has none")
-            continue
-        most = None if ones is None else ones[name]
-        problem = misses(value, expected[name], size[name], most, case, name)
-        if value.dtype != dtype and not (name in ("result", "tangent") and dtype in HALF):
-            problem = f"{name}: is {value.dtype}"
-        problems += [] if problem is None else [prefix + problem]
-    missing = [n for n in expected if n not in actual] if not prefix else []
-    for name in missing:
-        if expected[name].count_nonzero():
-            problems.append(f"{name}: missing")
-    return problems
+        if name not in expected:
+            problem = "is not zero, as it should be" if value.count_nonzero() else None
+        elif value.dtype != dtype and not (name in ("result", "tangent") and dtype in HALF):
+            problem = f"is {value.dtype}"
+        else:
+            most = None if ones is None else ones[name]
+            problem = misses(value, expected[name], size[name], most, case, name)
+        problems += [] if problem is None else [f"{name} {problem}"]
+    missing = [] if partly else [name for name in expected if name not in actual]
+    return problems + [f"{n} is missing" for n in missing if expected[n].count_nonzero()]
 
 
-def _special(case: Case, wide: dict[str, Tensor]) -> list[str]:
+def _special(case: Case) -> list[str]:
     """Results of arguments that are not all finite."""
     assert case.twin is not None
     absolute = case.twin if case.absolute is None else case.absolute
+    wide = {n: t.detach().double() for n, t in case.leaves.items()}
+    plain = {n: t.nan_to_num(posinf=0, neginf=0).abs() for n, t in wide.items()}
     with torch.no_grad():
         expected = case.twin(**wide)
-        plain = {n: t.nan_to_num(posinf=0, neginf=0).abs() for n, t in wide.items()}
         size, ones = absolute(**plain), absolute(**{n: t.clamp(min=1) for n, t in plain.items()})
         actual = case.call(**case.leaves)
     problem = misses(actual, expected, size, ones, case, "result")
-    return [] if problem is None else [problem]
+    return [] if problem is None else [f"result {problem}"]
 
 
 def _survives(case: Case) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from draws import F32, HALF, Draw, denormal
+from draws import Draw, denormal
 from edges import GraphCase
-from judge import UNIT, Case
+from judge import LARGEST, UNIT, Case, largest
 from torch import Tensor
 
 from polygraph import ops, reference
@@ -88,13 +88,17 @@ def draw_ecc(d: Draw) -> Case:
         rounded=8,
         swell=g.longest,
     )
-    if kind == "layer" and slope != 1:
+    if kind == "layer":
         wide = {n: t.double() for n, t in leaves.items()}
         before = wide["features"] @ wide["layer"].t() + wide["shift"]
         size = wide["features"].abs() @ wide["layer"].abs().t() + wide["shift"].abs()
-        computed = F32 if dtype in HALF else dtype
-        near = 2 * (F + 8) * UNIT[computed] * size + 4 * denormal(dtype)
-        case.smooth = not bool(((before.abs() <= near) & (size > 0)).any())
+        # With weights of edges the layer is PyTorch's, in the dtype of the case.
+        near = 2 * (F + 8) * UNIT[dtype] * size + 4 * denormal(dtype)
+        bends = ((before.abs() <= near) & (size > 0)).any()
+        case.smooth = slope == 1 or not bool(bends)
+        if largest(size) > LARGEST[dtype] / 16:
+            d.note(hidden="overflow")
+            case.twin = None
     return case
 
 
