@@ -63,11 +63,10 @@ __device__ __forceinline__ EccSlot ecc_slot(const EccParams<T>& p, int64_t posit
   return {(p.n.x_per_edge ? at.row : at.other) * p.n.C, (p.phi != nullptr ? at.row : at.other) * p.n.H, at.row};
 }
 
-// A bend at 0. With a slope of 0 minus infinity gives NaN, where the CPU gives 0: what tells them apart takes registers
-// that these kernels do not have.
+// A bend at 0. Not Bend::of: with the bound of its product the kernels spill, in double precision.
 template <class A>
 __device__ __forceinline__ A activated(A sum, A slope) {
-  return sum > 0 ? sum : slope * sum;
+  return sum <= 0 ? (slope == 0 ? A(0) : slope * sum) : sum;
 }
 
 // phi'[h] of a slot of segment s; 0 past the end, anything finite without a slot. kPlain: operands are as stored.

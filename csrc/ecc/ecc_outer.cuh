@@ -14,7 +14,8 @@ namespace {
 template <class T, int kVec, int kRows, bool kPlain>
 __device__ __forceinline__ void add_products(
     const EccParams<T>& p, const EccSlot* list, int from, int to, int64_t s, int h, int c, Acc<T> (&sum)[kRows][kVec]) {
-#pragma unroll 2
+  // Two at a time, to have more loads under way. What is made on the fly spills registers then.
+#pragma unroll(kPlain ? 2 : 1)
   for (int k = from; k < to; ++k) {
     const EccSlot slot = list[k];
     const auto x = x_at<T, kVec, kPlain>(p, slot, s, c);
