@@ -148,9 +148,10 @@ def edge_aggregate(values: Tensor, graph: Graph, aggr: str = "max") -> Tensor:
         values = wide(values) if aggr == "mean" else values
         out = _edge_sum((None, None), None, None, values, None, 1.0, graph, ANY_NODES)
         return (out / _count(graph, out)).to(result) if aggr == "mean" else out
-    rows = graph.edge
-    if rows is None:
+    if graph.edge is None:
         rows = torch.arange(graph.num_slots, device=graph.source.device)
+    else:  # a negative row is refused, too; as an empty slot it would be left out
+        rows = torch.where(graph.edge < 0, graph.num_slots, graph.edge)
     rows = torch.where(graph.source < 0, -1, rows)
     sign = None if aggr == "max" else values.new_full((values.shape[1],), -1)
     return edge_max(values, Graph(graph.ptr, rows), sign)[0]

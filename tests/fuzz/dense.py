@@ -311,7 +311,9 @@ def _of_poly_step(d: Draw, case: Case, norm: str, eps: float, activation: str) -
     size = poly_step_absolute(*given, norm, eps, activation)
     if activation != "none":
         z = reference.poly_step(**wide, norm=norm, eps=eps)
-        near = 2 * (case.terms + 8) * UNIT[computed] * size + 4 * denormal(dtype)
+        # A product that underflows, over the root of eps at least, times the scale.
+        lost = (1 + 1 / math.sqrt(eps)) * (1 + (largest(wide["scale"]) if "scale" in wide else 0))
+        near = 2 * (case.terms + 8) * UNIT[computed] * size + 4 * denormal(dtype) * lost
         # Where all terms are 0, z is 0 for everybody.
         case.smooth = not bool(((z.abs() <= near) & (size > 0)).any())
     if norm == "rms" and size.numel():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -152,7 +153,7 @@ def draw_light_ecc(d: Draw) -> Case:
 
         return twin
 
-    return g.case(
+    case = g.case(
         leaves,
         call,
         defined(slope, 1.0),
@@ -161,6 +162,10 @@ def draw_light_ecc(d: Draw) -> Case:
         rounded=8,
         swell=g.longest,
     )
+    if D == 0:  # an empty sum of products that may overflow
+        size = math.prod(max(1.0, largest(t)) for t in leaves.values())
+        case.reach = (size, size * size)
+    return case
 
 
 def _firsts(d: Draw, ranks: int) -> tuple[int, ...]:

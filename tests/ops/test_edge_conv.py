@@ -369,6 +369,16 @@ def test_edge_aggregate(aggr):
     assert torch.autograd.gradgradcheck(function, values, fast_mode=True)
 
 
+@pytest.mark.parametrize("aggr", ["max", "min", "sum", "mean"])
+@pytest.mark.parametrize("row", [-1, -7, 4])
+def test_edge_aggregate_row_out_of_range(row, aggr):
+    """-1 is an empty slot among sources, and nothing among rows."""
+    edge = torch.tensor([0, 1, row, 3])
+    graph = Graph(torch.tensor([0, 2, 4]), torch.tensor([0, 1, 1, -1]), edge)
+    with pytest.raises(RuntimeError, match=r"must lie in .* at position 2"):
+        ops.edge_aggregate(torch.ones(4, 2), graph, aggr)
+
+
 def test_maximum_and_sum_in_one_pass():
     """Signs choose maxima and minima; the sum has its own gradient."""
     graph = Graph(**random_edges(6, 7, 23))
