@@ -19,6 +19,7 @@ from polygraph.nn.ordinary import (
     output_width,
     slope_of,
 )
+from polygraph.ops._common import decide
 from polygraph.ops.edge_conv import (
     AGGREGATIONS,
     activate,
@@ -221,7 +222,7 @@ def _takes_statistics(norm: Norm, graph: Graph) -> bool:
     if not (module.training or module.running_mean is None):
         return False
     edges = graph.num_slots
-    several = _exceeds_one(edges)
+    several = decide(edges > 1, default=True)
     if several or norm.allows_single:
         return several
     if edges == 1:
@@ -231,15 +232,6 @@ def _takes_statistics(norm: Norm, graph: Graph) -> bool:
     if module.num_batches_tracked is not None:
         module.num_batches_tracked.add_(1)
     return False
-
-
-def _exceeds_one(edges: int) -> bool:
-    """A compiler takes it for so where the number depends on values."""
-    if not torch.compiler.is_compiling():
-        return edges > 1
-    from torch.fx.experimental.symbolic_shapes import guard_or_true  # slow to import
-
-    return guard_or_true(edges > 1)
 
 
 def _fixed_normalisation(norm: nn.BatchNorm1d, like: Tensor) -> tuple[Tensor, Tensor]:

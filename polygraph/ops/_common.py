@@ -25,6 +25,16 @@ def takes_cpu_kernels(tensor: Tensor) -> bool:
     return tensor.is_cpu and not takes_cuda_kernels(tensor)
 
 
+def decide(comparison: bool, default: bool) -> bool:
+    """A comparison of sizes; ``default`` where a compiler cannot know: they depend on values."""
+    if not torch.compiler.is_compiling():
+        return comparison
+    from torch.fx.experimental import symbolic_shapes  # slow to import
+
+    guard = symbolic_shapes.guard_or_true if default else symbolic_shapes.guard_or_false
+    return guard(comparison)
+
+
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
     """The dtype that autocast asks for on the device of ``x``, or None where it is off.
 

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch_geometric import EdgeIndex
 from torch_geometric.data import Batch, Data
@@ -16,7 +17,7 @@ from torch_geometric.transforms import Compose, NormalizeScale
 from torch_geometric.utils import is_undirected
 
 from polygraph.nn import DynamicEdgeConv as DynamicEdgeConvOfNodes
-from polygraph.nn import NonLocalGraphConv2d, knn, knn_graph, pixel_knn
+from polygraph.nn import EdgeConv, NNConv, NonLocalGraphConv2d, knn, knn_graph, pixel_knn
 from polygraph.nn.knn import knn_neighbours
 from polygraph.ops import _common
 from polygraph.ops import knn as knn_table
@@ -508,6 +509,39 @@ def test_compiles_as_one_graph(module, shape):
     (found,) = torch.autograd.grad(compiled(x).sin().sum(), x)
     torch.testing.assert_close(found, grad)
     assert grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("layer", ["NNConv", "EdgeConv", "EdgeConv with BatchNorm"])
+def test_layers_compile_on_ragged_clouds(layer):
+    """The number of edges depends on values: one graph all the same, with gradients."""
+    torch.manual_seed(0)
+    linear = nn.Linear(8, 6)
+    made = {
+        "NNConv": lambda: NNConv(4, 6, nn.Linear(4, 24)),
+        "EdgeConv": lambda: EdgeConv(nn.Sequential(linear, nn.ReLU()), "sum"),
+        "EdgeConv with BatchNorm": lambda: EdgeConv(
+            nn.Sequential(linear, nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3)), "max"
+        ),
+    }[layer]().double()
+
+    def run(x, batch):
+        edge_index = knn_graph(x, 3, batch)
+        features = [x[edge_index[0]] - x[edge_index[1]]] if layer == "NNConv" else []
+        return made(x, edge_index, *features)
+
+    torch.compiler.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(run, fullgraph=True, dynamic=True, backend=counter)
+    counts = []
+    for count in (11, 17, 30):
+        x, batch = points(count, 4, dtype=torch.float64).requires_grad_(), torch.arange(count) // 7
+        results = []
+        for call in (run, compiled):
+            out = call(x, batch)
+            results.append((out, *torch.autograd.grad(out.sin().sum(), x)))
+        torch.testing.assert_close(results[1], results[0])
+        counts.append(counter.frame_count)
+    assert len(set(counts)) == 1
 
 
 # ---- the transform ----
