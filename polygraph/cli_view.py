@@ -73,10 +73,10 @@ def _reconstructed(items: list[Any], chosen: Any) -> tuple[list[Any], float]:
             if frame.faces is None:
                 raise MeshError(f"view: {item.name} is a point cloud; a run takes meshes")
             check_topology(run, len(frame.points), frame.faces, item.name)
-            x = torch.from_numpy(frame.points[None]).to(run.model.mean)
+            points = run.relative(np.asarray(frame.points), item.name)
             with torch.no_grad():
-                made = run.model(x)[0].double().numpy()
-            frames.append(Frame(np.asarray(made), frame.faces))
+                made = run.model(torch.from_numpy(points[None]).to(run.model.mean))
+            frames.append(Frame(run.absolute(made.double())[0], frame.faces))
         pairs.append((item, Item(f"{item.name}, reconstructed", frames)))
     errors = []
     top = chosen.vmax

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from polygraph.data.registered import MeshDataset, checked_scale, dataset_from, source_path
 from polygraph.data.splits import Split, interpolation_split, leave_out, read_splits
-from polygraph.data.store import Conversion, Entry, Frames, open_converted, progress, to_float32
+from polygraph.data.store import Conversion, Entry, Frames, open_converted, progress
 from polygraph.mesh.io import MeshError, validate_mesh
+from polygraph.mesh.origin import Point, origin_of, to_float32
 
 _READ_BYTES = 1 << 27
 _SEQUENCE = re.compile(r"(?P<subject>\d+)_(?P<motion>.+)")
@@ -103,7 +104,13 @@ class _Source:
             rows += [{**label, "frame": t} for t in range(length)]
         return rows
 
-    def chunks(self) -> Iterator[NDArray[np.float32]]:
+    def origin(self) -> Point:
+        """`polygraph.mesh.origin.origin_of` the first mesh."""
+        name, path = next((name, path) for name, path, length in self.sequences if length)
+        with _import_h5py().File(path, "r") as file:
+            return origin_of(file[name][:, :, 0])
+
+    def chunks(self, origin: Point) -> Iterator[NDArray[np.float32]]:
         """Stream meshes ``[n, V, 3]``: whole sequences where they fit the budget, else pieces."""
         h5py = _import_h5py()
         for name, path, length in progress(
@@ -114,7 +121,7 @@ class _Source:
                 step = max(1, _READ_BYTES // (self.num_vertices * 3 * data.dtype.itemsize))
                 for start in range(0, length, step):
                     piece = np.moveaxis(data[:, :, start : start + step], 2, 0)
-                    yield to_float32(piece, f"{path}: {name}", start)
+                    yield to_float32(piece, f"{path}: {name}", start, origin)
 
 
 def dfaust_splits(frames: Frames) -> dict[str, Split]:
@@ -164,7 +171,8 @@ def open_dfaust(
         source = _Source(files)
         assert source.faces is not None
         shape = (source.num_meshes, source.num_vertices, 3)
-        return Conversion(shape, source.faces, source.frames(), source.chunks())
+        origin = source.origin()
+        return Conversion(shape, source.faces, source.frames(), source.chunks(origin), origin)
 
     stored = open_converted(Entry("dfaust", root, files, cache_dir), convert, full_check)
     frames = stored.frames or []

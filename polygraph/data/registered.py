@@ -8,7 +8,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -26,10 +26,10 @@ from polygraph.data.store import (
     content_hash,
     open_converted,
     progress,
-    to_float32,
     write_synced,
 )
 from polygraph.mesh.io import READABLE, Mesh, MeshError, check_topology, read_mesh, validate_mesh
+from polygraph.mesh.origin import ZERO, Point, origin_of, to_float32
 
 _CHUNK_BYTES = 1 << 25
 
@@ -40,17 +40,20 @@ class MeshDataset:
 
     Attributes:
         name: for messages and reports.
-        vertices: float32 ``[N, V, 3]`` in the source's unit, read-only; memory-mapped where it
-            comes from a file.
+        vertices: float32 ``[N, V, 3]`` in the source's unit, less ``origin``; read-only,
+            memory-mapped where it comes from a file.
         faces: int64 ``[F, 3]``, common to all meshes.
         to_mm: millimetres per unit of `vertices` (1000 for metres).
         content_hash: SHA-256 that identifies vertices and faces, wherever they lie.
         frames: one dictionary per mesh, or None; ``"clip"`` names the sequence that a mesh comes
             from.
         splits: the named splits of this data set.
-        template: float64 ``[V, 3]``, the mesh on which hierarchies and spirals are built. It is the
-            first mesh (for the synthetic animal the rest pose), not the mean shape: a mean over
-            strong motion folds limbs into each other.
+        template: float64 ``[V, 3]``, less ``origin``: the mesh on which hierarchies and spirals are
+            built. It is the first mesh (for the synthetic animal the rest pose), not the mean
+            shape: a mean over strong motion folds limbs into each other.
+        origin: x, y and z in the source's unit: zeros, but a point amidst the first mesh
+            where that lies far from 0, seen from its own size (maps, scanners), and float32 would
+            cut digits off. Results are written with it added back.
     """
 
     name: str
@@ -61,6 +64,7 @@ class MeshDataset:
     frames: Frames | None
     splits: dict[str, Split]
     template: NDArray[np.float64]
+    origin: Point = ZERO
 
     def __len__(self) -> int:
         """Number of meshes N."""
@@ -183,14 +187,16 @@ def checked_scale(to_mm: float) -> float:
 def mesh_files_conversion(root: Path, paths: Sequence[Path], frames: Frames | None) -> Conversion:
     """Stream mesh files of one topology; the first file decides which one."""
     first = read_mesh(paths[0])
+    origin = origin_of(first.vertices)
 
     def chunks() -> Iterator[NDArray[np.float32]]:
         for i, path in enumerate(progress(paths, f"converting {root.name}", len(paths))):
             mesh: Mesh = first if i == 0 else read_mesh(path)
             check_topology(mesh, first, str(path), str(paths[0]))
-            yield to_float32(mesh.vertices[None], str(path), i)
+            yield to_float32(mesh.vertices[None], str(path), i, origin)
 
-    return Conversion((len(paths), len(first.vertices), 3), first.faces, frames, chunks())
+    shape = (len(paths), len(first.vertices), 3)
+    return Conversion(shape, first.faces, frames, chunks(), origin)
 
 
 def dataset_from(
@@ -211,6 +217,7 @@ def dataset_from(
         stored.frames,
         splits,
         shape,
+        stored.origin,
     )
 
 
@@ -225,10 +232,10 @@ def open_registered(
 
     Two forms are understood. (a) ``vertices.npy`` ``[N, V, 3]`` with ``faces.npy`` ``[F, 3]``:
     little-endian float32 in C order is memory-mapped where it lies, after one streaming validation
-    whose result is remembered in the cache; other float types and orders are converted into the
-    cache. (b) Mesh files (.ply, .obj, .off, .stl) of one topology, in sub-folders or not, in
-    natural order (``f2`` before ``f10``); every folder is a clip. They are converted into the cache
-    once.
+    whose result is remembered in the cache; other float types and orders, and meshes far from 0,
+    are converted into the cache. (b) Mesh files (.ply, .obj, .off, .stl) of one topology, in
+    sub-folders or not, in natural order (``f2`` before ``f10``); every folder is a clip. They are
+    converted into the cache once.
 
     ``frames.json`` (a list of N dictionaries) and ``splits.json`` (see
     `polygraph.data.splits.read_splits`) in the folder are used in both forms. Without
@@ -256,7 +263,7 @@ def open_registered(
     else:
         stored = _open_mesh_files(root, cache_dir, full_check)
     frames = _read_frames(root / "frames.json", len(stored.vertices)) or stored.frames
-    stored = Stored(stored.vertices, stored.faces, frames, stored.content_hash)
+    stored = replace(stored, frames=frames)
     splits: dict[str, Split] = {}
     if (root / "splits.json").exists():
         splits = read_splits(root / "splits.json", len(stored.vertices), frames)
@@ -325,27 +332,28 @@ def _open_arrays(root: Path, cache_dir: str | Path | None, full_check: bool) -> 
     # stand-in.
     stand_in = np.arange(vertices.shape[1] * 3, dtype=np.float64).reshape(-1, 3)
     faces = validate_mesh(stand_in, raw_faces, str(sources[1])).faces
+    origin = origin_of(vertices[0])
     in_place = vertices.dtype == np.dtype("<f4") and vertices.flags.c_contiguous
-    if in_place:
+    if in_place and not any(origin):
         return _remember(Entry("in-place", root, sources, cache_dir), vertices, faces, full_check)
 
     def convert() -> Conversion:
         shape = (len(vertices), vertices.shape[1], 3)
-        return Conversion(shape, faces, None, _stream(vertices, sources[0]))
+        return Conversion(shape, faces, None, _stream(vertices, sources[0], origin), origin)
 
     return open_converted(Entry("arrays", root, sources, cache_dir), convert, full_check)
 
 
-def _stream(vertices: NDArray[Any], path: Path) -> Iterator[NDArray[np.float32]]:
+def _stream(vertices: NDArray[Any], path: Path, origin: Point) -> Iterator[NDArray[np.float32]]:
     step = _rows_per_chunk(vertices.shape[1], vertices.itemsize)
     starts: Iterable[int] = range(0, len(vertices), step)
     for start in progress(starts, f"checking {path.parent.name}", math.ceil(len(vertices) / step)):
-        yield to_float32(vertices[start : start + step], str(path), start)
+        yield to_float32(vertices[start : start + step], str(path), start, origin)
 
 
 def _array_sha256(vertices: NDArray[Any], path: Path) -> str:
     digest = hashlib.sha256()
-    for chunk in _stream(vertices, path):
+    for chunk in _stream(vertices, path, ZERO):
         digest.update(chunk.data)
     return digest.hexdigest()
 

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from polygraph.mesh.origin import ZERO, Point, origin_of, to_float32
+
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 
@@ -62,7 +64,7 @@ class ShapeDataset:
 
     Attributes:
         name: for people.
-        points: float32 ``[S, N, 3]``.
+        points: float32 ``[S, N, 3]``, less ``origin``.
         labels: int64 ``[S]``, in ``[0, len(classes))``.
         classes: their names.
         train: int64, ascending: the shapes that train.
@@ -70,6 +72,8 @@ class ShapeDataset:
         test: the shapes that are measured once.
         content_hash: SHA-256 of points and labels.
         split_hash: SHA-256 of the three parts.
+        origin: what was subtracted from the archive's points: zeros, but where the first cloud lies
+            far from 0, see `polygraph.mesh.origin`.
     """
 
     name: str
@@ -81,6 +85,7 @@ class ShapeDataset:
     test: IntArray
     content_hash: str
     split_hash: str
+    origin: Point = ZERO
 
     @property
     def num_classes(self) -> int:
@@ -125,25 +130,25 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-def _points(name: str, xyz: NDArray[Any]) -> NDArray[np.float32]:
+def _points(name: str, xyz: NDArray[Any]) -> tuple[NDArray[np.float32], Point]:
     if xyz.ndim != 3 or xyz.shape[2] != 3 or 0 in xyz.shape:
         raise ValueError(
             f"{name}: xyz must have shape [S, N, 3] with S and N at least 1, got {list(xyz.shape)}"
         )
     if xyz.dtype == np.int16:
         whole: NDArray[np.float32] = xyz.astype(np.float32) / np.float32(UNIT)
-        return whole
+        return whole, ZERO
     if not np.issubdtype(xyz.dtype, np.floating):
         raise ValueError(f"{name}: xyz must be int16 or floating point, got {xyz.dtype}")
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes inf, and is named below
-        points = xyz.astype(np.float32)
-    bad = ~np.isfinite(points).all(axis=(1, 2))
+        bad = ~np.isfinite(xyz.astype(np.float32)).all(axis=(1, 2))
     if bad.any():
         raise ValueError(
             f"{name}: xyz must be finite (in float32), but {int(bad.sum())} clouds are not, the "
             f"first of them cloud {int(bad.argmax())}"
         )
-    return points
+    origin = origin_of(xyz[0])
+    return to_float32(xyz, name, 0, origin, "cloud"), origin
 
 
 def _labels(name: str, label: NDArray[Any], size: int, classes: int | None) -> IntArray:
@@ -185,7 +190,7 @@ def _classes(name: str, arrays: dict[str, NDArray[Any]]) -> tuple[str, ...] | No
 
 
 def _dataset(name: str, arrays: dict[str, NDArray[Any]], config: ShapeDataConfig) -> ShapeDataset:
-    points = _points(name, arrays["xyz"])
+    points, origin = _points(name, arrays["xyz"])
     classes = _classes(name, arrays)
     labels = _labels(name, arrays["label"], len(points), None if classes is None else len(classes))
     if classes is None:
@@ -214,8 +219,13 @@ def _dataset(name: str, arrays: dict[str, NDArray[Any]], config: ShapeDataConfig
         train=train,
         val=val,
         test=test,
-        content_hash=_digest(points.astype("<f4"), labels.astype("<i8")),
+        content_hash=_digest(
+            points.astype("<f4"),
+            labels.astype("<i8"),
+            *([np.asarray(origin, "<f8")] if any(origin) else []),
+        ),
         split_hash=_digest(*(part.astype("<i8") for part in (train, val, test))),
+        origin=origin,
     )
 
 

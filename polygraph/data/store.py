@@ -3,7 +3,7 @@
 One entry is one folder ``<name>-<key>`` with ``vertices.npy``, ``faces.npy``, ``frames.json`` and
 ``manifest.json`` (the key is a hash of the kind of data set and of the source's path). The manifest
 holds the format version, a fingerprint of the source files (relative names, sizes, modification
-times) and the size and SHA-256 of every file.
+times), the origin that was subtracted and the size and SHA-256 of every file.
 
 An entry is written to a temporary folder, synced and renamed, so a conversion that was killed is
 never taken for a whole one. Conversion streams: memory holds one chunk of meshes at a time. A lock
@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from polygraph.mesh.io import MeshError
+from polygraph.mesh.origin import ZERO, Point, checked_point
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -48,12 +48,14 @@ class Conversion:
         faces: int64 ``[F, 3]``.
         frames: one dictionary per mesh, or None.
         chunks: yields float arrays ``[n, V, 3]`` in order, N meshes in all; already validated.
+        origin: what was subtracted from them.
     """
 
     shape: tuple[int, int, int]
     faces: IntArray
     frames: Frames | None
     chunks: Iterable[NDArray[Any]]
+    origin: Point = ZERO
 
 
 @dataclass(frozen=True)
@@ -61,16 +63,18 @@ class Stored:
     """An entry of the cache, opened.
 
     Attributes:
-        vertices: float32 ``[N, V, 3]``, memory-mapped, read-only.
+        vertices: float32 ``[N, V, 3]``, memory-mapped, read-only; less ``origin``.
         faces: int64 ``[F, 3]``.
         frames: one dictionary per mesh, or None.
-        content_hash: SHA-256 over the hashes of vertices and faces.
+        content_hash: SHA-256 over the hashes of vertices and faces, and the origin if it is not 0.
+        origin: what was subtracted from the source's vertices, in its unit.
     """
 
     vertices: FloatArray
     faces: IntArray
     frames: Frames | None
     content_hash: str
+    origin: Point = ZERO
 
 
 def default_cache_dir() -> Path:
@@ -309,17 +313,19 @@ class Entry:
         return json.dumps(content, indent=1, sort_keys=True) + "\n"
 
 
-def content_hash(vertices_sha256: str, faces: IntArray) -> str:
+def content_hash(vertices_sha256: str, faces: IntArray, origin: Point = ZERO) -> str:
     """Identity of a data set's content, wherever and in whatever form it lies.
 
     Args:
         vertices_sha256: SHA-256 of the vertices as little-endian float32 in C order.
         faces: ``[F, 3]``.
+        origin: what was subtracted from the vertices.
     """
     faces_sha256 = hashlib.sha256(np.ascontiguousarray(faces, "<i8").tobytes()).hexdigest()
-    return hashlib.sha256(
-        f"vertices {vertices_sha256}\nfaces {faces_sha256}\n".encode()
-    ).hexdigest()
+    text = f"vertices {vertices_sha256}\nfaces {faces_sha256}\n"
+    if any(origin):
+        text += f"origin {' '.join(value.hex() for value in origin)}\n"
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _write(entry: Entry, folder: Path, conversion: Conversion) -> None:
@@ -335,8 +341,10 @@ def _write(entry: Entry, folder: Path, conversion: Conversion) -> None:
         faces.abandon()
     if conversion.frames is not None:
         files["frames.json"] = write_synced(folder / "frames.json", json.dumps(conversion.frames))
-    identity = content_hash(vertices.data_sha256, conversion.faces)
-    write_synced(folder / MANIFEST, entry.manifest(files, content_hash=identity))
+    origin = conversion.origin
+    identity = content_hash(vertices.data_sha256, conversion.faces, origin)
+    more = {"content_hash": identity, "origin": list(origin)}
+    write_synced(folder / MANIFEST, entry.manifest(files, **more))
 
 
 def open_converted(
@@ -375,22 +383,6 @@ def open_converted(
     frames = None
     if "frames.json" in manifest["files"]:
         frames = json.loads((entry.folder / "frames.json").read_text(encoding="utf-8"))
-    return Stored(vertices, faces, frames, str(manifest["content_hash"]))
-
-
-def to_float32(chunk: NDArray[Any], name: str, start: int) -> FloatArray:
-    """Convert meshes ``[n, V, 3]`` to float32 and make sure that every coordinate is finite.
-
-    Raises:
-        MeshError: naming the mesh (start + its place in the chunk) and the vertex.
-    """
-    with np.errstate(over="ignore", invalid="ignore"):
-        single = np.ascontiguousarray(chunk, np.float32)
-    finite = np.isfinite(single).all(-1)
-    if not finite.all():
-        mesh, vertex = (int(i) for i in np.argwhere(~finite)[0])
-        value = chunk[mesh, vertex].tolist()
-        raise MeshError(
-            f"{name}: mesh {start + mesh}: vertex {vertex} is not a finite float32: {value}"
-        )
-    return single
+    # Entries without an origin were made when there was none.
+    origin = checked_point(manifest.get("origin", ZERO))
+    return Stored(vertices, faces, frames, str(manifest["content_hash"]), origin)

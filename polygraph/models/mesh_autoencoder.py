@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from polygraph import ops
+from polygraph.mesh.origin import ZERO, Point
 from polygraph.nn import (
     NCP,
     FirstOrder,
@@ -159,6 +160,9 @@ class MeshAutoencoder(nn.Module):
         hierarchy_hash: of the hierarchy.
         num_vertices: V of the template.
         mean, std: ``[V, 3]``, in the units of the meshes.
+        origin: x, y and z that were subtracted from the meshes before the model saw them, and are
+            to be added to what it makes; zeros but for meshes far from 0, see
+            `polygraph.mesh.origin`. Numbers of Python: float32 could not hold them.
 
     Raises:
         ValueError: if the config does not have one encoder layer per down-sampling.
@@ -178,6 +182,7 @@ class MeshAutoencoder(nn.Module):
         self.config = config
         self.hierarchy = hierarchy
         self.hierarchy_hash = hierarchy.hash
+        self.origin: Point = ZERO
         sizes = [len(vertices) for vertices in hierarchy.vertices]
         self.num_vertices = sizes[0]
         factories = [_operators(config.operator, hierarchy, level) for level in range(levels)]

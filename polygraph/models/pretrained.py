@@ -28,6 +28,7 @@ from safetensors.torch import load as decode_tensors
 from safetensors.torch import save as encode_tensors
 
 import polygraph
+from polygraph.mesh.origin import ZERO, Point, checked_point
 
 if TYPE_CHECKING:
     from polygraph.mesh.hierarchy import MeshHierarchy
@@ -102,6 +103,7 @@ def save_pretrained(
         "model": asdict(model.config),
         "hierarchy": {"hash": hierarchy.hash, "settings": hierarchy.settings},
         "to_mm": to_mm,
+        "origin": list(model.origin),
         "metadata": dict(metadata or {}),
         "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()},
     }
@@ -159,6 +161,7 @@ def load_pretrained(
     _check_state(state, model.state_dict(), folder / WEIGHTS)
     model.to(state["mean"].dtype)
     model.load_state_dict(state)
+    model.origin = _origin(config, folder / CONFIG)
     return model.to(device).eval(), config
 
 
@@ -192,6 +195,14 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
         if name not in config or not isinstance(config[name], kind):  # type: ignore[arg-type]
             raise PretrainedError(f"{path}: {name} is missing or of the wrong type")
     return config
+
+
+def _origin(config: dict[str, Any], path: Path) -> Point:
+    """What is to be subtracted from meshes; folders of older versions know of none."""
+    try:
+        return checked_point(config.get("origin", ZERO))
+    except ValueError as error:
+        raise PretrainedError(f"{path}: {error}") from error
 
 
 def _model_config(values: dict[str, Any]) -> Any:
@@ -263,6 +274,8 @@ def model_card(model: MeshAutoencoder, config: Mapping[str, Any]) -> str:
         "millimetres per unit": "not given" if config["to_mm"] is None else f"{config['to_mm']:g}",
         "hierarchy": f"`{hierarchy.hash[:16]}`",
     }
+    if any(model.origin):
+        facts["origin"] = f"{list(model.origin)}, to be subtracted from meshes in float64 first"
     lines = [
         "---",
         "library_name: polygraph",

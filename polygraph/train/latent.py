@@ -95,6 +95,8 @@ class LatentRun:
     def mesh(self, source: str) -> NDArray[np.float64]:
         """Vertices ``[V, 3]`` of a mesh file, or of ``PART:N``, mesh N of a part of the split.
 
+        They are given as the model takes them, less the origin of the run.
+
         Raises:
             MeshError: the file is missing or damaged, or there is no such mesh in the part.
             ValueError: the mesh is not one of the run's template.
@@ -104,13 +106,12 @@ class LatentRun:
             rows = getattr(get_split(self.dataset, self._config.split), part)
             if int(number) >= len(rows):
                 raise MeshError(f"{source}: {part} has {len(rows)} meshes, 0 to {len(rows) - 1}")
-            vertices: NDArray[np.float64] = self.dataset.gather(rows[[int(number)]])[0].astype(
-                np.float64
-            )
+            meshes, rows = self.run.meshes(self.dataset, rows[[int(number)]])
+            vertices: NDArray[np.float64] = meshes[rows[0]].astype(np.float64)
             return vertices
         mesh = read_mesh(source)
         check_topology(self.run, len(mesh.vertices), mesh.faces, source)
-        return mesh.vertices
+        return self.run.relative(mesh.vertices, source)
 
     def codes(self, sources: Sequence[str]) -> Tensor:
         """Codes ``[n, L]`` of meshes, see :meth:`mesh`."""
@@ -119,7 +120,7 @@ class LatentRun:
     def gaussian(self) -> CodeGaussian:
         """Fitted to the codes of the training meshes."""
         rows = get_split(self.dataset, self._config.split).train
-        return CodeGaussian.fit(encode_meshes(self.run.model, self.dataset.vertices, rows))
+        return CodeGaussian.fit(encode_meshes(self.run.model, *self.run.meshes(self.dataset, rows)))
 
     def interpolate(
         self, a: str, b: str, steps: int = 9, *, low: float = 0.0, high: float = 1.0
@@ -147,7 +148,7 @@ class LatentRun:
         return Sequences(
             ["codes", "vertices"],
             [labels, labels],
-            [decode_codes(self.run.model, codes), straight],
+            [self._decoded(codes), self.run.absolute(straight)],
             self.run.hierarchy.faces[0],
             about,
         )
@@ -159,7 +160,7 @@ class LatentRun:
         codes = torch.cat([gaussian.mean[None], drawn])
         about = self._about("sample", codes, seed=seed, spread=spread, fitted=gaussian.num_codes)
         labels = ["mean", *(str(n) for n in range(count))]
-        made = decode_codes(self.run.model, codes)
+        made = self._decoded(codes)
         return Sequences(["samples"], [labels], [made], self.run.hierarchy.faces[0], about)
 
     def axes(self, count: int = 3, *, reach: float = 2.5, steps: int = 7) -> Sequences:
@@ -178,7 +179,7 @@ class LatentRun:
         return Sequences(
             [f"axis-{axis}" for axis in range(count)],
             [[f"{position:+g} σ" for position in np.round(t, 2)]] * count,
-            [decode_codes(self.run.model, part) for part in codes],
+            [self._decoded(part) for part in codes],
             self.run.hierarchy.faces[0],
             about,
         )
@@ -188,9 +189,12 @@ class LatentRun:
         codes = self.codes([a, b, c])
         codes = torch.cat([codes, analogy(*codes)[None]])
         about = self._about("analogy", codes, a=a, b=b, c=c)
-        made = decode_codes(self.run.model, codes)
+        made = self._decoded(codes)
         labels = ["a", "b", "c", "d = c + (b - a)"]
         return Sequences(["analogy"], [labels], [made], self.run.hierarchy.faces[0], about)
+
+    def _decoded(self, codes: Tensor) -> NDArray[np.float64]:
+        return self.run.absolute(decode_codes(self.run.model, codes))
 
     def _about(self, kind: str, codes: Tensor, **settings: Any) -> dict[str, Any]:
         return {

@@ -249,22 +249,36 @@ class MeshTask(Task):
         mine = shard(indices, self.fabric)
         rows = None
         if len(mine):
-            rows = model_errors(self.model, self.dataset, mine, self.config.batch_size)
+            data = self.dataset
+            size = self.config.batch_size
+            rows = model_errors(self.model, data.vertices, mine, data.to_mm, size)
         return gather_rows(rows, len(indices), self.fabric)
 
 
 def model_errors(
-    model: MeshAutoencoder, dataset: MeshDataset, indices: NDArray[np.int64], batch_size: int = 16
+    model: MeshAutoencoder,
+    vertices: NDArray[np.float32],
+    indices: NDArray[np.int64],
+    to_mm: float,
+    batch_size: int = 16,
 ) -> NDArray[np.float64]:
-    """Error matrix [len(indices), V] in mm of a model in eval mode; its mode is put back."""
+    """Error matrix [len(indices), V] in mm of a model in eval mode; its mode is put back.
+
+    Args:
+        model: any.
+        vertices: ``[N, V, 3]``, as the model takes them.
+        indices: which of them.
+        to_mm: millimetres per unit.
+        batch_size: meshes per call.
+    """
     training = model.training
     model.eval()
     try:
         return metrics.evaluate(
             model,
-            dataset.vertices,
+            vertices,
             indices,
-            to_mm=dataset.to_mm,
+            to_mm=to_mm,
             batch_size=batch_size,
             device=model.mean.device,
         )
@@ -282,6 +296,7 @@ def build_model(
     if config.normalization == "shared":
         std = np.full_like(std, np.sqrt(np.mean(np.square(std, dtype=np.float64))))
     model.set_normalization(mean, std)
+    model.origin = dataset.origin
     return model
 
 
@@ -347,6 +362,7 @@ def train_mesh(
             "config": asdict(config),
             "config_hash": config.digest(),
             "to_mm": dataset.to_mm,
+            "origin": list(dataset.origin),
             "dataset": dataset.name,
             **provenance(fabric.device),
         }

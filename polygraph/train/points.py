@@ -313,6 +313,7 @@ def train_points(
             "config_hash": config.digest(),
             "dataset": dataset.name,
             "classes": list(dataset.classes),
+            "origin": list(dataset.origin),
             **provenance(fabric.device),
         }
         task = PointsTask(fabric, config, model, dataset)
@@ -359,7 +360,8 @@ def load_classifier(
     """Build the classifier of a checkpoint, such as ``best.safetensors`` in a run's folder.
 
     Returns:
-        The model in eval mode, and the checkpoint's description, with the names of the classes.
+        The model in eval mode, and the checkpoint's description, with the names of the classes and
+        the ``origin`` to be subtracted from clouds before the model sees them.
 
     Raises:
         CheckpointError: the checkpoint is unreadable, or of something else.

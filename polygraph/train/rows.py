@@ -151,7 +151,7 @@ def diverged_result(folder: Path, dataset: MeshDataset, split: Split) -> dict[st
     }
     if (folder / BEST).is_file():
         val, test = (
-            metrics.summarize(model_errors(run.model, dataset, part))
+            metrics.summarize(model_errors(run.model, dataset.vertices, part, dataset.to_mm))
             for part in (split.val, split.test)
         )
         write_errors(folder, test)

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from polygraph import metrics
-from polygraph.data import MeshDataConfig, open_dataset
+from polygraph.data import MeshDataConfig, MeshDataset, open_dataset
 from polygraph.mesh.hierarchy import MeshHierarchy
 from polygraph.mesh.io import Mesh, read_mesh, write_mesh
+from polygraph.mesh.origin import ZERO, checked_point, to_float32
 from polygraph.models.mesh_autoencoder import MeshAutoencoder, MeshAutoencoderConfig
 from polygraph.train.checkpoint import CheckpointError, load_checkpoint, read_json, read_meta
 from polygraph.train.loop import BEST, LAST
@@ -35,6 +37,34 @@ class Run:
     model: MeshAutoencoder
     hierarchy: MeshHierarchy
     meta: dict[str, Any]
+
+    def relative(self, vertices: np.ndarray, name: str) -> np.ndarray:
+        """Vertices ``[V, 3]`` of a mesh as the model takes them: less its origin, in float64.
+
+        Raises:
+            MeshError: they lie so far from it that float32, in which models compute, is too coarse;
+                the message calls the mesh ``name``.
+        """
+        to_float32(vertices[None], name, 0, self.model.origin)
+        return np.asarray(vertices, dtype=np.float64) - self.model.origin
+
+    def absolute(self, meshes: Any) -> np.ndarray:
+        """What the model makes, ``[n, V, 3]``, where meshes are written: float64, origin added."""
+        made: np.ndarray = np.asarray(meshes, dtype=np.float64) + self.model.origin
+        return made
+
+    def meshes(
+        self, dataset: MeshDataset, rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Meshes of a data set as the model takes them, and which rows of these are meant.
+
+        They are the data set's own, or copies if that has another origin than the run's.
+        """
+        shift = np.subtract(dataset.origin, self.model.origin)
+        if not shift.any():
+            return dataset.vertices, rows
+        moved = to_float32(dataset.gather(rows) + shift, dataset.name, 0)
+        return moved, np.arange(len(rows))
 
 
 def load_model(
@@ -65,6 +95,10 @@ def load_model(
     model = MeshAutoencoder(config, hierarchy)
     model.to(model.mean.dtype if not weights else next(iter(weights.values())).dtype)
     model.load_state_dict(weights)
+    try:
+        model.origin = checked_point(meta.get("origin", ZERO))
+    except ValueError as error:
+        raise CheckpointError(f"{checkpoint}: {error}") from error
     return model.to(device).eval(), meta
 
 
@@ -121,7 +155,8 @@ def evaluate_run(
                     f"{dataset.name}: its {what} is not what {run.folder} was trained on: hash "
                     f"{now} now, {then} then"
                 )
-    return metrics.summarize(model_errors(run.model, dataset, getattr(split, part), batch_size))
+    meshes = run.meshes(dataset, getattr(split, part))
+    return metrics.summarize(model_errors(run.model, *meshes, dataset.to_mm, batch_size))
 
 
 def export_run(run: Run, folder: str | Path) -> Path:
@@ -177,11 +212,9 @@ def reconstruct_file(run: Run, source: str | Path, target: str | Path) -> np.nda
     """
     mesh = read_mesh(source)
     check_topology(run, len(mesh.vertices), mesh.faces, str(source))
-    mean = run.model.mean
-    x = torch.from_numpy(mesh.vertices[None]).to(mean.device, mean.dtype)
+    x = torch.from_numpy(run.relative(mesh.vertices, str(source))[None]).to(run.model.mean)
     with torch.no_grad():
         y = run.model(x)
-    vertices = y[0].double().cpu().numpy()
-    write_mesh(target, Mesh(vertices, mesh.faces))
+    write_mesh(target, Mesh(run.absolute(y.double().cpu())[0], mesh.faces))
     errors: np.ndarray = metrics.vertex_distance(y, x, run.meta["to_mm"])[0].cpu().numpy()
     return errors

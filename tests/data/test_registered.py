@@ -296,6 +296,55 @@ def test_one_mesh_opens_but_does_not_train(array_folder, cache, moving):
         dataset.split("interpolation")
 
 
+@pytest.mark.parametrize("form", ["float64", "float32", "files"])
+def test_meshes_far_from_zero_keep_their_digits(form, array_folder, tmp_path, cache, octahedron):
+    """An origin is subtracted before float32 cuts digits off, and kept with the data."""
+    noise = 0.1 * np.random.default_rng(0).normal(size=(12, 6, 3))
+    place = np.array([691234.123, 5334567.891, 512.345])
+    meshes = 0.013 * (octahedron[0] + noise) + place
+    folder = array_folder
+    if form == "float32":  # as good as they came
+        meshes = meshes.astype(np.float32) + np.arange(6, dtype=np.float32)[:, None]
+    if form == "files":
+        folder = tmp_path / "files"
+        folder.mkdir()
+        for number, vertices in enumerate(meshes):
+            write_mesh(folder / f"{number:02d}.ply", Mesh(vertices, octahedron[1]))
+    else:
+        np.save(folder / "vertices.npy", meshes)
+    for _ in range(2):  # made, and found in the cache
+        dataset = open_registered(folder, cache_dir=cache)
+        assert np.abs(dataset.origin - place).max() < 6
+        back = dataset.vertices.astype(np.float64) + dataset.origin
+        assert np.abs(back - meshes).max() < 2e-9
+        np.testing.assert_allclose(dataset.template + dataset.origin, meshes[0], atol=2e-9)
+    # Another place is another content, though the rest is the same.
+    if form == "float64":
+        np.save(folder / "vertices.npy", meshes + 1024.0)
+        with pytest.warns(UserWarning, match="has changed"):
+            moved = open_registered(folder, cache_dir=cache)
+        assert moved.content_hash != dataset.content_hash
+
+
+def test_meshes_too_far_apart_are_refused(array_folder, cache, moving):
+    moving[0][7] += 600.0
+    np.save(array_folder / "vertices.npy", moving[0])
+    with pytest.raises(MeshError, match=r"vertices.npy: mesh 7 is 2 large and up to 60\d"):
+        open_registered(array_folder, cache_dir=cache)
+
+
+def test_entries_without_an_origin_are_read(array_folder, cache, moving):
+    """What earlier versions wrote."""
+    np.save(array_folder / "vertices.npy", moving[0].astype(np.float64))
+    before = open_registered(array_folder, cache_dir=cache)
+    (path,) = cache.glob("*/manifest.json")
+    manifest = json.loads(path.read_text())
+    assert manifest.pop("origin") == [0, 0, 0]
+    path.write_text(json.dumps(manifest))
+    after = open_registered(array_folder, cache_dir=cache)
+    assert (after.origin, after.content_hash) == ((0.0, 0.0, 0.0), before.content_hash)
+
+
 def test_mean_std_streams_and_agrees_with_numpy(array_folder, cache, moving, monkeypatch):
     monkeypatch.setattr(registered, "_CHUNK_BYTES", 6 * 3 * 8 * 3)
     moving[0][:] += 100.0  # far from the origin: naive sums of squares lose digits here

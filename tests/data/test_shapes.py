@@ -173,3 +173,22 @@ def test_the_real_shapes(data_root):
     assert data.num_classes == 17
     assert (len(data.train), len(data.val), len(data.test)) == (408, 71, 160)
     assert np.linalg.norm(data.points, axis=-1).max() <= 1.001
+
+
+def test_clouds_far_from_zero_keep_their_digits(tmp_path):
+    """float64 archives of a map: one origin for all, known to the data set."""
+    arrays = make_shapes(40, 32)
+    place = np.array([691234.123, 5334567.891, 512.345])
+    near = arrays["xyz"].astype(np.float64) / (32767 if arrays["xyz"].dtype == np.int16 else 1)
+    np.savez(tmp_path / "near.npz", **(arrays | {"xyz": near}))
+    np.savez(tmp_path / "far.npz", **(arrays | {"xyz": near + place}))
+    here, there = (
+        open_shapes(ShapeDataConfig(str(tmp_path / f"{n}.npz"))) for n in ("near", "far")
+    )
+    assert here.origin == (0.0, 0.0, 0.0)
+    back = there.points.astype(np.float64) + there.origin
+    assert np.abs(back - (near + place)).max() < 1e-7
+    assert here.content_hash != there.content_hash
+    np.savez(tmp_path / "apart.npz", **(arrays | {"xyz": near + 1e3 * np.eye(40, 3)[:, None]}))
+    with pytest.raises(ValueError, match=r"apart.npz: cloud 1 is 1\S* large and up to 100\d"):
+        open_shapes(ShapeDataConfig(str(tmp_path / "apart.npz")))

@@ -20,6 +20,7 @@ from polygraph.models import MeshAutoencoder, MeshAutoencoderConfig
 from polygraph.train.batches import NormalizedBatches
 from polygraph.train.checkpoint import CheckpointError, load_checkpoint
 from polygraph.train.config import TrainConfig, sample_indices
+from polygraph.train.latent import LatentRun
 from polygraph.train.log import read_log
 from polygraph.train.loop import TrainingStopped
 from polygraph.train.mesh import (
@@ -29,7 +30,7 @@ from polygraph.train.mesh import (
     preset_run,
     train_mesh,
 )
-from polygraph.train.run import evaluate_run, load_model, load_run, reconstruct_file
+from polygraph.train.run import evaluate_run, export_run, load_model, load_run, reconstruct_file
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -143,6 +144,64 @@ def test_changed_data_is_noticed(tmp_path):
         evaluate_run(load_run(tmp_path / "run"))
     with pytest.raises(CheckpointError, match="dataset_hash is"):
         train_mesh(config, tmp_path / "run", resume=True)
+
+
+def test_meshes_far_from_zero(tmp_path):
+    """Data, results, files read and written, exports: where a map puts them, to the last digit."""
+    config = tiny_run(tmp_path)
+    near = train_mesh(config, tmp_path / "near")
+    vertices = np.load(tmp_path / "meshes" / "vertices.npy")
+    place = np.array([2.0**22, -(2.0**23), 2.0**10])
+    np.save(tmp_path / "meshes" / "vertices.npy", vertices.astype(np.float64) + place)
+    far = train_mesh(config, tmp_path / "far")
+    assert np.abs(np.subtract(far["origin"], place)).max() < 2
+    np.testing.assert_allclose(far["test"]["mean"], near["test"]["mean"], rtol=1e-3)
+    run = load_run(tmp_path / "far")
+    assert list(run.model.origin) == far["origin"]
+    assert evaluate_run(run).summary() == far["test"]
+
+    dataset = open_dataset(config.data)
+    number = dataset.split("interpolation").test[0]
+    source, target = tmp_path / "in.ply", tmp_path / "out.ply"
+    write_mesh(source, Mesh(vertices[number] + place, dataset.faces))
+    reported = reconstruct_file(run, source, target)
+    written, given = read_mesh(target).vertices, read_mesh(source).vertices
+    np.testing.assert_allclose(np.linalg.norm(written - given, axis=1) * 1000, reported, atol=1e-3)
+    latent = LatentRun(run)
+    np.testing.assert_allclose(latent.mesh(str(source)), latent.mesh("test:0"), atol=1e-6)
+    made = latent.interpolate(str(source), "test:1", steps=2)
+    np.testing.assert_allclose(made.meshes[0][0], written, atol=1e-5)
+    np.testing.assert_allclose(made.meshes[1][0], given, atol=1e-8)
+
+    export_run(run, tmp_path / "exported")
+    model = MeshAutoencoder.from_pretrained(tmp_path / "exported")
+    assert model.origin == run.model.origin
+    assert (
+        f"{list(model.origin)}, to be subtracted" in (tmp_path / "exported/README.md").read_text()
+    )
+
+
+def test_another_data_set_with_another_origin(tmp_path):
+    """It is measured where it lies, not where its own origin would put it."""
+    config = tiny_run(tmp_path)
+    vertices = np.load(tmp_path / "meshes" / "vertices.npy").astype(np.float64) + 2.0**20
+    np.save(tmp_path / "meshes" / "vertices.npy", vertices)
+    train_mesh(config, tmp_path / "run")
+    run = load_run(tmp_path / "run")
+    other = tmp_path / "other"
+    other.mkdir()
+    np.save(other / "faces.npy", np.load(tmp_path / "meshes" / "faces.npy"))
+    np.save(other / "vertices.npy", vertices[::-1])
+    data = replace(config.data, path=str(other))
+    dataset = open_dataset(data)
+    assert dataset.origin != run.model.origin
+    rows = dataset.split("interpolation").test
+    with torch.no_grad():
+        x = torch.from_numpy(vertices[::-1][rows] - run.model.origin).float()
+        expected = metrics.vertex_distance(run.model(x), x).mean().item()
+    assert evaluate_run(run, data=data).mean == pytest.approx(expected, rel=1e-4)
+    chosen = LatentRun(run, data).mesh("test:0") + run.model.origin
+    np.testing.assert_allclose(chosen, vertices[::-1][rows[0]], atol=1e-6)
 
 
 def test_reconstruct_a_file(tmp_path):
