@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,22 +130,26 @@ class _Collapser:
         points = (vertices / 2 - (low / 4 + high / 4)) / half
         self.points: list[tuple[float, float, float]] = list(zip(*points.T.tolist(), strict=True))
         self.corners: list[tuple[int, int, int]] = list(zip(*faces.T.tolist(), strict=True))
-        self.faces_of: list[list[int]] = _incident_faces(len(vertices), faces)
+        self.faces_of = [set(rows) for rows in _incident_faces(len(vertices), faces)]
+        # The neighbours of every vertex, each with the number of faces that hold the edge to it;
+        # and those of them at the other end of a singular edge.
+        self.around: list[dict[int, int]] = [self._count_around(v) for v in range(len(vertices))]
+        self.singular = [{w for w, n in around.items() if n != 2} for around in self.around]
         self.quadrics: list[Quadric] = list(zip(*_quadrics(points, faces).T.tolist(), strict=True))
         self.alive = [True] * len(vertices)
         self.locked = [not self._is_simple(v) for v in range(len(vertices))]
         self.version = [0] * len(vertices)
         self.own_error = [_evaluate(q, p) for q, p in zip(self.quadrics, self.points, strict=True)]
         self.removed = 0
-        self.waiting: dict[int, list[Candidate]] = {}
+        self.waiting = _Waiting()
 
     def run(self, removals: int, *, allow_flips: bool) -> None:
         """Collapse the cheapest legal edge until ``removals`` vertices are gone or none is left."""
-        self.waiting = {}
+        self.waiting = _Waiting()
         heap: list[Candidate] = []
         for v, is_alive in enumerate(self.alive):
             if is_alive:
-                heap.extend(self._candidates(v, self._neighbors(v), both=False))
+                heap.extend(self._candidates(v, self.around[v], both=False))
         heapq.heapify(heap)
         version, alive = self.version, self.alive
         while heap and self.removed < removals:
@@ -153,23 +157,17 @@ class _Collapser:
             _, u, v, stamp = candidate
             if not (alive[u] and alive[v]) or version[u] + version[v] != stamp:
                 continue
-            neighbors = self._neighbors(u)
-            if not self._keeps_topology(u, v, neighbors) or not (
-                allow_flips or self._keeps_normals(u, v)
-            ):
-                # It may become legal when the surroundings of either end change.
-                self.waiting.setdefault(u, []).append(candidate)
-                self.waiting.setdefault(v, []).append(candidate)
+            if not self._keeps_topology(u, v) or not (allow_flips or self._keeps_normals(u, v)):
+                self.waiting.add(candidate)
                 continue
+            changed = self.around[u].keys() - {v}
             self._collapse(u, v)
-            for w in self._neighbors(v):
-                for other in self.waiting.pop(w, ()):
-                    heapq.heappush(heap, other)
-            for other in self._candidates(v, self._neighbors(v), both=True):
+            for other in self.waiting.woken(changed, self.around[v]):
+                heapq.heappush(heap, other)
+            for other in self._candidates(v, self.around[v], both=True):
                 heapq.heappush(heap, other)
 
-    def _neighbors(self, v: int) -> dict[int, int]:
-        """The neighbours of v, each with the number of faces that hold the edge to it."""
+    def _count_around(self, v: int) -> dict[int, int]:
         count: dict[int, int] = {}
         for face in self.faces_of[v]:
             for w in self.corners[face]:
@@ -190,30 +188,34 @@ class _Collapser:
                 out.append((_evaluate(quadrics[w], point) + own[v], w, v, stamp + version[w]))
         return out
 
-    def _keeps_topology(self, u: int, v: int, around_u: dict[int, int]) -> bool:
+    def _keeps_topology(self, u: int, v: int) -> bool:
         """The link condition for merging u into v; u is known to be simple (see _is_simple)."""
+        around_u, around_v, singular = self.around[u], self.around[v], self.singular[u]
         on_edge = around_u[v]
-        singular = [w for w, n in around_u.items() if n != 2]
         if singular and on_edge == 2:  # u would leave its curve
             return False
-        around_v = self._neighbors(v)
-        common = around_u.keys() & around_v.keys()
+        few, many = sorted((around_u, around_v), key=len)
+        common = [w for w in few if w in many]
         if len(common) != on_edge:  # a neighbour in common but no face between: a pinched tunnel
             return False
         if any(around_v.get(w, 2) != 2 for w in singular):  # a curve of three edges would fold up
             return False
-        for face in self.faces_of[u]:
-            a, b, c = self.corners[face]
-            if v in (a, b, c):
-                continue
-            p, q = (b, c) if a == u else (a, c) if b == u else (a, b)
-            # Two faces would fall onto each other, as in a tetrahedron.
-            if p in common and q in common and self._has_face(v, p, q):
-                return False
-        return True
+        # Two faces would fall onto each other, as in a tetrahedron.
+        return not any(
+            q in around_v and self._has_face(v, p, q)
+            for p in common
+            for q in self._opposite(p, u)
+            if q != v
+        )
+
+    def _opposite(self, p: int, u: int) -> list[int]:
+        """The third corners of the faces at the edge of p and u."""
+        few, many = sorted((self.faces_of[p], self.faces_of[u]), key=len)
+        return [w for f in few if f in many for w in self.corners[f] if w not in (p, u)]
 
     def _has_face(self, a: int, b: int, c: int) -> bool:
-        return any(b in self.corners[f] and c in self.corners[f] for f in self.faces_of[a])
+        few, *many = sorted((self.faces_of[v] for v in (a, b, c)), key=len)
+        return any(face in many[0] and face in many[1] for face in few)
 
     def _keeps_normals(self, u: int, v: int) -> bool:
         points = self.points
@@ -243,32 +245,48 @@ class _Collapser:
         faces_of, corners = self.faces_of, self.corners
         for face in faces_of[u]:
             a, b, c = corners[face]
-            if a == v or b == v or c == v:
-                for w in (a, b, c):
-                    if w != u:
-                        faces_of[w].remove(face)
+            p, q = (b, c) if a == u else (a, c) if b == u else (a, b)
+            if v in (p, q):
+                w = p if q == v else q
+                faces_of[v].remove(face)
+                faces_of[w].remove(face)
                 corners[face] = _REMOVED
+                self._add_to_edge(v, w, -1)
             else:
                 corners[face] = (v if a == u else a, v if b == u else b, v if c == u else c)
-                faces_of[v].append(face)
-        faces_of[u] = []
+                faces_of[v].add(face)
+                self._add_to_edge(v, p, 1)
+                self._add_to_edge(v, q, 1)
+        for w in self.around[u]:
+            del self.around[w][u]
+            self.singular[w].discard(u)
+        faces_of[u], self.around[u], self.singular[u] = set(), {}, set()
         q, r = self.quadrics[u], self.quadrics[v]
         self.quadrics[v] = merged = tuple(a + b for a, b in zip(q, r, strict=True))
         self.own_error[v] = _evaluate(merged, self.points[v])
         self.version[v] += 1
         self.alive[u] = False
-        self.waiting.pop(u, None)
+        self.waiting.drop(u)
         self.removed += 1
+
+    def _add_to_edge(self, a: int, b: int, faces: int) -> None:
+        for v, w in ((a, b), (b, a)):
+            count = self.around[v].get(w, 0) + faces
+            if count:
+                self.around[v][w] = count
+            else:
+                del self.around[v][w]
+            (self.singular[v].discard if count in (0, 2) else self.singular[v].add)(w)
 
     def _is_simple(self, v: int) -> bool:
         """Whether v lies inside one sheet, or inside one border or non-manifold curve of one kind.
 
         Only such vertices may be removed. Elsewhere curves end or meet, or sheets touch in a point.
         """
-        neighbors = self._neighbors(v)
+        neighbors = self.around[v]
         if not neighbors:
             return False
-        singular = [n for n in neighbors.values() if n != 2]
+        singular = [neighbors[w] for w in self.singular[v]]
         if singular and (len(singular) != 2 or singular[0] != singular[1]):
             return False
         link: dict[int, list[int]] = {w: [] for w in neighbors}
@@ -284,6 +302,45 @@ class _Collapser:
                     reached.add(w)
                     stack.append(w)
         return len(reached) == len(link)
+
+
+class _Waiting:
+    """Candidates that were refused; they may become legal when the surroundings of an end change.
+
+    A vertex of many faces is an end of many of them: they are found by both ends, without a look
+    at the rest.
+    """
+
+    def __init__(self) -> None:
+        self.by_from: dict[int, dict[int, Candidate]] = {}
+        self.by_to: dict[int, dict[int, Candidate]] = {}
+
+    def add(self, candidate: Candidate) -> None:
+        """An older one of the same two ends is stale."""
+        _, u, v, _ = candidate
+        self.by_from.setdefault(u, {})[v] = candidate
+        self.by_to.setdefault(v, {})[u] = candidate
+
+    def drop(self, u: int) -> None:
+        """Forget those of a vertex that is gone."""
+        for v in self.by_from.pop(u, ()):
+            del self.by_to[v][u]
+        for v in self.by_to.pop(u, ()):
+            del self.by_from[v][u]
+
+    def woken(self, changed: Iterable[int], near: Mapping[int, int]) -> list[Candidate]:
+        """Take out those from a vertex of ``changed``, and to one of them from near."""
+        found = []
+        for w in changed:
+            for v, candidate in self.by_from.pop(w, {}).items():
+                del self.by_to[v][w]
+                found.append(candidate)
+            to = self.by_to.get(w, {})
+            few, many = (to, near) if len(to) < len(near) else (near, to)
+            for u in [u for u in few if u in many]:
+                found.append(to.pop(u))
+                del self.by_from[u][w]
+        return found
 
 
 def _evaluate(q: Quadric, p: tuple[float, float, float]) -> float:

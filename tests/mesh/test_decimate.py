@@ -226,3 +226,32 @@ def test_any_ragged_sheet(seed, target, holes):
     lost = np.setdiff1d(np.arange(len(v)), np.append(f, result.keep)).size
     after = topology(result.faces, target)
     assert after == (before[0] - lost, before[1] - lost, *before[2:])
+
+
+@pytest.mark.parametrize("name", sorted(TARGETS))
+def test_neighbours_are_kept_up_to_date(name):
+    """After many collapses they are what the faces say, and so are the vertices on curves."""
+    v, f = SHAPES[name]()
+    collapser = decimate.__globals__["_Collapser"](v, f)
+    collapser.run(len(v) - TARGETS[name], allow_flips=False)
+    for vertex, around in enumerate(collapser.around):
+        assert around == collapser._count_around(vertex)
+        assert collapser.singular[vertex] == {w for w, n in around.items() if n != 2}
+        assert collapser.faces_of[vertex] == {
+            face for face, corners in enumerate(collapser.corners) if vertex in corners
+        }
+
+
+def test_vertices_of_many_faces():
+    """A fan of 4,000 triangles, and as many on one edge: no step looks at all of them."""
+    angle = np.linspace(0, 2 * np.pi, 4000, endpoint=False)
+    rim = np.stack([np.cos(angle), np.sin(angle), np.zeros(4000)], 1)
+    number = np.arange(4000)
+    faces = np.stack([0 * number, 1 + number, 1 + (number + 1) % 4000], 1)
+    result = decimate(np.concatenate([[[0, 0, 0]], rim]), faces, 1000)
+    assert len(result.keep) == 1000
+    assert topology(result.faces, 1000) == topology(faces, 4001)
+    rim[:, 2] = np.random.default_rng(0).random(4000)
+    pages = np.stack([0 * number, 0 * number + 1, 2 + number], 1)
+    with pytest.raises(MeshError, match="cannot reduce 4002 vertices to 1000: 4002 remain"):
+        decimate(np.concatenate([[[0, 0, 0], [0, 0, 1]], rim]), pages, 1000)
