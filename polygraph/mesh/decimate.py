@@ -245,9 +245,8 @@ class _Collapser:
         faces_of, corners = self.faces_of, self.corners
         for face in faces_of[u]:
             a, b, c = corners[face]
-            p, q = (b, c) if a == u else (a, c) if b == u else (a, b)
-            if v in (p, q):
-                w = p if q == v else q
+            if a == v or b == v or c == v:
+                w = next(w for w in (a, b, c) if w not in (u, v))
                 faces_of[v].remove(face)
                 faces_of[w].remove(face)
                 corners[face] = _REMOVED
@@ -255,8 +254,9 @@ class _Collapser:
             else:
                 corners[face] = (v if a == u else a, v if b == u else b, v if c == u else c)
                 faces_of[v].add(face)
-                self._add_to_edge(v, p, 1)
-                self._add_to_edge(v, q, 1)
+                for w in (a, b, c):
+                    if w != u:
+                        self._add_to_edge(v, w, 1)
         for w in self.around[u]:
             del self.around[w][u]
             self.singular[w].discard(u)

@@ -203,6 +203,7 @@ def build_hierarchy(
         try:
             step = decimate(fine.vertices, fine.faces, math.ceil(len(fine.vertices) / factor))
             coarse = validate_mesh(fine.vertices[step.keep], step.faces, "the decimated mesh")
+            _check_sizes(fine.vertices, coarse.vertices)
         except MeshError as error:
             raise MeshError(
                 f"hierarchy level {level + 1} (factors {settings['factors']}): {error}"
@@ -350,6 +351,16 @@ def _spirals(meshes: list[Mesh], level: int, config: SpiralConfig) -> IntArray:
         length=config.length,
         reference=reference,
     )
+
+
+def _check_sizes(fine: FloatArray, coarse: FloatArray) -> None:
+    """Squares of distances are computed in units of the coarse mesh."""
+    sizes = [float((v.max(0) / 2 - v.min(0) / 2).max()) * 2 for v in (coarse, fine)]
+    if sizes[1] / sizes[0] > 1e100:
+        raise MeshError(
+            f"the decimated mesh is {sizes[0]:.3g} large, the mesh before it {sizes[1]:.3g}: "
+            "distances relative to the smaller one overflow"
+        )
 
 
 def _map_kept_to_themselves(keep: IntArray, index: IntArray, weight: FloatArray) -> None:

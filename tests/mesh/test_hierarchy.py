@@ -287,6 +287,14 @@ def test_bad_settings(build, options, message):
         build(*sphere(2), **options)
 
 
+@pytest.mark.parametrize("far", [1e120, 1e200, 1e306])
+def test_a_coarse_mesh_that_is_far_too_small(far):
+    """What is far away was dropped, and its distance to the rest has no square."""
+    v, f = sphere(1)
+    with pytest.raises(MeshError, match=r"^hierarchy level 1 .* is 0\.\d+ large, .* overflow$"):
+        build_hierarchy(np.concatenate([v * 0.1, [[far, 0, 0]]]), f, factors=(10.75,))
+
+
 def test_bad_template():
     v, f = sphere(1)
     with pytest.raises(MeshError, match="template: face"):
