@@ -73,27 +73,32 @@ def to_float32(
     with np.errstate(over="ignore", invalid="ignore"):
         moved = chunk - np.asarray(origin) if any(origin) else chunk
         single = np.ascontiguousarray(moved, np.float32)
-    finite = np.isfinite(single).all(-1)
-    if not finite.all():
-        mesh, vertex = (int(i) for i in np.argwhere(~finite)[0])
+    largest = np.abs(single.reshape(len(single), -1)).max(-1, initial=0.0).astype(np.float64)
+    if not np.isfinite(largest).all():
+        mesh, vertex = (int(i) for i in np.argwhere(~np.isfinite(single).all(-1))[0])
         value = chunk[mesh, vertex].tolist()
         raise MeshError(
             f"{name}: {kind} {start + mesh}: vertex {vertex} is not a finite float32: {value}"
         )
-    _check_digits(moved, f"{name}: {kind}", start, origin)
+    error = largest * _ROUNDING
+    # A tenth of a mesh is quickly looked at, and mostly wide enough to tell.
+    doubtful = np.flatnonzero(error > COARSE * _sizes(moved[:, ::10]))
+    sizes = _sizes(moved[doubtful])
+    coarse = (error[doubtful] > COARSE * sizes) & (sizes > 0)
+    if coarse.any():
+        place = int(coarse.argmax())
+        mesh = int(doubtful[place])
+        raise MeshError(
+            f"{name}: {kind} {start + mesh} is {sizes[place]:.3g} large and up to "
+            f"{largest[mesh]:.9g} away from the origin {list(origin)} of its collection: float32 "
+            f"would move its points by up to {error[mesh]:.3g}; move what belongs to a collection "
+            "together first"
+        )
     return single
 
 
-def _check_digits(meshes: NDArray[Any], name: str, start: int, origin: Point) -> None:
-    low, high = (bound.astype(np.float64) for bound in (meshes.min(1), meshes.max(1)))
-    size = (high - low).max(-1)
-    largest = np.maximum(np.abs(low), np.abs(high)).max(-1)
-    error = largest * _ROUNDING
-    coarse = (error > COARSE * size) & (size > 0)
-    if coarse.any():
-        mesh = int(coarse.argmax())
-        raise MeshError(
-            f"{name} {start + mesh} is {size[mesh]:.3g} large and up to {largest[mesh]:.9g} "
-            f"away from the origin {list(origin)} of its collection: float32 would move its "
-            f"points by up to {error[mesh]:.3g}; move what belongs to a collection together first"
-        )
+def _sizes(meshes: NDArray[Any]) -> NDArray[np.float64]:
+    """The longest side of the box around each of ``[n, V, 3]``."""
+    spans = [np.ptp(meshes[..., axis].astype(np.float64), axis=-1) for axis in range(3)]
+    sizes: NDArray[np.float64] = np.max(spans, axis=0)
+    return sizes
