@@ -158,7 +158,7 @@ def _rows_per_chunk(num_vertices: int, item_bytes: int) -> int:
 def natural_key(path: Path | str) -> list[tuple[int, int, str]]:
     """Sort key that reads runs of digits as numbers: ``f2`` before ``f10``."""
     parts = re.split(r"(\d+)", path.as_posix() if isinstance(path, Path) else path)
-    return [(0, int(part), part) if part.isdigit() else (1, 0, part) for part in parts if part]
+    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part]
 
 
 def source_path(path: str | Path, what: str) -> Path:
