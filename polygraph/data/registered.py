@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import numbers
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -173,10 +174,11 @@ def source_path(path: str | Path, what: str) -> Path:
     return source
 
 
-def checked_scale(to_mm: float) -> float:
+def checked_scale(to_mm: Any) -> float:
     """`to_mm`, if it is positive and finite."""
-    if not (math.isfinite(to_mm) and to_mm > 0):
-        raise ValueError(f"to_mm must be a positive number (millimetres per unit), got {to_mm}")
+    number = isinstance(to_mm, numbers.Real) and not isinstance(to_mm, bool)
+    if not (number and math.isfinite(to_mm) and to_mm > 0):
+        raise ValueError(f"to_mm must be a positive number (millimetres per unit), got {to_mm!r}")
     return float(to_mm)
 
 

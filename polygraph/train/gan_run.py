@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from polygraph.data.images import ImageDataConfig, ImageDataset, open_images
+from polygraph.models._state import build_with
 from polygraph.models.gan import CRITICS, GENERATORS, build, config_of, family_of
 from polygraph.models.graph_gan import SIZE, GraphCriticConfig, GraphGeneratorConfig
-from polygraph.train.checkpoint import CheckpointError, load_checkpoint, write_json
+from polygraph.train.checkpoint import CheckpointError, load_checkpoint, part_of, write_json
 from polygraph.train.config import TrainConfig, config_hash
 from polygraph.train.distributed import make_fabric, process_group
 from polygraph.train.gan import GanTask, generate, interpolations, latent_vectors
@@ -186,10 +187,11 @@ def train_gan(
         )
         trainer = Trainer(task, config.train, fabric, folder, meta=meta, identity=identity)
         owned += [task, trainer]
-        if fabric.global_rank == 0 and (resume or not (folder / LAST).is_file()):
-            folder.mkdir(parents=True, exist_ok=True)
+
+        def describe() -> None:
             write_json(folder / RUN, {**meta, "identity": identity})
-        progress = trainer.run(resume=resume)
+
+        progress = trainer.run(resume=resume, describe=describe)
         result = _finish(task, progress, folder, {**meta, **identity})
         del generator, critic, task, trainer
     return result
@@ -293,13 +295,12 @@ def load_generator(
     state, meta = load_checkpoint(checkpoint)
     try:
         config = config_of(GENERATORS, meta["families"][0], meta["config"]["generator"])
-        model = build(config)
-        values: dict[str, Tensor] = state["modules"][weights]
-        model.to(next(iter(values.values())).dtype).load_state_dict(values)
-    except (KeyError, TypeError, ValueError, RuntimeError, StopIteration) as error:
+        values = part_of(state, "modules", checkpoint)[weights]
+        model = build_with(lambda: build(config), config, values)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{checkpoint}: not a checkpoint of a GAN ({reason})") from error
-    return model.to(device).eval(), meta
+    return model.to(device), meta
 
 
 def checkpoint_of(folder: str | Path) -> Path:

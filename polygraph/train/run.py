@@ -12,10 +12,18 @@ import torch
 
 from polygraph import metrics
 from polygraph.data import MeshDataConfig, open_dataset
+from polygraph.data.registered import checked_scale
 from polygraph.mesh.hierarchy import MeshHierarchy
 from polygraph.mesh.io import Mesh, read_mesh, write_mesh
+from polygraph.models._state import build_with
 from polygraph.models.mesh_autoencoder import MeshAutoencoder, MeshAutoencoderConfig
-from polygraph.train.checkpoint import CheckpointError, load_checkpoint, read_json, read_meta
+from polygraph.train.checkpoint import (
+    CheckpointError,
+    load_checkpoint,
+    part_of,
+    read_json_object,
+    read_meta,
+)
 from polygraph.train.loop import BEST, LAST
 from polygraph.train.mesh import HIERARCHY, RESULT, get_split, model_errors, topology_hash
 
@@ -52,8 +60,8 @@ def load_model(
     try:
         wanted = meta["identity"]["hierarchy_hash"]
         config = MeshAutoencoderConfig(**meta["config"]["model"])
-        weights = state["modules"]["model"]
-    except (KeyError, TypeError) as error:
+        weights = part_of(state, "modules", checkpoint)["model"]
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{checkpoint}: not a checkpoint of a mesh autoencoder ({error})"
         ) from error
@@ -62,10 +70,12 @@ def load_model(
             f"{checkpoint} was trained on another template: its hierarchy has hash {wanted}, "
             f"the given one {hierarchy.hash} (vertices per level {hierarchy.sizes})"
         )
-    model = MeshAutoencoder(config, hierarchy)
-    model.to(model.mean.dtype if not weights else next(iter(weights.values())).dtype)
-    model.load_state_dict(weights)
-    return model.to(device).eval(), meta
+    try:
+        checked_scale(meta.get("to_mm"))
+        model = build_with(lambda: MeshAutoencoder(config, hierarchy), config, weights)
+    except ValueError as error:
+        raise CheckpointError(f"{checkpoint}: {error}") from error
+    return model.to(device), meta
 
 
 def load_run(folder: str | Path, device: torch.device | str = "cpu") -> Run:
@@ -129,8 +139,7 @@ def export_run(run: Run, folder: str | Path) -> Path:
 
     What the run was trained on and what it reached go into the model card.
     """
-    result = run.folder / RESULT
-    reached = read_json(result) if result.is_file() else {}
+    reached = _reached(run)
     known = ("config_hash", "commit", "polygraph", "torch", "machine")
     metadata = {
         "preset": run.meta["config"]["preset"],
@@ -146,6 +155,25 @@ def export_run(run: Run, folder: str | Path) -> Path:
             finite = all(v is not None and math.isfinite(v) for v in errors.values())
             metadata[part] = errors if finite else "not finite"
     return run.model.save_pretrained(folder, to_mm=run.meta["to_mm"], metadata=metadata)
+
+
+def _reached(run: Run) -> dict[str, Any]:
+    """What ``result.json`` says about these weights; nothing where it is about others."""
+    path = run.folder / RESULT
+    if not path.exists():
+        return {}
+    reached = read_json_object(path, "steps", "best_step", "test", "val")
+    step = run.meta["progress"]["step"]
+    # A run that went on after its end may have better weights than those that were measured.
+    measured = reached["steps"] if reached["best_step"] is None else reached["best_step"]
+    if measured != step:
+        return {}
+    for part in ("test", "val"):
+        if not isinstance(reached[part], dict) or not {"mean", "std", "median"} <= set(
+            reached[part]
+        ):
+            raise CheckpointError(f"{path}: {part} must have mean, std and median")
+    return reached
 
 
 def check_topology(run: Run, num_vertices: int, faces: Any, name: str) -> None:

@@ -17,8 +17,9 @@ from polygraph.data import MeshDataConfig, open_dataset
 from polygraph.mesh import MeshError, build_hierarchy, read_mesh, write_mesh
 from polygraph.mesh.io import Mesh
 from polygraph.models import MeshAutoencoder, MeshAutoencoderConfig
+from polygraph.models.pretrained import read_config
 from polygraph.train.batches import NormalizedBatches
-from polygraph.train.checkpoint import CheckpointError, load_checkpoint
+from polygraph.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from polygraph.train.config import TrainConfig, sample_indices
 from polygraph.train.log import read_log
 from polygraph.train.loop import TrainingStopped
@@ -29,7 +30,7 @@ from polygraph.train.mesh import (
     preset_run,
     train_mesh,
 )
-from polygraph.train.run import evaluate_run, load_model, load_run, reconstruct_file
+from polygraph.train.run import evaluate_run, export_run, load_model, load_run, reconstruct_file
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -219,6 +220,58 @@ def test_the_distance_loss_is_the_reported_error(tmp_path):
         )
     assert losses[0] != losses[1]
     assert torch.allclose(model.std, torch.full_like(model.std, unit))
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_refused_resume_leaves_the_run_as_it_was(tmp_path):
+    config = tiny_run(tmp_path, steps=2)
+    result = train_mesh(config, tmp_path / "run")
+    before = contents(tmp_path / "run")
+    others = [
+        replace(config, factors=(3, 3)),
+        replace(config, upsampling="lstsq"),
+        replace(config, spiral=replace(config.spiral, hops=(2,))),
+        with_train(config, learning_rate=0.5),
+        with_train(config, steps=1),
+        replace(config, data=replace(config.data, path=str(write_meshes(tmp_path / "more", 30)))),
+    ]
+    for other in others:
+        with pytest.raises(CheckpointError, match=r"last\.safetensors"):
+            train_mesh(other, tmp_path / "run", resume=True)
+        with pytest.raises(CheckpointError, match="already holds a run"):
+            train_mesh(other, tmp_path / "run")
+        assert contents(tmp_path / "run") == before
+    assert evaluate_run(load_run(tmp_path / "run")).summary() == result["test"]
+
+
+def test_a_changed_bit_in_a_run_is_noticed(tmp_path):
+    config = tiny_run(tmp_path, steps=2)
+    train_mesh(config, tmp_path / "run")
+    for name, use in (
+        ("best.safetensors", lambda: load_run(tmp_path / "run")),
+        ("last.safetensors", lambda: train_mesh(config, tmp_path / "run", resume=True)),
+    ):
+        path = tmp_path / "run" / name
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+        with pytest.raises(CheckpointError, match=rf"{name}: changed or not whole"):
+            use()
+        path.write_bytes(whole)
+
+
+def test_a_run_that_went_on_is_exported_without_earlier_errors(tmp_path):
+    config = tiny_run(tmp_path, steps=4)
+    train_mesh(config, tmp_path / "run")
+    folder = export_run(load_run(tmp_path / "run"), tmp_path / "model")
+    assert "test" in read_config(folder)["metadata"]
+    state, meta = load_checkpoint(tmp_path / "run" / "best.safetensors")
+    meta["progress"]["step"] = 8  # better weights, and stopped before they were measured
+    save_checkpoint(tmp_path / "run" / "best.safetensors", state, meta)
+    folder = export_run(load_run(tmp_path / "run"), tmp_path / "model")
+    assert "test" not in read_config(folder)["metadata"]
 
 
 def test_a_run_with_another_loss_is_another_run(tmp_path):
