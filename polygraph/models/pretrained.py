@@ -103,6 +103,7 @@ def save_pretrained(
         WEIGHTS: encode_tensors(state, metadata={"format": "pt"}),
         HIERARCHY: encode_arrays(hierarchy.to_arrays()),
     }
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
     config = {
         "model_type": MODEL_TYPE,
         "architectures": [type(model).__name__],
@@ -112,10 +113,10 @@ def save_pretrained(
         "hierarchy": {"hash": hierarchy.hash, "settings": hierarchy.settings},
         "to_mm": to_mm,
         "metadata": dict(metadata or {}),
-        "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()},
+        "sha256": hashes,
     }
     try:
-        config["sha256"][CONFIG] = _settings_hash(config)
+        hashes[CONFIG] = _settings_hash(config)
         text = json.dumps(config, indent=2, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
         raise ValueError(f"save_pretrained: metadata must be JSON values ({error})") from error
@@ -306,8 +307,14 @@ def model_card(model: MeshAutoencoder, config: Mapping[str, Any]) -> str:
 
 
 def _table(rows: Mapping[str, Any]) -> list[str]:
-    cells = [f"| {name} | {str(value).replace('|', '/')} |" for name, value in rows.items()]
+    cells = [f"| {_cell(name)} | {_cell(value)} |" for name, value in rows.items()]
     return ["| | |", "|---|---|", *cells]
+
+
+def _cell(value: Any) -> str:
+    """A value that may come from a file, as text in a table of Markdown: no bar, no HTML."""
+    text = " ".join(str(value).split()).replace("|", "/")
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace("[", "&#91;")
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from polygraph.data.images import ImageDataConfig, ImageDataset, open_images
+from polygraph.data.known import recall, remember
 from polygraph.models._state import build_with
 from polygraph.models.gan import CRITICS, GENERATORS, build, config_of, family_of
 from polygraph.models.graph_gan import SIZE, GraphCriticConfig, GraphGeneratorConfig
@@ -153,6 +154,8 @@ def train_gan(
     """
     folder = Path(folder)
     dataset = open_images(config.data) if dataset is None else dataset
+    remember(config.data.kind, config.data.path, config.data.cache_dir)
+    remember(CLASSIFIER, config.classifier)
     config = fit_to_images(config, dataset)
     fabric = make_fabric(config.train)
     with process_group(fabric) as owned:
@@ -364,8 +367,10 @@ def score_run(
         folder: of the run.
         count: generated images.
         seed: of their z.
-        path: where the data lie, when not where they were.
-        classifier: folder of the classifier's weights; None: the run's own.
+        path: where the data lie, when not where they were. Where the run says is followed only when
+            this user trained on that place on this machine (see `polygraph.data.known`).
+        classifier: folder of the classifier's weights; None: the run's own, or one that this user
+            named when it was trained.
         inception: file of Inception's weights, used in its place.
         weights: see `load_generator`.
 
@@ -379,14 +384,49 @@ def score_run(
     folder = Path(folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     generator, meta = load_generator(checkpoint_of(folder), device, weights=weights)
-    data = ImageDataConfig(**meta["config"]["data"])
-    dataset = open_images(data if path is None else replace(data, path=path))
+    dataset = open_images(_run_images(folder, meta, path))
     then = meta["identity"]["dataset_hash"]
     if dataset.content_hash != then:
         raise ValueError(
             f"{dataset.name}: its content is not what {folder} was trained on: hash "
             f"{dataset.content_hash} now, {then} then"
         )
-    kept = Path(classifier or meta["config"]["classifier"] or folder / CLASSIFIER)
+    kept = _kept_classifier(folder, meta) if classifier is None else Path(classifier)
     scorer = Scorer(dataset, kept, count, seed, device=device, inception=inception)
     return scorer.scores(generator)
+
+
+def _run_images(folder: Path, meta: dict[str, Any], path: str | None) -> ImageDataConfig:
+    """The images of a run, where this user has them.
+
+    Raises:
+        CheckpointError: the run names a place that this user has not trained on here.
+    """
+    try:
+        data = ImageDataConfig(**{**meta["config"]["data"], "cache_dir": None})
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder}: the run's data: {error}") from error
+    if path is not None:
+        return replace(data, path=path)
+    if data.path is None:
+        return data
+    known = recall(data.kind, data.path)
+    if known is None:
+        raise CheckpointError(
+            f"{folder}: the run says that its data lie at {data.path!r}, where nothing was trained "
+            "on from here: say where they are, --data PATH"
+        )
+    return replace(data, cache_dir=known.cache_dir)
+
+
+def _kept_classifier(folder: Path, meta: dict[str, Any]) -> Path:
+    """Where the classifier of a run's scores is kept: never outside, but where the user said."""
+    named = meta["config"].get("classifier")
+    if isinstance(named, str) and recall(CLASSIFIER, named) is not None:
+        return Path(named)
+    kept = folder / CLASSIFIER
+    if not kept.resolve().is_relative_to(folder.resolve()):
+        raise CheckpointError(
+            f"{kept}: leads out of the run, to {kept.resolve()}: name the folder, --classifier DIR"
+        )
+    return kept

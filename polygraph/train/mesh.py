@@ -22,6 +22,7 @@ from torch import Tensor
 
 from polygraph import metrics
 from polygraph.data import MeshDataConfig, open_dataset
+from polygraph.data.known import remember
 from polygraph.data.store import default_cache_dir
 from polygraph.mesh.hierarchy import MeshHierarchy, load_or_build
 from polygraph.mesh.spiral import SpiralConfig
@@ -339,6 +340,7 @@ def train_mesh(
     with process_group(fabric) as owned:
         with fabric.rank_zero_first():  # one process converts and builds, the others find the cache
             dataset = open_dataset(config.data) if dataset is None else dataset
+            remember(config.data.kind, config.data.path, config.data.cache_dir)
             split = get_split(dataset, config.data.split)
             hierarchy = build_hierarchy(config, dataset)
         model = build_model(config, hierarchy, dataset, split)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 
 from polygraph import metrics
 from polygraph.data import MeshDataConfig, open_dataset
+from polygraph.data.known import recall
 from polygraph.data.registered import checked_scale
 from polygraph.mesh.hierarchy import MeshHierarchy
 from polygraph.mesh.io import Mesh, read_mesh, write_mesh
@@ -99,6 +100,37 @@ def load_run(folder: str | Path, device: torch.device | str = "cpu") -> Run:
     return Run(folder, model, hierarchy, meta)
 
 
+def run_data(run: Run, path: str | None = None) -> MeshDataConfig:
+    """The data that a run was trained on: as it says, where this user has them.
+
+    Where a run says that its data lie is followed only when this user trained on that place on this
+    machine (see `polygraph.data.known`), with the cache that was used then.
+
+    Args:
+        run: from :func:`load_run`.
+        path: where the data lie; None: where they lay.
+
+    Raises:
+        CheckpointError: the run names a place that this user has not trained on here, or its
+            description of the data is damaged.
+    """
+    try:
+        config = MeshDataConfig(**{**run.meta["config"]["data"], "cache_dir": None})
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{run.folder}: the run's data: {error}") from error
+    if path is not None:
+        return replace(config, path=path)
+    if config.path is None:
+        return config
+    known = recall(config.kind, config.path)
+    if known is None:
+        raise CheckpointError(
+            f"{run.folder}: the run says that its data lie at {config.path!r}, where nothing was "
+            f"trained on from here: say where they are, --data PATH (evaluate: --kind {config.kind})"
+        )
+    return replace(config, cache_dir=known.cache_dir)
+
+
 def evaluate_run(
     run: Run, *, part: str = "test", data: MeshDataConfig | None = None, batch_size: int = 16
 ) -> metrics.VertexErrorResult:
@@ -107,17 +139,19 @@ def evaluate_run(
     Args:
         run: from :func:`load_run`.
         part: ``train``, ``val`` or ``test``.
-        data: default: the data that the run was trained on, which is checked to be unchanged.
+        data: default: the data that the run was trained on (see :func:`run_data`), which is checked
+            to be unchanged.
         batch_size: meshes per call.
 
     Raises:
         ValueError: the data changed, or has another connectivity than the run's template; both
             hashes are named.
+        CheckpointError: the run names a place that this user has not trained on here.
     """
     if part not in ("train", "val", "test"):
         raise ValueError(f"part must be train, val or test, got {part!r}")
     identity = run.meta["identity"]
-    config = MeshDataConfig(**run.meta["config"]["data"]) if data is None else data
+    config = run_data(run) if data is None else data
     dataset = open_dataset(config)
     split = get_split(dataset, config.split)
     check_topology(run, dataset.num_vertices, dataset.faces, dataset.name)
@@ -141,7 +175,7 @@ def export_run(run: Run, folder: str | Path) -> Path:
     """
     reached = _reached(run)
     known = ("config_hash", "commit", "polygraph", "torch", "machine")
-    metadata = {
+    metadata: dict[str, Any] = {
         "preset": run.meta["config"]["preset"],
         "dataset": run.meta.get("dataset"),
         "dataset_hash": run.meta["identity"]["dataset_hash"],

@@ -21,6 +21,7 @@ from polygraph.models.pretrained import read_config
 from polygraph.train.batches import NormalizedBatches
 from polygraph.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from polygraph.train.config import TrainConfig, sample_indices
+from polygraph.train.latent import LatentRun
 from polygraph.train.log import read_log
 from polygraph.train.loop import TrainingStopped
 from polygraph.train.mesh import (
@@ -260,6 +261,50 @@ def test_a_changed_bit_in_a_run_is_noticed(tmp_path):
         with pytest.raises(CheckpointError, match=rf"{name}: changed or not whole"):
             use()
         path.write_bytes(whole)
+
+
+def change_meta(folder, change):
+    """Change the description of a run's weights, as whoever made the run could have done."""
+    for name in ("best.safetensors", "last.safetensors"):
+        state, meta = load_checkpoint(folder / name)
+        change(meta)
+        save_checkpoint(folder / name, state, meta)
+
+
+def test_a_run_leads_nowhere(tmp_path, monkeypatch):
+    """What a run says of places is followed only to those that this user named in training."""
+    config = tiny_run(tmp_path, steps=2)
+    result = train_mesh(config, tmp_path / "run")
+    private, chosen = write_meshes(tmp_path / "private"), tmp_path / "chosen"
+
+    def evil(meta):
+        meta["config"]["data"] |= {"path": str(private), "cache_dir": str(chosen)}
+
+    change_meta(tmp_path / "run", evil)
+    for use in (evaluate_run, lambda run: LatentRun(run).gaussian()):
+        with pytest.raises(CheckpointError, match=r"run: the run says .*private.*--data PATH"):
+            use(load_run(tmp_path / "run"))
+    assert not chosen.exists()
+
+    def half(meta):  # a place that is known, another cache
+        meta["config"]["data"] |= {"path": config.data.path}
+
+    change_meta(tmp_path / "run", half)
+    assert evaluate_run(load_run(tmp_path / "run")).summary() == result["test"]
+    assert not chosen.exists()
+    monkeypatch.setenv("POLYGRAPH_CACHE", str(tmp_path / "another user"))
+    with pytest.raises(CheckpointError, match="--data PATH"):
+        evaluate_run(load_run(tmp_path / "run"))
+    assert not chosen.exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), -1, True, None, "1000", [1000.0]])
+def test_numbers_of_a_run_are_checked(tmp_path, value):
+    config = tiny_run(tmp_path, steps=2)
+    train_mesh(config, tmp_path / "run")
+    change_meta(tmp_path / "run", lambda meta: meta.update(to_mm=value))
+    with pytest.raises(CheckpointError, match=r"best\.safetensors: to_mm must be a positive"):
+        load_run(tmp_path / "run")
 
 
 def test_a_run_that_went_on_is_exported_without_earlier_errors(tmp_path):
