@@ -45,17 +45,11 @@ def add_kinds(parser: argparse.ArgumentParser) -> None:
 
 def make_sequences(chosen: Any) -> Any:
     """The meshes that the parsed words ask for."""
-    from dataclasses import replace
-
-    from polygraph.data import MeshDataConfig
     from polygraph.train.latent import LatentRun
-    from polygraph.train.run import load_run
+    from polygraph.train.run import load_run, run_data
 
     run = load_run(chosen.run)
-    data = None
-    if chosen.data is not None:
-        data = replace(MeshDataConfig(**run.meta["config"]["data"]), path=chosen.data)
-    latent = LatentRun(run, data)
+    latent = LatentRun(run, None if chosen.data is None else run_data(run, chosen.data))
     if chosen.kind == "interpolate":
         return latent.interpolate(chosen.a, chosen.b, chosen.steps)
     if chosen.kind == "extrapolate":

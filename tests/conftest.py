@@ -53,3 +53,11 @@ def set_threads():
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """The user's cache is left alone: what tests convert and note goes to a folder of theirs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("POLYGRAPH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield

@@ -4,9 +4,10 @@ from dataclasses import dataclass, replace
 
 from polygraph.data.coma import open_coma
 from polygraph.data.dfaust import open_dfaust
-from polygraph.data.registered import MeshDataset, open_registered
+from polygraph.data.registered import MeshDataset, checked_scale, open_registered
 from polygraph.data.splits import unknown_name
 from polygraph.data.synthetic import make_creature
+from polygraph.nn._choices import check_positive
 
 _OPENERS = {"registered": open_registered, "coma": open_coma, "dfaust": open_dfaust}
 KINDS = ("synthetic", *_OPENERS)
@@ -41,8 +42,11 @@ class MeshDataConfig:
 
     def __post_init__(self) -> None:
         """Refuse what no data set can be opened from."""
-        if self.every < 1:
-            raise ValueError(f"data: every must be at least 1, got {self.every}")
+        check_positive("data", every=self.every, num_frames=self.num_frames)
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
+            raise ValueError(f"data: seed must be 0 or more, got {self.seed!r}")
+        if self.to_mm is not None:
+            checked_scale(self.to_mm)
         if self.kind not in KINDS:
             raise ValueError(f"data: {unknown_name('kind', self.kind, KINDS)}")
         if self.kind == "synthetic":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import numbers
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -162,7 +163,7 @@ def _rows_per_chunk(num_vertices: int, item_bytes: int) -> int:
 def natural_key(path: Path | str) -> list[tuple[int, int, str]]:
     """Sort key that reads runs of digits as numbers: ``f2`` before ``f10``."""
     parts = re.split(r"(\d+)", path.as_posix() if isinstance(path, Path) else path)
-    return [(0, int(part), part) if part.isdigit() else (1, 0, part) for part in parts if part]
+    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part]
 
 
 def source_path(path: str | Path, what: str) -> Path:
@@ -177,10 +178,11 @@ def source_path(path: str | Path, what: str) -> Path:
     return source
 
 
-def checked_scale(to_mm: float) -> float:
+def checked_scale(to_mm: Any) -> float:
     """`to_mm`, if it is positive and finite."""
-    if not (math.isfinite(to_mm) and to_mm > 0):
-        raise ValueError(f"to_mm must be a positive number (millimetres per unit), got {to_mm}")
+    number = isinstance(to_mm, numbers.Real) and not isinstance(to_mm, bool)
+    if not (number and math.isfinite(to_mm) and to_mm > 0):
+        raise ValueError(f"to_mm must be a positive number (millimetres per unit), got {to_mm!r}")
     return float(to_mm)
 
 

@@ -1,6 +1,7 @@
 """Folders of trained mesh autoencoders, in the layout of the Hugging Face hub.
 
 ``config.json``              what the model is, what its mesh is, SHA-256 of the two files below
+                           and of these settings (``metadata`` may be edited)
 ``model.safetensors``        the ``state_dict``: weights, and the normalisation ``mean`` and ``std``
 ``hierarchy.safetensors``    the template at every level and the tables between the levels
 ``README.md``                the model card
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, fields
@@ -28,7 +30,11 @@ from safetensors.torch import load as decode_tensors
 from safetensors.torch import save as encode_tensors
 
 import polygraph
+from polygraph._files import open_regular, read_regular
+from polygraph._json import read_json
+from polygraph._memory import readable_bytes
 from polygraph.mesh.origin import ZERO, Point, checked_point
+from polygraph.models._state import StateError, build_with
 
 if TYPE_CHECKING:
     from polygraph.mesh.hierarchy import MeshHierarchy
@@ -36,6 +42,7 @@ if TYPE_CHECKING:
 
 CONFIG, CARD = "config.json", "README.md"
 WEIGHTS, HIERARCHY = "model.safetensors", "hierarchy.safetensors"
+_BLOCK = 1 << 22
 MODEL_TYPE, VERSION = "polygraph-mesh-autoencoder", 1
 _SECTIONS = {
     "model_type": str,
@@ -72,7 +79,7 @@ def save_pretrained(
 
     Raises:
         ValueError: the hierarchy has no faces or settings (it is no `MeshHierarchy`),
-            a weight is not finite, ``metadata`` is not JSON.
+            a weight is not finite, ``to_mm`` is not positive, ``metadata`` is not JSON.
         OSError: a file could not be written.
     """
     from polygraph.mesh.hierarchy import MeshHierarchy
@@ -83,6 +90,8 @@ def save_pretrained(
             "save_pretrained: the model's hierarchy must be a polygraph.mesh.MeshHierarchy, got "
             f"{type(hierarchy).__name__}"
         )
+    if to_mm is not None and not 0 < to_mm < math.inf:
+        raise ValueError(f"save_pretrained: to_mm must be None or positive, got {to_mm}")
     state = {
         # A clone: the format refuses two tensors that share storage.
         name: value.detach().to("cpu", copy=True).contiguous()
@@ -95,6 +104,7 @@ def save_pretrained(
         WEIGHTS: encode_tensors(state, metadata={"format": "pt"}),
         HIERARCHY: encode_arrays(hierarchy.to_arrays()),
     }
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
     config = {
         "model_type": MODEL_TYPE,
         "architectures": [type(model).__name__],
@@ -105,9 +115,10 @@ def save_pretrained(
         "to_mm": to_mm,
         "origin": list(model.origin),
         "metadata": dict(metadata or {}),
-        "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()},
+        "sha256": hashes,
     }
     try:
+        hashes[CONFIG] = _settings_hash(config)
         text = json.dumps(config, indent=2, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
         raise ValueError(f"save_pretrained: metadata must be JSON values ({error})") from error
@@ -143,7 +154,7 @@ def load_pretrained(
         hierarchy = MeshHierarchy.from_arrays(
             decode_arrays(data[HIERARCHY]), config["hierarchy"]["settings"]
         )
-    except (SafetensorError, MeshError, KeyError) as error:
+    except (SafetensorError, MeshError, KeyError, TypeError, ValueError) as error:
         raise PretrainedError(f"{folder / HIERARCHY}: not a mesh hierarchy: {error}") from error
     if hierarchy.hash != config["hierarchy"]["hash"]:
         raise PretrainedError(
@@ -151,18 +162,22 @@ def load_pretrained(
             f"{CONFIG} wants {str(config['hierarchy']['hash'])[:12]}"
         )
     try:
-        model = MeshAutoencoder(_model_config(config["model"]), hierarchy)
+        settings = _model_config(config["model"])
     except (ValueError, TypeError) as error:
         raise PretrainedError(f"{folder / CONFIG}: model: {error}") from error
     try:
         state = decode_tensors(data[WEIGHTS])
-    except SafetensorError as error:
+    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise PretrainedError(f"{folder / WEIGHTS}: not a safetensors file ({error})") from error
-    _check_state(state, model.state_dict(), folder / WEIGHTS)
-    model.to(state["mean"].dtype)
-    model.load_state_dict(state)
+    try:
+        model = build_with(lambda: MeshAutoencoder(settings, hierarchy), settings, state)
+    except StateError as error:
+        message = f"{folder / WEIGHTS}: does not fit the model of {CONFIG}: {error}"
+        raise PretrainedError(message) from error
+    except (ValueError, TypeError) as error:
+        raise PretrainedError(f"{folder / CONFIG}: model: {error}") from error
     model.origin = _origin(config, folder / CONFIG)
-    return model.to(device).eval(), config
+    return model.to(device), config
 
 
 def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -178,12 +193,9 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
             f"{folder}: no such folder (a model of a hub is downloaded first: "
             "hf download NAME --local-dir DIR)"
         )
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise PretrainedError(f"{path}: no such file: not a pretrained model") from error
-    except (OSError, ValueError) as error:
-        raise PretrainedError(f"{path}: not a readable JSON file ({error})") from error
+    if not os.path.exists(path):
+        raise PretrainedError(f"{path}: no such file: not a pretrained model")
+    config = read_json(path, PretrainedError)
     if not isinstance(config, dict) or config.get("model_type") != MODEL_TYPE:
         got = config.get("model_type") if isinstance(config, dict) else type(config).__name__
         raise PretrainedError(f"{path}: model_type must be {MODEL_TYPE!r}, got {got!r}")
@@ -194,6 +206,20 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     for name, kind in _SECTIONS.items():
         if name not in config or not isinstance(config[name], kind):  # type: ignore[arg-type]
             raise PretrainedError(f"{path}: {name} is missing or of the wrong type")
+    to_mm = config["to_mm"]
+    if to_mm is not None and (isinstance(to_mm, bool) or not 0 < to_mm < math.inf):
+        raise PretrainedError(f"{path}: to_mm must be null or a positive number, got {to_mm}")
+    hashes = config["sha256"]
+    if not {WEIGHTS, HIERARCHY} <= set(hashes) <= {WEIGHTS, HIERARCHY, CONFIG}:
+        raise PretrainedError(f"{path}: sha256 must name {WEIGHTS} and {HIERARCHY}")
+    # Folders of earlier versions have no hash of the configuration.
+    if CONFIG in hashes and hashes[CONFIG] != _settings_hash(config):
+        raise PretrainedError(
+            f"{path}: changed or not whole: SHA-256 {_settings_hash(config)[:12]} of the settings, "
+            f"it wants {str(hashes[CONFIG])[:12]} (only metadata may be edited)"
+        )
+    if not isinstance(config["hierarchy"].get("settings"), dict):
+        raise PretrainedError(f"{path}: hierarchy must have the object settings")
     return config
 
 
@@ -203,6 +229,14 @@ def _origin(config: dict[str, Any], path: Path) -> Point:
         return checked_point(config.get("origin", ZERO))
     except ValueError as error:
         raise PretrainedError(f"{path}: {error}") from error
+
+
+def _settings_hash(config: Mapping[str, Any]) -> str:
+    """SHA-256 of what decides about the model: all of the configuration but ``metadata``."""
+    files = {name: value for name, value in config["sha256"].items() if name != CONFIG}
+    settings = {name: value for name, value in config.items() if name != "metadata"}
+    text = json.dumps({**settings, "sha256": files}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _model_config(values: dict[str, Any]) -> Any:
@@ -215,41 +249,23 @@ def _model_config(values: dict[str, Any]) -> Any:
 
 
 def _read_checked(path: Path, config: dict[str, Any]) -> bytes:
-    """The content of a file, if it is the one that the configuration names."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise PretrainedError(f"{path}: no such file") from error
-    wanted, got = config["sha256"].get(path.name), hashlib.sha256(data).hexdigest()
-    if got != wanted:
+    """The content of a file, if it is the one that the configuration names.
+
+    It is hashed a block at a time: no memory is taken for a file that is another one.
+    """
+    most = readable_bytes()  # the file and its tensors are in memory at once
+    digest = hashlib.sha256()
+    file, _ = open_regular(path, most, PretrainedError)
+    with file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    wanted, got = config["sha256"].get(path.name), digest.hexdigest()
+    data = read_regular(path, most, PretrainedError) if got == wanted else b""
+    if got != wanted or hashlib.sha256(data).hexdigest() != wanted:
         raise PretrainedError(
             f"{path}: changed or not whole: SHA-256 {got[:12]}, {CONFIG} wants {str(wanted)[:12]}"
         )
     return data
-
-
-def _check_state(
-    state: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], path: Path
-) -> None:
-    missing, superfluous = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
-    if missing or superfluous:
-        what = [
-            f"{word} {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
-            for word, names in (("lacks", missing), ("has no place for", superfluous))
-            if names
-        ]
-        raise PretrainedError(f"{path}: does not fit the model of {CONFIG}: {'; '.join(what)}")
-    dtype = state["mean"].dtype
-    for name, value in wanted.items():
-        got = state[name]
-        if got.shape != value.shape:
-            raise PretrainedError(
-                f"{path}: {name} must have shape {list(value.shape)}, got {list(got.shape)}"
-            )
-        if got.dtype != (dtype if value.is_floating_point() else value.dtype):
-            raise PretrainedError(f"{path}: {name} has dtype {got.dtype}, mean has {dtype}")
-        if got.is_floating_point() and not bool(torch.isfinite(got).all()):
-            raise PretrainedError(f"{path}: {name} holds NaN or infinity")
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -275,7 +291,8 @@ def model_card(model: MeshAutoencoder, config: Mapping[str, Any]) -> str:
         "hierarchy": f"`{hierarchy.hash[:16]}`",
     }
     if any(model.origin):
-        facts["origin"] = f"{list(model.origin)}, to be subtracted from meshes in float64 first"
+        place = ", ".join(map(repr, model.origin))
+        facts["origin"] = f"{place}: to be subtracted from meshes in float64 first"
     lines = [
         "---",
         "library_name: polygraph",
@@ -304,8 +321,14 @@ def model_card(model: MeshAutoencoder, config: Mapping[str, Any]) -> str:
 
 
 def _table(rows: Mapping[str, Any]) -> list[str]:
-    cells = [f"| {name} | {str(value).replace('|', '/')} |" for name, value in rows.items()]
+    cells = [f"| {_cell(name)} | {_cell(value)} |" for name, value in rows.items()]
     return ["| | |", "|---|---|", *cells]
+
+
+def _cell(value: Any) -> str:
+    """A value that may come from a file, as text in a table of Markdown: no bar, no HTML."""
+    text = " ".join(str(value).split()).replace("|", "/")
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace("[", "&#91;")
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

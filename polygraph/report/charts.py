@@ -73,11 +73,16 @@ def chart(view: View, path: str | Path) -> Path:
     seeds = {row["seed"] for model in view.models for row in model.rows} - {None}
     first = view.models[0].rows[0]
     figure.suptitle(
-        f"{view.data}, {view.split}, {view.latent} latents: {first['num_train']:,} meshes to "
+        f"{_literal(view.data)}, {_literal(view.split)}, {view.latent} latents: {first['num_train']:,} meshes to "
         f"train, {first['num_test']:,} to test, {len(seeds)} seed{'s' * (len(seeds) != 1)}",
         fontsize=12,
     )
     return save_figure(plt, figure, path)
+
+
+def _literal(name: str) -> str:
+    """A name from a file, of which matplotlib must take no dollar sign for mathematics."""
+    return name.replace("$", r"\$")
 
 
 def _mean(model: Model) -> float | None:
@@ -119,7 +124,7 @@ def _errors(axes: Any, models: Sequence[Model], limit: float) -> None:
             textcoords="offset points",
             va="center", fontsize=8, color="#5a6470",
         )  # fmt: skip
-    axes.set_yticks(range(len(models)), [model.name for model in models], fontsize=8.5)
+    axes.set_yticks(range(len(models)), [_literal(m.name) for m in models], fontsize=8.5)
     axes.set_ylim(len(models) - 0.4, -0.6)
     axes.set_xlim(0, 1.12 * limit)
     axes.set_xlabel("mean vertex error on test meshes in mm (filled: with activations)")
@@ -150,7 +155,7 @@ def _orders(axes: Any, models: Sequence[Model], limit: float) -> None:
     for model in models:
         mean = _mean(model)
         if model.rows[0]["family"] == LINEAR and model.rows[0]["latent"] and mean is not None:
-            axes.axhline(mean, color=_COLORS[LINEAR], linestyle=":", label=model.name)
+            axes.axhline(mean, color=_COLORS[LINEAR], linestyle=":", label=_literal(model.name))
     axes.set_xticks(sorted(orders))
     axes.set_xlabel("order")
     axes.set_ylabel("mean vertex error in mm")
@@ -174,7 +179,8 @@ def _shares(axes: Any, models: Sequence[Model], limit: float) -> None:
     far = 0.0
     for family, model in best.items():
         errors = np.array([np.nan if q is None else q for q in model.quantiles()])
-        axes.plot(errors, share, color=_COLORS[family], linewidth=1.6, label=model.name)
+        label = _literal(model.name)
+        axes.plot(errors, share, color=_COLORS[family], linewidth=1.6, label=label)
         far = max(far, float(np.nan_to_num(errors)[95]))
     axes.set_xlim(0, far or 1.0)
     axes.set_ylim(0, 100)

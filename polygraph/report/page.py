@@ -11,7 +11,6 @@ import importlib
 import json
 import os
 import re
-import uuid
 from datetime import datetime, timezone
 from importlib import resources
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 
 import polygraph
+from polygraph._files import temporary_beside
 from polygraph.report.grid_rows import (
     AVERAGED,
     COUNTED,
@@ -81,7 +81,7 @@ def write_report(
     text = page(title, content, library)
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex}.tmp")
+    temporary = temporary_beside(out)
     try:
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, out)

@@ -4,23 +4,37 @@ One checkpoint is one file, so that a rename replaces it whole: there is no mome
 and description disagree. Nothing is ever unpickled. Writing goes to a hidden temporary file beside
 the target, which is flushed to the disk and then renamed; a process killed at any moment leaves
 either the old checkpoint or the new one, plus at most a temporary file that the next run removes.
+
+The header also holds the SHA-256 of the file, computed with zeros in its own place: a bit that
+turned over, anywhere, is noticed when the file is read. Files of versions that wrote no hash are
+read as they are.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load as decode_safetensors
 from safetensors.torch import save as encode_safetensors
-from torch import Tensor
+from torch import Tensor, nn
+
+from polygraph import _json
+from polygraph._files import read_regular
+from polygraph._memory import readable_bytes
+from polygraph.models._state import StateError, load_state
 
 _HEADER = "polygraph"
 _TEMPORARY_SUFFIX = ".tmp"
+_UNKNOWN = "0" * 64  # stands for the hash in what is hashed
+_MOST_HEADER = 1 << 24  # bytes
 
 
 class CheckpointError(RuntimeError):
@@ -80,14 +94,25 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     """Read a JSON file.
 
     Raises:
-        CheckpointError: the file is missing or is not JSON; the message names it.
+        CheckpointError: the file is missing, no regular file, larger than 16 MiB, or is not JSON;
+            the message names it.
     """
-    try:
-        return json.loads(Path(path).read_text())
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such file") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path}: not a readable JSON file ({error})") from error
+    return _json.read_json(path, CheckpointError)
+
+
+def read_json_object(path: str | os.PathLike[str], *keys: str) -> dict[str, Any]:
+    """Read a JSON file that holds an object with at least these keys.
+
+    Raises:
+        CheckpointError: as :func:`read_json`; or it holds something else.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: must hold an object, got {type(value).__name__}")
+    for key in keys:
+        if key not in value:
+            raise CheckpointError(f"{path}: {key} is missing")
+    return value
 
 
 def remove_temporaries(folder: str | os.PathLike[str]) -> list[Path]:
@@ -152,38 +177,70 @@ def save_checkpoint(
     """
     tensors: dict[str, Tensor] = {}
     tree = _pack(state, "", tensors)
-    header = json.dumps({"meta": meta or {}, "state": tree}, default=_plain)
-    write_atomic(path, encode_safetensors(tensors, metadata={_HEADER: header}))
+    document = {"sha256": _UNKNOWN, "meta": meta or {}, "state": tree}
+    header = json.dumps(document, default=_plain)
+    data = encode_safetensors(tensors, metadata={_HEADER: header})
+    place = data.index(_UNKNOWN.encode())
+    digest = hashlib.sha256(data).hexdigest().encode()
+    write_atomic(path, b"".join([data[:place], digest, data[place + len(digest) :]]))
 
 
-def _open_header(path: str | os.PathLike[str]) -> dict[str, Any]:
-    if not Path(path).is_file():
+def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The document in the header of a checkpoint, and its tensors, compared with their hash."""
+    if not os.path.exists(path):
         raise CheckpointError(f"{path}: no such checkpoint")
+    # The file and its tensors are in memory at once.
+    data = read_regular(path, readable_bytes(), CheckpointError)
+    size = 8 + int.from_bytes(data[:8], "little")
+    if len(data) < 8 or size > min(len(data), _MOST_HEADER):
+        raise CheckpointError(f"{path}: not a readable safetensors file (no header in it)")
     try:
-        with safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get(_HEADER)
-    except (SafetensorError, OSError) as error:
+        tensors = decode_safetensors(data)
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
-    if header is None:
+    header = _json.parse_json(data[8:size], f"{path}: header", CheckpointError)
+    text = (header.get("__metadata__") or {}).get(_HEADER)
+    if text is None:
         raise CheckpointError(
             f"{path}: a safetensors file, but not one of ours (no '{_HEADER}' header)"
         )
-    try:
-        document = json.loads(header)
-        if not isinstance(document["meta"], dict) or not isinstance(document["state"], dict):
-            raise TypeError("meta and state must be objects")
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: the '{_HEADER}' header is damaged ({error})") from error
-    return dict(document)
+    document = _json.parse_json(text, f"{path}: the '{_HEADER}' header is damaged", CheckpointError)
+    if (
+        not isinstance(document, dict)
+        or not {"meta", "state"} <= set(document) <= {"meta", "state", "sha256"}
+        or not all(isinstance(document[key], dict) for key in ("meta", "state"))
+    ):
+        raise CheckpointError(
+            f"{path}: the '{_HEADER}' header is damaged (meta and state must be objects)"
+        )
+    if "sha256" in document:
+        _check_hash(path, data, size, document["sha256"])
+    return document, tensors
+
+
+def _check_hash(path: str | os.PathLike[str], data: bytes, size: int, wanted: Any) -> None:
+    """Compare the content of a file whose header has ``size`` bytes with the hash in it."""
+    valid = isinstance(wanted, str) and re.fullmatch("[0-9a-f]{64}", wanted)
+    place = data.find(wanted.encode(), 0, size) if valid else -1
+    if place < 0:
+        raise CheckpointError(f"{path}: the '{_HEADER}' header is damaged (no SHA-256 in it)")
+    digest = hashlib.sha256(memoryview(data)[:place])
+    digest.update(_UNKNOWN.encode())
+    digest.update(memoryview(data)[place + len(_UNKNOWN) :])
+    if digest.hexdigest() != wanted:
+        raise CheckpointError(
+            f"{path}: changed or not whole: SHA-256 {digest.hexdigest()[:12]}, its header wants "
+            f"{wanted[:12]}"
+        )
 
 
 def read_meta(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The description stored with a checkpoint, without reading its tensors.
+    """The description stored with a checkpoint; the whole file is compared with its hash.
 
     Raises:
-        CheckpointError: missing or unreadable file; the message names it.
+        CheckpointError: missing, unreadable or changed file; the message names it.
     """
-    meta: dict[str, Any] = _open_header(path)["meta"]
+    meta: dict[str, Any] = _read(path)[0]["meta"]
     return meta
 
 
@@ -194,18 +251,48 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[
         ``(state, meta)`` as given to :func:`save_checkpoint`, tensors on the CPU.
 
     Raises:
-        CheckpointError: missing, truncated or foreign file; the message names it.
+        CheckpointError: missing, truncated, changed or foreign file, or one that is larger than
+            half of the memory there is; the message names it.
     """
-    header = _open_header(path)
-    tensors: dict[str, Tensor] = {}
+    document, tensors = _read(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():
-                tensors[name] = file.get_tensor(name)
-        state = _unpack(header["state"], tensors)
-    except (SafetensorError, OSError, KeyError) as error:
+        state = _unpack(document["state"], tensors)
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: damaged checkpoint ({error})") from error
-    return state, header["meta"]
+    return state, document["meta"]
+
+
+def load_weights(module: nn.Module, path: str | os.PathLike[str], name: str = "model") -> None:
+    """Put the weights of one module of a checkpoint into it, as they are or not at all.
+
+    Raises:
+        CheckpointError: as :func:`load_checkpoint`; or a tensor is missing, superfluous, of another
+            shape or dtype, or not finite.
+    """
+    state, _ = load_checkpoint(path)
+    fill_module(module, state, path, name)
+
+
+def fill_module(
+    module: nn.Module, state: dict[str, Any], path: str | os.PathLike[str], name: str = "model"
+) -> None:
+    """:func:`load_weights` from a state that is read already."""
+    try:
+        load_state(module, part_of(state, "modules", path)[name])
+    except (StateError, KeyError) as error:
+        raise CheckpointError(f"{path}: {name}: {error}") from error
+
+
+def part_of(state: dict[str, Any], name: str, path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The dictionary of that name in a state.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    part = state.get(name) if isinstance(state, dict) else None
+    if not isinstance(part, dict):
+        raise CheckpointError(f"{path}: damaged checkpoint (no {name} in it)")
+    return part
 
 
 def all_finite(modules: dict[str, torch.nn.Module]) -> str | None:

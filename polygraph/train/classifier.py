@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from polygraph.data.images import ImageDataset
 from polygraph.data.store import progress
+from polygraph.models._state import load_state
 from polygraph.models.classifier import LeNet, LeNetConfig
 from polygraph.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 
@@ -122,8 +123,10 @@ def _load(path: Path, model: LeNet, identity: dict[str, Any]) -> float | None:
         if meta.get("identity") != identity:
             raise CheckpointError(f"{path}: the weights of another classifier")
         accuracy = float(meta["accuracy"])
-        model.load_state_dict(state["model"])
-    except (CheckpointError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        if not 0 <= accuracy <= 1:
+            raise CheckpointError(f"{path}: accuracy must be in [0, 1], got {accuracy}")
+        load_state(model, state["model"])
+    except (CheckpointError, KeyError, TypeError, ValueError) as error:
         warnings.warn(f"{path}: unusable, training again ({error})", stacklevel=3)
         return None
     return accuracy

@@ -78,16 +78,16 @@ class TrainConfig:
         at_least_one = ("epochs", "batch_size", "log_every")
         for name in (*at_least_one, "steps", "eval_every", "checkpoint_every", "num_threads"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"train: {name} must be at least 1, got {value}")
+            if value is not None and (type(value) is not int or value < 1):
+                raise ValueError(f"train: {name} must be at least 1, a whole number, got {value!r}")
         for name in ("learning_rate", "lr_decay", "grad_clip"):
             value = getattr(self, name)
-            if value is not None and not (value > 0 and math.isfinite(value)):
-                raise ValueError(f"train: {name} must be positive and finite, got {value}")
-        if not (self.weight_decay >= 0 and math.isfinite(self.weight_decay)):
-            raise ValueError(f"train: weight_decay must be 0 or more, got {self.weight_decay}")
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"train: seed must be in [0, 2^63), got {self.seed}")
+            if value is not None and not (_is_number(value) and 0 < value < math.inf):
+                raise ValueError(f"train: {name} must be positive and finite, got {value!r}")
+        if not (_is_number(self.weight_decay) and 0 <= self.weight_decay < math.inf):
+            raise ValueError(f"train: weight_decay must be 0 or more, got {self.weight_decay!r}")
+        if type(self.seed) is not int or not 0 <= self.seed < 2**63:
+            raise ValueError(f"train: seed must be in [0, 2^63), got {self.seed!r}")
 
     def total_steps(self, num_samples: int) -> int:
         """Optimiser steps of the whole run on a training set of ``num_samples``."""
@@ -133,6 +133,10 @@ class TrainConfig:
         if self.schedule in ("cosine", "linear"):
             fields["length"] = self.length()
         return fields
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def sample_indices(seed: int, num_samples: int, batch_size: int, step: int) -> NDArray[np.int64]:

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from polygraph.data.images import ImageDataConfig, ImageDataset, open_images
+from polygraph.data.known import recall, remember
+from polygraph.models._state import build_with
 from polygraph.models.gan import CRITICS, GENERATORS, build, config_of, family_of
 from polygraph.models.graph_gan import SIZE, GraphCriticConfig, GraphGeneratorConfig
-from polygraph.train.checkpoint import CheckpointError, load_checkpoint, write_json
+from polygraph.train.checkpoint import CheckpointError, load_checkpoint, part_of, write_json
 from polygraph.train.config import TrainConfig, config_hash
 from polygraph.train.distributed import make_fabric, process_group
 from polygraph.train.gan import GanTask, generate, interpolations, latent_vectors
@@ -152,6 +154,8 @@ def train_gan(
     """
     folder = Path(folder)
     dataset = open_images(config.data) if dataset is None else dataset
+    remember(config.data.kind, config.data.path, config.data.cache_dir)
+    remember(CLASSIFIER, config.classifier)
     config = fit_to_images(config, dataset)
     fabric = make_fabric(config.train)
     with process_group(fabric) as owned:
@@ -186,10 +190,11 @@ def train_gan(
         )
         trainer = Trainer(task, config.train, fabric, folder, meta=meta, identity=identity)
         owned += [task, trainer]
-        if fabric.global_rank == 0 and (resume or not (folder / LAST).is_file()):
-            folder.mkdir(parents=True, exist_ok=True)
+
+        def describe() -> None:
             write_json(folder / RUN, {**meta, "identity": identity})
-        progress = trainer.run(resume=resume)
+
+        progress = trainer.run(resume=resume, describe=describe)
         result = _finish(task, progress, folder, {**meta, **identity})
         del generator, critic, task, trainer
     return result
@@ -293,13 +298,12 @@ def load_generator(
     state, meta = load_checkpoint(checkpoint)
     try:
         config = config_of(GENERATORS, meta["families"][0], meta["config"]["generator"])
-        model = build(config)
-        values: dict[str, Tensor] = state["modules"][weights]
-        model.to(next(iter(values.values())).dtype).load_state_dict(values)
-    except (KeyError, TypeError, ValueError, RuntimeError, StopIteration) as error:
+        values = part_of(state, "modules", checkpoint)[weights]
+        model = build_with(lambda: build(config), config, values)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{checkpoint}: not a checkpoint of a GAN ({reason})") from error
-    return model.to(device).eval(), meta
+    return model.to(device), meta
 
 
 def checkpoint_of(folder: str | Path) -> Path:
@@ -363,8 +367,10 @@ def score_run(
         folder: of the run.
         count: generated images.
         seed: of their z.
-        path: where the data lie, when not where they were.
-        classifier: folder of the classifier's weights; None: the run's own.
+        path: where the data lie, when not where they were. Where the run says is followed only when
+            this user trained on that place on this machine (see `polygraph.data.known`).
+        classifier: folder of the classifier's weights; None: the run's own, or one that this user
+            named when it was trained.
         inception: file of Inception's weights, used in its place.
         weights: see `load_generator`.
 
@@ -378,14 +384,49 @@ def score_run(
     folder = Path(folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     generator, meta = load_generator(checkpoint_of(folder), device, weights=weights)
-    data = ImageDataConfig(**meta["config"]["data"])
-    dataset = open_images(data if path is None else replace(data, path=path))
+    dataset = open_images(_run_images(folder, meta, path))
     then = meta["identity"]["dataset_hash"]
     if dataset.content_hash != then:
         raise ValueError(
             f"{dataset.name}: its content is not what {folder} was trained on: hash "
             f"{dataset.content_hash} now, {then} then"
         )
-    kept = Path(classifier or meta["config"]["classifier"] or folder / CLASSIFIER)
+    kept = _kept_classifier(folder, meta) if classifier is None else Path(classifier)
     scorer = Scorer(dataset, kept, count, seed, device=device, inception=inception)
     return scorer.scores(generator)
+
+
+def _run_images(folder: Path, meta: dict[str, Any], path: str | None) -> ImageDataConfig:
+    """The images of a run, where this user has them.
+
+    Raises:
+        CheckpointError: the run names a place that this user has not trained on here.
+    """
+    try:
+        data = ImageDataConfig(**{**meta["config"]["data"], "cache_dir": None})
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder}: the run's data: {error}") from error
+    if path is not None:
+        return replace(data, path=path)
+    if data.path is None:
+        return data
+    known = recall(data.kind, data.path)
+    if known is None:
+        raise CheckpointError(
+            f"{folder}: the run says that its data lie at {data.path!r}, where nothing was trained "
+            "on from here: say where they are, --data PATH"
+        )
+    return replace(data, cache_dir=known.cache_dir)
+
+
+def _kept_classifier(folder: Path, meta: dict[str, Any]) -> Path:
+    """Where the classifier of a run's scores is kept: never outside, but where the user said."""
+    named = meta["config"].get("classifier")
+    if isinstance(named, str) and recall(CLASSIFIER, named) is not None:
+        return Path(named)
+    kept = folder / CLASSIFIER
+    if not kept.resolve().is_relative_to(folder.resolve()):
+        raise CheckpointError(
+            f"{kept}: leads out of the run, to {kept.resolve()}: name the folder, --classifier DIR"
+        )
+    return kept

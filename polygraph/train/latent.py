@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from polygraph.data import MeshDataConfig, open_dataset
 from polygraph.mesh.io import Mesh, MeshError, read_mesh, write_mesh
 from polygraph.train.checkpoint import write_json
 from polygraph.train.mesh import get_split
-from polygraph.train.run import Run, check_topology
+from polygraph.train.run import Run, check_topology, run_data
 
 PARTS = ("train", "val", "test")
 
@@ -80,8 +81,12 @@ class LatentRun:
 
     def __init__(self, run: Run, data: MeshDataConfig | None = None) -> None:
         self.run = run
-        self._config = MeshDataConfig(**run.meta["config"]["data"]) if data is None else data
+        self._given = data
         self._dataset: Any = None
+
+    @cached_property
+    def _config(self) -> MeshDataConfig:
+        return run_data(self.run) if self._given is None else self._given
 
     @property
     def dataset(self) -> Any:

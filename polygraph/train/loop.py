@@ -12,7 +12,7 @@ import math
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,9 @@ from torch.optim import Optimizer
 from polygraph.train.checkpoint import (
     CheckpointError,
     all_finite,
+    fill_module,
     load_checkpoint,
+    part_of,
     remove_temporaries,
     save_checkpoint,
 )
@@ -160,8 +162,14 @@ class Trainer:
     def _first(self) -> bool:
         return bool(self.fabric.global_rank == 0)
 
-    def run(self, resume: bool = False) -> Progress:
+    def run(self, resume: bool = False, describe: Callable[[], None] | None = None) -> Progress:
         """Train to the last step, from the last checkpoint when ``resume`` and there is one.
+
+        Args:
+            resume: go on where there is a checkpoint.
+            describe: called on the first process before the first step, to write what lies beside
+                the checkpoints. What the folder holds is compared with this run before, so that
+                nothing of another run is written over.
 
         Raises:
             CheckpointError: the folder holds a run and ``resume`` is False, or the run is another
@@ -170,6 +178,8 @@ class Trainer:
                 checkpoint is good.
         """
         resumed = self._start(resume)
+        if describe is not None and self._first:
+            describe()
         self._log = RunLog(
             self.folder,
             resume_step=self.progress.step if resumed else None,
@@ -209,17 +219,19 @@ class Trainer:
                 f"{self.folder} already holds a run: resume it, or choose another"
             )
         state, meta = load_checkpoint(last)
-        check_identity(self.identity, meta.get("identity", {}), last)
-        for name, module in self.task.modules.items():
-            module.load_state_dict(state["modules"][name])
-        for name, optimizer in self.task.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
-            match_layout(optimizer)
-        self.progress = Progress(**meta["progress"])
-        if self.progress.step > self.total:
+        check_identity(self.identity, part_of(meta, "identity", last), last)
+        progress = _progress(meta.get("progress"), last)
+        if progress.step > self.total:
             raise CheckpointError(
-                f"{last} is at step {self.progress.step}, beyond the {self.total} steps asked for"
+                f"{last} is at step {progress.step}, beyond the {self.total} steps asked for"
             )
+        for name, module in self.task.modules.items():
+            fill_module(module, state, last, name)
+        stored = part_of(state, "optimizers", last)
+        for name, optimizer in self.task.optimizers.items():
+            _fill_optimizer(optimizer, stored.get(name), f"{last}: optimizer {name}")
+            match_layout(optimizer)
+        self.progress = progress
         self._saved = self.progress.step
         return True
 
@@ -337,6 +349,53 @@ class Trainer:
         return (
             text + f"The last good checkpoint is {self.folder / LAST} (step {self._saved}): resume."
         )
+
+
+def _progress(values: Any, path: Path) -> Progress:
+    """The progress in a checkpoint, if it is one."""
+    try:
+        progress = Progress(**values)
+        step, best = progress.step, progress.best_step
+        good = (
+            type(step) is int
+            and step >= 0
+            and (best is None or (type(best) is int and 0 <= best <= step))
+            and type(progress.best_score) in (int, float)
+            and type(progress.seconds) in (int, float)
+            and 0 <= progress.seconds < math.inf
+        )
+    except TypeError:
+        good = False
+    if not good:
+        raise CheckpointError(f"{path}: progress is none of a run: {str(values)[:200]}")
+    return progress
+
+
+def _fill_optimizer(optimizer: Optimizer, stored: Any, name: str) -> None:
+    """Put the state of a checkpoint into an optimizer, which keeps its own settings.
+
+    Raises:
+        CheckpointError: it is the state of other parameters.
+    """
+    own = optimizer.state_dict()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    try:
+        groups, state = stored["param_groups"], stored["state"]
+        if [group["params"] for group in groups] != [g["params"] for g in own["param_groups"]]:
+            raise ValueError("it has other parameters")
+        for number, values in state.items():
+            shape = parameters[number].shape
+            for key, value in values.items():
+                if isinstance(value, Tensor) and not (
+                    value.is_floating_point() and value.shape in (shape, torch.Size([]))
+                ):
+                    raise ValueError(
+                        f"{key} of parameter {number} must be floating with shape {list(shape)}, "
+                        f"got {value.dtype} {list(value.shape)}"
+                    )
+        optimizer.load_state_dict({"state": state, "param_groups": own["param_groups"]})
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{name}: not the state of this optimizer ({error})") from error
 
 
 class NotFinite(RuntimeError):

@@ -22,13 +22,14 @@ from torch import Tensor
 
 from polygraph import metrics
 from polygraph.data import MeshDataConfig, open_dataset
+from polygraph.data.known import remember
 from polygraph.data.store import default_cache_dir
 from polygraph.mesh.hierarchy import MeshHierarchy, load_or_build
 from polygraph.mesh.spiral import SpiralConfig
 from polygraph.models.mesh_autoencoder import MeshAutoencoder, MeshAutoencoderConfig
 from polygraph.nn._choices import check_choice
 from polygraph.train.batches import NormalizedBatches
-from polygraph.train.checkpoint import load_checkpoint, write_atomic, write_json
+from polygraph.train.checkpoint import load_weights, write_atomic, write_json
 from polygraph.train.config import TrainConfig, config_hash
 from polygraph.train.distributed import gather_rows, make_fabric, process_group, shard
 from polygraph.train.loop import BEST, LAST, Progress, Task, Trainer, descend
@@ -354,6 +355,7 @@ def train_mesh(
     with process_group(fabric) as owned:
         with fabric.rank_zero_first():  # one process converts and builds, the others find the cache
             dataset = open_dataset(config.data) if dataset is None else dataset
+            remember(config.data.kind, config.data.path, config.data.cache_dir)
             split = get_split(dataset, config.data.split)
             hierarchy = build_hierarchy(config, dataset)
         model = build_model(config, hierarchy, dataset, split)
@@ -371,11 +373,12 @@ def train_mesh(
         )
         trainer = Trainer(task, config.train, fabric, folder, meta=meta, identity=identity)
         owned += [task, trainer]
-        if fabric.global_rank == 0 and (resume or not (folder / LAST).is_file()):
-            folder.mkdir(parents=True, exist_ok=True)
+
+        def describe() -> None:
             hierarchy.save(folder / HIERARCHY)
             write_json(folder / RUN, {**meta, "identity": identity})
-        progress = trainer.run(resume=resume)
+
+        progress = trainer.run(resume=resume, describe=describe)
         result = _finish(task, progress, folder, {**meta, **identity})
         del model, task, trainer
     return result
@@ -387,8 +390,7 @@ def _finish(
     """Measure the best weights on the test split and write the result."""
     task.fabric.barrier()  # the first process has written what all of them read
     chosen = BEST if progress.best_step is not None else LAST
-    state, _ = load_checkpoint(folder / chosen)
-    task.model.load_state_dict(state["modules"]["model"])
+    load_weights(task.model, folder / chosen)
     val = metrics.summarize(task.errors(task.split.val))
     test = metrics.summarize(task.errors(task.split.test))
     result = {

@@ -20,9 +20,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from polygraph.data.shapes import ShapeDataConfig, ShapeDataset, open_shapes
+from polygraph.models._state import build_with
 from polygraph.models.dgcnn import DGCNNClassifier, DGCNNClassifierConfig
 from polygraph.train.batches import PointBatches
-from polygraph.train.checkpoint import CheckpointError, load_checkpoint, write_json
+from polygraph.train.checkpoint import (
+    CheckpointError,
+    load_checkpoint,
+    load_weights,
+    part_of,
+    write_json,
+)
 from polygraph.train.config import TrainConfig, config_hash
 from polygraph.train.distributed import gather_rows, make_fabric, process_group, shard
 from polygraph.train.loop import BEST, LAST, Progress, Task, Trainer, descend
@@ -319,10 +326,11 @@ def train_points(
         task = PointsTask(fabric, config, model, dataset)
         trainer = Trainer(task, config.train, fabric, folder, meta=meta, identity=identity)
         owned += [task, trainer]
-        if fabric.global_rank == 0 and (resume or not (folder / LAST).is_file()):
-            folder.mkdir(parents=True, exist_ok=True)
+
+        def describe() -> None:
             write_json(folder / RUN, {**meta, "identity": identity})
-        progress = trainer.run(resume=resume)
+
+        progress = trainer.run(resume=resume, describe=describe)
         result = _finish(task, progress, folder, {**meta, **identity})
         del model, task, trainer
     return result
@@ -334,8 +342,7 @@ def _finish(
     """Measure the best weights on the test shapes and write the result."""
     task.fabric.barrier()  # the first process has written what all of them read
     chosen = BEST if progress.best_step is not None else LAST
-    state, _ = load_checkpoint(folder / chosen)
-    task.model.load_state_dict(state["modules"]["model"])
+    load_weights(task.model, folder / chosen)
     per_step = progress.seconds / max(1, progress.step)
     result = {
         "steps": progress.step,
@@ -368,12 +375,12 @@ def load_classifier(
     """
     state, meta = load_checkpoint(checkpoint)
     try:
-        model = DGCNNClassifier(DGCNNClassifierConfig(**meta["config"]["model"]))
-        weights = state["modules"]["model"]
-        model.to(next(iter(weights.values())).dtype).load_state_dict(weights)
-    except (KeyError, TypeError, ValueError, RuntimeError, StopIteration) as error:
+        config = DGCNNClassifierConfig(**meta["config"]["model"])
+        weights = part_of(state, "modules", checkpoint)["model"]
+        model = build_with(lambda: DGCNNClassifier(config), config, weights)
+    except (KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(
             f"{checkpoint}: not a checkpoint of a point cloud classifier ({reason})"
         ) from error
-    return model.to(device).eval(), meta
+    return model.to(device), meta

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,20 @@ from numpy.typing import NDArray
 
 from polygraph import metrics
 from polygraph.data import MeshDataConfig, MeshDataset, open_dataset
+from polygraph.data.known import recall
+from polygraph.data.registered import checked_scale
 from polygraph.mesh.hierarchy import MeshHierarchy
 from polygraph.mesh.io import Mesh, read_mesh, write_mesh
 from polygraph.mesh.origin import ZERO, checked_point, to_float32
+from polygraph.models._state import build_with
 from polygraph.models.mesh_autoencoder import MeshAutoencoder, MeshAutoencoderConfig
-from polygraph.train.checkpoint import CheckpointError, load_checkpoint, read_json, read_meta
+from polygraph.train.checkpoint import (
+    CheckpointError,
+    load_checkpoint,
+    part_of,
+    read_json_object,
+    read_meta,
+)
 from polygraph.train.loop import BEST, LAST
 from polygraph.train.mesh import HIERARCHY, RESULT, get_split, model_errors, topology_hash
 
@@ -82,8 +91,8 @@ def load_model(
     try:
         wanted = meta["identity"]["hierarchy_hash"]
         config = MeshAutoencoderConfig(**meta["config"]["model"])
-        weights = state["modules"]["model"]
-    except (KeyError, TypeError) as error:
+        weights = part_of(state, "modules", checkpoint)["model"]
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{checkpoint}: not a checkpoint of a mesh autoencoder ({error})"
         ) from error
@@ -92,14 +101,13 @@ def load_model(
             f"{checkpoint} was trained on another template: its hierarchy has hash {wanted}, "
             f"the given one {hierarchy.hash} (vertices per level {hierarchy.sizes})"
         )
-    model = MeshAutoencoder(config, hierarchy)
-    model.to(model.mean.dtype if not weights else next(iter(weights.values())).dtype)
-    model.load_state_dict(weights)
     try:
+        checked_scale(meta.get("to_mm"))
+        model = build_with(lambda: MeshAutoencoder(config, hierarchy), config, weights)
         model.origin = checked_point(meta.get("origin", ZERO))
     except ValueError as error:
         raise CheckpointError(f"{checkpoint}: {error}") from error
-    return model.to(device).eval(), meta
+    return model.to(device), meta
 
 
 def load_run(folder: str | Path, device: torch.device | str = "cpu") -> Run:
@@ -123,6 +131,37 @@ def load_run(folder: str | Path, device: torch.device | str = "cpu") -> Run:
     return Run(folder, model, hierarchy, meta)
 
 
+def run_data(run: Run, path: str | None = None) -> MeshDataConfig:
+    """The data that a run was trained on: as it says, where this user has them.
+
+    Where a run says that its data lie is followed only when this user trained on that place on this
+    machine (see `polygraph.data.known`), with the cache that was used then.
+
+    Args:
+        run: from :func:`load_run`.
+        path: where the data lie; None: where they lay.
+
+    Raises:
+        CheckpointError: the run names a place that this user has not trained on here, or its
+            description of the data is damaged.
+    """
+    try:
+        config = MeshDataConfig(**{**run.meta["config"]["data"], "cache_dir": None})
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{run.folder}: the run's data: {error}") from error
+    if path is not None:
+        return replace(config, path=path)
+    if config.path is None:
+        return config
+    known = recall(config.kind, config.path)
+    if known is None:
+        raise CheckpointError(
+            f"{run.folder}: the run says that its data lie at {config.path!r}, where nothing was "
+            f"trained on from here: say where they are, --data PATH (evaluate: --kind {config.kind})"
+        )
+    return replace(config, cache_dir=known.cache_dir)
+
+
 def evaluate_run(
     run: Run, *, part: str = "test", data: MeshDataConfig | None = None, batch_size: int = 16
 ) -> metrics.VertexErrorResult:
@@ -131,17 +170,19 @@ def evaluate_run(
     Args:
         run: from :func:`load_run`.
         part: ``train``, ``val`` or ``test``.
-        data: default: the data that the run was trained on, which is checked to be unchanged.
+        data: default: the data that the run was trained on (see :func:`run_data`), which is checked
+            to be unchanged.
         batch_size: meshes per call.
 
     Raises:
         ValueError: the data changed, or has another connectivity than the run's template; both
             hashes are named.
+        CheckpointError: the run names a place that this user has not trained on here.
     """
     if part not in ("train", "val", "test"):
         raise ValueError(f"part must be train, val or test, got {part!r}")
     identity = run.meta["identity"]
-    config = MeshDataConfig(**run.meta["config"]["data"]) if data is None else data
+    config = run_data(run) if data is None else data
     dataset = open_dataset(config)
     split = get_split(dataset, config.split)
     check_topology(run, dataset.num_vertices, dataset.faces, dataset.name)
@@ -164,10 +205,9 @@ def export_run(run: Run, folder: str | Path) -> Path:
 
     What the run was trained on and what it reached go into the model card.
     """
-    result = run.folder / RESULT
-    reached = read_json(result) if result.is_file() else {}
+    reached = _reached(run)
     known = ("config_hash", "commit", "polygraph", "torch", "machine")
-    metadata = {
+    metadata: dict[str, Any] = {
         "preset": run.meta["config"]["preset"],
         "dataset": run.meta.get("dataset"),
         "dataset_hash": run.meta["identity"]["dataset_hash"],
@@ -181,6 +221,25 @@ def export_run(run: Run, folder: str | Path) -> Path:
             finite = all(v is not None and math.isfinite(v) for v in errors.values())
             metadata[part] = errors if finite else "not finite"
     return run.model.save_pretrained(folder, to_mm=run.meta["to_mm"], metadata=metadata)
+
+
+def _reached(run: Run) -> dict[str, Any]:
+    """What ``result.json`` says about these weights; nothing where it is about others."""
+    path = run.folder / RESULT
+    if not path.exists():
+        return {}
+    reached = read_json_object(path, "steps", "best_step", "test", "val")
+    step = run.meta["progress"]["step"]
+    # A run that went on after its end may have better weights than those that were measured.
+    measured = reached["steps"] if reached["best_step"] is None else reached["best_step"]
+    if measured != step:
+        return {}
+    for part in ("test", "val"):
+        if not isinstance(reached[part], dict) or not {"mean", "std", "median"} <= set(
+            reached[part]
+        ):
+            raise CheckpointError(f"{path}: {part} must have mean, std and median")
+    return reached
 
 
 def check_topology(run: Run, num_vertices: int, faces: Any, name: str) -> None:

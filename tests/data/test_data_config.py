@@ -73,5 +73,17 @@ def test_every_takes_one_of_so_many_of_each_part():
         for part in ("train", "val", "test"):
             assert getattr(split, part).tolist() == getattr(before, part).tolist()[::3]
         assert split.sha256 != before.sha256
-    with pytest.raises(ValueError, match="every must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="every must be a positive integer, got 0"):
         MeshDataConfig(every=0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, 0.0, True, "1000"])
+def test_to_mm_is_a_positive_number(value):
+    with pytest.raises(ValueError, match="to_mm must be a positive number"):
+        MeshDataConfig(kind="registered", path="x", to_mm=value)
+
+
+@pytest.mark.parametrize("changes", [{"seed": -1}, {"num_frames": 0}, {"every": True}])
+def test_other_numbers(changes):
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        MeshDataConfig(**changes)

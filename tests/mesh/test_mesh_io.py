@@ -235,6 +235,15 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["a.ply"]
 
 
+@pytest.mark.parametrize("name", ["n" * 251 + ".ply", "caf\udce9.ply", "\u00b2.ply", "12.ply"])
+def test_names_of_every_kind(name, tmp_path):
+    v, f = sphere(0)
+    for _ in range(2):  # the second one replaces a file
+        write_mesh(tmp_path / name, Mesh(v, f))
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+    np.testing.assert_array_equal(read_mesh(tmp_path / name).vertices, v)
+
+
 def test_write_refuses_a_bad_mesh(tmp_path):
     v, f = sphere(0)
     with pytest.raises(MeshError, match=r"mesh for .*a\.ply: face"):

@@ -2,7 +2,10 @@
 
 import copy
 import json
+import os
 import pickle
+import re
+import resource
 
 import numpy as np
 import pytest
@@ -41,10 +44,11 @@ def folder(hierarchy, tmp_path):
 
 
 def rewrite(folder, **changes):
-    """Change sections of config.json."""
+    """Change sections of config.json, as if they had been written so, without their hash."""
     path = folder / "config.json"
     config = json.loads(path.read_text())
     config.update(changes)
+    config["sha256"].pop("config.json", None)
     path.write_text(json.dumps(config))
 
 
@@ -150,18 +154,69 @@ def test_a_changed_file_is_refused(folder, name, fault):
         ({"model_type": "bert"}, "model_type must be 'polygraph-mesh-autoencoder', got 'bert'"),
         ({"version": 2}, "reads version 1, got 2"),
         ({"model": None}, "model is missing or of the wrong type"),
-        ({"sha256": {}}, "model.safetensors: changed or not whole"),
+        ({"sha256": {}}, "sha256 must name model.safetensors and hierarchy.safetensors"),
         ({"model": {"latent_chanels": 3}}, "unknown settings latent_chanels"),
         ({"model": {"latent_channels": 0}}, "latent_channels must be a positive integer, got 0"),
         ({"model": {}}, "one entry for each of the 2 down-samplings"),
         ({"hierarchy": {"hash": "0" * 64, "settings": {}}}, "config.json wants 000000000000"),
-        ({"hierarchy": {}}, "not a mesh hierarchy"),
+        ({"hierarchy": {}}, "hierarchy must have the object settings"),
+        ({"to_mm": -1}, "to_mm must be null or a positive number, got -1"),
+        ({"to_mm": True}, "to_mm must be null or a positive number, got True"),
+        ({"to_mm": float("nan")}, "to_mm must be null or a positive number, got nan"),
     ],
 )
 def test_a_bad_configuration_is_refused(folder, changes, message):
     rewrite(folder, **changes)
     with pytest.raises(PretrainedError, match=message):
         MeshAutoencoder.from_pretrained(folder)
+
+
+def test_changed_settings_are_refused_and_metadata_may_be_edited(folder):
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "metadata": {"by": "me"}}))
+    assert MeshAutoencoder.from_pretrained(folder).config == CONFIG
+    config["model"]["activation"] = "relu"  # the same weights fit, and give other meshes
+    path.write_text(json.dumps(config))
+    with pytest.raises(PretrainedError, match=r"config\.json: changed or not whole"):
+        MeshAutoencoder.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(("name", "value"), [("latent_channels", 5_000_000), ("order", 10_000_000)])
+def test_sizes_are_compared_before_memory_is_taken(folder, name, value):
+    model = json.loads((folder / "config.json").read_text())["model"]
+    rewrite(folder, model={**model, name: value})
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(PretrainedError, match=r"model\.safetensors: does not fit the model"):
+        MeshAutoencoder.from_pretrained(folder)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "hierarchy.safetensors"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "sparse", "loop", "folder"])
+def test_regular_files_of_a_bounded_size_alone_are_read(folder, name, kind):
+    path = folder / name
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "loop":
+        path.symlink_to(path.name)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.touch()
+        os.truncate(path, 50 << 30)
+    with pytest.raises(PretrainedError, match=re.escape(name)):
+        MeshAutoencoder.from_pretrained(folder)
+
+
+def test_a_configuration_in_too_many_lists(folder):
+    for depth in (100, 100_000):
+        (folder / "config.json").write_text("[" * depth + "]" * depth)
+        with pytest.raises(PretrainedError, match=r"config\.json: .*more than 64 lists"):
+            MeshAutoencoder.from_pretrained(folder)
 
 
 def test_a_configuration_that_is_no_json(folder):
@@ -199,7 +254,7 @@ def spoil(state):
         (drop, "lacks mean"),
         (add, "has no place for more"),
         (reshape, r"to_latent.weight must have shape \[3, 66\], got \[66, 3\]"),
-        (narrow, "std has dtype torch.float64, mean has torch.float32"),
+        (narrow, "std must have dtype torch.float32, got torch.float64"),
         (spoil, "from_latent.bias holds NaN"),
     ],
 )

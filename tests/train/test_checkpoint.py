@@ -1,16 +1,21 @@
 """Checkpoint files: round trip, atomic replacement, damaged and foreign files."""
 
 import errno
+import json
 import os
+import re
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from polygraph.train import checkpoint
 from polygraph.train.checkpoint import (
     CheckpointError,
     load_checkpoint,
+    load_weights,
+    read_json,
     read_meta,
     remove_temporaries,
     save_checkpoint,
@@ -114,3 +119,85 @@ def test_what_json_cannot_hold_is_refused(tmp_path):
     with pytest.raises(TypeError, match="cannot write object as JSON"):
         save_checkpoint(tmp_path / "a.safetensors", {"x": object()})
     assert not list(tmp_path.iterdir())
+
+
+def flipped(data, bit):
+    """The same bytes with one bit turned over."""
+    changed = bytearray(data)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+def test_a_bit_that_turned_over_anywhere_is_noticed(tmp_path):
+    path = tmp_path / "a.safetensors"
+    net, _ = trained_adam()
+    save_checkpoint(path, {"modules": {"model": net.state_dict()}}, {"step": 3})
+    whole = path.read_bytes()
+    for bit in range(0, 8 * len(whole), 61):
+        path.write_bytes(flipped(whole, bit))
+        for read in (load_checkpoint, read_meta):
+            with pytest.raises(CheckpointError, match=r"a\.safetensors: "):
+                read(path)
+    path.write_bytes(flipped(whole, 8 * len(whole) - 9))
+    with pytest.raises(CheckpointError, match=r"a\.safetensors: changed or not whole: SHA-256"):
+        load_checkpoint(path)
+
+
+def without_hash(path):
+    """Rewrite a checkpoint as versions that wrote no hash did."""
+    with safe_open(path, framework="pt") as file:
+        document = json.loads(file.metadata()["polygraph"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    del document["sha256"]
+    save_file(tensors, path, metadata={"polygraph": json.dumps(document)})
+    return tensors, document
+
+
+def test_files_without_a_hash_are_read(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_checkpoint(path, {"x": torch.arange(3.0)}, {"step": 3})
+    without_hash(path)
+    state, meta = load_checkpoint(path)
+    assert torch.equal(state["x"], torch.arange(3.0))
+    assert meta == {"step": 3}
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.full((2, 3), torch.nan), "weight holds NaN or infinity"),
+        (torch.ones(3, 2), r"weight must have shape \[2, 3\], got \[3, 2\]"),
+        (torch.ones(2, 3, dtype=torch.int32), "weight must have dtype .* got torch.int32"),
+        (torch.ones(2, 3, dtype=torch.float64), "bias must have dtype torch.float64, got"),
+        (None, "weight must be a tensor, got NoneType"),
+    ],
+)
+def test_weights_are_checked_before_they_are_taken(tmp_path, value, message):
+    path = tmp_path / "a.safetensors"
+    net = torch.nn.Linear(3, 2)
+    before = net.weight.clone()
+    save_checkpoint(path, {"modules": {"model": {"weight": value, "bias": torch.ones(2)}}})
+    with pytest.raises(CheckpointError, match=rf"a\.safetensors: model: {message}"):
+        load_weights(net, path)
+    assert torch.equal(net.weight, before)
+
+
+def test_json_in_too_many_lists(tmp_path):
+    path = tmp_path / "a.json"
+    for depth in (70, 100_000):
+        path.write_text("[" * depth + "]" * depth)
+        with pytest.raises(CheckpointError, match=r"a\.json: .*more than 64 lists"):
+            read_json(path)
+    path.write_text("[" * 60 + "]" * 60)
+    assert len(read_json(path)) == 1
+    path.unlink()
+    path.symlink_to(path)
+    with pytest.raises(CheckpointError, match=r"a\.json: cannot be opened"):
+        read_json(path)
+    with pytest.raises(CheckpointError, match="not a file but a folder"):
+        read_json(tmp_path)
+    for path in (tmp_path, tmp_path / "loop"):
+        (tmp_path / "loop").unlink(missing_ok=True)
+        (tmp_path / "loop").symlink_to("loop")
+        with pytest.raises(CheckpointError, match=re.escape(str(path))):
+            load_checkpoint(path)

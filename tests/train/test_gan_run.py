@@ -291,3 +291,23 @@ def test_demo_end_to_end(tmp_path, capsys):
         assert name in text
         assert Image.open(out / name).size == (3 * 265, 3 * 265)
     assert "ms per generator step" in text
+
+
+def test_scores_follow_a_run_nowhere(trained, tmp_path, capsys):
+    """Neither to data, nor to a classifier's folder, that this user has not named."""
+    run, chosen = tmp_path / "run", tmp_path / "chosen"
+    run.mkdir()
+    state, meta = load_checkpoint(trained / "last.safetensors")
+    meta["config"]["classifier"] = str(chosen)
+    meta["config"]["data"] |= {"kind": "folder", "path": "/", "cache_dir": str(chosen)}
+    save_checkpoint(run / "last.safetensors", state, meta)
+    words = ["score", "--run", str(run), "--count", "20"]
+    assert "the run says that its data lie at '/'" in fails(capsys, words)
+    meta["config"]["data"] |= {"kind": "glyphs", "path": None}
+    save_checkpoint(run / "last.safetensors", state, meta)
+    (run / "classifier").symlink_to(chosen)
+    assert "leads out of the run" in fails(capsys, words)
+    (run / "classifier").unlink()
+    assert main(words) == 0
+    assert (run / "classifier").is_dir()
+    assert not chosen.exists()

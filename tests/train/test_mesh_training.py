@@ -17,8 +17,9 @@ from polygraph.data import MeshDataConfig, open_dataset
 from polygraph.mesh import MeshError, build_hierarchy, read_mesh, write_mesh
 from polygraph.mesh.io import Mesh
 from polygraph.models import MeshAutoencoder, MeshAutoencoderConfig
+from polygraph.models.pretrained import read_config
 from polygraph.train.batches import NormalizedBatches
-from polygraph.train.checkpoint import CheckpointError, load_checkpoint
+from polygraph.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from polygraph.train.config import TrainConfig, sample_indices
 from polygraph.train.latent import LatentRun
 from polygraph.train.log import read_log
@@ -278,6 +279,102 @@ def test_the_distance_loss_is_the_reported_error(tmp_path):
         )
     assert losses[0] != losses[1]
     assert torch.allclose(model.std, torch.full_like(model.std, unit))
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_refused_resume_leaves_the_run_as_it_was(tmp_path):
+    config = tiny_run(tmp_path, steps=2)
+    result = train_mesh(config, tmp_path / "run")
+    before = contents(tmp_path / "run")
+    others = [
+        replace(config, factors=(3, 3)),
+        replace(config, upsampling="lstsq"),
+        replace(config, spiral=replace(config.spiral, hops=(2,))),
+        with_train(config, learning_rate=0.5),
+        with_train(config, steps=1),
+        replace(config, data=replace(config.data, path=str(write_meshes(tmp_path / "more", 30)))),
+    ]
+    for other in others:
+        with pytest.raises(CheckpointError, match=r"last\.safetensors"):
+            train_mesh(other, tmp_path / "run", resume=True)
+        with pytest.raises(CheckpointError, match="already holds a run"):
+            train_mesh(other, tmp_path / "run")
+        assert contents(tmp_path / "run") == before
+    assert evaluate_run(load_run(tmp_path / "run")).summary() == result["test"]
+
+
+def test_a_changed_bit_in_a_run_is_noticed(tmp_path):
+    config = tiny_run(tmp_path, steps=2)
+    train_mesh(config, tmp_path / "run")
+    for name, use in (
+        ("best.safetensors", lambda: load_run(tmp_path / "run")),
+        ("last.safetensors", lambda: train_mesh(config, tmp_path / "run", resume=True)),
+    ):
+        path = tmp_path / "run" / name
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+        with pytest.raises(CheckpointError, match=rf"{name}: changed or not whole"):
+            use()
+        path.write_bytes(whole)
+
+
+def change_meta(folder, change):
+    """Change the description of a run's weights, as whoever made the run could have done."""
+    for name in ("best.safetensors", "last.safetensors"):
+        state, meta = load_checkpoint(folder / name)
+        change(meta)
+        save_checkpoint(folder / name, state, meta)
+
+
+def test_a_run_leads_nowhere(tmp_path, monkeypatch):
+    """What a run says of places is followed only to those that this user named in training."""
+    config = tiny_run(tmp_path, steps=2)
+    result = train_mesh(config, tmp_path / "run")
+    private, chosen = write_meshes(tmp_path / "private"), tmp_path / "chosen"
+
+    def evil(meta):
+        meta["config"]["data"] |= {"path": str(private), "cache_dir": str(chosen)}
+
+    change_meta(tmp_path / "run", evil)
+    for use in (evaluate_run, lambda run: LatentRun(run).gaussian()):
+        with pytest.raises(CheckpointError, match=r"run: the run says .*private.*--data PATH"):
+            use(load_run(tmp_path / "run"))
+    assert not chosen.exists()
+
+    def half(meta):  # a place that is known, another cache
+        meta["config"]["data"] |= {"path": config.data.path}
+
+    change_meta(tmp_path / "run", half)
+    assert evaluate_run(load_run(tmp_path / "run")).summary() == result["test"]
+    assert not chosen.exists()
+    monkeypatch.setenv("POLYGRAPH_CACHE", str(tmp_path / "another user"))
+    with pytest.raises(CheckpointError, match="--data PATH"):
+        evaluate_run(load_run(tmp_path / "run"))
+    assert not chosen.exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), -1, True, None, "1000", [1000.0]])
+def test_numbers_of_a_run_are_checked(tmp_path, value):
+    config = tiny_run(tmp_path, steps=2)
+    train_mesh(config, tmp_path / "run")
+    change_meta(tmp_path / "run", lambda meta: meta.update(to_mm=value))
+    with pytest.raises(CheckpointError, match=r"best\.safetensors: to_mm must be a positive"):
+        load_run(tmp_path / "run")
+
+
+def test_a_run_that_went_on_is_exported_without_earlier_errors(tmp_path):
+    config = tiny_run(tmp_path, steps=4)
+    train_mesh(config, tmp_path / "run")
+    folder = export_run(load_run(tmp_path / "run"), tmp_path / "model")
+    assert "test" in read_config(folder)["metadata"]
+    state, meta = load_checkpoint(tmp_path / "run" / "best.safetensors")
+    meta["progress"]["step"] = 8  # better weights, and stopped before they were measured
+    save_checkpoint(tmp_path / "run" / "best.safetensors", state, meta)
+    folder = export_run(load_run(tmp_path / "run"), tmp_path / "model")
+    assert "test" not in read_config(folder)["metadata"]
 
 
 def test_a_run_with_another_loss_is_another_run(tmp_path):

@@ -301,7 +301,7 @@ function drawOrder() {
     const there = all.filter((m) => finite(m.mean_mm.mean));
     left.push(...all.filter((m) => !there.includes(m) && !left.includes(m)));
     const style = FAMILY[family], color = norm ? shade(style.color) : style.color;
-    const name = [style.label, norm, without ? "no activations" : null].filter(Boolean).join(", ");
+    const name = escapeText([style.label, norm, without ? "no activations" : null].filter(Boolean).join(", "));
     const offset = 0.03 * (shift++ - 2.5);
     traces.push({
       type: "scatter", mode: "lines+markers", name, x: there.map((m) => m.order + offset), y: there.map((m) => m.mean_mm.mean),
@@ -316,7 +316,7 @@ function drawOrder() {
   const orders = now.models.filter((m) => ["first-order", "simple", "full", "skip"].includes(m.family)).map((m) => m.order);
   const range = [Math.min(1, ...orders) - 0.3, Math.max(2, ...orders) + 0.3];
   const lines = now.models.filter((m) => m.family === "linear" && finite(m.mean_mm.mean) && m.latent);
-  for (const model of lines) traces.push({ type: "scatter", mode: "lines", name: model.name.toUpperCase(), x: range, y: [model.mean_mm.mean, model.mean_mm.mean], line: { color: "#8b95a3", width: 1.5, dash: "dot" }, hovertemplate: `${model.name}: %{y:.2f} mm<extra></extra>` });
+  for (const model of lines) traces.push({ type: "scatter", mode: "lines", name: escapeText(model.name.toUpperCase()), x: range, y: [model.mean_mm.mean, model.mean_mm.mean], line: { color: "#8b95a3", width: 1.5, dash: "dot" }, hovertemplate: `${escapeText(model.name)}: %{y:.2f} mm<extra></extra>` });
   $("order-section").hidden = !traces.length;
   missingNote("order-note", left, "error over all seeds", vertical.beyond);
   if (traces.length) Plotly.react("order", traces, layout({ title: "order", range, tickvals: [1, 2, 3, 4, 5, 6], showgrid: false }, { title: "mean vertex error in mm", range: vertical.range }, { margin: { l: 58, r: 14, t: 34, b: 48 } }), CONFIG);
@@ -399,7 +399,7 @@ function drawCumulative() {
     if (model.latent && model.family !== "linear") shown.push(x[Math.min(x.length - 1, 97)]);
     const depth = model.order || 1;
     traces.push({
-      type: "scatter", mode: "lines", name: model.name, x, y, visible: model.latent ? true : "legendonly",
+      type: "scatter", mode: "lines", name: escapeText(model.name), x, y, visible: model.latent ? true : "legendonly",
       line: { color: style.color, width: model.family === "first-order" ? 2.4 : 1 + 0.5 * depth, dash: open(model) ? "dash" : model.family === "linear" ? "dot" : "solid" }, opacity: 0.9,
       hovertemplate: `<b>${escapeText(model.name)}</b><br>%{y} % of vertices within %{x:.2f} mm<extra></extra>`,
     });

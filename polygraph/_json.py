@@ -1,0 +1,70 @@
+"""JSON from files that may come from anybody: of a bounded size and depth, or one clear error."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from polygraph._files import PathLike, read_regular
+
+MOST_BYTES = 1 << 24
+MOST_DEPTH = 64  #: of lists and objects in each other; ours have less than ten
+
+
+def read_json(
+    path: PathLike,
+    error: type[Exception] = ValueError,
+    *,
+    most_bytes: int = MOST_BYTES,
+    parse_constant: Callable[[str], Any] | None = None,
+) -> Any:
+    """The value in a JSON file.
+
+    Args:
+        path: a regular file.
+        error: the exception to raise; its message begins with the path.
+        most_bytes: the size above which the file is refused.
+        parse_constant: called with ``NaN``, ``Infinity`` or ``-Infinity``; None takes them.
+
+    Raises:
+        error: no such file, no regular file, one that is too large, or no JSON.
+    """
+    data = read_regular(path, most_bytes, error)
+    return parse_json(data, str(path), error, parse_constant=parse_constant)
+
+
+def parse_json(
+    text: bytes | str,
+    name: str,
+    error: type[Exception] = ValueError,
+    *,
+    parse_constant: Callable[[str], Any] | None = None,
+) -> Any:
+    """The value of a JSON text; errors as of :func:`read_json`, with ``name`` for the path."""
+    try:
+        value = json.loads(
+            text if isinstance(text, str) else text.decode(), parse_constant=parse_constant
+        )
+    except RecursionError as fault:
+        raise error(_too_deep(name)) from fault
+    except ValueError as fault:  # of the decoder, or of UTF-8
+        raise error(f"{name}: not a readable JSON file ({fault})") from fault
+    level = [value]
+    for _ in range(MOST_DEPTH):
+        level = [inner for outer in level for inner in _inner_trees(outer)]
+        if not level:
+            return value
+    raise error(_too_deep(name))
+
+
+def _inner_trees(value: Any) -> list[Any]:
+    """The lists and objects that are members of a list or object."""
+    if not isinstance(value, dict | list):
+        return []
+    members = value.values() if isinstance(value, dict) else value
+    return [member for member in members if isinstance(member, dict | list)]
+
+
+def _too_deep(name: str) -> str:
+    return f"{name}: not a readable JSON file (more than {MOST_DEPTH} lists in each other)"
