@@ -37,7 +37,7 @@ from polygraph.nn.norm import NORMS
 from polygraph.nn.tables import table_of
 
 COORDINATES = 3
-BLOCKS = ("first_order", "simple", "full", "skip")
+BLOCKS = ("first_order", "simple", "full", "skip", "skip_code")
 OPERATORS = ("spiral", "chebyshev", "gat", "feastnet", "monet", "edgeconv", "ecc")
 
 
@@ -88,7 +88,8 @@ class MeshAutoencoderConfig:
             two more, which adds a convolution at the finest level.
         latent_channels: numbers in the code of a mesh.
         block: ``"first_order"`` (spiral convolution), ``"simple"`` (one operator, its powers),
-            ``"full"`` (NCP) or ``"skip"`` (NCP-Skip).
+            ``"full"`` (NCP), ``"skip"`` (NCP-Skip) or ``"skip_code"`` (NCP-Skip as the public code
+            has it, whose residual begins with the second step; of order 2 it is ``"full"``).
         order: degree of each polynomial block; first-order blocks ignore it.
         operator: of the blocks: ``"spiral"`` convolution, or one on the edges of the mesh
             (`polygraph.nn.mesh_conv`): ``"chebyshev"``, ``"gat"``, ``"feastnet"``, ``"monet"``,
@@ -107,7 +108,7 @@ class MeshAutoencoderConfig:
     encoder_channels: tuple[int, ...] = (16, 16, 16, 32)
     decoder_channels: tuple[int, ...] = (32, 32, 16, 16, 3)
     latent_channels: int = 16
-    block: Literal["first_order", "simple", "full", "skip"] = "full"
+    block: Literal["first_order", "simple", "full", "skip", "skip_code"] = "full"
     order: int = 2
     operator: Literal["spiral", "chebyshev", "gat", "feastnet", "monet", "edgeconv", "ecc"] = (
         "spiral"
@@ -384,6 +385,14 @@ def _spiral_factory(spirals: Tensor | np.ndarray, num_sources: int) -> OperatorF
     )
 
 
+_POLYNOMIALS: dict[str, Any] = {
+    "simple": Simple,
+    "full": NCP,
+    "skip": NCPSkip,
+    "skip_code": partial(NCPSkip, skip_first=False),
+}
+
+
 def _block(
     config: MeshAutoencoderConfig,
     factory: OperatorFactory,
@@ -397,8 +406,7 @@ def _block(
     activation = config.activation if activation is None else activation
     if config.block == "first_order":
         return FirstOrder(factory, in_channels, out_channels, activation=activation)
-    kind: Any = {"simple": Simple, "full": NCP, "skip": NCPSkip}[config.block]
-    block: PolynomialBlock = kind(
+    block: PolynomialBlock = _POLYNOMIALS[config.block](
         factory,
         in_channels,
         out_channels,
