@@ -28,8 +28,6 @@ from polygraph.mesh.io import (
 from polygraph.mesh.spiral import SpiralConfig, choose_reference, spiral_table
 from polygraph.mesh.upsample import UPSAMPLING
 
-# Raise it whenever the same input and settings give other tables, so that caches are rebuilt.
-_VERSION = 1
 _PER_LEVEL = {"vertices": np.float64, "faces": np.int64, "spirals": np.int64}
 _PER_STEP = {"keep": np.int64, "up_index": np.int64, "up_weight": np.float64}
 
@@ -308,12 +306,20 @@ def _settings(
     template.update(mesh.faces.astype("<i8").tobytes())
     described = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(spiral).items()}
     return {
-        "version": _VERSION,
+        "version": _version(upsampling),
         "template": template.hexdigest(),
         "factors": [float(f) for f in factors],
         "spiral": described,
         "upsampling": upsampling,
     }
+
+
+def _version(upsampling: str) -> int:
+    """Goes up where the same input and settings give other tables, so that caches are rebuilt.
+
+    Everywhere else it stays, and with it the hash by which a run knows its hierarchy.
+    """
+    return 2 if upsampling == "lstsq" else 1
 
 
 def _canonical(value: dict[str, Any]) -> bytes:

@@ -125,6 +125,14 @@ def test_hash_tells_content_and_settings_apart(small):
     assert all(len(h) == 64 for h in hashes)
 
 
+@pytest.mark.parametrize(
+    ("options", "version"), [({}, 1), ({"upsampling": "lstsq"}, 2)], ids=["default", "lstsq"]
+)
+def test_version_rises_only_where_tables_changed(options, version):
+    """A cache holds no table of an old rule, and a run goes on with the hierarchy it knows."""
+    assert build_hierarchy(*sphere(1), factors=(2,), **options).settings["version"] == version
+
+
 def test_file_round_trip(small, tmp_path):
     path = tmp_path / "h.npz"
     small.save(path)
