@@ -56,7 +56,7 @@ def least_squares(fine: Any, coarse: Any, coarse_faces: Any) -> tuple[IntArray, 
     used = closest > 0
     corners = np.where(used[:, :, None], mesh.vertices[index], 0.0)
     reached = np.einsum("vt,vts->vs", closest, corners)
-    wanted = np.where(used.all(axis=1)[:, None], reached, points)
+    wanted = np.where(used.sum(axis=1, keepdims=True) == 3, reached, points)
     # A column of zeros gets weight 0 from the pseudo-inverse: the minimum-norm solution, as numpy's
     # lstsq gives.
     inverse = np.linalg.pinv(corners.transpose(0, 2, 1), rcond=3 * np.finfo(np.float64).eps)
