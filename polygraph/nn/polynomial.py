@@ -41,7 +41,8 @@ class FirstOrder(PolynomialBlock):
         factory: makes the operator.
         in_channels: channels of the input.
         out_channels: channels of the output.
-        activation: ``"none"``, ``"elu"``, ``"relu"`` or ``"leaky_relu"`` (slope 0.2).
+        activation: ``"none"``, ``"elu"``, ``"relu"``, ``"leaky_relu"`` (slope 0.2) or
+            ``"leaky_relu_0.02"``.
     """
 
     def __init__(
@@ -70,7 +71,8 @@ class Simple(PolynomialBlock):
         out_channels: channels of the output.
         order: N, the degree.
         norm: normalisation of the powers, a kind of `SecondOrderNorm`.
-        activation: ``"none"``, ``"elu"``, ``"relu"`` or ``"leaky_relu"`` (slope 0.2).
+        activation: ``"none"``, ``"elu"``, ``"relu"``, ``"leaky_relu"`` (slope 0.2) or
+            ``"leaky_relu_0.02"``.
         layout: ``"vectors"``, ``"vertices"`` or ``"images"``; default: see `layout_of`.
         dummy_vertex: see `SecondOrderNorm`.
     """
@@ -123,7 +125,8 @@ class CCP(PolynomialBlock):
         order: N, the degree.
         rank: channels of x_n; default ``out_channels``.
         norm: normalisation of the products, a kind of `SecondOrderNorm`.
-        activation: ``"none"``, ``"elu"``, ``"relu"`` or ``"leaky_relu"`` (slope 0.2).
+        activation: ``"none"``, ``"elu"``, ``"relu"``, ``"leaky_relu"`` (slope 0.2) or
+            ``"leaky_relu_0.02"``.
         layout: ``"vectors"``, ``"vertices"`` or ``"images"``; default: see `layout_of`.
         dummy_vertex: see `SecondOrderNorm`.
     """
@@ -178,7 +181,8 @@ class NCP(PolynomialBlock):
         order: N, the degree.
         rank: channels of x_n in the second form; None for the layer form.
         norm: normalisation of the products, a kind of `SecondOrderNorm`.
-        activation: ``"none"``, ``"elu"``, ``"relu"`` or ``"leaky_relu"`` (slope 0.2).
+        activation: ``"none"``, ``"elu"``, ``"relu"``, ``"leaky_relu"`` (slope 0.2) or
+            ``"leaky_relu_0.02"``.
         layout: ``"vectors"``, ``"vertices"`` or ``"images"``; default: see `layout_of`.
         dummy_vertex: see `SecondOrderNorm`.
         final_factory: makes the operators of the last step where the output has fewer positions

@@ -69,7 +69,7 @@ def test_the_public_code_of_ncp_skip_is_a_network_of_its_own(tiny, block, like, 
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("fuse_downsampling", [True, False])
-@pytest.mark.parametrize("dummy_vertex", [True, False])
+@pytest.mark.parametrize("dummy_vertex", [True, False, "published"])
 def test_every_variant_runs(tiny, block, norm, fuse_downsampling, dummy_vertex):
     config = small(
         block=block,

@@ -174,7 +174,7 @@ def test_normalisation_and_activation_have_no_degree(change):
 
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("norm", ["rms", "vertex_rms", "none"])
-@pytest.mark.parametrize("activation", ["none", "elu", "relu", "leaky_relu"])
+@pytest.mark.parametrize("activation", ["none", "elu", "relu", "leaky_relu", "leaky_relu_0.02"])
 def test_fused_steps_equal_plain_ones(block, norm, activation):
     network = BLOCKS[block](SPIRAL, 4, 3, order=3, norm=norm, activation=activation)
     randomize(network)
@@ -253,6 +253,14 @@ def test_state_dict_round_trip_and_reset(block):
     for name in constant:
         assert torch.equal(fresh[name], reset[name])
     assert not torch.equal(first(x), second(x))
+
+
+def test_slopes():
+    x = torch.randn(2, 10, 4)
+    for activation, slope in (("leaky_relu", 0.2), ("leaky_relu_0.02", 0.02)):
+        plain, block = NCP(SPIRAL, 4, 3), NCP(SPIRAL, 4, 3, activation=activation)
+        block.load_state_dict(plain.state_dict())
+        torch.testing.assert_close(block(x), F.leaky_relu(plain(x), slope))
 
 
 def test_first_order():
