@@ -28,8 +28,6 @@ from polygraph.mesh.io import (
 from polygraph.mesh.spiral import SpiralConfig, choose_reference, spiral_table
 from polygraph.mesh.upsample import UPSAMPLING
 
-# Raise it whenever the same input and settings give other tables, so that caches are rebuilt.
-_VERSION = 1
 _PER_LEVEL = {"vertices": np.float64, "faces": np.int64, "spirals": np.int64}
 _PER_STEP = {"keep": np.int64, "up_index": np.int64, "up_weight": np.float64}
 
@@ -187,7 +185,7 @@ def build_hierarchy(
         factors: how many times fewer vertices each level has than the one before: ``ceil(V_l /
             factor)`` remain.
         spiral: the spirals; None is ``SpiralConfig()``, Neural3DMM's with one ring. At the coarser
-            levels the reference is the vertex closest to the finest level's.
+            levels each reference is the vertex closest to the finest level's.
         upsampling: "barycentric" or "lstsq" (see :mod:`polygraph.mesh.upsample`).
 
     Raises:
@@ -300,21 +298,38 @@ def _settings(
                 f"spiral {name} names {len(getattr(spiral, name))} levels,"
                 f" the hierarchy has {levels}"
             )
-    if spiral.reference is not None and spiral.reference >= len(mesh.vertices):
-        raise ValueError(
-            f"reference must be a vertex in [0, {len(mesh.vertices)}), got {spiral.reference}"
-        )
+    for reference in np.atleast_1d([] if spiral.reference is None else spiral.reference).tolist():
+        if reference >= len(mesh.vertices):
+            raise ValueError(
+                f"reference must be a vertex in [0, {len(mesh.vertices)}), got {reference}"
+            )
     template = hashlib.sha256(f"{mesh.vertices.shape}{mesh.faces.shape}".encode())
     template.update(mesh.vertices.astype("<f8").tobytes())
     template.update(mesh.faces.astype("<i8").tobytes())
     described = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(spiral).items()}
     return {
-        "version": _VERSION,
+        "version": _version(mesh, spiral, upsampling),
         "template": template.hexdigest(),
         "factors": [float(f) for f in factors],
         "spiral": described,
         "upsampling": upsampling,
     }
+
+
+def _version(mesh: Mesh, spiral: SpiralConfig, upsampling: str) -> int:
+    """Goes up where the same input and settings give other tables, so that caches are rebuilt.
+
+    Everywhere else it stays, and with it the hash by which a run knows its hierarchy. Version 2
+    changed "lstsq" and "spiralnet++", and counts the gap at the end of a ring, on a border.
+    """
+    gaps_at_ends = (spiral.length is None or max(spiral.hops) > 1) and _is_open(mesh)
+    return 2 if upsampling == "lstsq" or spiral.convention == "spiralnet++" or gaps_at_ends else 1
+
+
+def _is_open(mesh: Mesh) -> bool:
+    """Whether some edge has another number of faces than two."""
+    edges = np.sort(mesh.faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
+    return bool((np.unique(edges, axis=0, return_counts=True)[1] != 2).any())
 
 
 def _canonical(value: dict[str, Any]) -> bytes:
@@ -339,8 +354,7 @@ def _spirals(meshes: list[Mesh], level: int, config: SpiralConfig) -> IntArray:
     reference = None
     if config.convention == "neural3dmm":
         top = choose_reference(finest) if config.reference is None else config.reference
-        offset = (mesh.vertices - finest.vertices[top]) / np.abs(finest.vertices).max()
-        reference = int(np.argmin((offset * offset).sum(axis=1)))
+        reference = [_closest_vertex(mesh, finest, one) for one in np.atleast_1d(top).tolist()]
     hops, dilation = config.at_level(level)
     return spiral_table(
         mesh.vertices,
@@ -361,6 +375,11 @@ def _check_sizes(fine: FloatArray, coarse: FloatArray) -> None:
             f"the decimated mesh is {sizes[0]:.3g} large, the mesh before it {sizes[1]:.3g}: "
             "distances relative to the smaller one overflow"
         )
+
+
+def _closest_vertex(mesh: Mesh, finest: Mesh, vertex: int) -> int:
+    offset = (mesh.vertices - finest.vertices[vertex]) / np.abs(finest.vertices).max()
+    return int(np.argmin((offset * offset).sum(axis=1)))
 
 
 def _map_kept_to_themselves(keep: IntArray, index: IntArray, weight: FloatArray) -> None:

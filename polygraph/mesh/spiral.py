@@ -1,13 +1,13 @@
 """Spiral tables: the ordered neighbourhood of every vertex, which a spiral convolution gathers.
 
-A spiral is its centre, then the 1-ring counter-clockwise (seen from the side the faces show), then
-the 2-ring, and so on. Two published conventions differ in where a spiral starts and how long it is:
+A spiral is its centre, then the 1-ring, then the 2-ring, and so on. Two published conventions
+differ in the way it turns (seen from the side the faces show), where it starts and its length:
 
-- ``neural3dmm`` (Bouritsas et al., "Neural 3D Morphable Models", ICCV 2019): whole rings, starting
-  at the neighbour on the shortest path to a reference vertex; ``-1`` stands for the gap where a
-  border opens a ring, and pads short spirals;
-- ``spiralnet++`` (Gong et al., "SpiralNet++", ICCVW 2019): a fixed length, as many rings as it
-  takes, arbitrary start.
+- ``neural3dmm`` (Bouritsas et al., "Neural 3D Morphable Models", ICCV 2019): counter-clockwise,
+  whole rings, starting at the neighbour on the shortest path to a reference vertex; ``-1`` stands
+  for the gap where a border opens a ring, and pads short spirals;
+- ``spiralnet++`` (Gong et al., "SpiralNet++", ICCVW 2019): clockwise, a fixed length, as many rings
+  as it takes, in the order in which OpenMesh walks around a vertex.
 
 Where we depart: a ring here holds *every* vertex at its distance exactly once, on any mesh. The
 published code stops a ring at the second obstacle, and fills SpiralNet++'s spirals of too small
@@ -16,6 +16,7 @@ components with Euclidean neighbours; ours end in -1.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -35,21 +36,22 @@ class SpiralConfig:
     levels. The published 2-ring setting is ``hops=(2, 2, 1), dilation=(2, 2, 1)``.
 
     Attributes:
-        convention: "neural3dmm" (rings, start towards the reference, -1 padding) or "spiralnet++"
-            (fixed length).
+        convention: "neural3dmm" (counter-clockwise, rings, start towards the reference, -1 padding)
+            or "spiralnet++" (clockwise, OpenMesh's start, fixed length).
         hops: rings per spiral; "neural3dmm" only.
         dilation: keep every dilation-th vertex of a spiral.
         length: slots per spiral; None is the convention's own: int(mean + 2 std) of the lengths, or
             9 for "spiralnet++".
-        reference: vertex of the finest level that the spirals start towards; None takes the one
-            furthest from the middle of the bounding box. "neural3dmm" only.
+        reference: vertex of the finest level that the spirals start towards, or several, one for
+            each component (published for CoMA: 3567, 4051, 4597, the head and the eyes); None takes
+            the one furthest from the middle of the bounding box. "neural3dmm" only.
     """
 
     convention: Literal["neural3dmm", "spiralnet++"] = "neural3dmm"
     hops: tuple[int, ...] = (1,)
     dilation: tuple[int, ...] = (1,)
     length: int | None = None
-    reference: int | None = None
+    reference: int | tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         """Check every field, and turn lists into tuples."""
@@ -69,7 +71,11 @@ class SpiralConfig:
         if self.length is not None:
             _check_whole("length", self.length, 1)
         if self.reference is not None:
-            _check_whole("reference", self.reference, 0)
+            several = isinstance(self.reference, (tuple, list))
+            for value in _references(self.reference):
+                _check_whole("reference", value, 0)
+            if several:
+                object.__setattr__(self, "reference", tuple(map(int, _references(self.reference))))
         if self.convention == "spiralnet++":
             if set(self.hops) != {1}:
                 raise ValueError(
@@ -95,25 +101,32 @@ def spiral_table(
     hops: int = 1,
     dilation: int = 1,
     length: int | None = None,
-    reference: int | None = None,
+    reference: int | Sequence[int] | None = None,
 ) -> IntArray:
     """The spirals of one mesh.
 
     Works on open, non-manifold and disconnected meshes, and where faces disagree in orientation.
     Deterministic.
 
-    - Ring r is the set of vertices r edges away from the centre. The 1-ring follows the faces
-      counter-clockwise; where it is open (a border) or falls into several arcs, the arcs follow one
-      another with a gap between. Ring r + 1 lists the new neighbours of ring r, counter-clockwise
-      around each. Gaps are ``-1`` entries with "neural3dmm", as in the published code, and left out
-      with "spiralnet++".
-    - "neural3dmm" starts at the neighbour through which the shortest path (sum of edge lengths) to
-      ``reference`` leads; at the reference itself, at its closest neighbour. A component without
-      the reference uses its vertex closest to it. Of the rings, entries 1, 1 + dilation, 1 + 2
-      dilation ... are kept after the centre. ``length`` None: int(mean + 2 std) of the lengths so
-      obtained, over all vertices, centre and gaps counted.
-    - "spiralnet++" starts at the smallest neighbour, on a border at the clockwise end, and keeps
-      entries 0, dilation, 2 dilation ... of as many rings as fill ``length``.
+    - Ring r is the set of vertices r edges away from the centre.
+    - "neural3dmm" turns counter-clockwise. Where the 1-ring is open (a border) or falls into
+      several arcs, the arcs follow one another, each with a gap behind it, a ``-1`` entry as in the
+      published code; also at the end, where a ring starts at the clockwise end of an arc. Ring
+      r + 1 lists the new neighbours of ring r, counter-clockwise around each. The 1-ring starts at
+      the neighbour through which the shortest path (sum of edge lengths) to ``reference`` leads; at
+      a reference itself, at its closest neighbour. Of several references in one component the last
+      counts, as in the published code; a component without one uses its vertex closest to the
+      first. Of the rings, entries 1, 1 + dilation, 1 + 2 dilation ... are kept after the centre.
+      ``length`` None: int(mean + 2 std) of the lengths so obtained, over all vertices, centre and
+      gaps counted, those at the end too.
+    - "spiralnet++" turns clockwise, and starts where OpenMesh's vertex circulator does on a mesh to
+      which the faces were added in their order: on a border at the counter-clockwise end; within
+      the mesh at the vertex that follows the centre in the last of its faces (b, where that is
+      (centre, b, c) or a rotation of it). Ring r + 1 lists the new neighbours of ring r, clockwise
+      around each, beginning behind its first neighbour that is of ring r. Arcs follow one another
+      without gaps. Entries 0, dilation, 2 dilation ... are kept of as many rings as fill
+      ``length``. So it depends on the order of the faces; the published weights belong to the
+      template's own.
 
     Args:
         vertices: ``[V, 3]`` real numbers.
@@ -122,7 +135,8 @@ def spiral_table(
         hops: number of rings; "neural3dmm" only.
         dilation: keep every dilation-th entry.
         length: slots S; longer spirals are cut, shorter ones padded with -1.
-        reference: vertex index; None takes the vertex furthest from the middle of the bounding box.
+        reference: vertex index, or several; None takes the vertex furthest from the middle of the
+            bounding box. "neural3dmm" only.
 
     Returns:
         int64 ``[V, S]``: row v starts with v; -1 means no vertex.
@@ -133,21 +147,20 @@ def spiral_table(
     """
     mesh = validate_mesh(vertices, faces)
     SpiralConfig(convention, (hops,), (dilation,), length, reference)  # type: ignore[arg-type]  # checks all
-    one_rings = _one_rings(mesh)
+    references = _references(choose_reference(mesh) if reference is None else reference)
     if convention == "neural3dmm":
-        starts = _starts(mesh, choose_reference(mesh) if reference is None else reference)
-        spirals = [
-            _rings(v, one_rings, start, hops=hops) for v, start in enumerate(starts.tolist())
-        ]
+        one_rings = _one_rings(mesh)
+        starts = _starts(mesh, references)
+        spirals = [_rings(v, one_rings, start, hops) for v, start in enumerate(starts.tolist())]
         spirals = [spiral[:1] + spiral[1::dilation] for spiral in spirals]
         if length is None:
             sizes = np.array([len(spiral) for spiral in spirals])
             length = int(sizes.mean() + 2 * sizes.std())
     else:
         length = length or _DEFAULT_LENGTH
+        rings = _clockwise_rings(mesh)
         spirals = [
-            _rings(v, one_rings, entries=length * dilation)[::dilation]
-            for v in range(len(one_rings))
+            _clockwise_spiral(v, rings, length * dilation)[::dilation] for v in range(len(rings))
         ]
     return np.array([(s + [_GAP] * (length - len(s)))[:length] for s in spirals], dtype=np.int64)
 
@@ -158,6 +171,14 @@ def choose_reference(mesh: Mesh) -> int:
     points = mesh.vertices[used] / np.abs(mesh.vertices).max()
     offset = points - (points.min(axis=0) / 2 + points.max(axis=0) / 2)
     return int(used[np.argmax(_length(offset))])
+
+
+def _references(reference: Any) -> list[Any]:
+    """One reference or several, as a list."""
+    several = isinstance(reference, (tuple, list))
+    if several and not reference:
+        raise ValueError("reference must name a vertex or several, got none")
+    return list(reference) if several else [reference]
 
 
 def _check_whole(name: str, value: Any, low: int) -> None:
@@ -218,23 +239,18 @@ def _order_ring(steps: list[tuple[int, int]]) -> list[int]:
     return ring
 
 
-def _rings(
-    center: int, one_rings: list[list[int]], start: int = _GAP, *, hops: int = 0, entries: int = 0
-) -> list[int]:
-    """The centre and its rings: ``hops`` with gaps, or, without, as many as fill ``entries``."""
+def _rings(center: int, one_rings: list[list[int]], start: int, hops: int) -> list[int]:
+    """The centre and its rings, with gaps."""
     around = one_rings[center]
     at = around.index(start) if start != _GAP else 0
-    ring = _strip(around[at:] + around[:at])
+    ring = around[at:] + around[:at]
     spiral = [center]
     seen = {center, _GAP}
-    hop = 1
-    while ring:
-        spiral += ring if hops else [w for w in ring if w != _GAP]
-        if hop == hops or (not hops and len(spiral) >= entries):
-            break
+    for hop in range(hops):
+        if hop:
+            ring = _next_ring(ring, one_rings, seen)
+        spiral += ring
         seen.update(ring)
-        ring = _next_ring(ring, one_rings, seen)
-        hop += 1
     return spiral
 
 
@@ -242,7 +258,7 @@ def _next_ring(ring: list[int], one_rings: list[list[int]], seen: set[int]) -> l
     """The unseen neighbours of a ring: counter-clockwise around each, from its predecessor on."""
     out: list[int] = []
     fresh = set(seen)
-    previous = ring[-1]
+    previous = ring[-1] if ring else _GAP
     for w in ring:
         for u in (_GAP,) if w == _GAP else _outward(one_rings[w], previous, seen):
             if u not in fresh:
@@ -251,7 +267,7 @@ def _next_ring(ring: list[int], one_rings: list[list[int]], seen: set[int]) -> l
             elif u == _GAP and out and out[-1] != _GAP:
                 out.append(_GAP)
         previous = w
-    return _strip(out)
+    return out
 
 
 def _outward(around: list[int], previous: int, seen: set[int]) -> list[int]:
@@ -266,21 +282,115 @@ def _outward(around: list[int], previous: int, seen: set[int]) -> list[int]:
     return around[at:] + around[:at]
 
 
-def _strip(ring: list[int]) -> list[int]:
-    """A gap between the last and the first entry needs no mark."""
-    return ring[: -1 if ring and ring[-1] == _GAP else None]
+def _clockwise_rings(mesh: Mesh) -> list[list[int]]:
+    """The neighbours of every vertex as OpenMesh walks around it, on a mesh built face by face.
+
+    A vertex holds arcs of neighbours, each clockwise, in a circle that begins at the arc of its
+    outgoing half-edge. A face that OpenMesh would refuse (a side that another face has in the same
+    direction, a vertex that is closed already) is left out of the arcs; neighbours that only such
+    faces have come last.
+    """
+    arcs: list[list[list[int]]] = [[] for _ in range(len(mesh.vertices))]
+    closed = [False] * len(arcs)
+    taken: set[tuple[int, int]] = set()
+    for a, b, c in mesh.faces.tolist():
+        sides, corners = [(a, b), (b, c), (c, a)], [(a, b, c), (b, c, a), (c, a, b)]
+        if taken.isdisjoint(sides) and all(
+            not closed[v] and _has_room(arcs[v], *others) for v, *others in corners
+        ):
+            taken.update(sides)
+            for v, *others in corners:
+                closed[v] = _add_corner(arcs[v], *others)
+    rings = [[w for arc in around for w in arc] for around in arcs]
+    for face in mesh.faces.tolist():
+        for v in face:
+            rings[v] += [w for w in dict.fromkeys(face) if w != v and w not in rings[v]]
+    return rings
 
 
-def _starts(mesh: Mesh, reference: int) -> IntArray:
-    """For every vertex the next one on its shortest path to the reference, -1 if there is none."""
+def _ends(arcs: list[list[int]], b: int, c: int) -> tuple[int | None, int | None]:
+    """Places of the arc that ends with c, and of the one that begins with b."""
+    before = next((k for k, arc in enumerate(arcs) if arc[-1] == c), None)
+    after = next((k for k, arc in enumerate(arcs) if arc[0] == b), None)
+    return before, after
+
+
+def _has_room(arcs: list[list[int]], b: int, c: int) -> bool:
+    """Whether a corner with neighbours b, c, counter-clockwise, closes no ring beside an arc."""
+    before, after = _ends(arcs, b, c)
+    return b != c and (before is None or before != after or len(arcs) == 1)
+
+
+def _add_corner(arcs: list[list[int]], b: int, c: int) -> bool:
+    """Put c before b, clockwise. Returns whether that closes the ring, which then begins at b.
+
+    The outgoing half-edge moves to the arc that a corner prolongs at its beginning, or to the one
+    behind an arc that it prolongs at its end, and leaves the beginning of an arc that is joined to
+    another.
+    """
+    before, after = _ends(arcs, b, c)
+    start = 0
+    if before is None and after is None:
+        arcs.append([c, b])
+    elif before is None and after is not None:
+        arcs[after].insert(0, c)
+        start = after
+    elif before is not None and after is None:
+        arcs[before].append(b)
+        start = (before + 1) % len(arcs)
+    elif before == after:
+        return True
+    else:
+        start = _join(arcs, before or 0, after or 0)
+    arcs[:] = arcs[start:] + arcs[:start]
+    return False
+
+
+def _join(arcs: list[list[int]], before: int, after: int) -> int:
+    """Join two arcs; those between them come behind. Returns where the outgoing half-edge is."""
+    outgoing = arcs[0]
+    turned = arcs[before:] + arcs[:before]
+    at = (after - before) % len(arcs)
+    first, second = turned[0], turned[at]
+    first_of_joined = first is outgoing
+    arcs[:] = [first + second, *turned[1:at], *turned[at + 1 :]]
+    if first_of_joined:
+        return 0
+    if second is outgoing:
+        return 1 % len(arcs)
+    return next(k for k, arc in enumerate(arcs) if arc is outgoing)
+
+
+def _clockwise_spiral(center: int, rings: list[list[int]], entries: int) -> list[int]:
+    """The centre, then ring after ring until there are so many entries, or no vertex is left."""
+    spiral, ring = [center], rings[center]
+    while ring and len(spiral) < entries:
+        spiral += ring
+        ring = _ring_behind(ring, rings, set(spiral))
+    return spiral[:entries]
+
+
+def _ring_behind(ring: list[int], rings: list[list[int]], seen: set[int]) -> list[int]:
+    """The unseen neighbours of a ring, around each from the first neighbour that is of the ring."""
+    last = set(ring)
+    out: dict[int, None] = {}
+    for w in ring:
+        around = rings[w]
+        at = next((k for k, u in enumerate(around) if u in last), len(around))
+        out.update(dict.fromkeys(u for u in around[at + 1 :] + around[:at] if u not in seen))
+    return list(out)
+
+
+def _starts(mesh: Mesh, references: list[int]) -> IntArray:
+    """For every vertex the next one on its shortest path to a reference, -1 if there is none."""
     try:
         from scipy.sparse import csr_array
         from scipy.sparse.csgraph import connected_components, dijkstra
     except ImportError as error:
         raise ImportError("spiral tables need scipy: pip install 'polygraph[mesh]'") from error
     count = len(mesh.vertices)
-    if reference >= count:
-        raise ValueError(f"reference must be a vertex in [0, {count}), got {reference}")
+    if max(references) >= count:
+        raise ValueError(f"reference must be a vertex in [0, {count}), got {max(references)}")
     f = mesh.faces
     edges = np.unique(
         np.concatenate([f[:, [a, b]] for a in range(3) for b in range(3) if a != b]), axis=0
@@ -291,14 +401,17 @@ def _starts(mesh: Mesh, reference: int) -> IntArray:
     graph = csr_array((length, (source, target)), shape=(count, count))
 
     _, component = connected_components(graph, directed=False)
-    nearness = _length(points - points[reference])
+    nearness = _length(points - points[references[0]])
     by_component = np.lexsort((np.arange(count), nearness, component))
-    references = by_component[np.flatnonzero(np.diff(component[by_component], prepend=-1))]
-    references[component[reference]] = reference
-    distance = dijkstra(graph, indices=references, min_only=True)
+    aims = by_component[np.flatnonzero(np.diff(component[by_component], prepend=-1))]
+    for reference in references:
+        aims[component[reference]] = reference
+    distance = dijkstra(graph, indices=aims, min_only=True)
 
-    # Chosen here and not read from the predecessors, so that ties go to the smallest index.
-    order = np.lexsort((target, distance[target] + length, source))
+    # Chosen here and not read from the predecessors, so that ties go to the smallest index. Every
+    # reference starts at its closest neighbour, also one that the other vertices do not aim at.
+    way = np.where(np.isin(source, references), 0.0, distance[target]) + length
+    order = np.lexsort((target, way, source))
     first = order[np.flatnonzero(np.diff(source[order], prepend=-1))]
     starts = np.full(count, _GAP, dtype=np.int64)
     starts[source[first]] = target[first]

@@ -42,11 +42,12 @@ def barycentric(fine: Any, coarse: Any, coarse_faces: Any) -> tuple[IntArray, Fl
 def least_squares(fine: Any, coarse: Any, coarse_faces: Any) -> tuple[IntArray, FloatArray]:
     """The weights of the published CoMA and Neural3DMM code, for parity.
 
-    The nearest face, edge or vertex is found as in :func:`barycentric`. Inside a face the weights
-    are the least-squares solution of ``w_1 a + w_2 b + w_3 c = p`` for the fine vertex p itself and
-    without constraints; on an edge likewise with two corners; at a vertex 1. They may be negative,
-    need not sum to 1, and depend on where the origin lies. Prefer :func:`barycentric` for anything
-    but parity.
+    The nearest point q of a fine vertex p is found as in :func:`barycentric`. Where q lies inside a
+    face, the weights are the least-squares solution of ``w_1 a + w_2 b + w_3 c = q``: but for faces
+    whose plane holds the origin, these are the barycentric ones, rounded. On an edge they are the
+    solution of ``w_1 a + w_2 b = p``, for the vertex itself, as in the public code: they need not
+    sum to 1, and depend on where the origin lies. At a vertex the weight is 1. Prefer
+    :func:`barycentric` for anything but parity.
 
     Args, returns and raises: as :func:`barycentric`.
     """
@@ -54,10 +55,12 @@ def least_squares(fine: Any, coarse: Any, coarse_faces: Any) -> tuple[IntArray, 
     index, closest = _closest(points, mesh)
     used = closest > 0
     corners = np.where(used[:, :, None], mesh.vertices[index], 0.0)
+    reached = np.einsum("vt,vts->vs", closest, corners)
+    wanted = np.where(used.sum(axis=1, keepdims=True) == 3, reached, points)
     # A column of zeros gets weight 0 from the pseudo-inverse: the minimum-norm solution, as numpy's
     # lstsq gives.
     inverse = np.linalg.pinv(corners.transpose(0, 2, 1), rcond=3 * np.finfo(np.float64).eps)
-    weight = np.where(used, np.einsum("vts,vs->vt", inverse, points), 0.0)
+    weight = np.where(used, np.einsum("vts,vs->vt", inverse, wanted), 0.0)
     return index, np.where((used.sum(axis=1) == 1)[:, None], closest, weight)
 
 

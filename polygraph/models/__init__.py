@@ -14,6 +14,7 @@ from polygraph.models.dgcnn import (
 from polygraph.models.inception import InceptionV3, load_inception
 from polygraph.models.mesh_autoencoder import MeshAutoencoder, MeshAutoencoderConfig
 from polygraph.models.pca import PCA
+from polygraph.models.published import load_published
 
 if TYPE_CHECKING:
     from polygraph.models.presets import PRESETS, get_preset
@@ -32,6 +33,7 @@ __all__ = [
     "MeshAutoencoderConfig",
     "get_preset",
     "load_inception",
+    "load_published",
 ]
 
 

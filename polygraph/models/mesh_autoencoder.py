@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from types import SimpleNamespace
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 import torch
@@ -38,7 +39,8 @@ from polygraph.nn.norm import NORMS
 from polygraph.nn.tables import table_of
 
 COORDINATES = 3
-BLOCKS = ("first_order", "simple", "full", "skip")
+BLOCKS = ("first_order", "simple", "full", "skip", "skip_code")
+PUBLISHED = "published"  #: rule of the dummy vertex
 OPERATORS = ("spiral", "chebyshev", "gat", "feastnet", "monet", "edgeconv", "ecc")
 
 
@@ -89,34 +91,40 @@ class MeshAutoencoderConfig:
             two more, which adds a convolution at the finest level.
         latent_channels: numbers in the code of a mesh.
         block: ``"first_order"`` (spiral convolution), ``"simple"`` (one operator, its powers),
-            ``"full"`` (NCP) or ``"skip"`` (NCP-Skip).
+            ``"full"`` (NCP), ``"skip"`` (NCP-Skip) or ``"skip_code"`` (NCP-Skip as the public code
+            has it, whose residual begins with the second step; of order 2 it is ``"full"``).
         order: degree of each polynomial block; first-order blocks ignore it.
         operator: of the blocks: ``"spiral"`` convolution, or one on the edges of the mesh
             (`polygraph.nn.mesh_conv`): ``"chebyshev"``, ``"gat"``, ``"feastnet"``, ``"monet"``,
             ``"edgeconv"`` or ``"ecc"``.
-        activation: after every block but the last: ``"elu"``, ``"none"``, ``"relu"`` or
-            ``"leaky_relu"``.
+        activation: after every block but the last: ``"elu"``, ``"none"``, ``"relu"``,
+            ``"leaky_relu"`` (slope 0.2) or ``"leaky_relu_0.02"`` (the public code's slope).
         norm: of the products, a kind of `polygraph.nn.SecondOrderNorm`. With ``"none"`` and
             activation ``"none"`` the network is exactly a polynomial.
         fuse_downsampling: evaluate the last step of an encoder layer on the vertices that stay.
             A quarter of the work, and the same result where ``norm`` is per vertex (``"batch"``,
             ``"none"``); the other norms then take their statistics over the vertices that stay.
-        dummy_vertex: count one always-zero vertex per level in the linear layers and in norm
-            ``"batch"``, as the published code does: for its parameter counts.
+        dummy_vertex: the vertex that the public code adds to every level, and that gaps of spirals
+            read. True counts it in the linear layers and in norm ``"batch"``, for the published
+            counts of parameters; it is always zero. ``"published"`` computes with it as the public
+            code does: it is zero between the layers, but the first layer of the decoder reads a
+            learned row there, and within a layer, from order 3 on, the next step reads the bias
+            that ``"batch"`` has there. So published weights give what they gave (see
+            `polygraph.models.load_published`).
     """
 
     encoder_channels: tuple[int, ...] = (16, 16, 16, 32)
     decoder_channels: tuple[int, ...] = (32, 32, 16, 16, 3)
     latent_channels: int = 16
-    block: Literal["first_order", "simple", "full", "skip"] = "full"
+    block: Literal["first_order", "simple", "full", "skip", "skip_code"] = "full"
     order: int = 2
     operator: Literal["spiral", "chebyshev", "gat", "feastnet", "monet", "edgeconv", "ecc"] = (
         "spiral"
     )
-    activation: Literal["elu", "none", "relu", "leaky_relu"] = "elu"
+    activation: Literal["elu", "none", "relu", "leaky_relu", "leaky_relu_0.02"] = "elu"
     norm: Literal["rms", "vertex_rms", "instance", "batch", "batch_channel", "none"] = "vertex_rms"
     fuse_downsampling: bool = True
-    dummy_vertex: bool = False
+    dummy_vertex: bool | Literal["published"] = False
 
     def __post_init__(self) -> None:
         """Check every field; a list of channels (from JSON or YAML) becomes a tuple."""
@@ -130,6 +138,13 @@ class MeshAutoencoderConfig:
         check_choice(name, "operator", self.operator, OPERATORS)
         check_choice(name, "activation", self.activation, ACTIVATIONS)
         check_choice(name, "norm", self.norm, NORMS)
+        if not isinstance(self.dummy_vertex, bool):
+            check_choice(name, "dummy_vertex", self.dummy_vertex, (PUBLISHED,))
+            if self.operator != "spiral":
+                raise ValueError(
+                    f"{name}: dummy_vertex {PUBLISHED!r} belongs to operator 'spiral', got "
+                    f"{self.operator!r}"
+                )
         levels, decoder = len(self.encoder_channels), self.decoder_channels
         if levels < 1 or len(decoder) not in (levels + 1, levels + 2):
             raise ValueError(
@@ -183,8 +198,11 @@ class MeshAutoencoder(nn.Module):
         self.hierarchy = hierarchy
         self.hierarchy_hash = hierarchy.hash
         self.origin: Point = ZERO
+        self.num_vertices = len(hierarchy.vertices[0])
+        self.computes_dummy = config.dummy_vertex == PUBLISHED
+        if self.computes_dummy:
+            hierarchy = _with_dummy(hierarchy)
         sizes = [len(vertices) for vertices in hierarchy.vertices]
-        self.num_vertices = sizes[0]
         factories = [_operators(config.operator, hierarchy, level) for level in range(levels)]
 
         self.encoder = nn.ModuleList()
@@ -201,7 +219,7 @@ class MeshAutoencoder(nn.Module):
                 self.select.append(select)
             width = channels
 
-        self.dummy = int(config.dummy_vertex)
+        self.dummy = int(config.dummy_vertex is True)
         coarse = sizes[-1] + self.dummy
         self.to_latent = nn.Linear(coarse * width, config.latent_channels)
         self.coarse_shape = (coarse, config.decoder_channels[0])
@@ -340,12 +358,12 @@ class MeshAutoencoder(nn.Module):
         return x
 
     def _encode(self, x: Tensor) -> Tensor:
-        if self.select is None:
-            for block in self.encoder:
-                x = block(x)
-        else:
-            for block, select in zip(self.encoder, self.select, strict=True):
-                x = select(block(x))
+        if self.computes_dummy:
+            x = nn.functional.pad(x, (0, 0, 0, 1))
+        for level, block in enumerate(self.encoder):
+            x = self._blanked(block(x))
+            if self.select is not None:
+                x = self.select[level](x)
         if self.dummy:
             x = nn.functional.pad(x, (0, 0, 0, 1))
         z: Tensor = self.to_latent(x.flatten(1))
@@ -356,8 +374,38 @@ class MeshAutoencoder(nn.Module):
         if self.dummy:
             x = x[:, :-1]
         for upsample, block in zip(self.upsample, self.decoder, strict=True):
-            x = block(upsample(x))
-        return x if self.head is None else self.head(x)
+            x = self._blanked(block(upsample(x)))
+        x = x if self.head is None else self.head(x)
+        return x[:, :-1] if self.computes_dummy else x
+
+    def _blanked(self, x: Tensor) -> Tensor:
+        """The same with a dummy vertex that is zero, where there is one."""
+        return nn.functional.pad(x[:, :-1], (0, 0, 0, 1)) if self.computes_dummy else x
+
+
+def _with_dummy(hierarchy: Hierarchy) -> Hierarchy:
+    """One vertex more at the end of every level, its own source and target, which gaps name."""
+    sizes = [len(vertices) for vertices in hierarchy.vertices]
+    spirals = [np.asarray(table) for table in hierarchy.spirals]
+    return cast(
+        "Hierarchy",
+        SimpleNamespace(
+            vertices=[np.pad(vertices, ((0, 1), (0, 0))) for vertices in hierarchy.vertices],
+            spirals=[
+                np.pad(np.where(table < 0, size, table), ((0, 1), (0, 0)), constant_values=size)
+                for table, size in zip(spirals, sizes, strict=True)
+            ],
+            keep=[np.append(keep, size) for keep, size in zip(hierarchy.keep, sizes, strict=False)],
+            up_index=[
+                np.pad(index, ((0, 1), (0, 0)), constant_values=size)
+                for index, size in zip(hierarchy.up_index, sizes[1:], strict=True)
+            ],
+            up_weight=[
+                np.concatenate([weight, np.eye(1, weight.shape[1])])
+                for weight in hierarchy.up_weight
+            ],
+        ),
+    )
 
 
 def _operators(
@@ -389,6 +437,14 @@ def _spiral_factory(spirals: Tensor | np.ndarray, num_sources: int) -> OperatorF
     )
 
 
+_POLYNOMIALS: dict[str, Any] = {
+    "simple": Simple,
+    "full": NCP,
+    "skip": NCPSkip,
+    "skip_code": partial(NCPSkip, skip_first=False),
+}
+
+
 def _block(
     config: MeshAutoencoderConfig,
     factory: OperatorFactory,
@@ -402,15 +458,14 @@ def _block(
     activation = config.activation if activation is None else activation
     if config.block == "first_order":
         return FirstOrder(factory, in_channels, out_channels, activation=activation)
-    kind: Any = {"simple": Simple, "full": NCP, "skip": NCPSkip}[config.block]
-    block: PolynomialBlock = kind(
+    block: PolynomialBlock = _POLYNOMIALS[config.block](
         factory,
         in_channels,
         out_channels,
         config.order,
         norm=config.norm,
         activation=activation,
-        dummy_vertex=config.dummy_vertex,
+        dummy_vertex=config.dummy_vertex is True,
         **ncp,
     )
     return block

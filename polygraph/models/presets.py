@@ -15,9 +15,11 @@ ONE_RING = SpiralConfig(convention="neural3dmm", hops=(1,), dilation=(1,))
 
 def _presets() -> dict[str, Preset]:
     blocks: dict[str, dict[str, Any]] = {"first-order": {"block": "first_order", "order": 1}}
-    for block in ("simple", "full", "skip"):
+    for block in ("simple", "full", "skip", "skip_code"):
+        kind, _, code = block.partition("_")
         for order in (2, 3, 4):
-            blocks[f"{block}-{order}"] = {"block": block, "order": order}
+            name = "-".join(filter(None, (kind, str(order), code)))
+            blocks[name] = {"block": block, "order": order}
     presets: dict[str, Preset] = {}
     for name, settings in blocks.items():
         presets[name] = MeshAutoencoderConfig(**settings), ONE_RING
@@ -56,10 +58,12 @@ PRESETS = _presets()
 def get_preset(name: str) -> Preset:
     """The config and the spirals of the preset called ``name``.
 
-    ``first-order``, ``simple-N``, ``full-N`` and ``skip-N`` for N = 2..4, each also with
-    ``-noact`` (no activations), are Neural3DMM with one-ring spirals and 16,16,16,32 channels, as
-    in the polynomial paper's comparison; ``full`` is NCP, ``skip`` NCP-Skip. ``skip-4`` and
-    ``skip-3-noact`` want a rate of 1e-3 where 5e-3 is better for the others.
+    ``first-order``, ``simple-N``, ``full-N``, ``skip-N`` and ``skip-N-code`` for N = 2..4, each
+    also with ``-noact`` (no activations), are Neural3DMM with one-ring spirals and 16,16,16,32
+    channels, as in the polynomial paper's comparison; ``full`` is NCP, ``skip`` NCP-Skip by the
+    paper's formula, ``skip-N-code`` NCP-Skip as the public code has it (`polygraph.nn.NCPSkip`;
+    ``skip-2-code`` is ``full-2``). ``skip-4`` and ``skip-3-noact`` want a rate of 1e-3 where 5e-3
+    is better for the others.
     ``first-order-spiralnet++`` has SpiralNet++'s spirals in the same network; ``chebyshev``,
     ``gat``, ``feastnet``, ``monet``, ``edgeconv`` and ``ecc`` have those operators in it.
     ``simple-2``, ``full-2`` and ``full-3`` with ``-batchnorm`` have the published normalisation.

@@ -22,7 +22,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "elu": F.elu,
     "relu": F.relu,
     "leaky_relu": lambda x: F.leaky_relu(x, 0.2),
+    "leaky_relu_0.02": lambda x: F.leaky_relu(x, 0.02),  # the slope of the public mesh code
 }
+_FUSED = ("none", "elu", "relu", "leaky_relu")
 
 
 def plain_parameter(module: nn.Module, name: str) -> Tensor | None:
@@ -53,15 +55,16 @@ def polynomial_step(
         if shift is not None:
             bias = shift if bias is None else shift + bias
         kind = "none" if norm.kind == "none" else "rms"
-        return ops.poly_step(
+        out = ops.poly_step(
             a,
             s,
             plain_parameter(norm, "scale"),
             bias=bias,
             skip=skip,
             norm=kind,
-            activation=activation,
+            activation=activation if activation in _FUSED else "none",
         )
+        return out if activation in _FUSED else ACTIVATIONS[activation](out)
     if s is None:
         a, s = a.chunk(2, norm.layout.channel_dim)
     out = a + norm(a * s)

@@ -30,6 +30,12 @@ class SecondOrderNorm(nn.Module):
     ``none``              ``scale · t``: the block stays exactly a polynomial of its order.
     ====================  =====================================================================
 
+    Where it stands: the term that a step adds to the linear one is normalised, each in every step,
+    which the public code of the mesh experiments calls ``2nd``. Its two other placements are not
+    offered. ``final`` normalises the last step's term alone and leaves those within bare, which
+    diverge; ``all`` normalises the sum with the linear term and the residual, so that the block no
+    longer begins near the linear layer. The paper has neither.
+
     The statistics of ``rms``, ``vertex_rms`` and ``instance`` are those of one sample and one
     channel, over vertices or pixels; plain vectors, which have neither, are normalised over their
     channels.
@@ -39,8 +45,9 @@ class SecondOrderNorm(nn.Module):
         kind: one of the above.
         layout: what the dimensions of ``t`` mean.
         num_vertices: V, for ``batch`` and ``vertex_rms`` only.
-        dummy_vertex: count one vertex more in ``batch``, as the published code does; it is
-            always zero and no output depends on it.
+        dummy_vertex: count one vertex more in ``batch``, as the published code does, for the count
+            of its parameters. Here it is zero and no output depends on it. In the published code
+            outputs do: see ``dummy_vertex`` of `polygraph.models.MeshAutoencoderConfig`.
         initial_scale: where ``scale`` starts.
     """
 

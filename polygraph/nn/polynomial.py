@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +41,8 @@ class FirstOrder(PolynomialBlock):
         factory: makes the operator.
         in_channels: channels of the input.
         out_channels: channels of the output.
-        activation: ``"none"``, ``"elu"``, ``"relu"`` or ``"leaky_relu"`` (slope 0.2).
+        activation: ``"none"``, ``"elu"``, ``"relu"``, ``"leaky_relu"`` (slope 0.2) or
+            ``"leaky_relu_0.02"``.
     """
 
     def __init__(
@@ -70,7 +71,8 @@ class Simple(PolynomialBlock):
         out_channels: channels of the output.
         order: N, the degree.
         norm: normalisation of the powers, a kind of `SecondOrderNorm`.
-        activation: ``"none"``, ``"elu"``, ``"relu"`` or ``"leaky_relu"`` (slope 0.2).
+        activation: ``"none"``, ``"elu"``, ``"relu"``, ``"leaky_relu"`` (slope 0.2) or
+            ``"leaky_relu_0.02"``.
         layout: ``"vectors"``, ``"vertices"`` or ``"images"``; default: see `layout_of`.
         dummy_vertex: see `SecondOrderNorm`.
     """
@@ -123,7 +125,8 @@ class CCP(PolynomialBlock):
         order: N, the degree.
         rank: channels of x_n; default ``out_channels``.
         norm: normalisation of the products, a kind of `SecondOrderNorm`.
-        activation: ``"none"``, ``"elu"``, ``"relu"`` or ``"leaky_relu"`` (slope 0.2).
+        activation: ``"none"``, ``"elu"``, ``"relu"``, ``"leaky_relu"`` (slope 0.2) or
+            ``"leaky_relu_0.02"``.
         layout: ``"vectors"``, ``"vertices"`` or ``"images"``; default: see `layout_of`.
         dummy_vertex: see `SecondOrderNorm`.
     """
@@ -178,7 +181,8 @@ class NCP(PolynomialBlock):
         order: N, the degree.
         rank: channels of x_n in the second form; None for the layer form.
         norm: normalisation of the products, a kind of `SecondOrderNorm`.
-        activation: ``"none"``, ``"elu"``, ``"relu"`` or ``"leaky_relu"`` (slope 0.2).
+        activation: ``"none"``, ``"elu"``, ``"relu"``, ``"leaky_relu"`` (slope 0.2) or
+            ``"leaky_relu_0.02"``.
         layout: ``"vectors"``, ``"vertices"`` or ``"images"``; default: see `layout_of`.
         dummy_vertex: see `SecondOrderNorm`.
         final_factory: makes the operators of the last step where the output has fewer positions
@@ -188,6 +192,7 @@ class NCP(PolynomialBlock):
     """
 
     adds_previous = False
+    skip_first = True
 
     def __init__(
         self,
@@ -256,7 +261,8 @@ class NCP(PolynomialBlock):
         out, s = x, None
         for n, (norm, a) in enumerate(zip(self.norms, linear, strict=True)):
             last = n == self.order - 2
-            skip = self._skip(out, last) if self.adds_previous else None
+            adds = self.adds_previous and (n > 0 or self.skip_first)
+            skip = self._skip(out, last) if adds else None
             bias, activation = (self.beta, self.activation) if last else (None, "none")
             if n:
                 s = self.nested[n - 1](out)
@@ -281,16 +287,37 @@ class NCP(PolynomialBlock):
         out, *linear = self.wide(x).split(self.width, self.layout.channel_dim)
         for n, a in enumerate(linear):
             skip = a * self.layout.per_channel(self.offsets[n])
-            if self.adds_previous:
+            if self.adds_previous and (n or self.skip_first):
                 skip = skip + out
             out = polynomial_step(self.norms[n], a, self.nested[n](out), skip=skip)
         return ACTIVATIONS[self.activation](self.output(out))
 
 
 class NCPSkip(NCP):
-    """`NCP` whose steps also add ``x_{n-1}`` (where its channels are those of ``x_n``)."""
+    """`NCP` whose steps also add ``x_{n-1}`` (where its channels are those of ``x_n``).
+
+    The paper's formula (section 4.4) adds it in every step: where the channels agree and all
+    weights are zero, the layer form returns its input. The public code of the mesh experiments
+    begins with the second step, ``x_3``: its block of order 2 is `NCP`, and all weights zero give
+    zero.
+
+    Args:
+        *args: as for `NCP`.
+        skip_first: whether the first step, ``x_2``, adds ``x_1`` too: True is the paper, False the
+            public code.
+        **kwargs: as for `NCP`.
+    """
 
     adds_previous = True
+
+    def __init__(self, *args: Any, skip_first: bool = True, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.skip_first = skip_first
+
+    def __repr__(self) -> str:
+        """One line, as of every block; says so where the first step adds nothing."""
+        text = super().__repr__()
+        return text if self.skip_first else f"{text[:-1]}, skip_first=False)"
 
 
 class ProdPoly(nn.Sequential):

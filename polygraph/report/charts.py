@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from polygraph.report.figures import save_figure
-from polygraph.report.grid_rows import LINEAR, Model, View, make_views, read_rows
+from polygraph.report.grid_rows import LINEAR, POLYNOMIALS, Model, View, make_views, read_rows
 from polygraph.report.render import pyplot
 
 # Okabe and Ito's colours, as on the page (assets/report.js).
@@ -23,12 +23,12 @@ _COLORS = {
     "simple": "#56b4e9",
     "full": "#d55e00",
     "skip": "#009e73",
+    "skip-code": "#005c43",
     "spiral": "#cc79a7",
     "peer": "#e69f00",
     "graph": "#0072b2",
     LINEAR: "#8b95a3",
 }
-_POLYNOMIAL = ("simple", "full", "skip")
 
 
 def write_charts(grid: str | Path, folder: str | Path) -> list[Path]:
@@ -74,7 +74,8 @@ def chart(view: View, path: str | Path) -> Path:
     first = view.models[0].rows[0]
     figure.suptitle(
         f"{_literal(view.data)}, {_literal(view.split)}, {view.latent} latents: "
-        f"{first['num_train']:,} meshes to train, {first['num_test']:,} to test, {len(seeds)} seed{'s' * (len(seeds) != 1)}",
+        f"{first['num_train']:,} meshes to train, {first['num_test']:,} to test, "
+        f"{len(seeds)} seed{'s' * (len(seeds) != 1)}",
         fontsize=12,
     )
     return save_figure(plt, figure, path)
@@ -136,7 +137,7 @@ def _orders(axes: Any, models: Sequence[Model], limit: float) -> None:
     for open_ in (False, True):
         start = [m for m in models if m.name.split("-noact")[0] == "first-order"]
         start = [m for m in start if _is_open(m) == open_]
-        for family in _POLYNOMIAL:
+        for family in POLYNOMIALS:
             mine = [m for m in models if m.rows[0]["family"] == family and _is_open(m) == open_]
             mine = [m for m in mine if m.rows[0]["operator"] == "spiral"]
             mine = [m for m in mine if "batch" not in (m.rows[0]["norm"] or "")]
@@ -146,7 +147,7 @@ def _orders(axes: Any, models: Sequence[Model], limit: float) -> None:
             orders.update(map(_order, line))
             errors = [m.spread("mean_mm") for m in line]
             axes.errorbar(
-                [_order(m) + 0.04 * (_POLYNOMIAL.index(family) - 1) for m in line],
+                [_order(m) + 0.04 * (POLYNOMIALS.index(family) - 1) for m in line],
                 [e.mean for e in errors], yerr=[e.std or 0.0 for e in errors], capsize=3,
                 marker="o", markersize=5, color=_COLORS[family], linewidth=1.6,
                 markerfacecolor="white" if open_ else None, linestyle="--" if open_ else "-",

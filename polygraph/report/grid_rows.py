@@ -17,7 +17,8 @@ from typing import Any
 
 RESULTS = "results.json"
 LINEAR = "linear"
-FAMILIES = ("first-order", "simple", "full", "skip", "spiral", "peer", "graph", LINEAR)
+POLYNOMIALS = ("simple", "full", "skip", "skip-code")
+FAMILIES = ("first-order", *POLYNOMIALS, "spiral", "peer", "graph", LINEAR)
 STATUSES = ("done", "diverged")
 
 _TEXT, _INT, _REAL = (str,), (int,), (int, float)

@@ -1,5 +1,6 @@
 """Hierarchies: sizes, tables that fit together, files that survive, a cache that can be trusted."""
 
+import dataclasses
 import errno
 import itertools
 import math
@@ -11,7 +12,14 @@ import numpy as np
 import pytest
 from mesh_shapes import grid, isolated, sphere, topology, torus, two_parts
 
-from polygraph.mesh import MeshError, MeshHierarchy, SpiralConfig, build_hierarchy, load_or_build
+from polygraph.mesh import (
+    MeshError,
+    MeshHierarchy,
+    SpiralConfig,
+    build_hierarchy,
+    load_or_build,
+    spiral_table,
+)
 
 LISTS = ("vertices", "faces", "spirals", "keep", "up_index", "up_weight")
 TWO_RINGS = SpiralConfig(hops=(2, 2, 1), dilation=(2, 2, 1))
@@ -123,6 +131,52 @@ def test_hash_tells_content_and_settings_apart(small):
     hashes = [h.hash for h in (small, *others)]
     assert len(set(hashes)) == len(hashes)
     assert all(len(h) == 64 for h in hashes)
+
+
+SPIRALNET = SpiralConfig(convention="spiralnet++")
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "version"),
+    [
+        (sphere, {}, 1),
+        (sphere, {"upsampling": "lstsq"}, 2),
+        (sphere, {"spiral": SPIRALNET}, 2),
+        (grid, {}, 2),
+        (grid, {"spiral": SpiralConfig(length=8)}, 1),
+        (grid, {"spiral": SpiralConfig(length=8, hops=(2,))}, 2),
+    ],
+    ids=["closed", "lstsq", "spiralnet++", "open", "open, set length", "open, two rings"],
+)
+def test_version_rises_only_where_tables_changed(shape, options, version):
+    """A cache holds no table of an old rule, and a run goes on with the hierarchy it knows."""
+    assert build_hierarchy(*shape(), factors=(2,), **options).settings["version"] == version
+
+
+def test_a_file_keeps_its_spirals(tmp_path):
+    """Of whatever convention and version they were: a trained model goes on with its own."""
+    new = build_hierarchy(*sphere(1), factors=(2,), spiral=SPIRALNET)
+    spirals = [np.roll(s[:, 1:], 1, axis=1) for s in new.spirals]
+    spirals = [np.insert(s, 0, np.arange(len(s)), axis=1) for s in spirals]
+    old = dataclasses.replace(new, spirals=spirals, settings=new.settings | {"version": 1})
+    assert old.hash != new.hash
+    old.save(tmp_path / "old.npz")
+    assert same(MeshHierarchy.load(tmp_path / "old.npz"), old)
+
+
+def test_several_references_are_followed_down():
+    v, f = two_parts()
+    v = v + 0.03 * np.random.default_rng(0).standard_normal(v.shape)  # without ties
+    spiral = SpiralConfig(reference=(len(v) - 1, 3))
+    h = build_hierarchy(v, f, factors=(2,), spiral=spiral)
+    assert h.settings["spiral"]["reference"] == [len(v) - 1, 3]
+    for level, (points, faces) in enumerate(zip(h.vertices, h.faces, strict=True)):
+        near = [int(np.argmin(np.linalg.norm(points - v[r], axis=1))) for r in spiral.reference]
+        np.testing.assert_array_equal(h.spirals[level], spiral_table(points, faces, reference=near))
+    with pytest.raises(
+        ValueError, match=rf"reference must be a vertex in \[0, {len(v)}\), got 999"
+    ):
+        build_hierarchy(v, f, factors=(2,), spiral=SpiralConfig(reference=(3, 999)))
 
 
 def test_file_round_trip(small, tmp_path):

@@ -101,8 +101,75 @@ def test_borders_leave_gaps():
     assert table[4, 6:].tolist() == [10, 14, 13, 12, -1, 1, 6, -1]
     flat = spiral_table(v, f, convention="spiralnet++", length=11)
     assert -1 not in flat[4]
-    # Without a reference, a ring on the border begins at its clockwise end.
-    assert flat[4, :5].tolist() == [4, 0, 5, 9, 8]
+    # OpenMesh begins at the counter-clockwise end, and turns clockwise.
+    assert flat[4, :5].tolist() == [4, 8, 9, 5, 0]
+
+
+def test_a_ring_that_starts_at_an_end_of_a_border():
+    v, f = grid(4, 4)
+    # 4 towards 0 in the south: at the clockwise end of its ring, with the gap behind it; its own
+    # neighbours begin behind the gap. Towards 12 in the north: at the other end, the gap follows.
+    table = spiral_table(v, f, hops=2, length=14, reference=0)
+    assert table[4].tolist() == [4, 0, 5, 9, 8, -1, 1, 6, 10, 14, 13, 12, -1, -1]
+    table = spiral_table(v, f, length=6, reference=12)
+    assert table[4].tolist() == [4, 8, -1, 0, 5, 9]
+
+
+TETRAHEDRON = np.array([[0, 1, 2], [0, 2, 3], [0, 3, 1], [1, 3, 2]])
+
+
+@pytest.mark.parametrize(
+    ("faces", "rings"),
+    [
+        # Closed: each ring begins behind its centre in the last face of the centre.
+        (TETRAHEDRON, [[3, 2, 1], [3, 0, 2], [1, 0, 3], [2, 0, 1]]),
+        (TETRAHEDRON[::-1], [[1, 3, 2], [2, 3, 0], [0, 3, 1], [0, 1, 2]]),
+        # The same faces, named from another corner: nothing changes.
+        (TETRAHEDRON[:, [1, 2, 0]], [[3, 2, 1], [3, 0, 2], [1, 0, 3], [2, 0, 1]]),
+        # A strip, all border: from the counter-clockwise end.
+        ([[0, 1, 2], [1, 3, 2]], [[2, 1], [0, 2, 3], [3, 1, 0], [1, 2]]),
+        ([[1, 3, 2], [0, 1, 2]], [[2, 1], [0, 2, 3], [3, 1, 0], [1, 2]]),
+        # A wheel that lacks a slice, and with it, added last: the hub's ring begins at 4.
+        ([[0, 1, 2], [0, 2, 3], [0, 3, 4]], [[4, 3, 2, 1], [0, 2], [1, 0, 3], [2, 0, 4], [3, 0]]),
+        (
+            [[0, 1, 2], [0, 2, 3], [0, 3, 4], [0, 4, 1]],
+            [[4, 3, 2, 1], [4, 0, 2], [1, 0, 3], [2, 0, 4], [3, 0, 1]],
+        ),
+        # Two arcs at 0, in the order in which they came; joined, they begin where 3's face does.
+        ([[0, 1, 2], [0, 3, 4]], [[2, 1, 4, 3], [0, 2], [1, 0], [0, 4], [3, 0]]),
+        (
+            [[0, 1, 2], [0, 3, 4], [0, 2, 3]],
+            [[4, 3, 2, 1], [0, 2], [1, 0, 3], [2, 0, 4], [3, 0]],
+        ),
+        # A third face at an edge is refused: its vertices come last.
+        ([[0, 1, 2], [0, 1, 3]], [[2, 1, 3], [0, 2, 3], [1, 0], [0, 1]]),
+    ],
+)
+def test_spiralnet_rings_are_those_of_openmesh(faces, rings):
+    """By hand, and as OpenMesh 1.2.1 for Python gives them (but for the face it refuses)."""
+    v = np.random.default_rng(0).random((len(rings), 3))
+    table = spiral_table(v, np.array(faces), convention="spiralnet++", length=5)
+    got = [entries(row)[1 : 1 + len(ring)] for row, ring in zip(table, rings, strict=True)]
+    assert got == rings
+
+
+def test_spiralnet_rings_of_a_grid():
+    v, f = grid(3, 3)
+    table = spiral_table(v, f, convention="spiralnet++", length=9)
+    # Within: from 8 in the last face, (4, 8, 7), clockwise E 5, S 1, SW 0, W 3, N 7; then the rest.
+    assert table[4].tolist() == [4, 8, 5, 1, 0, 3, 7, 2, 6]
+    # In the corner: ring N 3, NE 4, E 1; around 3 are new 6, 7, around 4 8, 5, around 1 2.
+    assert table[0].tolist() == [0, 3, 4, 1, 6, 7, 8, 5, 2]
+
+
+def test_the_conventions_turn_opposite_ways():
+    v, f = jittered(torus())
+    left = spiral_table(v, f, length=12)
+    right = spiral_table(v, f, convention="spiralnet++", length=12)
+    for degree, a, b in zip(map(len, neighbors(f, len(v))), left, right, strict=True):
+        ring, other = a[1 : 1 + degree].tolist(), b[1 : 1 + degree].tolist()
+        at = other.index(ring[0])
+        assert ring == [*other[at::-1], *other[:at:-1]]
 
 
 def test_counter_clockwise_around_the_normal():
@@ -172,6 +239,21 @@ def test_names_of_vertices_do_not_matter(seed, shape, hops):
     np.testing.assert_array_equal(renamed[name], np.append(name, -1)[table])
 
 
+def test_several_references():
+    v, f = jittered(two_parts())
+    count = len(v)
+    table = spiral_table(v, f, reference=(17, count - 1))
+    first, second = spiral_table(v, f, reference=17), spiral_table(v, f, reference=count - 1)
+    sphere_part = np.arange(count) < 162
+    np.testing.assert_array_equal(table, np.where(sphere_part[:, None], first, second))
+    # Of two in one component the last counts, and the other starts at its closest neighbour.
+    both = spiral_table(v, f, reference=[40, 17])
+    others = np.arange(count) != 40
+    np.testing.assert_array_equal(both[others], first[others])
+    around = sorted(neighbors(f, count)[40])
+    assert both[40, 1] == around[np.argmin(np.linalg.norm(v[around] - v[40], axis=1))]
+
+
 def test_default_reference_is_a_tip():
     v, f = jittered(sphere(2))
     v[33] *= 3
@@ -184,9 +266,12 @@ def test_length_rule(shape):
     v, f = grid(*shape)
     degree = np.array([len(n) for n in neighbors(f, len(v))])
     full = spiral_table(v, f, length=20)
-    used = 20 - np.argmax((full >= 0)[:, ::-1], axis=1)
-    # Gaps count: one where the path enters a border ring in its middle, none at its end.
-    assert set((used - 1 - degree).tolist()) == {0, 1}
+    rows, columns = shape
+    y, x = np.divmod(np.arange(len(v)), columns)
+    border = (x == 0) | (x == columns - 1) | (y == 0) | (y == rows - 1)
+    # Every open ring has a gap, which counts also where it is at the end of the spiral.
+    used = 1 + degree + border
+    assert any(row[1 + d] < 0 for row, d in zip(full[border], degree[border], strict=True))
     table = spiral_table(v, f)
     assert table.shape[1] == int(used.mean() + 2 * used.std())
     np.testing.assert_array_equal(table, full[:, : table.shape[1]])
@@ -244,7 +329,7 @@ def test_coincident_vertices():
 def test_coma_lengths(coma_template):
     v, f = coma_template
     # Published for the finest level: 9 with one ring, 15 with two rings and dilation 2.
-    for reference in (None, 3567):  # the published reference is the tip of the nose
+    for reference in (None, 3567, (3567, 4051, 4597)):  # published: the head's, and each eye's
         assert spiral_table(v, f, reference=reference).shape == (5023, 9)
         assert spiral_table(v, f, hops=2, dilation=2, reference=reference).shape == (5023, 15)
 
@@ -260,6 +345,9 @@ def test_coma_lengths(coma_template):
         ({"length": 0}, "length must be a whole number >= 1, got 0"),
         ({"reference": -1}, "reference must be a whole number >= 0, got -1"),
         ({"reference": 162}, r"reference must be a vertex in \[0, 162\), got 162"),
+        ({"reference": (3, 162)}, r"reference must be a vertex in \[0, 162\), got 162"),
+        ({"reference": (3, -1)}, "reference must be a whole number >= 0, got -1"),
+        ({"reference": ()}, "reference must name a vertex or several, got none"),
         ({"convention": "spiralnet++", "hops": 2}, "hops has no meaning with 'spiralnet"),
         ({"convention": "spiralnet++", "reference": 2}, "reference has no meaning with 'spiral"),
     ],
@@ -296,5 +384,8 @@ def test_config_from_the_command_line():
     instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes
     config = instantiate(parser.parse_args(args)).spiral
     assert config == SpiralConfig(hops=(2, 2, 1), dilation=(2, 2, 1), length=12)
+    config = instantiate(parser.parse_args(["--spiral.reference=[3567,4051,4597]"])).spiral
+    assert config.reference == (3567, 4051, 4597)
+    assert instantiate(parser.parse_args(["--spiral.reference=7"])).spiral.reference == 7
     with pytest.raises(SystemExit):
         parser.parse_args(["--spiral.convention=unknown"])

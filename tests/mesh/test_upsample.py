@@ -122,28 +122,68 @@ def test_unit_of_length_does_not_matter(scale):
     np.testing.assert_array_equal(scaled[1], weight)
 
 
+def published_weights(p, corners, q):
+    """Weights of the corners, for a vertex p whose nearest point q is made of all of them.
+
+    Three corners, a face: of the nearest point. Two, an edge: of the vertex itself.
+    """
+    if len(corners) == 1:
+        return np.ones(1)
+    return np.linalg.lstsq(corners.T, q if len(corners) == 3 else p, rcond=None)[0]
+
+
+def check_published_rule(v, points, faces, atol):
+    """Of every row, and how many vertices found a corner, an edge, a face nearest."""
+    index, weight = least_squares(v, points, faces)
+    near_index, near = barycentric(v, points, faces)
+    np.testing.assert_array_equal(index, near_index)
+    want = np.zeros_like(weight)
+    for row, (p, i, b) in enumerate(zip(v, index, near, strict=True)):
+        used = np.flatnonzero(b)
+        corners = points[i[used]]
+        want[row, used] = published_weights(p, corners, b[used] @ corners)
+    np.testing.assert_allclose(weight, want, rtol=0, atol=atol)
+    inside = (near > 0).all(1)
+    # A face in a plane apart from the origin: nothing but the nearest point's own coordinates.
+    np.testing.assert_allclose(weight[inside], near[inside], rtol=0, atol=100 * atol)
+    return np.bincount((near > 0).sum(1), minlength=4), weight
+
+
 def test_least_squares_is_the_published_rule():
     v, f = sphere(2)
     v = v + 0.3
     coarse = decimate(v, f, 50)
-    points = v[coarse.keep]
-    index, weight = least_squares(v, points, coarse.faces)
-    near_index, near = barycentric(v, points, coarse.faces)
-    np.testing.assert_array_equal(index, near_index)
-    kinds = set()
-    for p, i, w, b in zip(v, index, weight, near, strict=True):
-        used = np.flatnonzero(b)
-        kinds.add(len(used))
-        want = np.zeros(3)
-        want[used] = np.linalg.lstsq(points[i[used]].T, p, rcond=None)[0] if len(used) > 1 else 1
-        # lstsq and the pseudo-inverse round differently; the condition numbers here are < 1e3.
-        np.testing.assert_allclose(w, want, rtol=0, atol=1e-11)
-    assert kinds == {1, 2, 3}
-    inside = (near > 0).all(1)
-    np.testing.assert_allclose(
-        np.einsum("pt,ptc->pc", weight, points[index])[inside], v[inside], rtol=0, atol=1e-11
-    )
-    assert np.abs(weight.sum(1) - 1).max() > 1e-3  # why barycentric is the default
+    # lstsq and the pseudo-inverse round differently; the condition numbers here are < 1e3.
+    kinds, weight = check_published_rule(v, v[coarse.keep], coarse.faces, 1e-11)
+    assert (kinds[1:] > 0).all()
+    assert np.abs(weight.sum(1) - 1).max() > 1e-3  # of edges; why barycentric is the default
+
+
+def test_least_squares_by_hand():
+    """A face in the plane z = 1; vertices above its inside, beside an edge, beyond a corner."""
+    corners = np.array([[0, 0, 1], [4, 0, 1], [0, 4, 1.0]])
+    fine = np.array([[1, 2, 5], [1, -3, 1], [-1, -1, 3.0]])
+    index, weight = least_squares(fine, corners, np.array([[0, 1, 2]]))
+    dense = np.zeros((3, 3))
+    np.add.at(dense, (np.arange(3)[:, None], index), weight)
+    # Beside the edge: w_0 (0, 0, 1) + w_1 (4, 0, 1) nearest to (1, -3, 1): w_1 = 1/4, w_0 = 3/4.
+    want = [[0.25, 0.25, 0.5], [0.75, 0.25, 0], [1, 0, 0]]
+    np.testing.assert_allclose(dense, want, rtol=0, atol=1e-14)
+    # Higher, the edge's weights are of the vertex itself, and sum to 2; its nearest point's to 1.
+    index, weight = least_squares(np.array([[1, -3, 2.0]]), corners, np.array([[0, 1, 2]]))
+    dense = np.zeros(3)
+    np.add.at(dense, index[0], weight[0])
+    np.testing.assert_allclose(dense, [1.75, 0.25, 0], rtol=0, atol=1e-14)
+
+
+def test_least_squares_of_the_coma_template(coma_template):
+    v, f = coma_template
+    coarse = decimate(v, f, 1256)
+    # Condition numbers up to 1e5: the head surrounds the origin, and faces may point to it.
+    kinds, weight = check_published_rule(v, v[coarse.keep], coarse.faces, 1e-9)
+    assert (kinds[1:] > 100).all()
+    # With the vertex itself in the place of its nearest point, inside of faces up to 20.
+    assert np.abs(weight).max() < 6
 
 
 def test_no_points():

@@ -18,7 +18,7 @@ SMALL = MeshAutoencoderConfig(
     encoder_channels=(8, 8), decoder_channels=(8, 8, 3), latent_channels=4
 )
 PUBLISHED = {"norm": "batch", "dummy_vertex": True, "fuse_downsampling": False}
-BLOCKS = ("first_order", "simple", "full", "skip")
+BLOCKS = ("first_order", "simple", "full", "skip", "skip_code")
 
 
 def small(**changes):
@@ -51,10 +51,25 @@ def test_published_parameter_counts(coma_sized, changes, parameters):
     assert count(model) == parameters
 
 
+@pytest.mark.parametrize(
+    ("block", "like"), [("skip_code", "skip"), ("skip_code", "full"), ("skip", "full")]
+)
+@pytest.mark.parametrize("order", [2, 3])
+def test_the_public_code_of_ncp_skip_is_a_network_of_its_own(tiny, block, like, order):
+    """Same parameters; of order 2 it is NCP, and NCP-Skip by the formula never is."""
+    config = small(order=order, encoder_channels=(3, 8))
+    one, other = (
+        MeshAutoencoder(dataclasses.replace(config, block=kind), tiny) for kind in (block, like)
+    )
+    other.load_state_dict(one.state_dict())
+    x = torch.randn(2, 9, 3)
+    assert torch.equal(one(x), other(x)) == ((block, like, order) == ("skip_code", "full", 2))
+
+
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("fuse_downsampling", [True, False])
-@pytest.mark.parametrize("dummy_vertex", [True, False])
+@pytest.mark.parametrize("dummy_vertex", [True, False, "published"])
 def test_every_variant_runs(tiny, block, norm, fuse_downsampling, dummy_vertex):
     config = small(
         block=block,
@@ -191,6 +206,7 @@ def test_evaluation_mode_and_batch_change_nothing(tiny, block, norm):
         ({"block": "full", "order": 2, "decoder_channels": (4, 3)}, 4),
         ({"block": "full", "order": 3, "decoder_channels": (4, 3)}, 9),
         ({"block": "skip", "order": 3, "decoder_channels": (4, 3)}, 9),
+        ({"block": "skip_code", "order": 3, "decoder_channels": (4, 3)}, 9),
         ({"block": "full", "order": 4, "decoder_channels": (4, 3)}, 16),
         ({"block": "full", "order": 2, "decoder_channels": (4, 4, 3), "levels": 1}, 8),
     ],

@@ -7,7 +7,11 @@ import pytest
 from polygraph.models import PRESETS, MeshAutoencoder, get_preset
 from polygraph.models.mesh_autoencoder import OPERATORS
 
-NAMES = ["first-order", *(f"{b}-{n}" for b in ("simple", "full", "skip") for n in (2, 3, 4))]
+NAMES = [
+    "first-order",
+    *(f"{b}-{n}" for b in ("simple", "full", "skip") for n in (2, 3, 4)),
+    *(f"skip-{n}-code" for n in (2, 3, 4)),
+]
 
 
 def test_names():
@@ -32,9 +36,9 @@ def test_comparison_presets_differ_in_the_block_alone(name):
     assert config.encoder_channels == (16, 16, 16, 32)
     assert config.decoder_channels == (32, 32, 16, 16, 3)
     assert (config.latent_channels, config.activation, config.norm) == (16, "elu", "vertex_rms")
-    block, _, order = name.partition("-")
+    block, order, *code = name.split("-")
     assert (config.block, config.order) == (
-        ("first_order", 1) if name == "first-order" else (block, int(order))
+        ("first_order", 1) if name == "first-order" else ("_".join([block, *code]), int(order))
     )
     assert (spirals.convention, spirals.hops, spirals.dilation) == ("neural3dmm", (1,), (1,))
     without, same_spirals = get_preset(f"{name}-noact")

@@ -28,6 +28,8 @@ BLOCKS = {
     "skip": NCPSkip,
     "ncp-rank": partial(NCP, rank=3),
     "skip-rank": partial(NCPSkip, rank=3),
+    "skip-code": partial(NCPSkip, skip_first=False),
+    "skip-code-rank": partial(NCPSkip, rank=3, skip_first=False),
     "simple": Simple,
 }
 # float64, sums of a few hundred terms in another order
@@ -52,9 +54,17 @@ def rows(operator, part, width):
     return single
 
 
-@pytest.mark.parametrize("kind", [NCP, NCPSkip])
+CODE_SKIP = partial(NCPSkip, skip_first=False)
+NESTED = pytest.mark.parametrize(
+    ("kind", "skips", "skips_first"),
+    [(NCP, False, False), (NCPSkip, True, True), (CODE_SKIP, True, False)],
+    ids=["NCP", "NCPSkip", "NCPSkip of the public code"],
+)
+
+
+@NESTED
 @pytest.mark.parametrize("out_channels", [4, 3])
-def test_ncp_layer_form(kind, out_channels):
+def test_ncp_layer_form(kind, skips, skips_first, out_channels):
     block = randomize(kind(SPIRAL, 4, out_channels, order=4, activation="elu"))
     x = sample((10, 4))
     a2, s2, a3, a4 = (rows(block.wide, part, out_channels) for part in range(4))
@@ -64,15 +74,32 @@ def test_ncp_layer_form(kind, out_channels):
         scale = block.norms[n].scale
         return scale * t / (1 + (t**2).mean(1, keepdim=True)).sqrt()
 
-    skips = kind is NCPSkip
-    x2 = norm(0, a2(x) * s2(x)) + a2(x) + (x if skips and out_channels == 4 else 0)
+    x2 = norm(0, a2(x) * s2(x)) + a2(x) + (x if skips_first and out_channels == 4 else 0)
     x3 = norm(1, a3(x) * s3(x2)) + a3(x) + (x2 if skips else 0)
     x4 = norm(2, a4(x) * s4(x3)) + a4(x) + (x3 if skips else 0)
     torch.testing.assert_close(block(x), F.elu(x4 + block.beta), **CLOSE)
 
 
-@pytest.mark.parametrize("kind", [NCP, NCPSkip])
-def test_ncp_with_rank_on_images(kind):
+@pytest.mark.parametrize(("first", "returned"), [(True, 1), (False, 0)])
+@pytest.mark.parametrize("order", [2, 3])
+def test_ncp_skip_of_all_weights_zero(first, returned, order):
+    """The formula returns its input; the public code of the meshes returns zero."""
+    block = NCPSkip(SPIRAL, 4, 4, order=order, skip_first=first).double()
+    for parameter in block.parameters():
+        nn.init.zeros_(parameter)
+    x = sample((10, 4))
+    assert torch.equal(block(x), returned * x)
+
+
+def test_ncp_skip_of_the_public_code_is_ncp_at_order_2():
+    plain, skip = randomize(NCP(SPIRAL, 4, 4)), randomize(NCPSkip(SPIRAL, 4, 4, skip_first=False))
+    skip.load_state_dict(plain.state_dict())
+    x = sample((10, 4))
+    assert torch.equal(plain(x), skip(x))
+
+
+@NESTED
+def test_ncp_with_rank_on_images(kind, skips, skips_first):
     factory, shape = OPERATORS["conv2d"]
     block = randomize(kind(factory, 4, 2, order=3, rank=5, norm="none", activation="relu"))
     x = sample(shape)
@@ -81,9 +108,9 @@ def test_ncp_with_rank_on_images(kind):
     b2, b3 = 1 + block.offsets[:, :, None, None]
     alpha2, alpha3 = (norm.scale[:, None, None] for norm in block.norms)
     x2 = a2 * (alpha2 * s2(a1) + b2)
-    x2 = x2 + a1 if kind is NCPSkip else x2
+    x2 = x2 + a1 if skips_first else x2
     x3 = a3 * (alpha3 * s3(x2) + b3)
-    x3 = x3 + x2 if kind is NCPSkip else x3
+    x3 = x3 + x2 if skips else x3
     torch.testing.assert_close(block(x), F.relu(block.output(x3)), **CLOSE)
 
 
@@ -147,7 +174,7 @@ def test_normalisation_and_activation_have_no_degree(change):
 
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("norm", ["rms", "vertex_rms", "none"])
-@pytest.mark.parametrize("activation", ["none", "elu", "relu", "leaky_relu"])
+@pytest.mark.parametrize("activation", ["none", "elu", "relu", "leaky_relu", "leaky_relu_0.02"])
 def test_fused_steps_equal_plain_ones(block, norm, activation):
     network = BLOCKS[block](SPIRAL, 4, 3, order=3, norm=norm, activation=activation)
     randomize(network)
@@ -159,7 +186,7 @@ def test_fused_steps_equal_plain_ones(block, norm, activation):
     torch.testing.assert_close(fused, network(x), **CLOSE)
 
 
-@pytest.mark.parametrize("kind", [NCP, NCPSkip])
+@pytest.mark.parametrize("kind", [NCP, NCPSkip, CODE_SKIP], ids=["NCP", "NCPSkip", "code"])
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 @pytest.mark.parametrize("in_channels", [3, 4])
 def test_last_step_on_some_vertices_only(kind, order, in_channels):
@@ -228,6 +255,14 @@ def test_state_dict_round_trip_and_reset(block):
     assert not torch.equal(first(x), second(x))
 
 
+def test_slopes():
+    x = torch.randn(2, 10, 4)
+    for activation, slope in (("leaky_relu", 0.2), ("leaky_relu_0.02", 0.02)):
+        plain, block = NCP(SPIRAL, 4, 3), NCP(SPIRAL, 4, 3, activation=activation)
+        block.load_state_dict(plain.state_dict())
+        torch.testing.assert_close(block(x), F.leaky_relu(plain(x), slope))
+
+
 def test_first_order():
     block = FirstOrder(SPIRAL, 4, 3, activation="elu")
     x = torch.randn(2, 10, 4)
@@ -241,6 +276,8 @@ def test_repr_is_one_line():
     assert repr(NCP(SPIRAL, 4, 3, order=3, activation="elu")) == (
         "NCP(4, 3, order=3, operator=SpiralConv, norm='rms', activation='elu')"
     )
+    assert repr(CODE_SKIP(SPIRAL, 4, 3)).endswith("activation='none', skip_first=False)")
+    assert "skip_first" not in repr(NCPSkip(SPIRAL, 4, 3))
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,13 @@ const FAMILY = {
   simple: { color: "#56b4e9", symbol: "square", label: "simple" },
   full: { color: "#d55e00", symbol: "circle", label: "full" },
   skip: { color: "#009e73", symbol: "diamond", label: "skip" },
+  "skip-code": { color: "#005c43", symbol: "diamond-open", label: "skip of the public code" },
   spiral: { color: "#cc79a7", symbol: "triangle-up", label: "spirals as published" },
   peer: { color: "#e69f00", symbol: "cross", label: "other operators" },
   graph: { color: "#0072b2", symbol: "star", label: "graph convolutions" },
   linear: { color: "#8b95a3", symbol: "x", label: "linear" },
 };
+const POLYNOMIALS = ["simple", "full", "skip", "skip-code"];
 const TIMES = {
   inference_1_ms: ["inference, one mesh", "ms"],
   inference_16_ms: ["inference, 16 meshes", "ms"],
@@ -276,12 +278,12 @@ function orderLines(models) {
   // One line per family, normalisation and activation; the normalisation is named where there are several.
   const lines = new Map();
   for (const model of models) {
-    if (!["simple", "full", "skip"].includes(model.family) || model.operator !== "spiral") continue;
+    if (!POLYNOMIALS.includes(model.family) || model.operator !== "spiral") continue;
     const key = [model.family, noActivation(model), model.norm].join(" ");
     if (!lines.has(key)) lines.set(key, { family: model.family, without: noActivation(model), norm: model.norm, models: [] });
     lines.get(key).models.push(model);
   }
-  const all = [...lines.values()].sort((a, b) => ["simple", "full", "skip"].indexOf(a.family) - ["simple", "full", "skip"].indexOf(b.family) || a.without - b.without);
+  const all = [...lines.values()].sort((a, b) => POLYNOMIALS.indexOf(a.family) - POLYNOMIALS.indexOf(b.family) || a.without - b.without);
   const counts = {};
   for (const model of all.flatMap((line) => line.models)) counts[model.norm] = (counts[model.norm] || 0) + 1;
   const usual = Object.keys(counts).sort((a, b) => counts[b] - counts[a])[0];
@@ -313,7 +315,7 @@ function drawOrder() {
     const seeds = all.flatMap((m) => m.mean_mm.values.filter(finite).map((value) => [m.order + offset, value]));
     traces.push({ type: "scatter", mode: "markers", x: seeds.map((s) => s[0]), y: seeds.map((s) => s[1]), marker: { color, size: 4, opacity: 0.4 }, hoverinfo: "skip", showlegend: false, legendgroup: name });
   }
-  const orders = now.models.filter((m) => ["first-order", "simple", "full", "skip"].includes(m.family)).map((m) => m.order);
+  const orders = now.models.filter((m) => ["first-order", ...POLYNOMIALS].includes(m.family)).map((m) => m.order);
   const range = [Math.min(1, ...orders) - 0.3, Math.max(2, ...orders) + 0.3];
   const lines = now.models.filter((m) => m.family === "linear" && finite(m.mean_mm.mean) && m.latent);
   for (const model of lines) traces.push({ type: "scatter", mode: "lines", name: escapeText(model.name.toUpperCase()), x: range, y: [model.mean_mm.mean, model.mean_mm.mean], line: { color: "#8b95a3", width: 1.5, dash: "dot" }, hovertemplate: `${escapeText(model.name)}: %{y:.2f} mm<extra></extra>` });
