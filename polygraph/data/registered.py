@@ -7,6 +7,7 @@ import json
 import math
 import numbers
 import re
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from polygraph._files import open_regular, read_regular
 from polygraph.data.splits import Split, interpolation_split, read_splits, unknown_name
 from polygraph.data.store import (
     MANIFEST,
@@ -29,7 +31,7 @@ from polygraph.data.store import (
     progress,
     write_synced,
 )
-from polygraph.mesh.io import READABLE, Mesh, MeshError, check_topology, read_mesh, validate_mesh
+from polygraph.mesh.io import MOST_BYTES, READABLE, MeshError, Registered, validate_mesh
 from polygraph.mesh.origin import ZERO, Point, origin_of, to_float32
 
 _CHUNK_BYTES = 1 << 25
@@ -188,13 +190,13 @@ def checked_scale(to_mm: Any) -> float:
 
 def mesh_files_conversion(root: Path, paths: Sequence[Path], frames: Frames | None) -> Conversion:
     """Stream mesh files of one topology; the first file decides which one."""
-    first = read_mesh(paths[0])
+    registered = Registered(paths[0])
+    first = registered.first
     origin = origin_of(first.vertices)
 
     def chunks() -> Iterator[NDArray[np.float32]]:
         for i, path in enumerate(progress(paths, f"converting {root.name}", len(paths))):
-            mesh: Mesh = first if i == 0 else read_mesh(path)
-            check_topology(mesh, first, str(path), str(paths[0]))
+            mesh = first if i == 0 else registered.read(path)
             yield to_float32(mesh.vertices[None], str(path), i, origin)
 
     shape = (len(paths), len(first.vertices), 3)
@@ -278,7 +280,7 @@ def _read_frames(path: Path, num_meshes: int) -> Frames | None:
     if not path.exists():
         return None
     try:
-        frames = json.loads(path.read_text(encoding="utf-8"))
+        frames = json.loads(read_regular(path, MOST_BYTES))
     except ValueError as error:
         raise ValueError(f"{path}: not a JSON file ({error})") from error
     if not isinstance(frames, list) or not all(isinstance(frame, dict) for frame in frames):
@@ -315,6 +317,8 @@ def _open_mesh_files(root: Path, cache_dir: str | Path | None, full_check: bool)
 def _load_npy(path: Path, mapped: bool) -> NDArray[Any]:
     if not path.exists():
         raise FileNotFoundError(f"registered meshes: no such file: {path}")
+    most = sys.maxsize if mapped else MOST_BYTES
+    open_regular(path, most, MeshError)[0].close()  # NumPy would wait for a pipe
     try:
         return np.asanyarray(np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False))
     except (ValueError, EOFError, BadZipFile) as error:

@@ -1,4 +1,4 @@
-"""Point clouds: reading them, and sampling them from meshes. Needs the extra ``[open3d]``."""
+"""Point clouds: reading them, and sampling them from meshes (by the extra ``[open3d]``)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from polygraph.mesh.io import FloatArray, Mesh, MeshError, PathLike, validate_mesh
+from polygraph._files import PathLike, read_regular
+from polygraph.mesh.formats import pcd, ply, xyz
+from polygraph.mesh.io import (
+    MOST_BYTES,
+    FloatArray,
+    Mesh,
+    MeshError,
+    check_finite,
+    validate_mesh,
+)
 
 CLOUDS = (".pcd", ".ply", ".xyz")
+_READERS = {".pcd": pcd.read_points, ".ply": ply.read_points, ".xyz": xyz.read_points}
 # What open3d's wheel takes from the system, and where Debian and Ubuntu have it.
 _PACKAGES = {
     "libusb-1.0": "libusb-1.0-0",
@@ -37,8 +47,7 @@ def import_open3d() -> Any:
     except ModuleNotFoundError as error:
         missing = (error.name or "open3d").split(".")[0]
         raise ImportError(
-            f"the viewer, point clouds and Poisson-disk sampling need {missing}: "
-            "pip install 'polygraph[open3d]'"
+            f"the viewer and Poisson-disk sampling need {missing}: pip install 'polygraph[open3d]'"
         ) from error
     except (ImportError, OSError) as error:
         raise ImportError(_explain(str(error))) from error
@@ -55,39 +64,28 @@ def _explain(text: str) -> str:
 
 
 def read_cloud(path: PathLike) -> FloatArray:
-    """Read a point cloud from a ``.pcd``, ``.ply`` or ``.xyz`` file.
+    """Read a point cloud from a ``.pcd``, ``.ply`` or ``.xyz`` file; docs/files.md says what of it.
 
     Returns:
-        float64 ``[N, 3]``, in the order of the file. Colours and normals are left out.
+        float64 ``[N, 3]``, N >= 1, in the order of the file, as precise as they stand there.
+        Colours and normals are left out.
 
     Raises:
-        MeshError: the file is missing, of another format, unreadable, empty, or holds points that
-            are not finite.
-        ImportError: open3d is missing, see :func:`import_open3d`.
+        MeshError: the file is missing, of another format, damaged (fewer or more points than it
+            announces, numbers outside their declared type), empty, or holds points that are not
+            finite. An organized cloud marks missing returns by NaN: these are an error, not left
+            out in silence.
     """
-    path = Path(path)
-    if path.suffix.lower() not in CLOUDS:
+    suffix = Path(path).suffix.lower()
+    if suffix not in CLOUDS:
         raise MeshError(
-            f"{path}: cannot read {path.suffix or 'a file without extension'} as a point cloud,"
+            f"{path}: cannot read {suffix or 'a file without extension'} as a point cloud,"
             f" want one of {', '.join(CLOUDS)}"
         )
-    if not path.is_file():
-        raise MeshError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
-    open3d = import_open3d()
-    with open3d.utility.VerbosityContextManager(open3d.utility.VerbosityLevel.Error):
-        try:
-            cloud = open3d.io.read_point_cloud(str(path))
-        except (RuntimeError, UnicodeError) as error:
-            raise MeshError(f"{path}: cannot be read as {path.suffix}: {error}") from error
-    points = np.array(cloud.points, dtype=np.float64).reshape(-1, 3)
+    points = _READERS[suffix](read_regular(path, MOST_BYTES, MeshError), str(path))
     if not len(points):
-        raise MeshError(f"{path}: no points, or not a {path.suffix.lower()} file")
-    finite = np.isfinite(points).all(axis=1)
-    if not finite.all():
-        raise MeshError(
-            f"{path}: {np.count_nonzero(~finite)} of {len(points)} points are not finite,"
-            f" first point {int(np.argmin(finite))}"
-        )
+        raise MeshError(f"{path}: it holds no points")
+    check_finite(points, str(path), "points", "point")
     return points
 
 

@@ -8,27 +8,27 @@ loss. One exception type, :class:`MeshError`, names the file and the fault.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from polygraph._files import temporary_beside
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-PathLike = str | os.PathLike[str]
+from polygraph._files import PathLike as PathLike
+from polygraph._files import read_regular, temporary_beside
+from polygraph.mesh.errors import MeshError as MeshError
+from polygraph.mesh.formats import obj, off, ply, stl
+from polygraph.mesh.formats.polygons import Polygons, triangles_of
+from polygraph.mesh.formats.text import FloatArray as FloatArray
+from polygraph.mesh.formats.text import IntArray as IntArray
+from polygraph.mesh.formats.write import ENCODERS
 
 READABLE = (".ply", ".obj", ".off", ".stl")
-
-
-class MeshError(ValueError):
-    """A mesh, a mesh file or a mesh operation is at fault; the message names which and why."""
+MOST_BYTES = 1 << 32  # of a file that is read
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,14 +75,9 @@ def validate_mesh(vertices: Any, faces: Any, name: str = "mesh") -> Mesh:
         raise MeshError(f"{name}: faces must have shape [F, 3], got {list(f.shape)}")
     if f.dtype.kind not in "iu":
         raise MeshError(f"{name}: faces must be integers, got {f.dtype}")
-    finite = np.isfinite(v).all(axis=1)
-    if not finite.all():
-        raise MeshError(
-            f"{name}: {np.count_nonzero(~finite)} of {len(v)} vertices are not finite,"
-            f" first vertex {int(np.argmin(finite))}"
-        )
-    outside = ((f < 0) | (f >= len(v))).any(axis=1)
-    if outside.any():
+    check_finite(v, name, "vertices", "vertex")
+    if not 0 <= f.min() <= f.max() < len(v):
+        outside = ((f < 0) | (f >= len(v))).any(axis=1)
         first = int(np.argmax(outside))
         raise MeshError(
             f"{name}: face {first} = {f[first].tolist()} has an index outside [0, {len(v)})"
@@ -99,46 +94,90 @@ def validate_mesh(vertices: Any, faces: Any, name: str = "mesh") -> Mesh:
     return Mesh(np.ascontiguousarray(v, dtype=np.float64), np.ascontiguousarray(f, dtype=np.int64))
 
 
+def check_finite(points: npt.NDArray[Any], name: str, plural: str, singular: str) -> None:
+    """Raise MeshError, saying how many points ``[N, 3]`` are not finite, unless all are."""
+    if not np.isfinite(points).all():
+        finite = np.isfinite(points).all(axis=1)
+        raise MeshError(
+            f"{name}: {np.count_nonzero(~finite)} of {len(points)} {plural} are not finite,"
+            f" first {singular} {int(np.argmin(finite))}"
+        )
+
+
 def read_mesh(path: PathLike) -> Mesh:
     """Read a ``.ply``, ``.obj``, ``.off`` or ``.stl`` file; vertices and faces keep their order.
 
     Only the geometry is read: normals, colours and texture coordinates never split a vertex.
-    Polygons are cut into triangles. An ``.stl`` file stores loose triangles, so corners at the same
-    position become one vertex, in order of first appearance, and triangles that this flattens to an
-    edge or a point are dropped.
+    Polygons are cut into triangles, by the same rule in every format: into the fan from the first
+    corner wherever no triangle of it is turned over (always, if the polygon is convex), by ear
+    cutting elsewhere. An ``.stl`` file stores loose triangles, so corners at the same position
+    become one vertex, in order of first appearance. What has no area because a face repeats a
+    corner is left out, with a warning. docs/files.md says what each format's reader takes.
 
     Args:
-        path: the file. All formats but ``.obj`` need the extra ``[mesh]`` (trimesh).
+        path: a regular file of at most 4 GiB.
 
     Raises:
-        MeshError: if the file is missing, of another format, unreadable, or holds a mesh that is
-            not valid.
-        ImportError: if trimesh is needed and not installed.
+        MeshError: if the file is missing, of another format, damaged (fewer or more vertices or
+            faces than its header announces, numbers outside their declared type), or holds a mesh
+            that is not valid.
     """
-    path = Path(path)
-    suffix = path.suffix.lower()
+    polygons = read_polygons(path)
+    return polygons_mesh(polygons, str(path))
+
+
+def read_polygons(path: PathLike) -> Polygons:
+    """What a mesh file holds before its polygons are cut; arguments and errors of read_mesh."""
+    suffix = Path(path).suffix.lower()
     if suffix not in READABLE:
         raise MeshError(
             f"{path}: cannot read {suffix or 'a file without extension'},"
             f" want one of {', '.join(READABLE)}"
         )
-    if not path.is_file():
-        raise MeshError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
-    reader = _read_obj if suffix == ".obj" else _read_with_trimesh
-    if suffix != ".obj":
-        _import_trimesh()
-    try:
-        vertices, faces = reader(path)
-    except MeshError:
-        raise
-    except (
-        Exception
-    ) as error:  # whatever a parser throws at a corrupt file, the fault is the file's
-        detail = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        raise MeshError(f"{path}: cannot be read as {suffix}: {detail}") from error
-    if suffix == ".stl":
-        vertices, faces = _merge_coincident(vertices, faces, str(path))
-    return validate_mesh(vertices, faces, str(path))
+    polygons = _READERS[suffix](read_regular(path, MOST_BYTES, MeshError), str(path))
+    check_finite(polygons.vertices, str(path), "vertices", "vertex")
+    return polygons
+
+
+def polygons_mesh(polygons: Polygons, name: str) -> Mesh:
+    """Cut what was read into triangles, warn of what is odd, and check the mesh."""
+    faces, notes = triangles_of(polygons, name)
+    for note in notes:
+        warnings.warn(note, stacklevel=3)
+    if not len(faces) and len(polygons.sizes):
+        raise MeshError(f"{name}: the mesh is empty: all its {len(polygons.sizes)} faces are flat")
+    return validate_mesh(polygons.vertices, faces, name)
+
+
+class Registered:
+    """Reads files of one topology: polygons are cut as in the first file.
+
+    Whether a polygon is convex depends on where its vertices lie, its cut must not.
+
+    Args:
+        path: the first file.
+
+    Attributes:
+        first: its mesh.
+    """
+
+    def __init__(self, path: PathLike) -> None:
+        self._path = path
+        self._polygons = read_polygons(path)
+        self.first = polygons_mesh(self._polygons, str(path))
+
+    def read(self, path: PathLike) -> Mesh:
+        """The mesh of another file.
+
+        Raises:
+            MeshError: it is not valid, or its vertex count or faces differ from the first one's.
+        """
+        polygons = read_polygons(path)
+        if polygons.same_faces(self._polygons):
+            return validate_mesh(polygons.vertices, self.first.faces, str(path))
+        mesh = polygons_mesh(polygons, str(path))
+        check_topology(mesh, self.first, str(path), str(self._path))
+        return mesh
 
 
 def read_collection(paths: Sequence[PathLike]) -> tuple[npt.NDArray[np.float32], IntArray]:
@@ -160,11 +199,11 @@ def read_collection(paths: Sequence[PathLike]) -> tuple[npt.NDArray[np.float32],
         )
     if len(paths) == 0:
         raise MeshError("paths is empty: a collection needs at least one mesh file")
-    first = read_mesh(paths[0])
+    registered = Registered(paths[0])
+    first = registered.first
     out = np.empty((len(paths), len(first.vertices), 3), dtype=np.float32)
     for i, path in enumerate(paths):
-        mesh = first if i == 0 else read_mesh(path)
-        check_topology(mesh, first, str(path), str(paths[0]))
+        mesh = first if i == 0 else registered.read(path)
         with np.errstate(over="ignore"):
             out[i] = mesh.vertices
         if not np.isfinite(out[i]).all():
@@ -204,12 +243,7 @@ def write_mesh(path: PathLike, mesh: Mesh) -> None:
             as it was.
     """
     path = Path(path)
-    encode = {
-        ".ply": _encode_ply,
-        ".obj": _encode_obj,
-        ".off": _encode_off,
-        ".stl": _encode_stl,
-    }.get(path.suffix.lower())
+    encode = ENCODERS.get(path.suffix.lower())
     if encode is None:
         raise MeshError(
             f"{path}: cannot write {path.suffix or 'a file without extension'},"
@@ -219,7 +253,7 @@ def write_mesh(path: PathLike, mesh: Mesh) -> None:
         raise MeshError(f"{path}: the folder {path.parent} does not exist")
     mesh = validate_mesh(mesh.vertices, mesh.faces, f"mesh for {path}")
     with atomic_path(path) as temporary:
-        temporary.write_bytes(encode(mesh))
+        temporary.write_bytes(encode(mesh.vertices, mesh.faces))
 
 
 @contextmanager
@@ -236,113 +270,4 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
-def _import_trimesh() -> Any:
-    try:
-        import trimesh
-    except ImportError as error:
-        raise ImportError(
-            "reading .ply, .off and .stl files needs trimesh: pip install 'polygraph[mesh]'"
-        ) from error
-    return trimesh
-
-
-def _read_with_trimesh(path: Path) -> tuple[Any, Any]:
-    trimesh = _import_trimesh()
-    options = (
-        {"fix_texture": False, "skip_materials": True} if path.suffix.lower() == ".ply" else {}
-    )
-    mesh = trimesh.load_mesh(str(path), process=False, **options)
-    if not isinstance(mesh, trimesh.Trimesh):
-        raise MeshError(f"{path}: the mesh is empty: the file has no faces")
-    return np.array(mesh.vertices), np.array(mesh.faces)
-
-
-def _read_obj(path: Path) -> tuple[Any, Any]:
-    """Read v and f lines alone: trimesh splits vertices at texture seams, losing their order."""
-    vertices: list[list[float]] = []
-    faces: list[list[int]] = []
-    text = path.read_text(encoding="utf-8", errors="replace").replace("\\\n", " ")
-    for number, line in enumerate(text.splitlines(), start=1):
-        words = line.split("#", 1)[0].split()
-        if not words or words[0] not in ("v", "f"):
-            continue
-        try:
-            if words[0] == "v":
-                x, y, z = (float(w) for w in words[1:4])
-                vertices.append([x, y, z])
-                continue
-            corners = [int(w.split("/", 1)[0]) for w in words[1:]]
-        except ValueError as error:
-            raise MeshError(
-                f"{path}: line {number} is not a valid {words[0]} line: {line.strip()[:80]!r}"
-            ) from error
-        if len(corners) < 3 or 0 in corners:
-            raise MeshError(f"{path}: line {number} is not a valid f line: {line.strip()[:80]!r}")
-        # Indices count from 1; negative ones count back from the vertices read so far.
-        corners = [c - 1 if c > 0 else len(vertices) + c for c in corners]
-        faces.extend([corners[0], b, c] for b, c in pairwise(corners[1:]))
-    return (
-        np.array(vertices, dtype=np.float64).reshape(-1, 3),
-        np.array(faces, dtype=np.int64).reshape(-1, 3),
-    )
-
-
-def _merge_coincident(vertices: Any, faces: Any, name: str) -> tuple[Any, Any]:
-    corners = np.asarray(vertices, dtype=np.float64)
-    if corners.ndim != 2 or len(corners) == 0 or not np.isfinite(corners).all():
-        return vertices, faces  # validate_mesh will say what is wrong
-    _, first, inverse = np.unique(corners, axis=0, return_index=True, return_inverse=True)
-    order = np.argsort(first)
-    rank = np.empty(len(order), dtype=np.int64)
-    rank[order] = np.arange(len(order))
-    merged = rank[inverse.reshape(-1)][np.asarray(faces)]
-    whole = (
-        (merged[:, 0] != merged[:, 1])
-        & (merged[:, 1] != merged[:, 2])
-        & (merged[:, 2] != merged[:, 0])
-    )
-    if not whole.any():
-        raise MeshError(f"{name}: the mesh is empty: all its triangles are flat")
-    return corners[first[order]], merged[whole]
-
-
-def _encode_ply(mesh: Mesh) -> bytes:
-    with np.errstate(over="ignore"):
-        single = mesh.vertices.astype(np.float32)
-    exact = bool((single == mesh.vertices).all())
-    kind = "float" if exact else "double"
-    header = (
-        f"ply\nformat binary_little_endian 1.0\nelement vertex {len(mesh.vertices)}\n"
-        f"property {kind} x\nproperty {kind} y\nproperty {kind} z\n"
-        f"element face {len(mesh.faces)}\nproperty list uchar int vertex_indices\nend_header\n"
-    )
-    rows = np.empty(len(mesh.faces), dtype=[("n", "u1"), ("corners", "<i4", 3)])
-    rows["n"], rows["corners"] = 3, mesh.faces
-    body = single.astype("<f4") if exact else mesh.vertices.astype("<f8")
-    return header.encode() + body.tobytes() + rows.tobytes()
-
-
-def _encode_obj(mesh: Mesh) -> bytes:
-    lines = [f"v {x!r} {y!r} {z!r}" for x, y, z in mesh.vertices.tolist()]
-    lines += [f"f {a} {b} {c}" for a, b, c in (mesh.faces + 1).tolist()]
-    return ("\n".join(lines) + "\n").encode()
-
-
-def _encode_off(mesh: Mesh) -> bytes:
-    lines = ["OFF", f"{len(mesh.vertices)} {len(mesh.faces)} 0"]
-    lines += [f"{x!r} {y!r} {z!r}" for x, y, z in mesh.vertices.tolist()]
-    lines += [f"3 {a} {b} {c}" for a, b, c in mesh.faces.tolist()]
-    return ("\n".join(lines) + "\n").encode()
-
-
-def _encode_stl(mesh: Mesh) -> bytes:
-    header = b"polygraph".ljust(80, b"\0") + len(mesh.faces).to_bytes(4, "little")
-    corners = mesh.vertices[mesh.faces]
-    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    length = np.linalg.norm(normals, axis=1, keepdims=True)
-    rows = np.zeros(
-        len(corners), dtype=[("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("extra", "<u2")]
-    )
-    rows["normal"] = np.divide(normals, length, out=np.zeros_like(normals), where=length > 0)
-    rows["corners"] = corners
-    return header + rows.tobytes()
+_READERS = {".ply": ply.read, ".obj": obj.read, ".off": off.read, ".stl": stl.read}

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from polygraph.mesh.io import MeshError
+from polygraph.mesh.errors import MeshError
 
 FAR = 64.0  # sizes from 0: six of the 24 bits are lost there
 COARSE = 1e-5  # of a mesh's size: the largest error of a coordinate that is accepted

@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from polygraph._files import read_regular
 from polygraph.mesh.cloud import CLOUDS, as_open3d, import_open3d, poisson_disk, read_cloud
-from polygraph.mesh.io import READABLE, Mesh, MeshError, check_topology, read_mesh
+from polygraph.mesh.formats.ply import HEADER_BYTES, announces_faces
+from polygraph.mesh.io import MOST_BYTES, READABLE, Mesh, MeshError, check_topology, read_mesh
 from polygraph.report.render import error_colors
 
 Floats = NDArray[np.float64]
@@ -112,13 +114,9 @@ def _read(path: Path) -> Frame:
 
 
 def _has_faces(path: Path) -> bool:
-    """Whether the header of a .ply file announces faces; what is no .ply is left to the readers."""
-    if not path.is_file():
-        return True
-    with open(path, "rb") as file:
-        header = file.read(65536).split(b"end_header")[0]
-    counts = [line.split()[2] for line in header.splitlines() if line.startswith(b"element face ")]
-    return any(count != b"0" for count in counts)
+    """Whether the header of a .ply file announces faces."""
+    head = read_regular(path, MOST_BYTES, MeshError, first=HEADER_BYTES)
+    return announces_faces(head, str(path))
 
 
 def _sampled(frame: Frame, count: int, seed: int) -> Frame:

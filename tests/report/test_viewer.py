@@ -58,7 +58,6 @@ WRITERS = {".xyz": write_xyz, ".pcd": write_pcd, ".ply": write_ply_cloud}
 POINTS = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32).astype(np.float64)
 
 
-@needs_open3d
 @pytest.mark.parametrize("suffix", WRITERS)
 def test_clouds_are_read(tmp_path, suffix):
     path = WRITERS[suffix](tmp_path / f"cloud{suffix}", POINTS)
@@ -69,7 +68,6 @@ def test_clouds_are_read(tmp_path, suffix):
     assert len(frame.edges) >= 60 * 3 / 2
 
 
-@needs_open3d
 def test_bad_clouds(tmp_path):
     with pytest.raises(MeshError, match=r"none\.xyz: no such file"):
         read_cloud(tmp_path / "none.xyz")
@@ -77,7 +75,7 @@ def test_bad_clouds(tmp_path):
         read_cloud(tmp_path / "a.las")
     for suffix in WRITERS:
         (tmp_path / f"bad{suffix}").write_bytes(b"\0\1nonsense")
-        with pytest.raises(MeshError, match="no points, or not a"):
+        with pytest.raises(MeshError, match=rf"bad\{suffix}: "):
             read_cloud(tmp_path / f"bad{suffix}")
     spoiled = POINTS.copy()
     spoiled[7, 1] = np.nan
