@@ -26,6 +26,7 @@ from polygraph.mesh.formats.polygons import Polygons, triangles_of
 from polygraph.mesh.formats.text import FloatArray as FloatArray
 from polygraph.mesh.formats.text import IntArray as IntArray
 from polygraph.mesh.formats.write import ENCODERS
+from polygraph.mesh.origin import ZERO, Point, to_float32
 
 READABLE = (".ply", ".obj", ".off", ".stl")
 MOST_BYTES = 1 << 32  # of a file that is read
@@ -180,16 +181,21 @@ class Registered:
         return mesh
 
 
-def read_collection(paths: Sequence[PathLike]) -> tuple[npt.NDArray[np.float32], IntArray]:
+def read_collection(
+    paths: Sequence[PathLike], origin: Point = ZERO
+) -> tuple[npt.NDArray[np.float32], IntArray]:
     """Read meshes of one topology.
 
     Args:
         paths: N >= 1 mesh files, in the order wanted.
+        origin: subtracted in float64 before float32 rounds; for meshes far from 0, such as
+            `polygraph.mesh.origin.origin_of` the first.
 
     Returns:
-        Vertices float32 ``[N, V, 3]`` and the common faces int64 ``[F, 3]``.
+        Vertices float32 ``[N, V, 3]`` less ``origin``, and the common faces int64 ``[F, 3]``.
 
     Raises:
+        MeshError: a mesh lies so far from the origin that float32 is too coarse for it.
         MeshError: if there are no paths, a file is not valid, or a file's vertex count or faces
             differ from those of the first file; it names the first file that differs.
     """
@@ -204,10 +210,7 @@ def read_collection(paths: Sequence[PathLike]) -> tuple[npt.NDArray[np.float32],
     out = np.empty((len(paths), len(first.vertices), 3), dtype=np.float32)
     for i, path in enumerate(paths):
         mesh = first if i == 0 else registered.read(path)
-        with np.errstate(over="ignore"):
-            out[i] = mesh.vertices
-        if not np.isfinite(out[i]).all():
-            raise MeshError(f"{path}: a coordinate exceeds the range of float32")
+        out[i] = to_float32(mesh.vertices[None], str(path), i, origin)[0]
     return out, first.faces
 
 

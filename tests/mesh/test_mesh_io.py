@@ -317,5 +317,17 @@ def test_bad_collections(tmp_path):
         read_collection("a.ply")
     v, f = sphere(0)
     write_mesh(tmp_path / "huge.ply", Mesh(v * 1e300, f))
-    with pytest.raises(MeshError, match=r"huge\.ply: a coordinate exceeds the range of float32"):
+    with pytest.raises(MeshError, match=r"huge\.ply: mesh 0: vertex 0 is not a finite float32"):
         read_collection([tmp_path / "huge.ply"])
+
+
+def test_collections_far_from_zero(tmp_path):
+    """float32 would cut their digits off: an origin is given, or they are refused."""
+    v, f = sphere(0)
+    place = (691234.123, 5334567.891, 512.345)
+    path = tmp_path / "map.ply"
+    write_mesh(path, Mesh(0.013 * v + place, f))
+    with pytest.raises(MeshError, match=r"map\.ply: mesh 0 is 0\.02\d* large and up to 5334568"):
+        read_collection([path])
+    vertices, _ = read_collection([path], origin=place)
+    np.testing.assert_allclose(vertices[0], 0.013 * v, atol=2e-9)
