@@ -126,15 +126,20 @@ def _errors(axes: Any, models: Sequence[Model], limit: float) -> None:
 
 
 def _orders(axes: Any, models: Sequence[Model], limit: float) -> None:
-    """Error against order, one line per polynomial, with and without activations."""
+    """Error against order, one line per polynomial, with and without activations.
+
+    Lines are of the normalisation that most models have: others stand in the list alone.
+    """
     orders: set[int] = set()
+    norms = [m.rows[0]["norm"] for m in models if m.rows[0]["family"] in POLYNOMIALS]
+    usual = max(norms, key=norms.count, default=None)
     for open_ in (False, True):
         start = [m for m in models if m.name.split("-noact")[0] == "first-order"]
         start = [m for m in start if _is_open(m) == open_]
         for family in POLYNOMIALS:
             mine = [m for m in models if m.rows[0]["family"] == family and _is_open(m) == open_]
             mine = [m for m in mine if m.rows[0]["operator"] == "spiral"]
-            mine = [m for m in mine if "batch" not in (m.rows[0]["norm"] or "")]
+            mine = [m for m in mine if m.rows[0]["norm"] == usual]
             line = sorted((m for m in start + mine if 0 < (_mean(m) or 0) <= limit), key=_order)
             if not mine or not line:
                 continue
