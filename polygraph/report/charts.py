@@ -45,13 +45,15 @@ def write_charts(grid: str | Path, folder: str | Path) -> list[Path]:
         GridError: ``grid`` is none.
     """
     views = make_views(read_rows(grid))
+    return [chart(view, Path(folder) / f"{picture_name(view, views)}.png") for view in views]
+
+
+def picture_name(view: View, views: Sequence[View]) -> str:
+    """``<data>-<split>-latent-<n>``, and a piece of the recipe's hash where views share that."""
     names = [f"{v.data}-{v.split}-latent-{v.latent}" for v in views]
-    files = []
-    for name, view in zip(names, views, strict=True):
-        recipe = f"-{(view.recipe_hash or '')[:6]}" if names.count(name) > 1 else ""
-        path = Path(folder) / (re.sub(r"[^\w.+-]+", "-", name) + recipe + ".png")
-        files.append(chart(view, path))
-    return files
+    name = f"{view.data}-{view.split}-latent-{view.latent}"
+    recipe = f"-{(view.recipe_hash or '')[:6]}" if names.count(name) > 1 else ""
+    return re.sub(r"[^\w.+-]+", "-", name) + recipe
 
 
 def chart(view: View, path: str | Path) -> Path:
