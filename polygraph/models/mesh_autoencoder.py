@@ -122,7 +122,9 @@ class MeshAutoencoderConfig:
         "spiral"
     )
     activation: Literal["elu", "none", "relu", "leaky_relu", "leaky_relu_0.02"] = "elu"
-    norm: Literal["rms", "vertex_rms", "instance", "batch", "batch_channel", "none"] = "vertex_rms"
+    norm: Literal[
+        "rms", "vertex_rms", "instance", "instance_vertex", "batch", "batch_channel", "none"
+    ] = "vertex_rms"
     fuse_downsampling: bool = True
     dummy_vertex: bool | Literal["published"] = False
 

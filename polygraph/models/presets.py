@@ -27,6 +27,13 @@ def _presets() -> dict[str, Preset]:
     for operator in OPERATORS[1:]:
         settings = {**blocks["first-order"], "operator": operator}
         presets[operator] = MeshAutoencoderConfig(**settings), ONE_RING
+    for block in ("simple", "full", "skip"):
+        for order in (2, 3, 4):
+            name = f"{block}-{order}"
+            own: dict[str, Any] = {**blocks[name], "norm": "instance"}
+            presets[f"{name}-instance"] = MeshAutoencoderConfig(**own), ONE_RING
+            without = MeshAutoencoderConfig(activation="none", **own)
+            presets[f"{name}-instance-noact"] = without, ONE_RING
     for name in ("simple-2", "full-2", "full-3"):
         presets[f"{name}-batchnorm"] = MeshAutoencoderConfig(norm="batch", **blocks[name]), ONE_RING
     presets["first-order-spiralnet++"] = (
@@ -66,7 +73,9 @@ def get_preset(name: str) -> Preset:
     is better for the others.
     ``first-order-spiralnet++`` has SpiralNet++'s spirals in the same network; ``chebyshev``,
     ``gat``, ``feastnet``, ``monet``, ``edgeconv`` and ``ecc`` have those operators in it.
-    ``simple-2``, ``full-2`` and ``full-3`` with ``-batchnorm`` have the published normalisation.
+    ``simple-N``, ``full-N`` and ``skip-N`` with ``-instance``, also ``-instance-noact``, have the
+    papers' normalisation (instance), ``simple-2``, ``full-2`` and ``full-3`` with ``-batchnorm``
+    that of the public code.
     ``neural3dmm`` and ``spiralnet++`` are as published, filters and all.
 
     Raises:

@@ -8,7 +8,7 @@ from torch import Tensor, nn, ones, zeros
 from polygraph.nn._choices import check_choice, check_positive
 from polygraph.nn.layout import LAYOUTS, Layout
 
-NORMS = ("rms", "vertex_rms", "instance", "batch", "batch_channel", "none")
+NORMS = ("rms", "vertex_rms", "instance", "instance_vertex", "batch", "batch_channel", "none")
 
 
 class SecondOrderNorm(nn.Module):
@@ -23,7 +23,10 @@ class SecondOrderNorm(nn.Module):
                           are bounded; no state, no difference between training and evaluation.
     ``vertex_rms``        ``rms`` with a scale and a shift of its own at every vertex, ``[V, D]``:
                           what the published BatchNorm over V·D learns, without its statistics.
-    ``instance``          ``scale · (t - mean t) / √(var t + 1e-5)``
+    ``instance``          ``scale · (t - mean t) / √(var t + 1e-5)``: the papers' "vertex-wise
+                          instance normalization", read as torch's instance normalisation.
+    ``instance_vertex``   The same with the statistics of each vertex over its channels, the
+                          other way to read it.
     ``batch``             BatchNorm over every vertex and channel, V·D features (the published
                           code). Trains, but may explode in evaluation mode. Has no ``scale``.
     ``batch_channel``     BatchNorm over the D channels. Same caution. Has no ``scale``.
@@ -112,7 +115,8 @@ class SecondOrderNorm(nn.Module):
         dims = self.layout.statistic_dims
         if self.kind in ("rms", "vertex_rms"):
             t = t * (1 + t.square().mean(dims, keepdim=True)).rsqrt()
-        elif self.kind == "instance":
+        elif self.kind in ("instance", "instance_vertex"):
+            dims = (self.layout.channel_dim,) if self.kind == "instance_vertex" else dims
             t = t - t.mean(dims, keepdim=True)
             t = t * (t.square().mean(dims, keepdim=True) + 1e-5).rsqrt()
         if self.shift is not None:

@@ -45,13 +45,15 @@ def write_charts(grid: str | Path, folder: str | Path) -> list[Path]:
         GridError: ``grid`` is none.
     """
     views = make_views(read_rows(grid))
+    return [chart(view, Path(folder) / f"{picture_name(view, views)}.png") for view in views]
+
+
+def picture_name(view: View, views: Sequence[View]) -> str:
+    """``<data>-<split>-latent-<n>``, and a piece of the recipe's hash where views share that."""
     names = [f"{v.data}-{v.split}-latent-{v.latent}" for v in views]
-    files = []
-    for name, view in zip(names, views, strict=True):
-        recipe = f"-{(view.recipe_hash or '')[:6]}" if names.count(name) > 1 else ""
-        path = Path(folder) / (re.sub(r"[^\w.+-]+", "-", name) + recipe + ".png")
-        files.append(chart(view, path))
-    return files
+    name = f"{view.data}-{view.split}-latent-{view.latent}"
+    recipe = f"-{(view.recipe_hash or '')[:6]}" if names.count(name) > 1 else ""
+    return re.sub(r"[^\w.+-]+", "-", name) + recipe
 
 
 def chart(view: View, path: str | Path) -> Path:
@@ -132,15 +134,20 @@ def _errors(axes: Any, models: Sequence[Model], limit: float) -> None:
 
 
 def _orders(axes: Any, models: Sequence[Model], limit: float) -> None:
-    """Error against order, one line per polynomial, with and without activations."""
+    """Error against order, one line per polynomial, with and without activations.
+
+    Lines are of the normalisation that most models have: others stand in the list alone.
+    """
     orders: set[int] = set()
+    norms = [m.rows[0]["norm"] for m in models if m.rows[0]["family"] in POLYNOMIALS]
+    usual = max(norms, key=norms.count, default=None)
     for open_ in (False, True):
         start = [m for m in models if m.name.split("-noact")[0] == "first-order"]
         start = [m for m in start if _is_open(m) == open_]
         for family in POLYNOMIALS:
             mine = [m for m in models if m.rows[0]["family"] == family and _is_open(m) == open_]
             mine = [m for m in mine if m.rows[0]["operator"] == "spiral"]
-            mine = [m for m in mine if "batch" not in (m.rows[0]["norm"] or "")]
+            mine = [m for m in mine if m.rows[0]["norm"] == usual]
             line = sorted((m for m in start + mine if 0 < (_mean(m) or 0) <= limit), key=_order)
             if not mine or not line:
                 continue

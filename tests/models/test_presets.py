@@ -14,11 +14,25 @@ NAMES = [
 ]
 
 
+INSTANCE = {  # parameters with the vertices and spirals of CoMA; first-order has 47,491
+    "simple-2": 47_638,
+    "simple-3": 47_785,
+    "simple-4": 47_932,
+    "full-2": 73_846,
+    "full-3": 130_234,
+    "full-4": 186_622,
+    "skip-2": 73_846,
+    "skip-3": 130_234,
+    "skip-4": 186_622,
+}
+
+
 def test_names():
     noact = [f"{name}-noact" for name in NAMES]
     batchnorm = [f"{name}-batchnorm" for name in ("simple-2", "full-2", "full-3")]
+    instance = [f"{name}-instance{rest}" for name in INSTANCE for rest in ("", "-noact")]
     published = ["neural3dmm", "spiralnet++", "first-order-spiralnet++"]
-    wanted = [*NAMES, *noact, *batchnorm, *OPERATORS[1:], *published]
+    wanted = [*NAMES, *noact, *batchnorm, *instance, *OPERATORS[1:], *published]
     assert sorted(PRESETS) == sorted(wanted)
 
 
@@ -45,6 +59,18 @@ def test_comparison_presets_differ_in_the_block_alone(name):
     assert without.activation == "none"
     assert without.block == config.block
     assert same_spirals == spirals
+
+
+@pytest.mark.parametrize(("name", "parameters"), INSTANCE.items())
+def test_instance_presets_have_few_parameters_besides_their_operators(name, parameters, coma_sized):
+    """A scale per channel: simple has no more than first order but these, nothing per vertex."""
+    config, spirals = get_preset(f"{name}-instance")
+    plain, same = get_preset(name)
+    assert config == dataclasses.replace(plain, norm="instance")
+    assert get_preset(f"{name}-instance-noact")[0] == dataclasses.replace(config, activation="none")
+    assert spirals == same
+    model = MeshAutoencoder(config, coma_sized)
+    assert sum(p.numel() for p in model.parameters()) == parameters
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))

@@ -46,6 +46,18 @@ def test_samples_do_not_mix_and_nothing_is_remembered(kind, layout, shape, dims)
     assert not list(norm.buffers())
 
 
+@pytest.mark.parametrize(("layout", "shape", "dims"), CASES)
+def test_instance_of_a_vertex_is_over_its_channels(layout, shape, dims):
+    norm = make("instance_vertex", layout)
+    t = 3 * torch.randn(shape)
+    channels = -1 if layout != "images" else 1
+    variance, mean = torch.var_mean(t, channels, correction=0, keepdim=True)
+    scale = norm.scale[:, None, None] if layout == "images" else norm.scale
+    wanted = scale * (t - mean) / (variance + 1e-5).sqrt()
+    torch.testing.assert_close(norm(t), wanted, rtol=1e-5, atol=1e-6)
+    assert not list(norm.buffers())
+
+
 def test_vertex_rms_has_a_scale_and_a_shift_at_every_vertex():
     norm = SecondOrderNorm(5, "vertex_rms", num_vertices=7)
     assert torch.equal(norm.scale, torch.full((7, 5), 0.1))

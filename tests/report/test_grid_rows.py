@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 from grids import row, write_grid
 
@@ -123,6 +124,42 @@ def test_linear_models_alone_have_a_view():
     )  # fmt: skip
     (view,) = make_views([mean])
     assert [m.name for m in view.models] == ["mean-shape"]
+
+
+def test_errors_by_order_on_one_mesh(tmp_path):
+    """The models by their order, errors in mm of the run with the median error."""
+    figures = pytest.importorskip("polygraph.report.order_figure")
+    pytest.importorskip("matplotlib", reason="needs matplotlib (extra [report])")
+    grid = tmp_path / "grid"
+    rows = write_grid(grid, latents=(8,), odd=False)
+    (view,) = make_views(read_rows(grid))
+    orders = [model.rows[0]["order"] for model in figures._by_order(view)]
+    assert orders == sorted(orders)
+    assert len(orders) > 2
+    (path,) = figures.write_order_figures(grid, tmp_path / "errors", mesh=1)
+    assert path.name == "spheres-interpolation-latent-8-errors.png"
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+    (skip,) = figures._named(view, ["skip-2"], "here")
+    samples = figures.read_samples(grid, rows[0])
+    panel = figures._panel(grid, skip, samples, 1, "here")
+    made = np.load(grid / skip.from_median()[0]["run"] / "samples.npy")[1]
+    wanted = 1000 * np.linalg.norm(made.astype(float) - samples.inputs[1], axis=1)
+    np.testing.assert_allclose(panel.errors, wanted, rtol=1e-12)
+
+    for options, message in (
+        ({"models": ["full-9"]}, "has no model full-9, only first-order"),
+        ({"mesh": 99}, "mesh must be one of"),
+    ):
+        with pytest.raises(GridError, match=message):
+            figures.write_order_figures(grid, tmp_path, **options)
+    made = np.load(grid / skip.from_median()[0]["run"] / "samples.npy")
+    made[0, 3] = np.nan
+    np.save(grid / skip.from_median()[0]["run"] / "samples.npy", made)
+    with pytest.raises(GridError, match="mesh 0 of skip-2 is not finite"):
+        figures.write_order_figures(grid, tmp_path, models=["skip-2"])
+    with pytest.raises(GridError, match="no test meshes here"):
+        figures.write_order_figures(grid / "results.json", tmp_path)
 
 
 def test_the_command(tmp_path, capsys):
