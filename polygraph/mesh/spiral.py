@@ -22,9 +22,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from polygraph.mesh.io import FloatArray, IntArray, Mesh, validate_mesh
+from polygraph.mesh.io import FloatArray, IntArray, Mesh, MeshError, validate_mesh
 
 _DEFAULT_LENGTH = 9
+_MOST_ENTRIES = 1000  # of a spiral, on average
 _GAP = -1
 
 
@@ -142,7 +143,8 @@ def spiral_table(
         int64 ``[V, S]``: row v starts with v; -1 means no vertex.
 
     Raises:
-        MeshError: if the mesh is not valid.
+        MeshError: if the mesh is not valid, or ``length`` is None and spirals would have more than
+            a thousand entries on average, and more than a million in all.
         ValueError: if an option is out of range, or has no meaning in the convention.
     """
     mesh = validate_mesh(vertices, faces)
@@ -151,8 +153,17 @@ def spiral_table(
     if convention == "neural3dmm":
         one_rings = _one_rings(mesh)
         starts = _starts(mesh, references)
-        spirals = [_rings(v, one_rings, start, hops) for v, start in enumerate(starts.tolist())]
-        spirals = [spiral[:1] + spiral[1::dilation] for spiral in spirals]
+        entries = None if length is None else 1 + (length - 1) * dilation
+        spirals, left = [], _MOST_ENTRIES * len(one_rings) + 10**6
+        for v, start in enumerate(starts.tolist()):
+            spiral = _rings(v, one_rings, start, hops, entries)
+            spirals.append(spiral[:1] + spiral[1::dilation])
+            left -= len(spirals[-1])
+            if left < 0:
+                raise MeshError(
+                    f"spirals of {hops} rings have more than {_MOST_ENTRIES} entries each on "
+                    f"average: a vertex has {max(map(len, one_rings))} neighbours; give a length"
+                )
         if length is None:
             sizes = np.array([len(spiral) for spiral in spirals])
             length = int(sizes.mean() + 2 * sizes.std())
@@ -239,8 +250,10 @@ def _order_ring(steps: list[tuple[int, int]]) -> list[int]:
     return ring
 
 
-def _rings(center: int, one_rings: list[list[int]], start: int, hops: int) -> list[int]:
-    """The centre and its rings, with gaps."""
+def _rings(
+    center: int, one_rings: list[list[int]], start: int, hops: int, entries: int | None
+) -> list[int]:
+    """The centre and its rings, with gaps; where ``entries`` are enough, not many more."""
     around = one_rings[center]
     at = around.index(start) if start != _GAP else 0
     ring = around[at:] + around[:at]
@@ -248,19 +261,27 @@ def _rings(center: int, one_rings: list[list[int]], start: int, hops: int) -> li
     seen = {center, _GAP}
     for hop in range(hops):
         if hop:
-            ring = _next_ring(ring, one_rings, seen)
+            wanted = None if entries is None else entries - len(spiral)
+            ring = _next_ring(ring, one_rings, seen, wanted)
         spiral += ring
         seen.update(ring)
     return spiral
 
 
-def _next_ring(ring: list[int], one_rings: list[list[int]], seen: set[int]) -> list[int]:
-    """The unseen neighbours of a ring: counter-clockwise around each, from its predecessor on."""
+def _next_ring(
+    ring: list[int], one_rings: list[list[int]], seen: set[int], wanted: int | None
+) -> list[int]:
+    """The unseen neighbours of a ring: counter-clockwise around each, from its predecessor on.
+
+    The first of them, where ``wanted`` are enough.
+    """
     out: list[int] = []
     fresh = set(seen)
     previous = ring[-1] if ring else _GAP
     for w in ring:
         for u in (_GAP,) if w == _GAP else _outward(one_rings[w], previous, seen):
+            if wanted is not None and len(out) >= wanted:
+                return out
             if u not in fresh:
                 fresh.add(u)
                 out.append(u)
@@ -302,9 +323,11 @@ def _clockwise_rings(mesh: Mesh) -> list[list[int]]:
             for v, *others in corners:
                 closed[v] = _add_corner(arcs[v], *others)
     rings = [[w for arc in around for w in arc] for around in arcs]
+    known = [{v, *ring} for v, ring in enumerate(rings)]
     for face in mesh.faces.tolist():
         for v in face:
-            rings[v] += [w for w in dict.fromkeys(face) if w != v and w not in rings[v]]
+            rings[v] += [w for w in face if w not in known[v]]
+            known[v].update(face)
     return rings
 
 
@@ -366,18 +389,25 @@ def _clockwise_spiral(center: int, rings: list[list[int]], entries: int) -> list
     spiral, ring = [center], rings[center]
     while ring and len(spiral) < entries:
         spiral += ring
-        ring = _ring_behind(ring, rings, set(spiral))
+        ring = _ring_behind(ring, rings, set(spiral), entries - len(spiral))
     return spiral[:entries]
 
 
-def _ring_behind(ring: list[int], rings: list[list[int]], seen: set[int]) -> list[int]:
-    """The unseen neighbours of a ring, around each from the first neighbour that is of the ring."""
+def _ring_behind(ring: list[int], rings: list[list[int]], seen: set[int], wanted: int) -> list[int]:
+    """The unseen neighbours of a ring, around each from the first neighbour that is of the ring.
+
+    The first of them, where ``wanted`` are enough.
+    """
     last = set(ring)
     out: dict[int, None] = {}
     for w in ring:
         around = rings[w]
         at = next((k for k, u in enumerate(around) if u in last), len(around))
-        out.update(dict.fromkeys(u for u in around[at + 1 :] + around[:at] if u not in seen))
+        for u in around[at + 1 :] + around[:at]:
+            if len(out) >= wanted:
+                return list(out)
+            if u not in seen:
+                out[u] = None
     return list(out)
 
 

@@ -389,3 +389,33 @@ def test_config_from_the_command_line():
     assert instantiate(parser.parse_args(["--spiral.reference=7"])).spiral.reference == 7
     with pytest.raises(SystemExit):
         parser.parse_args(["--spiral.convention=unknown"])
+
+
+def test_a_vertex_of_many_faces():
+    """Given a length, nobody lists all of its neighbours; without one they are too many."""
+    count = 3000
+    angle = np.linspace(0, 2 * np.pi, count, endpoint=False)
+    vertices = np.stack([np.cos(angle), np.sin(angle), np.zeros(count)], 1)
+    vertices = np.concatenate([[[0, 0, 1]], vertices])
+    number = np.arange(count)
+    faces = np.stack([0 * number, 1 + number, 1 + (number + 1) % count], 1)
+    table = spiral_table(vertices, faces, hops=2, dilation=2, length=9)
+    # From 100 the way leads to the hub; the other neighbours of 100 and what they see follow.
+    assert set(table[100].tolist()) <= {100, 0, *range(1, count + 1), -1}
+    assert table.shape == (count + 1, 9)
+    published = spiral_table(vertices, faces, convention="spiralnet++", length=9)
+    assert (published[:, 1:] >= 0).all()
+    with pytest.raises(MeshError, match=r"more than 1000 entries .* a vertex has 3000 neighb"):
+        spiral_table(vertices, faces, hops=2)
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 11, 40])
+@pytest.mark.parametrize("options", [{"hops": 3}, {"hops": 2, "dilation": 2}], ids=str)
+def test_a_given_length_cuts_what_is_there(any_mesh, options, length):
+    """Rings are not listed to their end, and the entries are the same."""
+    v, f = any_mesh
+    whole = spiral_table(v, f, length=400, **options)
+    np.testing.assert_array_equal(spiral_table(v, f, length=length, **options), whole[:, :length])
+    whole = spiral_table(v, f, convention="spiralnet++", length=400)
+    cut = spiral_table(v, f, convention="spiralnet++", length=length)
+    np.testing.assert_array_equal(cut, whole[:, :length])
