@@ -73,8 +73,9 @@ def chart(view: View, path: str | Path) -> Path:
     seeds = {row["seed"] for model in view.models for row in model.rows} - {None}
     first = view.models[0].rows[0]
     figure.suptitle(
-        f"{_literal(view.data)}, {_literal(view.split)}, {view.latent} latents: {first['num_train']:,} meshes to "
-        f"train, {first['num_test']:,} to test, {len(seeds)} seed{'s' * (len(seeds) != 1)}",
+        f"{_literal(view.data)}, {_literal(view.split)}, {view.latent} latents: "
+        f"{first['num_train']:,} meshes to train, {first['num_test']:,} to test, "
+        f"{len(seeds)} seed{'s' * (len(seeds) != 1)}",
         fontsize=12,
     )
     return save_figure(plt, figure, path)
