@@ -50,8 +50,11 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
 
     Raises:
         OSError: the disk is full or the folder cannot be written; the old file is untouched.
+        CheckpointError: a folder is in the place of the file.
     """
     path = Path(path)
+    if path.is_dir():
+        raise CheckpointError(f"{path}: not a file but a folder")
     temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY_SUFFIX}")
     try:
         with open(temporary, "wb") as file:
