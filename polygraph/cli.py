@@ -415,7 +415,7 @@ def _benchmark_mesh(arguments: Sequence[str]) -> int:
         grid, out, finished = parse_benchmark_mesh(arguments)
     except ValueError as error:
         raise UsageError(f"benchmark mesh: {error}") from error
-    result = run_grid(grid, _folder("benchmark mesh", out), finished=finished)
+    result = run_grid(grid, out, finished=finished)
     print(f"\n{result.table}\n")
     for name in ("results.json", "table.md"):
         print(f"wrote {(result.folder / name).resolve()}")

@@ -251,7 +251,7 @@ def _cifar10_members(path: Path, wanted: tuple[str, ...]) -> tuple[dict[str, byt
         # As a stream: unpacked once, in memory, and only as far as the caps allow.
         with raw, _unpacked(raw) as unpacked:
             stream = _Counted(path, unpacked)
-            with tarfile.open(fileobj=stream, mode="r|") as archive:
+            with tarfile.open(fileobj=stream, mode="r|") as archive:  # type: ignore[call-overload]
                 for member in _members(path, archive, stream):
                     name = PurePosixPath(member.name)
                     python = python or "cifar-10-batches-py" in name.parts

@@ -298,7 +298,10 @@ def _file_name(name: str) -> str:
 def _shown(split: Split) -> NDArray[np.int64]:
     """The test meshes that the report shows, from all over the split."""
     count = min(SHOWN_MESHES, len(split.test))
-    return split.test[np.linspace(0, len(split.test) - 1, count).round().astype(int)]
+    chosen: NDArray[np.int64] = split.test[
+        np.linspace(0, len(split.test) - 1, count).round().astype(int)
+    ]
+    return chosen
 
 
 def _write_shown(cells: Sequence[_Cell], folder: Path) -> None:
