@@ -19,6 +19,7 @@ import polygraph
 
 DEMO_PRESETS = ("first-order", "simple-2", "full-2", "full-2-noact")
 DEMO_STEPS = 1400
+_MOST_WORDS = 1000  # characters of an error
 
 
 class UsageError(Exception):
@@ -90,9 +91,17 @@ def _settings(
     name: str, parse: Callable[[Sequence[str]], tuple[Any, str, bool]], arguments: Sequence[str]
 ) -> tuple[Any, str, bool]:
     try:
-        return parse(arguments)
+        config, out, resume = parse(arguments)
     except (ValueError, TypeError) as error:
         raise UsageError(f"{name}: {error}") from error
+    return config, _folder(name, out), resume
+
+
+def _folder(command: str, out: str) -> str:
+    """The folder to write to, if it is one: no name is not the current folder."""
+    if not str(out).strip():
+        raise UsageError(f"{command}: --out must name a folder, got {out!r}")
+    return out
 
 
 def _train_gan(arguments: Sequence[str]) -> None:
@@ -186,7 +195,8 @@ def export(arguments: Sequence[str]) -> int:
     chosen = parser.parse_args(arguments)
     from polygraph.train.run import export_run, load_run
 
-    print(f"wrote {export_run(load_run(chosen.run), chosen.out).resolve()}")
+    out = _folder("export", chosen.out)
+    print(f"wrote {export_run(load_run(chosen.run), out).resolve()}")
     return 0
 
 
@@ -197,6 +207,9 @@ def latent(arguments: Sequence[str]) -> int:
     parser = Parser(prog="polygraph latent", description=latent.__doc__)
     add_kinds(parser)
     chosen = parser.parse_args(arguments)
+    _folder("latent", chosen.out)
+    if "seed" in chosen:
+        _check_least("latent", chosen, seed=0)
     sequences = make_sequences(chosen)
     for path in sequences.write(chosen.out, picture=not chosen.no_picture, up=chosen.up):
         print(f"wrote {path.resolve()}")
@@ -278,6 +291,8 @@ def _check_least(command: str, chosen: argparse.Namespace, **least: int) -> None
             raise UsageError(
                 f"{command}: {name} must be at least {low}, got {getattr(chosen, name)}"
             )
+        if name == "seed" and chosen.seed >= 2**63:
+            raise UsageError(f"{command}: seed must be in [0, 2^63), got {chosen.seed}")
 
 
 def sample(arguments: Sequence[str]) -> int:
@@ -358,7 +373,7 @@ def demo_gan(arguments: Sequence[str]) -> int:
     except ValueError as error:
         raise UsageError(f"demo-gan: {error}") from error
     print(f"Training {chosen.preset} on built-in digits, {config.train.steps:,} generator steps.")
-    out = Path(chosen.out)
+    out = Path(_folder("demo-gan", chosen.out))
     result = train_gan(config, out)
     print(f"{result['seconds']:.0f} s, {result['step_ms']:.0f} ms per generator step")
     for name, steps in (("samples", None), ("interpolations", 8)):
@@ -391,7 +406,7 @@ def demo(arguments: Sequence[str]) -> int:
         chosen.presets,
         MeshDataConfig(num_frames=chosen.frames),
         TrainConfig(steps=chosen.steps, schedule="cosine"),
-        chosen.out,
+        _folder("demo", chosen.out),
         seeds=chosen.seeds,
         latent_channels=chosen.latent,
         up="z",
@@ -478,6 +493,8 @@ def _run(arguments: Sequence[str]) -> int:
 def describe(error: BaseException) -> str:
     """An error in one line; a missing package names the extra that brings it."""
     text = " ".join(str(error).split())
+    if len(text) > _MOST_WORDS:  # a value from a file is part of it, which may be of any size
+        text = f"{text[:_MOST_WORDS]} ... ({len(text)} characters)"
     if isinstance(error, ModuleNotFoundError) and error.name:
         from polygraph.doctor import extra_of
 

@@ -254,3 +254,32 @@ def test_demo_end_to_end(tmp_path, capsys, monkeypatch):
     for word in ("first-order", "full-2", "pca", "mean-shape", "error mm", "heatmaps.png"):
         assert word in text
     assert (out / "heatmaps.png").is_file()
+
+
+def test_no_name_is_no_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for words in (
+        ["train", "mesh", "--out", ""],
+        ["train", "points", "--out", " "],
+        ["train", "gan", "--out", ""],
+        ["demo", "--out", ""],
+        ["demo-gan", "--out", ""],
+        ["benchmark", "mesh", "--out", ""],
+        ["latent", "sample", "--run", "run", "--out", ""],
+    ):
+        assert main(words) == 2
+        assert "--out must name a folder, got '" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words", [["latent", "sample", "--run", "r"], ["sample", "--run", "r"], ["score", "--run", "r"]]
+)
+def test_seeds_have_a_range(words, capsys):
+    for seed in ("-1", str(2**63)):
+        assert main([*words, "--seed", seed]) == 2
+        assert "seed must be" in capsys.readouterr().err
+
+
+def test_an_error_has_a_bounded_length():
+    assert len(describe(ValueError("x" * 5_000_000))) < 1100

@@ -17,6 +17,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from polygraph._arrays import checked_expansion
+from polygraph._files import open_regular, read_regular
+
 Images = NDArray[np.uint8]
 IntArray = NDArray[np.int64]
 
@@ -29,9 +32,13 @@ _RECORD = 1 + 3 * 32 * 32  # a label, then the red, green and blue planes of 32 
 _IDX_UINT8 = 0x08
 _BLOCK = 1 << 22
 _MAX_BYTES = 1 << 32  # of one IDX file or one archive; ImageNet at 32 x 32 is 3.9e9
+_MAX_FILE = 1 << 33
 _MAX_MEMBERS = 1000
+_MAX_BATCH = 1 << 26  # bytes of one file of CIFAR-10, which has 3.1e7
+_MAX_HEADER = 1 << 20  # of one member of an archive: long names
 _MAX_TAIL = 1 << 20  # zeros at the end of an archive
 _MAX_PIXELS = 1 << 26  # of one picture: 8192 x 8192
+_STRIP = 64  # rows
 _TRANSPARENT = ("LA", "La", "PA", "RGBA", "RGBa")
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 
@@ -71,19 +78,21 @@ def read_idx(path: str | Path, dims: int) -> Images:
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: wrong magic number, an empty dimension, too few bytes or too many; a damaged
-            gzip stream.
+            gzip stream; more than a hundred times the size of the file, or more than there is
+            memory for.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
+    raw, size = open_regular(path, _MAX_FILE)
     try:
-        with open(path, "rb") as raw, _unpacked(raw) as file:
-            return _read_idx(path, file, dims)
+        with raw, _unpacked(raw) as file:
+            return _read_idx(path, file, dims, size)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{path}: truncated or damaged gzip stream: {error}") from error
 
 
-def _read_idx(path: Path, file: BinaryIO | gzip.GzipFile, dims: int) -> Images:
+def _read_idx(path: Path, file: BinaryIO | gzip.GzipFile, dims: int, packed: int) -> Images:
     header = 4 + 4 * dims
     head = _read_up_to(file, header)
     want = bytes((0, 0, _IDX_UINT8, dims))
@@ -101,6 +110,8 @@ def _read_idx(path: Path, file: BinaryIO | gzip.GzipFile, dims: int) -> Images:
             f"{path}: every dimension must be at least 1 and all bytes together at most "
             f"{_MAX_BYTES}, got the shape {list(shape)}"
         )
+    if isinstance(file, gzip.GzipFile):  # as it is, a file cannot have more than it has
+        checked_expansion(size, packed, str(path), ValueError)
     data = _read_up_to(file, size + 1)
     if len(data) != size:
         got = f"{len(data)}" if len(data) < size else "more"
@@ -195,9 +206,7 @@ def read_cifar10(path: str | Path) -> dict[str, tuple[Images, IntArray]]:
         for name in wanted:
             file = folder / name
             if file.is_file():
-                if file.stat().st_size > _MAX_BYTES:
-                    raise ValueError(f"{file}: at most {_MAX_BYTES} bytes are read, got more")
-                found[name] = file.read_bytes()
+                found[name] = read_regular(file, _MAX_BATCH)
         python = (folder / "data_batch_1").exists() or (path / "cifar-10-batches-py").exists()
     elif path.is_file():
         found, python = _cifar10_members(path, wanted)
@@ -237,34 +246,72 @@ def _cifar10_members(path: Path, wanted: tuple[str, ...]) -> tuple[dict[str, byt
     """The wanted files of an archive, and whether it is that of the Python version."""
     found: dict[str, bytes] = {}
     python = False
+    raw, _ = open_regular(path, _MAX_FILE)
     try:
         # As a stream: unpacked once, in memory, and only as far as the caps allow.
-        with open(path, "rb") as raw, _unpacked(raw) as stream:
-            with tarfile.open(fileobj=stream, mode="r|") as archive:
-                for member in _members(path, archive):
+        with raw, _unpacked(raw) as unpacked:
+            stream = _Counted(path, unpacked)
+            with tarfile.open(fileobj=stream, mode="r|") as archive:  # type: ignore[call-overload]
+                for member in _members(path, archive, stream):
                     name = PurePosixPath(member.name)
                     python = python or "cifar-10-batches-py" in name.parts
                     inside = name.parts[:-1] in ((), (CIFAR10_FOLDER,))
                     if member.isdir() or name.name not in wanted or not inside:
                         continue
                     file = archive.extractfile(member) if member.isreg() else None
-                    if file is None:
+                    if file is None or member.issparse():
                         raise ValueError(f"{path}: {name}: want a file, got a link or a device")
+                    if member.size > _MAX_BATCH:
+                        raise ValueError(
+                            f"{path}: {name}: at most {_MAX_BATCH} bytes are read, got "
+                            f"{member.size}"
+                        )
                     if name.name in found:
                         raise ValueError(f"{path}: {name}: want it once, got it twice")
                     found[name.name] = file.read()
             # gzip's checksum comes last, behind what tar takes for the end.
-            _read_up_to(stream, _MAX_TAIL)
+            stream.allow(_MAX_TAIL)
+            stream.read(_MAX_TAIL)
+            if stream.total % tarfile.BLOCKSIZE:
+                raise ValueError(
+                    f"{path}: not a readable tar archive, or truncated: its size must be a "
+                    f"multiple of {tarfile.BLOCKSIZE} bytes, got {stream.total}"
+                )
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         raise ValueError(f"{path}: not a readable tar archive, or truncated: {error}") from error
     return found, python
 
 
-def _members(path: Path, archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    total = 0
-    for number, member in enumerate(archive):
+class _Counted:
+    """A stream of which no more is read than was allowed before: headers are of any length."""
+
+    def __init__(self, path: Path, file: BinaryIO | gzip.GzipFile) -> None:
+        self.path, self.file = path, file
+        self.total, self.limit = 0, _MAX_HEADER  # the first header is read on opening
+
+    def allow(self, size: int) -> None:
+        """Let so many more bytes be read from here on."""
+        self.limit = self.total + size
+
+    def read(self, size: int) -> bytes:
+        """As of a file.
+
+        Raises:
+            ValueError: more was asked for than is allowed.
+        """
+        data = _read_up_to(self.file, min(size, self.limit - self.total + 1))
+        self.total += len(data)
+        if self.total > self.limit:
+            raise ValueError(f"{self.path}: the headers of a member exceed {_MAX_HEADER} bytes")
+        return data
+
+
+def _members(path: Path, archive: tarfile.TarFile, stream: _Counted) -> Iterator[tarfile.TarInfo]:
+    total = number = 0
+    while (member := archive.next()) is not None:
         total += member.size
-        if number >= _MAX_MEMBERS or total > _MAX_BYTES:
+        number += 1
+        if number > _MAX_MEMBERS or total > _MAX_BYTES:
             raise ValueError(
                 f"{path}: an archive of at most {_MAX_MEMBERS} members and {_MAX_BYTES} bytes is "
                 "wanted, got more"
@@ -274,6 +321,7 @@ def _members(path: Path, archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
             raise ValueError(
                 f"{path}: member names must stay inside the archive, got {member.name!r}"
             )
+        stream.allow(member.size + _MAX_HEADER)  # it, and the headers of the next one
         yield member
 
 
@@ -326,12 +374,8 @@ def read_picture(path: str | Path, size: int, channels: int) -> Images:
                 )
             if file.mode.startswith(("I", "F")):
                 raise ValueError(f"want 8 bits a channel, got Pillow's mode {file.mode!r}")
-            picture: Any = ImageOps.exif_transpose(file)
-            if picture.mode in _TRANSPARENT or "transparency" in picture.info:
-                picture = picture.convert("RGBA")
-                white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
-                picture = Image.alpha_composite(white, picture)
-            picture = picture.convert("RGB" if channels == 3 else "L")
+            ImageOps.exif_transpose(file, in_place=True)
+            picture = _opaque(file, "RGB" if channels == 3 else "L")
             # `fit` scales and cuts at once, about the middle.
             picture = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
     except Exception as error:  # Pillow fails with anything, SyntaxError included
@@ -339,3 +383,18 @@ def read_picture(path: str | Path, size: int, channels: int) -> Images:
         raise ValueError(f"{path}: not a readable picture: {detail}") from error
     pixels = np.asarray(picture, np.uint8)
     return np.ascontiguousarray(pixels.reshape(size, size, channels).transpose(2, 0, 1))
+
+
+def _opaque(picture: Any, mode: str) -> Any:
+    """The picture in that mode, over white where it is transparent: strip by strip."""
+    from PIL import Image
+
+    if picture.mode not in _TRANSPARENT and "transparency" not in picture.info:
+        return picture if picture.mode == mode else picture.convert(mode)
+    made = Image.new(mode, picture.size)
+    for top in range(0, picture.height, _STRIP):
+        strip = picture.crop((0, top, picture.width, min(top + _STRIP, picture.height)))
+        strip = strip.convert("RGBA")
+        white = Image.new("RGBA", strip.size, (255, 255, 255, 255))
+        made.paste(Image.alpha_composite(white, strip).convert(mode), (0, top))
+    return made

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import numbers
 import re
@@ -18,7 +17,8 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from polygraph._files import open_regular, read_regular
+from polygraph._files import open_regular
+from polygraph._json import read_json
 from polygraph.data.splits import Split, interpolation_split, read_splits, unknown_name
 from polygraph.data.store import (
     MANIFEST,
@@ -279,10 +279,7 @@ def open_registered(
 def _read_frames(path: Path, num_meshes: int) -> Frames | None:
     if not path.exists():
         return None
-    try:
-        frames = json.loads(read_regular(path, MOST_BYTES))
-    except ValueError as error:
-        raise ValueError(f"{path}: not a JSON file ({error})") from error
+    frames = read_json(path, most_bytes=1 << 28)
     if not isinstance(frames, list) or not all(isinstance(frame, dict) for frame in frames):
         raise ValueError(f"{path}: must be a list of objects, one per mesh")
     if len(frames) != num_meshes:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from polygraph._arrays import read_npz
 from polygraph.mesh.origin import ZERO, Point, origin_of, to_float32
 
 IntArray = NDArray[np.int64]
@@ -115,13 +116,8 @@ def open_shapes(config: ShapeDataConfig) -> ShapeDataset:
 def _read(path: Path) -> dict[str, NDArray[Any]]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            found = set(archive.files)
-            arrays = {name: archive[name] for name in (*REQUIRED, "classes") if name in found}
-    except Exception as error:  # a damaged archive can fail anywhere between zip and array
-        detail = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        raise ValueError(f"{path}: not a readable .npz archive: {detail}") from error
+    found = read_npz(path)
+    arrays = {name: found[name] for name in (*REQUIRED, "classes") if name in found}
     missing = [name for name in REQUIRED if name not in arrays]
     if missing:
         raise ValueError(

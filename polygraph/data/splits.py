@@ -17,9 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from polygraph._json import read_json
+
 IndexArray = NDArray[np.int64]
 Frame = Mapping[str, Any]
 VALIDATION_EVERY = 20
+_MOST_BYTES = 1 << 26  # of a file of splits
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,10 +204,7 @@ def read_splits(path: Path, num_meshes: int, frames: Sequence[Frame] | None) -> 
         ValueError: not JSON, not of that form, or a list is bad (see `make_split`); the message
             names the file.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not a JSON file ({error})") from error
+    content = read_json(path, most_bytes=_MOST_BYTES)
     if not isinstance(content, dict) or not content:
         raise ValueError(
             f"{path}: must map names of splits to their lists, got {type(content).__name__}"

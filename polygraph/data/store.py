@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from polygraph._json import parse_json
 from polygraph.mesh.origin import ZERO, Point, checked_point
 
 FORMAT = 1
@@ -243,7 +244,7 @@ class Entry:
         """
         fault = None
         try:
-            manifest = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
+            manifest = parse_json((self.folder / MANIFEST).read_bytes(), MANIFEST)
             if manifest["format"] != FORMAT:
                 fault = f"has format {manifest['format']}, this version writes {FORMAT}"
             elif manifest["source"] != self.source:

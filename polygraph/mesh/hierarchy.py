@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from polygraph._arrays import read_npz
 from polygraph.mesh.decimate import decimate
 from polygraph.mesh.io import (
     FloatArray,
@@ -113,9 +114,8 @@ class MeshHierarchy:
         if not Path(path).is_file():
             raise MeshError(f"{path}: no such file")
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                meta = json.loads(str(archive["meta"]))
-                arrays = {name: archive[name] for name in archive.files if name != "meta"}
+            arrays = read_npz(path, MeshError)
+            meta = json.loads(str(arrays.pop("meta")))
             hierarchy = cls.from_arrays(arrays, meta["settings"])
             expected = meta["hash"]
         except Exception as error:  # a damaged archive can fail anywhere between zip and JSON

@@ -20,6 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from polygraph._files import read_regular
+from polygraph._memory import readable_bytes
+
 _SIZE = 299
 _FID_CLASSES = 1008
 _CLASSES = 1000
@@ -233,10 +236,10 @@ def load_inception(path: str | Path) -> InceptionV3:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    data = path.read_bytes()
+    data = read_regular(path, readable_bytes())
     try:
         state = load(data)
-    except (SafetensorError, ValueError, KeyError) as error:
+    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise ValueError(
             f"{path}: want Inception-v3's weights as safetensors (a .pth is not read), got a file "
             f"that is not readable as such: {error}"
@@ -264,6 +267,9 @@ def load_inception(path: str | Path) -> InceptionV3:
         want = list(wanted[name]) if name in wanted else "no such weight"
         if got != want:
             raise ValueError(f"{path}: {name}: want {want}, got {got}")
+    for name, tensor in state.items():
+        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"{path}: {name}: want finite floating-point numbers")
     model = model.to_empty(device="cpu")
     model.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=False)
     return model.eval().requires_grad_(False)

@@ -8,12 +8,13 @@ that is not finite and a run that is not there yet each have their place.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from polygraph._json import read_json
 
 RESULTS = "results.json"
 LINEAR = "linear"
@@ -40,6 +41,7 @@ SCHEMA: dict[str, tuple[type, ...]] = {
     "quantiles_mm": (list, *_NONE),
 }
 QUANTILES = 101
+_MOST_BYTES = 1 << 28  # of the rows of a grid
 AVERAGED = (
     "mean_mm", "std_mm", "median_mm", "p90_mm", "max_mm", "val_mean_mm", "parameters", "seconds",
     "step_ms", "inference_1_ms", "inference_16_ms", "train_step_ms", "peak_mib",
@@ -155,10 +157,7 @@ def read_rows(folder: str | Path) -> list[Row]:
         path = path / RESULTS
     if not path.is_file():
         raise GridError(f"{folder}: no grid here: {RESULTS} is missing")
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
-    except (OSError, ValueError) as error:
-        raise GridError(f"{path}: not a readable JSON file ({error})") from error
+    rows = read_json(path, GridError, most_bytes=_MOST_BYTES, parse_constant=_refuse)
     if not isinstance(rows, list) or not rows:
         raise GridError(f"{path}: must be a list of rows, one at least")
     for number, row in enumerate(rows):

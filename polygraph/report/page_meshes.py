@@ -8,7 +8,6 @@ the true mesh, 8 bits per coordinate, and an error per vertex, 8 bits on a squar
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from polygraph._json import read_json
 from polygraph.report.grid_rows import GridError, Row
 from polygraph.report.render import Up, make_view
 
@@ -69,7 +69,7 @@ def read_samples(folder: Path, row: Row) -> SampleMeshes | None:
     try:
         faces = np.load(paths[0], allow_pickle=False).astype(np.int64)
         inputs = np.load(paths[1], allow_pickle=False)
-        about = json.loads(paths[2].read_text(encoding="utf-8"))
+        about = read_json(paths[2])
         labels, indices = [str(v) for v in about["labels"]], [int(v) for v in about["indices"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise GridError(f"{place / split}: not readable samples of a grid ({error})") from error

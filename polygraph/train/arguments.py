@@ -13,6 +13,7 @@ from typing import Any, Literal
 import jsonargparse
 import yaml  # type: ignore[import-untyped]
 
+from polygraph._files import read_regular
 from polygraph.data import MeshDataConfig, ShapeDataConfig
 from polygraph.mesh.spiral import SpiralConfig
 from polygraph.models.dgcnn import DGCNNClassifierConfig
@@ -24,6 +25,7 @@ from polygraph.train.points import RECIPE, PointsRunConfig
 
 PACKAGED = Path(__file__).parent.parent / "configs"
 DEFAULT_PRESET = "full-2"
+_MOST_BYTES = 1 << 20  # of a configuration
 _OF_THE_RUN = ("upsampling", "normalization", "loss", "augmentation")
 _NESTED: dict[str, Any] = {
     "model": MeshAutoencoderConfig,
@@ -141,8 +143,8 @@ def _configs(
     contents, words = [], []
     for path in [config_path(name, kind) for name in known.config]:
         try:
-            content = yaml.safe_load(Path(path).read_text())
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            content = yaml.safe_load(read_regular(path, _MOST_BYTES).decode())
+        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
             raise ValueError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from error
         if not isinstance(content, dict):
             raise ValueError(f"{path}: must map names of settings to values")

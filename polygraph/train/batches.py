@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from polygraph._memory import available_bytes
 from polygraph.data.images import ImageDataset, to_float
 from polygraph.data.shapes import ShapeDataset
 from polygraph.models.mesh_autoencoder import MeshAutoencoder
@@ -20,6 +21,11 @@ from polygraph.train.config import TrainConfig, sample_indices
 
 _AUGMENTATION = 1  # sets its draws apart from others of the same seed and step
 MEMORY_LIMIT = 1 << 30  # training sets up to this many bytes are held normalised in memory
+
+
+def memory_limit_on(device: torch.device) -> int:
+    """Bytes of a training set that are held in memory: on the CPU a quarter of what is left."""
+    return min(MEMORY_LIMIT, available_bytes() // 4) if device.type == "cpu" else MEMORY_LIMIT
 
 
 class NormalizedBatches:
@@ -37,7 +43,7 @@ class NormalizedBatches:
         world: number of processes; each takes every world-th mesh of a batch.
         augmentation: standard deviation of α in ``x + α (x' - x'')``, where x' and x'' are other
             meshes of the batch; the draws depend on seed and step alone.
-        memory_limit: bytes.
+        memory_limit: bytes; None for :func:`memory_limit_on` the device.
     """
 
     def __init__(
@@ -50,12 +56,14 @@ class NormalizedBatches:
         rank: int = 0,
         world: int = 1,
         augmentation: float = 0.0,
-        memory_limit: int = MEMORY_LIMIT,
+        memory_limit: int | None = None,
     ) -> None:
         self.vertices, self.indices, self.model, self.config = vertices, indices, model, config
         self.rank, self.world, self.augmentation = rank, world, augmentation
         self._held: Tensor | None = None
         size = len(indices) * vertices.shape[1] * 3 * model.mean.element_size()
+        if memory_limit is None:
+            memory_limit = memory_limit_on(model.mean.device)
         if size <= memory_limit:
             held = torch.empty(
                 (len(indices), *vertices.shape[1:]),
@@ -150,7 +158,7 @@ class ImageBatches:
         dtype: of the batches.
         rank: of this process.
         world: number of processes; each takes every world-th image of a batch.
-        memory_limit: bytes.
+        memory_limit: bytes; None for :func:`memory_limit_on` the device.
     """
 
     def __init__(
@@ -162,12 +170,14 @@ class ImageBatches:
         dtype: torch.dtype = torch.float32,
         rank: int = 0,
         world: int = 1,
-        memory_limit: int = MEMORY_LIMIT,
+        memory_limit: int | None = None,
     ) -> None:
         self.dataset, self.config = dataset, config
         self.device, self.dtype = torch.device(device), dtype
         self.rank, self.world = rank, world
         self._held: Tensor | None = None
+        if memory_limit is None:
+            memory_limit = memory_limit_on(self.device)
         if dataset.images[:1].nbytes * len(dataset.train) <= memory_limit:
             self._held = torch.from_numpy(dataset.images[dataset.train]).to(self.device)
 

@@ -50,8 +50,11 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
 
     Raises:
         OSError: the disk is full or the folder cannot be written; the old file is untouched.
+        CheckpointError: a folder is in the place of the file.
     """
     path = Path(path)
+    if path.is_dir():
+        raise CheckpointError(f"{path}: not a file but a folder")
     temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY_SUFFIX}")
     try:
         with open(temporary, "wb") as file:
@@ -116,9 +119,13 @@ def read_json_object(path: str | os.PathLike[str], *keys: str) -> dict[str, Any]
 
 
 def remove_temporaries(folder: str | os.PathLike[str]) -> list[Path]:
-    """Delete what a killed writer left in ``folder`` and return the removed paths."""
+    """Delete what a killed writer left in ``folder`` and the folders in it; the removed paths."""
     removed = []
-    for path in sorted(Path(folder).glob(f".*{_TEMPORARY_SUFFIX}")):
+    places = [
+        Path(folder),
+        *(p for p in Path(folder).iterdir() if p.is_dir() and not p.is_symlink()),
+    ]
+    for path in sorted(path for place in places for path in place.glob(f".*{_TEMPORARY_SUFFIX}")):
         with contextlib.suppress(OSError):
             path.unlink()
             removed.append(path)

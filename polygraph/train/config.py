@@ -79,7 +79,7 @@ class TrainConfig:
         for name in (*at_least_one, "steps", "eval_every", "checkpoint_every", "num_threads"):
             value = getattr(self, name)
             if value is not None and (type(value) is not int or value < 1):
-                raise ValueError(f"train: {name} must be at least 1, a whole number, got {value!r}")
+                raise ValueError(f"train: {name} must be at least 1, got {value!r}")
         for name in ("learning_rate", "lr_decay", "grad_clip"):
             value = getattr(self, name)
             if value is not None and not (_is_number(value) and 0 < value < math.inf):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -425,8 +426,9 @@ def _kept_classifier(folder: Path, meta: dict[str, Any]) -> Path:
     if isinstance(named, str) and recall(CLASSIFIER, named) is not None:
         return Path(named)
     kept = folder / CLASSIFIER
-    if not kept.resolve().is_relative_to(folder.resolve()):
+    target = Path(os.path.realpath(kept))
+    if not target.is_relative_to(os.path.realpath(folder)):
         raise CheckpointError(
-            f"{kept}: leads out of the run, to {kept.resolve()}: name the folder, --classifier DIR"
+            f"{kept}: leads out of the run, to {target}: name the folder, --classifier DIR"
         )
     return kept

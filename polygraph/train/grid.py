@@ -27,7 +27,7 @@ from polygraph.models.presets import PRESETS
 from polygraph.nn._choices import check_choice, check_positive
 from polygraph.report.grid_rows import read_rows
 from polygraph.report.summary import markdown_summary, text_summary
-from polygraph.train.checkpoint import CheckpointError, read_json, write_atomic, write_json
+from polygraph.train.checkpoint import CheckpointError, read_json_object, write_atomic, write_json
 from polygraph.train.config import TrainConfig
 from polygraph.train.costs import Subject, measure_costs
 from polygraph.train.loop import LAST, NotFinite, TrainingStopped
@@ -73,6 +73,7 @@ DEFAULT_MODELS = (
     *LINEAR,
 )
 SHOWN_MESHES = 8
+_OF_ROW = ("data_hash", "split_hash", "cost_key", "status", "mean_mm", "seconds")
 
 
 @dataclass(frozen=True)
@@ -206,6 +207,9 @@ def run_grid(
         )
     folder = Path(folder)
     cells = list(_cells(grid, folder, say))
+    for cell in cells:  # before anything is written over
+        _finished(cell)
+    _write_shown(cells, folder)
     _build_hierarchies(cells)
     for source in finished:
         say(f"{source}: {_take(cells, read_rows(source), folder)} runs were finished there")
@@ -250,7 +254,7 @@ def _cells(grid: Grid, folder: Path, say: Callable[[str], None]) -> Iterator[_Ce
                 f"{dataset.name}, {split_name}: {dataset.num_vertices:,} vertices, {sizes} meshes "
                 "to train, choose and test"
             )
-            samples = _shown(dataset, split, folder / "meshes" / name)
+            samples = dataset.gather(_shown(split))
             places.append((name, data, dataset, split, samples))
     for seed in grid.seeds:
         for name, data, dataset, split, samples in places:
@@ -291,19 +295,27 @@ def _file_name(name: str) -> str:
     return re.sub(r"[^\w.+-]+", "-", name).strip(".-") or "data"
 
 
-def _shown(dataset: MeshDataset, split: Split, folder: Path) -> NDArray[np.float32]:
-    """The test meshes that the report shows, from all over the split; written once."""
+def _shown(split: Split) -> NDArray[np.int64]:
+    """The test meshes that the report shows, from all over the split."""
     count = min(SHOWN_MESHES, len(split.test))
-    indices = split.test[np.linspace(0, len(split.test) - 1, count).round().astype(int)]
-    samples = dataset.gather(indices)
-    place = folder / _file_name(split.name)
-    place.mkdir(parents=True, exist_ok=True)
-    write_array(folder / "faces.npy", dataset.faces.astype(np.int32))
-    write_array(place / "inputs.npy", samples)
-    frames = dataset.frames or [{} for _ in range(len(dataset))]
-    labels = [_label(frames[index]) for index in indices]
-    write_json(place / "samples.json", {"indices": indices.tolist(), "labels": labels})
-    return samples
+    chosen: NDArray[np.int64] = split.test[
+        np.linspace(0, len(split.test) - 1, count).round().astype(int)
+    ]
+    return chosen
+
+
+def _write_shown(cells: Sequence[_Cell], folder: Path) -> None:
+    """Write the meshes that the report shows, of each data set and split once."""
+    places = {(_file_name(c.dataset.name), _file_name(c.split.name)): c for c in cells}
+    for (data, split), cell in places.items():
+        place = folder / "meshes" / data / split
+        place.mkdir(parents=True, exist_ok=True)
+        write_array(place.parent / "faces.npy", cell.dataset.faces.astype(np.int32))
+        write_array(place / "inputs.npy", cell.samples)
+        indices = _shown(cell.split)
+        frames = cell.dataset.frames or [{} for _ in range(len(cell.dataset))]
+        labels = [_label(frames[index]) for index in indices]
+        write_json(place / "samples.json", {"indices": indices.tolist(), "labels": labels})
 
 
 def _label(frame: Any) -> str:
@@ -320,7 +332,7 @@ def _finished(cell: _Cell) -> dict[str, Any] | None:
     path = cell.folder / ROW
     if not path.is_file():
         return None
-    row: dict[str, Any] = read_json(path)
+    row = read_json_object(path, *_OF_ROW)
     for name, now in (
         ("data_hash", cell.dataset.content_hash),
         ("split_hash", cell.split.sha256),
@@ -414,8 +426,7 @@ def _train(cell: _Cell, config: MeshRunConfig) -> dict[str, Any]:
 def _measure(cells: Sequence[_Cell], folder: Path, say: Callable[[str], None]) -> None:
     """Measure the costs of all cells in turns, unless they are known for this machine."""
     here = {name: provenance()[name] for name in ("machine", "threads", "torch")}
-    known = read_json(folder / COST_FILE) if (folder / COST_FILE).is_file() else {}
-    measured = known.get("measured", {}) if known.get("where") == here else {}
+    measured = _costs(folder, here)
     for data in dict.fromkeys(cell.dataset.content_hash for cell in cells):
         first = {cell.cost_key: cell for cell in reversed(cells)}
         chosen = [c for c in first.values() if c.dataset.content_hash == data][::-1]
@@ -441,9 +452,18 @@ def _subject(cell: _Cell) -> Subject:
     return Subject(model, model, cell.config)
 
 
-def _with_costs(rows: Sequence[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
+def _costs(folder: Path, where: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The costs by their keys, as far as they were measured; with ``where``, there alone."""
     path = folder / COST_FILE
-    measured = read_json(path)["measured"] if path.is_file() else {}
+    known = read_json_object(path, "where", "measured") if path.is_file() else {}
+    measured = known.get("measured", {})
+    if not isinstance(measured, dict) or not all(isinstance(v, dict) for v in measured.values()):
+        raise CheckpointError(f"{path}: measured must be objects by their keys")
+    return measured if where is None or known.get("where") == where else {}
+
+
+def _with_costs(rows: Sequence[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
+    measured = _costs(folder)
     costs = [measured.get(row["cost_key"], {}) for row in rows]
     return [
         {**row, **{name: cost.get(name) for name in COSTS}}
@@ -454,6 +474,6 @@ def _with_costs(rows: Sequence[dict[str, Any]], folder: Path) -> list[dict[str, 
 def _write(folder: Path) -> None:
     """Write the rows of every run that is finished in the folder, and the table."""
     paths = sorted((folder / "runs").glob(f"*/*/*/*/{ROW}"))
-    rows = _with_costs([read_json(path) for path in paths], folder)
+    rows = _with_costs([read_json_object(path, "cost_key") for path in paths], folder)
     write_json(folder / RESULTS, rows)
     write_atomic(folder / TABLE, markdown_summary(rows).encode())

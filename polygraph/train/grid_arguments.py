@@ -87,6 +87,8 @@ def parse_benchmark_mesh(arguments: Sequence[str]) -> tuple[Grid, Path, list[Pat
                 f"{name} is a setting of one run; a grid has --models, --seeds, --latents, --data "
                 "and --splits"
             )
+    if not chosen.out.strip():
+        raise ValueError(f"--out must name a folder, got {chosen.out!r}")
     run, _, _ = parse_train_mesh(["--config", chosen.config, "--out", chosen.out, *rest])
     own_data = {"cache_dir": run.data.cache_dir, "full_check": run.data.full_check}
     data = []

@@ -12,7 +12,7 @@ import math
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from polygraph.train.checkpoint import (
 )
 from polygraph.train.config import TrainConfig, seed_step
 from polygraph.train.distributed import same_buffers
+from polygraph.train.lock import locked_folder
 from polygraph.train.log import RunLog
 
 LAST = "last.safetensors"
@@ -177,7 +178,10 @@ class Trainer:
             TrainingStopped: a loss or weight that is not finite, a full disk, no memory. The last
                 checkpoint is good.
         """
-        resumed = self._start(resume)
+        with self._locked():
+            return self._run(self._start(resume), describe)
+
+    def _run(self, resumed: bool, describe: Callable[[], None] | None) -> Progress:
         if describe is not None and self._first:
             describe()
         self._log = RunLog(
@@ -202,11 +206,26 @@ class Trainer:
             self._log.close()
         return self.progress
 
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Make the folder and keep other runs out of it; the first process does so for all.
+
+        The lock is the folder's own, and ends with the process, however that ends.
+
+        Raises:
+            CheckpointError: another process trains in the folder.
+        """
+        if not self._first:
+            yield
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with locked_folder(self.folder):
+            yield
+
     def _start(self, resume: bool) -> bool:
-        """Prepare the folder; load the last checkpoint when resuming. True when there was one."""
+        """Look into the folder; load the last checkpoint when resuming. True when there was one."""
         last = self.folder / LAST
         if self._first:
-            self.folder.mkdir(parents=True, exist_ok=True)
             remove_temporaries(self.folder)
         # Every process looks before the first one can go on to write its first checkpoint.
         self.fabric.barrier()
@@ -231,6 +250,7 @@ class Trainer:
         for name, optimizer in self.task.optimizers.items():
             _fill_optimizer(optimizer, stored.get(name), f"{last}: optimizer {name}")
             match_layout(optimizer)
+        self._sums, self._count = _log_sums(meta.get("log"), last)
         self.progress = progress
         self._saved = self.progress.step
         return True
@@ -339,7 +359,8 @@ class Trainer:
 
     def _write(self, name: str, state: dict[str, Any]) -> None:
         if self._first:
-            meta = {**self.meta, "progress": asdict(self.progress)}
+            log = {"sums": self._sums, "count": self._count}
+            meta = {**self.meta, "progress": asdict(self.progress), "log": log}
             save_checkpoint(self.folder / name, state, meta)
 
     def _stopped(self, reason: str) -> str:
@@ -369,6 +390,20 @@ def _progress(values: Any, path: Path) -> Progress:
     if not good:
         raise CheckpointError(f"{path}: progress is none of a run: {str(values)[:200]}")
     return progress
+
+
+def _log_sums(values: Any, path: Path) -> tuple[dict[str, float], int]:
+    """What the next line of the log has added up so far; nothing in earlier versions' files."""
+    if values is None:
+        return {}, 0
+    try:
+        sums, count = {str(k): float(v) for k, v in values["sums"].items()}, values["count"]
+        good = type(count) is int and count >= 0
+    except (KeyError, TypeError, ValueError, AttributeError):
+        good = False
+    if not good:
+        raise CheckpointError(f"{path}: log must have sums and a count, got {str(values)[:200]}")
+    return sums, count
 
 
 def _fill_optimizer(optimizer: Optimizer, stored: Any, name: str) -> None:

@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from polygraph import metrics
+from polygraph._arrays import read_npz
 from polygraph.data import MeshDataset, Split
 from polygraph.models.pca import PCA
-from polygraph.train.checkpoint import read_meta, write_atomic
+from polygraph.train.checkpoint import CheckpointError, read_meta, write_atomic
 from polygraph.train.config import config_hash
 from polygraph.train.loop import BEST, LAST
 from polygraph.train.mesh import (
@@ -217,9 +218,19 @@ def save_pca(path: Path, pca: PCA) -> None:
 
 
 def load_pca(path: Path) -> PCA:
-    """Read what `save_pca` wrote."""
-    with np.load(path, allow_pickle=False) as stored:
-        return PCA(stored["mean"], stored["components"], stored["variance"])
+    """Read what `save_pca` wrote.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or something else.
+    """
+    stored = read_npz(path, CheckpointError)
+    try:
+        pca = PCA(stored["mean"], stored["components"], stored["variance"])
+    except KeyError as error:
+        raise CheckpointError(f"{path}: not a PCA ({error} is missing)") from error
+    if not all(np.isfinite(array).all() for array in stored.values()):
+        raise CheckpointError(f"{path}: holds NaN or infinity")
+    return pca
 
 
 def write_samples(folder: Path, samples: NDArray[np.float32]) -> None:

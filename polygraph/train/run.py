@@ -157,8 +157,8 @@ def run_data(run: Run, path: str | None = None) -> MeshDataConfig:
     if known is None:
         raise CheckpointError(
             f"{run.folder}: the run says that its data lie at {config.path!r}, where nothing was "
-            f"trained on from here: say where they are, --data PATH (evaluate: "
-            f"--kind {config.kind})"
+            "trained on from here: say where they are, --data PATH (evaluate: and --kind "
+            f"{config.kind})"
         )
     return replace(config, cache_dir=known.cache_dir)
 

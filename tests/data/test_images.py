@@ -256,6 +256,39 @@ def test_hostile_archives(cifar, tmp_path, monkeypatch):
         read_cifar10(tmp_path / "whole.tar.gz")
 
 
+def test_a_tar_that_is_short_of_a_byte_is_refused(cifar, tmp_path):
+    """The last member would be read shifted: its padding has a byte to spare."""
+    packed = gzip.decompress(pack(tmp_path / "whole.tar.gz", cifar[0]).read_bytes())
+    place = packed.rindex(b"ustar") + 300  # within the data of the last file
+    (tmp_path / "short.tar").write_bytes(packed[:place] + packed[place + 1 :])
+    with pytest.raises(
+        ValueError, match=r"short\.tar: not a readable tar archive.*multiple of 512"
+    ):
+        read_cifar10(tmp_path / "short.tar")
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
+def test_headers_are_counted_before_they_are_kept(tmp_path, kind):
+    header = tarfile.TarInfo("long")
+    header.type, header.size = kind, 1 << 31
+    path = tmp_path / "long.tar.gz"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(header.tobuf(tarfile.GNU_FORMAT))
+        for _ in range(16):
+            file.write(bytes(1 << 20))
+    with pytest.raises(ValueError, match=r"long\.tar\.gz: the headers of a member exceed"):
+        read_cifar10(path)
+
+
+def test_gzipped_images_are_counted_before_they_are_expanded(tmp_path):
+    path = tmp_path / "bomb.gz"
+    with gzip.open(path, "wb") as file:
+        file.write(bytes((0, 0, 8, 3)) + struct.pack(">3I", 1 << 10, 1 << 10, 1 << 8))
+        file.write(bytes(1 << 20))
+    with pytest.raises(ValueError, match=r"bomb\.gz: at most 100 times .* got 268435456"):
+        read_idx(path, 3)
+
+
 # ---- pictures ----
 
 

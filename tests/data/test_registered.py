@@ -248,7 +248,7 @@ def _text(name, text):
         (_text("vertices.npy", ""), MeshError, "vertices.npy: not a whole .npy file"),
         (_text("frames.json", "[{}]"), ValueError, "one entry per mesh, 12, got 1"),
         (_text("frames.json", "{}"), ValueError, "frames.json: must be a list of objects"),
-        (_text("frames.json", "[1"), ValueError, "frames.json: not a JSON file"),
+        (_text("frames.json", "[1"), ValueError, "frames.json: not a readable JSON file"),
         (_text("splits.json", '{"a": {"train": [99], "test": [1]}}'), ValueError, "got 99"),
         (lambda f, m: (f / "faces.npy").unlink(), FileNotFoundError, "no such file: .*faces.npy"),
     ],

@@ -120,7 +120,7 @@ def test_bad_lists(train, test, val, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "not a JSON file"),
+        ("{", "not a readable JSON file"),
         ("[]", "must map names of splits to their lists, got list"),
         ("{}", "must map names"),
         ('{"a": {"train": [0]}}', "split 'a' must have the lists train and test"),

@@ -19,8 +19,9 @@ import torch
 from train.toy_task import SAMPLES, train
 
 from polygraph.train import checkpoint
-from polygraph.train.checkpoint import CheckpointError, load_checkpoint
+from polygraph.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from polygraph.train.config import TrainConfig, config_hash, sample_indices
+from polygraph.train.lock import locked_folder
 from polygraph.train.log import read_log
 from polygraph.train.loop import Trainer, TrainingStopped
 
@@ -303,3 +304,75 @@ def test_progress_bar_only_when_asked(tmp_path, capsys):
 def test_config_hash_ignores_order():
     assert config_hash({"a": 1, "b": [2]}) == config_hash(json.loads('{"b": [2], "a": 1}'))
     assert config_hash(TrainConfig()) != config_hash(TrainConfig(seed=1))
+
+
+def test_one_process_trains_in_a_folder(tmp_path):
+    train(tmp_path, steps=4)
+    before = (tmp_path / "log.jsonl").read_bytes()
+    with (
+        locked_folder(tmp_path),
+        pytest.raises(CheckpointError, match=rf"process {os.getpid()} is training in this folder"),
+    ):
+        train(tmp_path, steps=8, resume=True)
+    assert (tmp_path / "log.jsonl").read_bytes() == before
+    train(tmp_path, steps=8, resume=True)
+
+
+def test_means_of_the_log_go_on_over_a_kill(tmp_path):
+    """Lines of the log are means of 5 steps, checkpoints come every 4."""
+    train(tmp_path / "whole", steps=20)
+
+    def kill(loss):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "parts", steps=20, poison={9: kill})
+    train(tmp_path / "parts", steps=20, resume=True)
+    logs = [
+        [{k: v for k, v in r.items() if k != "seconds"} for r in read_log(path / "log.jsonl")]
+        for path in (tmp_path / "whole", tmp_path / "parts")
+    ]
+    assert logs[0] == logs[1]
+
+
+def test_temporaries_of_samples_are_removed(tmp_path):
+    train(tmp_path, steps=4)
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "samples" / ".0000004.png.12.tmp").write_bytes(b"ha")
+    train(tmp_path, steps=8, resume=True)
+    assert not list((tmp_path / "samples").iterdir())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state, meta: meta["progress"].update(step=-1),
+        lambda state, meta: meta["progress"].update(step=True),
+        lambda state, meta: meta["progress"].update(best_step=99),
+        lambda state, meta: meta["progress"].update(more=1),
+        lambda state, meta: meta.update(log={"sums": 3}),
+        lambda state, meta: meta.pop("identity"),
+        lambda state, meta: state.pop("optimizers"),
+        lambda state, meta: state["modules"]["net"].pop("0.bias"),
+        lambda state, meta: state["modules"]["net"]["0.bias"].fill_(float("nan")),
+        lambda state, meta: state["optimizers"]["net"]["state"][0].update(exp_avg=torch.ones(3)),
+        lambda state, meta: state["optimizers"]["net"]["param_groups"][0].update(params=[7]),
+    ],
+)
+def test_what_no_run_wrote_is_refused(tmp_path, change):
+    train(tmp_path, steps=4)
+    state, meta = load_checkpoint(tmp_path / "last.safetensors")
+    change(state, meta)
+    save_checkpoint(tmp_path / "last.safetensors", state, meta)
+    with pytest.raises(CheckpointError, match=r"last\.safetensors"):
+        train(tmp_path, steps=8, resume=True)
+
+
+def test_settings_of_the_optimizer_are_those_of_the_run(tmp_path):
+    train(tmp_path / "whole", steps=8)
+    train(tmp_path / "parts", steps=4)
+    state, meta = load_checkpoint(tmp_path / "parts" / "last.safetensors")
+    state["optimizers"]["net"]["param_groups"][0].update(betas=(0.1, 0.2), weight_decay=9.0)
+    save_checkpoint(tmp_path / "parts" / "last.safetensors", state, meta)
+    train(tmp_path / "parts", steps=8, resume=True)
+    assert_same_state(*(tmp_path / n / "last.safetensors" for n in ("whole", "parts")))

@@ -1,0 +1,497 @@
+"""Damaged run folders and archives, and runs that are killed: refused by name, or exactly right.
+
+A case is a function of (seed, number). Cases run in a process of their own with a limit of memory;
+what ends it, takes longer than a minute, is refused by an error that is none of ours or that names
+no file, gives another result than the undamaged files, or touches a file outside is a failure.
+
+    python tests/fuzz/runs.py --runs 5000 --archives 2000 --kills 100 [--seed 0]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gzip
+import io
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent)]
+
+PATIENCE = 60  # seconds of a case
+MEMORY = 1 << 30  # bytes that a case may take beside what the process starts with
+Bytes = bytes | bytearray
+
+
+# ---- damage ----
+
+
+def flip(rng: random.Random, data: Bytes) -> bytes:
+    """One to three bits turned over."""
+    changed = bytearray(data)
+    for _ in range(rng.randint(1, 3)):
+        bit = rng.randrange(8 * len(data))
+        # Half of them near the beginning, where headers are.
+        bit = bit % min(8 * len(data), 1 << 13) if rng.random() < 0.5 else bit
+        changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+def cut(rng: random.Random, data: Bytes) -> bytes:
+    """Without its end."""
+    return bytes(data[: rng.randrange(len(data))])
+
+
+def drop(rng: random.Random, data: Bytes) -> bytes:
+    """Without a byte."""
+    place = rng.randrange(len(data))
+    return bytes(data[:place] + data[place + 1 :])
+
+
+def double(rng: random.Random, data: Bytes) -> bytes:
+    """Twice."""
+    return bytes(data) * 2
+
+
+def swap(rng: random.Random, data: Bytes) -> bytes:
+    """Two pieces of one length exchanged, as two tensors of one shape are."""
+    size = rng.randint(1, max(1, len(data) // 8))
+    one, other = (rng.randrange(len(data) - size + 1) for _ in range(2))
+    changed = bytearray(data)
+    changed[one : one + size], changed[other : other + size] = (
+        data[other : other + size],
+        data[one : one + size],
+    )
+    return bytes(changed)
+
+
+def declare(rng: random.Random, data: Bytes) -> bytes:
+    """Another dtype of the same size, or another number, in a header."""
+    pairs = [(b"F32", b"I32"), (b"F64", b"I64"), (b"<f8", b"<i8"), (b"<i8", b"<f8")]
+    pairs += [(b": 0", b": 1"), (b"true", b"null"), (b"false", b"true "), (b"elu", b"abs")]
+    there = [(old, new) for old, new in pairs if old in data]
+    if not there:
+        return flip(rng, data)
+    old, new = rng.choice(there)
+    places = [n for n in range(len(data)) if data.startswith(old, n)]
+    place = rng.choice(places)
+    return bytes(data[:place] + new + data[place + len(old) :])
+
+
+VALUES = (None, True, -1, 0, 1, 1e308, float("nan"), 10**7, 5_000_000, "", "x", [], {}, [[]])
+
+
+def edit(rng: random.Random, data: Bytes) -> bytes:
+    """A value of a JSON file replaced, or lists in each other."""
+    try:
+        document = json.loads(data)
+    except ValueError:
+        return flip(rng, data)
+    if rng.random() < 0.05:
+        depth = rng.choice((100, 100_000))
+        return b"[" * depth + b"]" * depth
+    holders: list[tuple[Any, Any]] = []
+    stack = [document]
+    while stack:
+        tree = stack.pop()
+        keys = list(tree) if isinstance(tree, dict) else range(len(tree))
+        holders += [(tree, key) for key in keys]
+        stack += [tree[key] for key in keys if isinstance(tree[key], dict | list)]
+    if not holders:
+        return b""
+    tree, key = rng.choice(holders)
+    tree[key] = rng.choice(VALUES)
+    return json.dumps(document).encode()
+
+
+def replace_by_link(rng: random.Random, path: Path) -> None:
+    """Something that is no regular file, or leads to one elsewhere."""
+    path.unlink()
+    kind = rng.randrange(6)
+    if kind == 0:
+        path.symlink_to(path.name)
+    elif kind == 1:
+        path.symlink_to("/dev/zero")
+    elif kind == 2:
+        os.mkfifo(path)
+    elif kind == 3:
+        path.mkdir()
+    elif kind == 4:
+        path.touch()
+        os.truncate(path, 50 << 30)
+
+
+DAMAGE: tuple[Callable[[random.Random, Bytes], bytes], ...] = (
+    flip, flip, flip, cut, drop, double, swap, declare, declare, edit, edit,
+)  # fmt: skip
+
+
+def damage_folder(rng: random.Random, folder: Path) -> str:
+    """Damage one file of a folder; says how."""
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    path = rng.choice(files)
+    kind = rng.random()
+    if kind < 0.12:
+        replace_by_link(rng, path)
+        return f"{path.name}: no file"
+    if kind < 0.2:
+        other = rng.choice(files)
+        path.write_bytes(other.read_bytes())
+        return f"{path.name}: {other.name}"
+    how = rng.choice(DAMAGE)
+    path.write_bytes(how(rng, path.read_bytes()))
+    return f"{path.name}: {how.__name__}"
+
+
+# ---- what is damaged, and how it is used ----
+
+
+def make_runs(root: Path) -> dict[str, Callable[[Path], Any]]:
+    """One folder of each kind under ``root``; kind -> what it gives, by the folder."""
+    import torch
+    from train.test_points import tiny as tiny_points
+    from train.tiny import tiny_run
+    from train.tiny_gan import random_images, tiny_gan
+
+    from polygraph.models import MeshAutoencoder
+    from polygraph.train.gan_run import sample_run, train_gan
+    from polygraph.train.mesh import train_mesh
+    from polygraph.train.points import load_classifier, train_points
+    from polygraph.train.run import evaluate_run, export_run, load_run
+
+    config = tiny_run(root, steps=2)
+    train_mesh(config, root / "mesh")
+    export_run(load_run(root / "mesh"), root / "exported")
+    train_points(tiny_points(steps=1), root / "points")
+    train_gan(tiny_gan(steps=1), root / "gan", dataset=random_images())
+    shutil.copytree(root / "mesh", root / "resumed")
+    for folder in ("gan/samples", "gan/interpolations"):
+        shutil.rmtree(root / folder)
+    x = torch.linspace(-1, 1, 162 * 3).reshape(1, 162, 3)
+
+    def exported(folder: Path) -> Any:
+        model = MeshAutoencoder.from_pretrained(folder)
+        with torch.no_grad():
+            return model(x).tolist()
+
+    def points(folder: Path) -> Any:
+        model, meta = load_classifier(folder / "best.safetensors")
+        with torch.no_grad():
+            return [model(x).tolist(), meta["classes"]]
+
+    def resumed(folder: Path) -> Any:
+        found = train_mesh(config, folder, resume=True)
+        return [found["test"], found["val"], evaluate_run(load_run(folder)).summary()]
+
+    return {
+        "mesh": lambda folder: evaluate_run(load_run(folder)).summary(),
+        "exported": exported,
+        "points": points,
+        "gan": lambda folder: sample_run(folder, 2).tolist(),
+        "resumed": resumed,
+    }
+
+
+def make_archives(root: Path) -> dict[str, Callable[[Path], Any]]:
+    """One archive of each kind under ``root``, each in a folder of its own."""
+    import numpy as np
+    from PIL import Image
+
+    from polygraph.data.image_files import (
+        CIFAR10_TEST,
+        CIFAR10_TRAIN,
+        read_cifar10,
+        read_idx,
+        read_picture,
+    )
+    from polygraph.data.shapes import ShapeDataConfig, make_shapes, open_shapes
+
+    rng = np.random.default_rng(0)
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w") as archive:
+        for name in (*CIFAR10_TRAIN, CIFAR10_TEST):
+            rows = rng.integers(0, 256, (2, 3073), dtype=np.uint8)
+            rows[:, 0] %= 10
+            member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
+            member.size = rows.size
+            archive.addfile(member, io.BytesIO(rows.tobytes()))
+    images = bytes((0, 0, 8, 3, 0, 0, 0, 5, 0, 0, 0, 6, 0, 0, 0, 7)) + rng.bytes(210)
+    points = io.BytesIO()
+    np.savez_compressed(points, **make_shapes(40, 16))
+    picture = io.BytesIO()
+    Image.fromarray(rng.integers(0, 256, (20, 24, 4), dtype=np.uint8)).save(picture, "png")
+    contents = {
+        "tar/a.tar": plain.getvalue(),
+        "tar.gz/a.tar.gz": gzip.compress(plain.getvalue(), mtime=0),
+        "idx.gz/a.gz": gzip.compress(images, mtime=0),
+        "npz/a.npz": points.getvalue(),
+        "png/a.png": picture.getvalue(),
+    }
+    for name, data in contents.items():
+        (root / name).parent.mkdir()
+        (root / name).write_bytes(data)
+
+    def cifar(path: Path) -> Any:
+        parts = read_cifar10(path)
+        return [[value.tolist() for value in parts[name]] for name in ("train", "test")]
+
+    def shapes(path: Path) -> Any:
+        found = open_shapes(ShapeDataConfig(path=str(path)))
+        return [found.content_hash, found.split_hash, list(found.classes)]
+
+    return {
+        "tar": lambda folder: cifar(folder / "a.tar"),
+        "tar.gz": lambda folder: cifar(folder / "a.tar.gz"),
+        "idx.gz": lambda folder: read_idx(folder / "a.gz", 3).tolist(),
+        "npz": lambda folder: shapes(folder / "a.npz"),
+        "png": lambda folder: read_picture(folder / "a.png", 8, 3).tolist(),
+    }
+
+
+def damage_archive(rng: random.Random, folder: Path) -> str:
+    """As `damage_folder`; of a plain tar, which has no checksum of its data, the headers."""
+    (path,) = folder.iterdir()
+    data = bytearray(path.read_bytes())
+    if path.suffix != ".tar":
+        return damage_folder(rng, folder)
+    if rng.random() < 0.3:
+        how = rng.choice((cut, drop, double))
+        path.write_bytes(how(rng, data))
+        return f"{path.name}: {how.__name__}"
+    headers = [n for n in range(0, len(data), 512) if data[n + 257 : n + 262] == b"ustar"]
+    place = rng.choice(headers) + rng.randrange(512)
+    data[place] ^= 1 << rng.randrange(8)
+    path.write_bytes(data)
+    return f"{path.name}: header"
+
+
+# ---- cases ----
+
+
+def outcome(use: Callable[[Path], Any], folder: Path, expected: Any) -> str:
+    """What is wrong with a case; "" for the right result, "refused" for an error of ours."""
+    try:
+        found = use(folder)
+    except TimeoutError:
+        return f"hangs: longer than {PATIENCE} s"
+    except (ValueError, FileNotFoundError, NotADirectoryError) as error:
+        return "refused" if str(folder) in str(error) else f"names no file: {error!r:.200}"
+    except Exception as error:
+        ours = type(error).__name__ == "CheckpointError"
+        if ours and str(folder) in str(error):
+            return "refused"
+        return f"an error that is none of ours: {error!r:.300}"
+    return "" if found == expected else "another result, in silence"
+
+
+def listing(root: Path) -> list[tuple[str, int]]:
+    """Files below a folder, and their sizes."""
+    return [(str(path), path.lstat().st_mtime_ns) for path in sorted(root.rglob("*"))]
+
+
+def ring(number: int, frame: Any) -> None:
+    """End a case that takes too long."""
+    raise TimeoutError
+
+
+def work(kind: str, seed: int, start: int, stop: int) -> None:
+    """Run cases, a line of JSON each."""
+    import torch
+
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    signal.signal(signal.SIGALRM, ring)
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name).resolve()
+        os.environ["POLYGRAPH_CACHE"] = str(root / "user")
+        (root / "whole").mkdir()
+        uses = (make_runs if kind == "runs" else make_archives)(root / "whole")
+        damage = damage_folder if kind == "runs" else damage_archive
+        expected = {name: json.loads(json.dumps(use(root / "whole" / name)))
+                    for name, use in uses.items()}  # fmt: skip
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
+        before = listing(root / "whole")
+        for case in range(start, stop):
+            rng = random.Random(f"{kind} {seed} {case}")
+            name = rng.choice(sorted(uses))
+            folder = root / "case" / name
+            shutil.copytree(root / "whole" / name, folder)
+            print(json.dumps({"case": case}), flush=True)
+            what = f"{name}/{damage(rng, folder)}"
+            signal.alarm(PATIENCE)
+            wrong = outcome(lambda f, u=uses[name]: json.loads(json.dumps(u(f))), folder,
+                            expected[name])  # fmt: skip
+            signal.alarm(0)
+            if listing(root / "whole") != before:
+                wrong = "files outside were touched"
+            print(json.dumps({"done": case, "what": what, "wrong": wrong}), flush=True)
+            shutil.rmtree(root / "case")
+
+
+def run_cases(kind: str, seed: int, cases: int) -> tuple[Counter[str], list[str]]:
+    """Run cases in processes of their own; how many ended how, and the failures."""
+    counts: Counter[str] = Counter()
+    failures: list[str] = []
+    start = 0
+    while start < cases:
+        words = [sys.executable, str(HERE / "runs.py"), "--work", kind]
+        words += ["--seed", str(seed), "--from", str(start), "--to", str(cases)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(words, capture_output=True, text=True, env=environment)
+        lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+        begun = [line["case"] for line in lines if "case" in line]
+        for line in (line for line in lines if "done" in line):
+            wrong = line["wrong"]
+            counts[wrong if wrong in ("", "refused") else "failed"] += 1
+            if wrong not in ("", "refused"):
+                failures.append(f"{kind} {line['done']}: {line['what']}: {wrong}")
+        if done.returncode == 0:
+            break
+        if not begun:
+            raise RuntimeError(f"no case could be run: {done.stderr[-2000:]}")
+        counts["failed"] += 1
+        end = done.stderr[-300:]
+        failures.append(f"{kind} {begun[-1]}: ended with status {done.returncode}: {end}")
+        start = begun[-1] + 1
+    return counts, failures
+
+
+# ---- kills ----
+
+
+def trainers(root: Path) -> dict[str, Callable[[Path], Any]]:
+    """Every trainer: what goes on with a run in a folder, to its end."""
+    from train.test_points import tiny as tiny_points
+    from train.tiny import tiny_run
+    from train.tiny_gan import random_images, tiny_gan
+
+    from polygraph.train.gan_run import train_gan
+    from polygraph.train.mesh import train_mesh
+    from polygraph.train.points import train_points
+
+    often = {"checkpoint_every": 3, "log_every": 5, "eval_every": 4}
+    mesh, points = tiny_run(root, steps=60, **often), tiny_points(steps=30, **often)
+    gan, images = tiny_gan(**{"steps": 20, **often}), random_images()
+    return {
+        "mesh": lambda folder: train_mesh(mesh, folder, resume=True),
+        "points": lambda folder: train_points(points, folder, resume=True),
+        "gan": lambda folder: train_gan(gan, folder, resume=True, dataset=images),
+    }
+
+
+def forked(call: Callable[[], Any], seconds: float | None) -> bool:
+    """Call in a child; whether it was killed, after so many seconds, before it was done."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        with contextlib.suppress(BaseException), open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+            call()
+            status = 0
+        os._exit(status)
+    if seconds is not None:
+        time.sleep(seconds)
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        return True
+    if os.WEXITSTATUS(status):
+        raise RuntimeError("a run that goes on ended with an error")
+    return False
+
+
+def content(folder: Path) -> Any:
+    """Weights, optimizers and log of a run, without times."""
+    from polygraph.train.checkpoint import load_checkpoint
+    from polygraph.train.log import read_log
+
+    found: dict[str, Any] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        stack = [(path.name, load_checkpoint(path)[0])]
+        while stack:
+            name, tree = stack.pop()
+            if isinstance(tree, dict | list | tuple):
+                items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+                stack += [(f"{name}/{key}", value) for key, value in items]
+            else:
+                found[name] = tree.tolist() if hasattr(tree, "tolist") else tree
+    log = [{k: v for k, v in r.items() if k != "seconds"} for r in read_log(folder / "log.jsonl")]
+    return found, log, sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
+
+
+def run_kills(kills: int, seed: int) -> tuple[Counter[str], list[str]]:
+    """Kill runs at random moments and compare them with unbroken ones."""
+    import torch
+
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    counts: Counter[str] = Counter()
+    failures: list[str] = []
+    rng = random.Random(seed)
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        os.environ["POLYGRAPH_CACHE"] = str(root / "user")
+        made = trainers(root)
+        for number, (kind, train) in enumerate(made.items()):
+            forked(lambda t=train, k=kind: t(root / k), None)
+            began = time.monotonic()
+            forked(lambda t=train, k=kind: t(root / f"{k}-timed"), None)
+            length = time.monotonic() - began
+            whole, wanted = content(root / kind), (kills + number) // len(made)
+            while counts[kind] < wanted:
+                folder = root / f"{kind}-killed"
+                for _ in range(min(8, wanted - counts[kind])):
+                    call = lambda t=train, f=folder: t(f)  # noqa: E731
+                    if not forked(call, rng.uniform(0, length)):
+                        break
+                    counts[kind] += 1
+                forked(lambda t=train, f=folder: t(f), None)
+                if content(folder) != whole:
+                    failures.append(f"{kind}: differs after {counts[kind]} kills")
+                shutil.rmtree(folder)
+    return counts, failures
+
+
+def main() -> int:
+    """Run what is asked for; 1 when something failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("runs", "archives", "kills", "seed", "from", "to"):
+        parser.add_argument(f"--{name}", type=int, default=0)
+    parser.add_argument("--work", help=argparse.SUPPRESS)
+    chosen = vars(parser.parse_args())
+    if chosen["work"]:
+        work(chosen["work"], chosen["seed"], chosen["from"], chosen["to"])
+        return 0
+    failed = []
+    for kind in ("runs", "archives"):
+        if chosen[kind]:
+            counts, failures = run_cases(kind, chosen["seed"], chosen[kind])
+            print(f"{kind}: {counts['refused']} refused, {counts['']} right, "
+                  f"{counts['failed']} failed", flush=True)  # fmt: skip
+            failed += failures
+    if chosen["kills"]:
+        counts, failures = run_kills(chosen["kills"], chosen["seed"])
+        print("kills: " + ", ".join(f"{kind} {count}" for kind, count in counts.items()))
+        failed += failures
+    print("\n".join(failed))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
