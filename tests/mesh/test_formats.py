@@ -556,6 +556,23 @@ def test_text_of_clouds(tmp_path):
     refused(put(tmp_path, "a.xyz", "1 2 3\n".encode("utf-16")), "UTF-16", read_cloud)
 
 
+def test_signaling_nans_are_told_without_a_warning(tmp_path):
+    nan = np.array([0x7F800001], "<u4").tobytes()
+    head = ply_head("binary_little_endian", 3, 0)
+    for name, data in (
+        ("a.ply", head.encode() + nan * 9),
+        ("a.stl", bytes(80) + struct.pack("<I", 1) + nan * 12 + bytes(2)),
+        (
+            "a.pcd",
+            pcd("binary").partition(b"binary\n")[0] + b"binary\n" + (nan * 3 + bytes(7)) * 50,
+        ),
+    ):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            read = read_cloud if name == "a.pcd" else read_mesh
+            refused(put(tmp_path, name, data), "are not finite", read)
+
+
 # ---- files ----
 
 

@@ -6,19 +6,12 @@ import numpy as np
 
 from polygraph.mesh.errors import MeshError
 from polygraph.mesh.formats.polygons import Polygons
-from polygraph.mesh.formats.text import FloatArray, IntArray, Table, quoted, text_of
+from polygraph.mesh.formats.text import FloatArray, IntArray, Table, doubles, quoted, text_of
 
 _HEADER = 84
 _ROW = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("extra", "<u2")])
 _SOLID, _END = 0, 8
 _FACET = (b"facet", b"outer", b"vertex", b"vertex", b"vertex", b"endloop", b"endfacet")
-# The words of a facet: None is a coordinate, the normal's are not read.
-_VERTEX = (b"vertex", None, None, None)
-_WORDS = (
-    *(b"facet", b"normal", b"", b"", b"", b"outer", b"loop"),
-    *(_VERTEX + _VERTEX + _VERTEX),
-    *(b"endloop", b"endfacet"),
-)
 # Of each word the places in a facet where it may stand; of a vertex the first of three.
 _PLACES = {b"solid": _SOLID, b"endsolid": _END} | {
     word: _FACET.index(word) + 1 for word in dict.fromkeys(_FACET)
@@ -55,7 +48,7 @@ def _binary(data: bytes, name: str) -> FloatArray:
             f"{name}: its header announces {count} triangles, and it holds {rows} and {rest} bytes"
         )
     triangles = np.frombuffer(data, _ROW, count, _HEADER)
-    return np.asarray(triangles["corners"].astype(np.float64))
+    return doubles(triangles["corners"])
 
 
 def _text(data: bytes, name: str) -> FloatArray:
@@ -68,24 +61,29 @@ def _one_solid(text: bytes, name: str) -> FloatArray | None:
     """The usual file, quickly: one solid, its words in lower case; None for any other."""
     head, _, rest = text.lstrip().partition(b"\n")
     facets, end, tail = rest.rpartition(b"endsolid")
-    words = facets.split()
-    step = len(_WORDS)
-    if head[:5] != b"solid" or not end or b"\n" in tail.strip() or len(words) % step:
+    pieces = facets.split(b"vertex")
+    if head[:5] != b"solid" or not end or b"\n" in tail.strip() or len(pieces) % 3 != 1:
         return None
-    count = len(words) // step
-    numbers = [b""] * (9 * count)
-    column = 0
-    for place, word in enumerate(_WORDS):
-        if word is None:
-            numbers[column::9] = words[place::step]
-            column += 1
-        elif word and words[place::step].count(word) != count:
-            return None
+    closed = [piece.partition(b"endloop") for piece in pieces[3::3]]
+    between = [after.split() for _, _, after in closed]
+    pieces[3::3] = [numbers for numbers, _, _ in closed]
+    if not between or between.pop() != [b"endfacet"]:
+        return None
+    between.append([b"endfacet", *pieces[0].split()])
+    if not all(_opens(words) for words in between):
+        return None
     try:
-        table = Table(b" ".join(numbers), name)
+        table = Table(b"\n".join(pieces[1:]), name)
     except MeshError:
         return None
-    return table.values
+    whole = len(table) == len(pieces) - 1 and (table.lengths == 3).all()
+    return table.values if whole else None
+
+
+def _opens(words: list[bytes]) -> bool:
+    """Whether these are the words from the end of a facet to the corners of the next."""
+    head, tail = [b"endfacet", b"facet", b"normal"], [b"outer", b"loop"]
+    return len(words) == 8 and words[:3] == head and words[6:] == tail
 
 
 def _line_by_line(text: bytes, name: str) -> FloatArray:
