@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 from polygraph.mesh.errors import MeshError
@@ -12,6 +14,13 @@ _HEADER = 84
 _ROW = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("extra", "<u2")])
 _SOLID, _END = 0, 8
 _FACET = (b"facet", b"outer", b"vertex", b"vertex", b"vertex", b"endloop", b"endfacet")
+# What stands before the numbers of the first vertex, between facets, and behind the last one.
+_OPENED = rb"facet\s+normal\s+\S+\s+\S+\s+\S+\s+outer\s+loop\s+vertex(?=\s)"
+_CLOSED = rb"\sendloop\s+endfacet\s+"
+_FIRST = re.compile(rb"\s*" + _OPENED)
+_NEXT = re.compile(_CLOSED + _OPENED)
+_LAST = re.compile(_CLOSED + rb"\Z")
+_ONE_LINE = bytes.maketrans(b"\n\v", b"  ")
 # Of each word the places in a facet where it may stand; of a vertex the first of three.
 _PLACES = {b"solid": _SOLID, b"endsolid": _END} | {
     word: _FACET.index(word) + 1 for word in dict.fromkeys(_FACET)
@@ -61,29 +70,22 @@ def _one_solid(text: bytes, name: str) -> FloatArray | None:
     """The usual file, quickly: one solid, its words in lower case; None for any other."""
     head, _, rest = text.lstrip().partition(b"\n")
     facets, end, tail = rest.rpartition(b"endsolid")
-    pieces = facets.split(b"vertex")
-    if head[:5] != b"solid" or not end or b"\n" in tail.strip() or len(pieces) % 3 != 1:
+    facets = facets.translate(_ONE_LINE)
+    first, last = _FIRST.match(facets), _LAST.search(facets)
+    if head[:5] != b"solid" or not end or b"\n" in tail.strip() or not first or not last:
         return None
-    closed = [piece.partition(b"endloop") for piece in pieces[3::3]]
-    between = [after.split() for _, _, after in closed]
-    pieces[3::3] = [numbers for numbers, _, _ in closed]
-    if not between or between.pop() != [b"endfacet"]:
-        return None
-    between.append([b"endfacet", *pieces[0].split()])
-    if not all(_opens(words) for words in between):
+    # A line for each vertex; a mark at the end of each facet's last one.
+    numbers = _NEXT.sub(b"\v\n", facets[first.end() : last.start()]).replace(b"vertex", b"\n")
+    codes = np.frombuffer(numbers, np.uint8)
+    lines, marks = np.flatnonzero(codes == ord("\n")), np.flatnonzero(codes == ord("\v"))
+    if len(lines) != 3 * len(marks) + 2 or (lines[2::3] != marks + 1).any():
         return None
     try:
-        table = Table(b"\n".join(pieces[1:]), name)
+        table = Table(numbers, name)
     except MeshError:
         return None
-    whole = len(table) == len(pieces) - 1 and (table.lengths == 3).all()
+    whole = len(table) == len(lines) + 1 and (table.lengths == 3).all()
     return table.values if whole else None
-
-
-def _opens(words: list[bytes]) -> bool:
-    """Whether these are the words from the end of a facet to the corners of the next."""
-    head, tail = [b"endfacet", b"facet", b"normal"], [b"outer", b"loop"]
-    return len(words) == 8 and words[:3] == head and words[6:] == tail
 
 
 def _line_by_line(text: bytes, name: str) -> FloatArray:
