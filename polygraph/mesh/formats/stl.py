@@ -71,7 +71,7 @@ def _one_solid(text: bytes, name: str) -> FloatArray | None:
     head, _, rest = text.lstrip().partition(b"\n")
     facets, end, tail = rest.rpartition(b"endsolid")
     facets = facets.translate(_ONE_LINE)
-    first, last = _FIRST.match(facets), _LAST.search(facets)
+    first, last = _FIRST.match(facets), _LAST.match(facets, max(0, facets.rfind(b"endloop") - 1))
     if head[:5] != b"solid" or not end or b"\n" in tail.strip() or not first or not last:
         return None
     # A line for each vertex; a mark at the end of each facet's last one.
