@@ -16,7 +16,7 @@ import polygraph
 
 # What each extra brings: names to import -> names on the package index.
 EXTRAS = {
-    "mesh": {"trimesh": "trimesh", "scipy": "scipy", "h5py": "h5py"},
+    "mesh": {"scipy": "scipy", "h5py": "h5py"},
     "train": {
         "lightning_fabric": "lightning-fabric",
         "jsonargparse": "jsonargparse",

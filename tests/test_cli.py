@@ -194,7 +194,7 @@ def test_doctor(capsys):
         "python",
         "CUDA",
         "instructions",
-        "trimesh",
+        "scipy",
         "jsonargparse",
         "matplotlib",
     ):

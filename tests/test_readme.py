@@ -24,7 +24,7 @@ EXAMPLES = {  # the first words of an example -> what is asked of it, and the an
 @pytest.mark.parametrize("place", range(len(EXAMPLES)))
 def test_example_runs(place, tmp_path):
     """The lines that use a layer run as they stand."""
-    pytest.importorskip("trimesh")
+    pytest.importorskip("scipy")
     examples = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len(examples) == len(EXAMPLES)
     (question, answer) = next(v for k, v in EXAMPLES.items() if examples[place].startswith(k))

@@ -1,6 +1,7 @@
 """Meshes: reading and checking, decimation, spirals, and hierarchies for mesh autoencoders.
 
-Needs the extra ``[mesh]`` (trimesh, scipy); both are imported only when used.
+Reading needs NumPy alone; spirals and hierarchies need the extra ``[mesh]`` (scipy), which is
+imported only when used.
 """
 
 from polygraph.mesh.decimate import Decimation, decimate

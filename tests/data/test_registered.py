@@ -409,3 +409,33 @@ def test_real_animal(data_root, tmp_path, cache, animal):
     assert not parts[0] & parts[1]
     assert not parts[0] & parts[2]
     assert not parts[1] & parts[2]
+
+
+def test_file_names_of_every_kind(tmp_path, cache, moving):
+    """Numbers that are no decimals."""
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for name, mesh in zip(("2", "10", "\u00b2"), moving[0], strict=False):
+        write_mesh(folder / f"{name}.ply", Mesh(mesh.astype(np.float64), moving[1]))
+    dataset = open_registered(folder, cache_dir=cache)
+    assert np.array_equal(dataset.vertices, moving[0][:3])
+
+
+def test_poses_of_one_topology_are_cut_alike(tmp_path, cache):
+    """A quad is convex in the first file and not in the second."""
+    for name, x in (("a", 2.0), ("b", 0.1)):
+        text = f"v 0 0 0\nv 1 -1 0\nv {x} 0 0\nv 1 1 0\nf 2 3 4 1\n"
+        (tmp_path / f"{name}.obj").write_text(text)
+    dataset = open_registered(tmp_path, cache_dir=cache)
+    assert dataset.faces.tolist() == [[1, 2, 3], [1, 3, 0]]
+    assert dataset.vertices[1, 2, 0] == np.float32(0.1)
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("name", ["vertices.npy", "faces.npy", "frames.json", "more.ply"])
+def test_pipes_are_refused(array_folder, file_folder, cache, name):
+    folder = file_folder if name == "more.ply" else array_folder
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(ValueError, match=f"{name}: not a file but a pipe"):
+        open_registered(folder, cache_dir=cache)

@@ -1,66 +1,20 @@
 """Readers of files: what is damaged is refused by line and count, and nothing is read wrongly."""
 
 import os
-import re
 import struct
 import warnings
 
 import numpy as np
 import pytest
+from mesh_files import CUBE, QUADS, SIDES, binary_ply, ply_head, put, refused, write_text
 
 from polygraph.mesh import MeshError, read_collection, read_mesh
 from polygraph.mesh.cloud import read_cloud
 from polygraph.mesh.formats import polygons
-from polygraph.mesh.formats.pcd import lzf_decompress
 from polygraph.mesh.formats.write import ENCODERS
 
-CUBE = np.array([[x, y, z] for x in (0.0, 1) for y in (0, 1) for z in (0, 1)])
-QUADS = [[0, 1, 3, 2], [4, 6, 7, 5], [0, 4, 5, 1], [2, 3, 7, 6], [0, 2, 6, 4], [1, 5, 7, 3]]
-SIDES = np.array([t for a, b, c, d in QUADS for t in ([a, b, c], [a, c, d])])
 SHAPE_L = [[0, 0, 0], [2, 0, 0], [2, 1, 0], [1, 1, 0], [1, 2, 0], [0, 2, 0]]
 TEXTS = (".obj", ".off", ".ply")
-
-
-def ply_head(order, num_vertices, num_faces, more="", kind="float", index="int", counts="uchar"):
-    axes = "".join(f"property {kind} {axis}\n" for axis in "xyz")
-    faces = f"element face {num_faces}\nproperty list {counts} {index} vertex_indices\n"
-    return (
-        f"ply\nformat {order} 1.0\nelement vertex {num_vertices}\n{axes}{more}{faces}end_header\n"
-    )
-
-
-def write_text(path, vertices, faces):
-    """An .obj, .off or text .ply file of polygons."""
-    points = "".join(" ".join(f"{x!r}" for x in map(float, p)) + "\n" for p in vertices)
-    rows = "".join(f"{len(f)} {' '.join(map(str, f))}\n" for f in faces)
-    if path.suffix == ".off":
-        text = f"OFF\n{len(vertices)} {len(faces)} 0\n{points}{rows}"
-    elif path.suffix == ".ply":
-        text = ply_head("ascii", len(vertices), len(faces)) + points + rows
-    else:
-        text = re.sub("(?m)^", "v ", points.rstrip("\n")) + "\n"
-        text += "".join(f"f {' '.join(str(i + 1) for i in f)}\n" for f in faces)
-    path.write_text(text)
-    return path
-
-
-def binary_ply(order, vertices, faces):
-    sign = "<" if order == "little" else ">"
-    data = ply_head(f"binary_{order}_endian", len(vertices), len(faces)).encode()
-    data += np.asarray(vertices, sign + "f4").tobytes()
-    return data + b"".join(struct.pack(f"{sign}B{len(f)}i", len(f), *f) for f in faces)
-
-
-def refused(path, words, read=read_mesh):
-    with pytest.raises(MeshError, match=words) as caught:
-        read(path)
-    assert str(caught.value).startswith(f"{path}: ")
-
-
-def put(tmp_path, name, data):
-    path = tmp_path / name
-    path.write_bytes(data if isinstance(data, bytes) else data.encode())
-    return path
 
 
 # ---- counts ----
@@ -437,123 +391,6 @@ def test_off_variants(head, more, tmp_path):
 )
 def test_off_faults(text, words, tmp_path):
     refused(put(tmp_path, "a.off", text), words)
-
-
-# ---- clouds ----
-
-POINTS = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32).astype(np.float64)
-
-
-def lzf_compress(data):
-    """Literals, and references to where the last three bytes stood before; no more."""
-    out, seen, at, literal = bytearray(), {}, 0, bytearray()
-
-    def flush():
-        for i in range(0, len(literal), 32):
-            out.extend([len(literal[i : i + 32]) - 1, *literal[i : i + 32]])
-        literal.clear()
-
-    while at < len(data):
-        key = data[at : at + 3]
-        back, seen[key] = at - seen.get(key, -10000), at
-        if len(key) < 3 or back > 8000:
-            literal.append(data[at])
-            at += 1
-            continue
-        flush()
-        length = 3
-        while (
-            length < 264 and data[at + length : at + length + 1] == data[at + length - back :][:1]
-        ):
-            length += 1
-        offset, short = back - 1, min(length - 2, 7)
-        out.append(short << 5 | offset >> 8)
-        if short == 7:
-            out.append(length - 9)
-        out.append(offset & 255)
-        at += length
-    flush()
-    return bytes(out)
-
-
-def pcd(mode, points=POINTS, count=None, size=4, more=""):
-    kind = f"<f{size}"
-    count = len(points) if count is None else count
-    head = (
-        f"# .PCD v0.7\nVERSION 0.7\nFIELDS x y z _ rgb\nSIZE {size} {size} {size} 1 4\n"
-        f"TYPE F F F U U\nCOUNT 1 1 1 3 1\nWIDTH {count}\nHEIGHT 1\nVIEWPOINT 0 0 0 1 0 0 0\n"
-        f"POINTS {count}\nDATA {mode}\n"
-    ).encode()
-    rows = np.zeros(len(points), [("p", kind, 3), ("_", "u1", 3), ("rgb", "<u4")])
-    rows["p"] = points
-    if mode == "ascii":
-        return (
-            head + "".join(f"{x!r} {y!r} {z!r} 1 2 3 9\n" for x, y, z in points.tolist()).encode()
-        )
-    if mode == "binary":
-        return head + rows.tobytes()
-    columns = b"".join(rows["p"][:, i].tobytes() for i in range(3))
-    columns += rows["_"].tobytes() + rows["rgb"].tobytes()
-    packed = lzf_compress(columns)
-    assert len(packed) < len(columns)
-    return head + struct.pack("<II", len(packed), len(columns)) + packed
-
-
-@pytest.mark.parametrize("mode", ["ascii", "binary", "binary_compressed"])
-@pytest.mark.parametrize("size", [4, 8])
-def test_pcd(mode, size, tmp_path):
-    points = POINTS if size == 4 else POINTS / 3
-    np.testing.assert_array_equal(
-        read_cloud(put(tmp_path, "a.pcd", pcd(mode, points, size=size))), points
-    )
-
-
-@pytest.mark.parametrize("mode", ["ascii", "binary", "binary_compressed"])
-def test_damaged_pcd(mode, tmp_path):
-    def fault(data, words):
-        refused(put(tmp_path, "a.pcd", data), words, read_cloud)
-
-    whole = pcd(mode)
-    if mode == "binary_compressed":
-        fault(pcd(mode, count=52), "52 points have 988 bytes, its data announce 950")
-        fault(whole[:-9], r"it ends after \d+ of \d+ compressed bytes")
-        at = whole.index(b"compressed\n") + 19
-        fault(whole[:at] + b"\xff\xff\xff" + whole[at + 3 :], "compressed data are damaged")
-    else:
-        fault(pcd(mode, POINTS[:1], count=5), "it ends after 1 of 5 points")
-        fault(pcd(mode, count=49), "follow")
-        fault(whole[: len(whole) // 2], r"it ends after \d+ of 50 points|a point has 7 numbers")
-    fault(whole + b"more", "follow|not a number")
-    spoiled = POINTS.copy()
-    spoiled[7, 1] = np.nan
-    fault(pcd(mode, spoiled), "1 of 50 points are not finite, first point 7")
-    for old, new, words in (
-        (b"POINTS 50", b"POINTS 51", "POINTS is 51, WIDTH x HEIGHT is 50 x 1"),
-        (b"WIDTH 50", b"WIDTH 5_0", "WIDTH must be a whole number, got '5_0'"),
-        (b"x y z", b"x y w", "its fields must be x, y, z"),
-        (b"TYPE F", b"TYPE Q", "field x has the unknown type Q of size 4"),
-        (b"COUNT 1", b"COUNT 2", "field x has the count 2"),
-        (b"TYPE F ", b"TYPE ", "must be as many, got 5, 5, 4, 5"),
-        (b"DATA ", b"DATA x", "DATA must be ascii"),
-        (b"DATA", b"# DATA", r"is not valid in a header|no line DATA|not finite"),
-    ):
-        fault(whole.replace(old, new, 1), words)
-
-
-def test_text_of_clouds(tmp_path):
-    assert lzf_decompress(b"\x00a\xe0\xff\x00", 265) == b"a" * 265
-    assert lzf_decompress(b"\x00a\x20\x05", 4) is None
-    path = put(tmp_path, "a.xyz", b"\xef\xbb\xbf# a comment\n1 2 3 255 0 0\r\n\n4 5 6 0 0 0")
-    assert read_cloud(path).tolist() == [[1, 2, 3], [4, 5, 6]]
-    for text, words in (
-        ("1 2 3\n4 5\n", "line 2: a point has 3 numbers, got 2"),
-        ("2\n1 2 3\n", "line 1: a point has 3 numbers or more, got 1"),
-        ("1 2 3\n4;5;6\n", "line 2: '4;5;6' is not a number"),
-        ("1 2 3\nnan 5 6\n", "1 of 2 points are not finite, first point 1"),
-        ("# nothing\n", "it holds no points"),
-    ):
-        refused(put(tmp_path, "a.xyz", text), words, read_cloud)
-    refused(put(tmp_path, "a.xyz", "1 2 3\n".encode("utf-16")), "UTF-16", read_cloud)
 
 
 # ---- files ----

@@ -83,6 +83,20 @@ def test_bad_clouds(tmp_path):
         read_cloud(write_ply_cloud(tmp_path / "nan.ply", spoiled))
 
 
+def test_ply_files_with_and_without_faces(tmp_path):
+    write_mesh(tmp_path / "mesh.ply", sphere())
+    path = write_ply_cloud(tmp_path / "cloud.ply", POINTS)
+    mesh, cloud = load_items([tmp_path / "mesh.ply", path])
+    assert mesh.frames[0].faces is not None
+    assert cloud.frames[0].faces is None
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"end_header", b"comment element face 5\nend_header"))
+    assert load_items([path])[0].frames[0].faces is None
+    path.write_bytes(data.replace(b"end_header", b"element tristrips 1\nend_header"))
+    with pytest.raises(MeshError, match="triangle strips are not supported"):
+        load_items([path])
+
+
 @needs_open3d
 def test_poisson_disks_keep_their_distance():
     mesh = sphere(3)

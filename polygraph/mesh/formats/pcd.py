@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from polygraph.mesh.errors import MeshError
-from polygraph.mesh.formats.text import FloatArray, Table, outside_type, quoted, text_of
+from polygraph.mesh.formats.text import FloatArray, Table, doubles, outside_type, quoted, text_of
 
 _KINDS = {("F", "4"): "f4", ("F", "8"): "f8"} | {
     (kind, size): kind.lower() + size for kind in "IU" for size in "1248"
@@ -32,7 +32,7 @@ def read_points(data: bytes, name: str) -> FloatArray:
             raise _ends_after(name, len(body) // row.itemsize, count)
         _check_tail(body[count * row.itemsize :], name)
         rows = np.frombuffer(body, row, count)
-        return np.stack([rows[axis][:, 0].astype(np.float64) for axis in "xyz"], axis=1)
+        return np.stack([doubles(rows[axis][:, 0]) for axis in "xyz"], axis=1)
     if mode == ["binary_compressed"]:
         return _columns(_decompressed(data, begin, count, row, name), fields, count)
     raise MeshError(
@@ -147,7 +147,7 @@ def _columns(body: Any, fields: list[tuple[str, str, int]], count: int) -> Float
     for field, kind, width in fields:
         columns[field] = np.frombuffer(body, f"<{kind}", count * width, at)
         at += columns[field].nbytes
-    return np.stack([columns[axis].astype(np.float64) for axis in "xyz"], axis=1)
+    return np.stack([doubles(columns[axis]) for axis in "xyz"], axis=1)
 
 
 def lzf_decompress(data: bytes, size: int) -> bytearray | None:

@@ -22,7 +22,7 @@ from polygraph.mesh.formats.ply_header import (
     header_of,
 )
 from polygraph.mesh.formats.polygons import Polygons
-from polygraph.mesh.formats.text import FloatArray, IntArray, Table, outside_type, ragged
+from polygraph.mesh.formats.text import FloatArray, IntArray, Table, doubles, outside_type, ragged
 
 HEADER_BYTES = 1 << 20  # no header is longer
 _INDICES = ("vertex_indices", "vertex_index")
@@ -76,7 +76,7 @@ def _indices_of(face: Element, name: str) -> str:
 
 
 def _points(found: dict[str, list[Values]]) -> FloatArray:
-    return np.stack([column.values.astype(np.float64) for column in found["vertex"]], axis=1)
+    return np.stack([doubles(column.values) for column in found["vertex"]], axis=1)
 
 
 def _contents(

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 from polygraph.mesh.errors import MeshError
 from polygraph.mesh.formats.polygons import Polygons
-from polygraph.mesh.formats.text import FloatArray, IntArray, Table, quoted, text_of
+from polygraph.mesh.formats.text import FloatArray, IntArray, Table, doubles, quoted, text_of
 
 _HEADER = 84
 _ROW = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("extra", "<u2")])
 _SOLID, _END = 0, 8
 _FACET = (b"facet", b"outer", b"vertex", b"vertex", b"vertex", b"endloop", b"endfacet")
-# The words of a facet: None is a coordinate, the normal's are not read.
-_VERTEX = (b"vertex", None, None, None)
-_WORDS = (
-    *(b"facet", b"normal", b"", b"", b"", b"outer", b"loop"),
-    *(_VERTEX + _VERTEX + _VERTEX),
-    *(b"endloop", b"endfacet"),
-)
+# What stands before the numbers of the first vertex, between facets, and behind the last one.
+_OPENED = rb"facet\s+normal\s+\S+\s+\S+\s+\S+\s+outer\s+loop\s+vertex(?=\s)"
+_CLOSED = rb"\sendloop\s+endfacet\s+"
+_FIRST = re.compile(rb"\s*" + _OPENED)
+_NEXT = re.compile(_CLOSED + _OPENED)
+_LAST = re.compile(_CLOSED + rb"\Z")
+_ONE_LINE = bytes.maketrans(b"\n\v", b"  ")
 # Of each word the places in a facet where it may stand; of a vertex the first of three.
 _PLACES = {b"solid": _SOLID, b"endsolid": _END} | {
     word: _FACET.index(word) + 1 for word in dict.fromkeys(_FACET)
@@ -55,7 +57,7 @@ def _binary(data: bytes, name: str) -> FloatArray:
             f"{name}: its header announces {count} triangles, and it holds {rows} and {rest} bytes"
         )
     triangles = np.frombuffer(data, _ROW, count, _HEADER)
-    return np.asarray(triangles["corners"].astype(np.float64))
+    return doubles(triangles["corners"])
 
 
 def _text(data: bytes, name: str) -> FloatArray:
@@ -68,24 +70,22 @@ def _one_solid(text: bytes, name: str) -> FloatArray | None:
     """The usual file, quickly: one solid, its words in lower case; None for any other."""
     head, _, rest = text.lstrip().partition(b"\n")
     facets, end, tail = rest.rpartition(b"endsolid")
-    words = facets.split()
-    step = len(_WORDS)
-    if head[:5] != b"solid" or not end or b"\n" in tail.strip() or len(words) % step:
+    facets = facets.translate(_ONE_LINE)
+    first, last = _FIRST.match(facets), _LAST.match(facets, max(0, facets.rfind(b"endloop") - 1))
+    if head[:5] != b"solid" or not end or b"\n" in tail.strip() or not first or not last:
         return None
-    count = len(words) // step
-    numbers = [b""] * (9 * count)
-    column = 0
-    for place, word in enumerate(_WORDS):
-        if word is None:
-            numbers[column::9] = words[place::step]
-            column += 1
-        elif word and words[place::step].count(word) != count:
-            return None
+    # A line for each vertex; a mark at the end of each facet's last one.
+    numbers = _NEXT.sub(b"\v\n", facets[first.end() : last.start()]).replace(b"vertex", b"\n")
+    codes = np.frombuffer(numbers, np.uint8)
+    lines, marks = np.flatnonzero(codes == ord("\n")), np.flatnonzero(codes == ord("\v"))
+    if len(lines) != 3 * len(marks) + 2 or (lines[2::3] != marks + 1).any():
+        return None
     try:
-        table = Table(b" ".join(numbers), name)
+        table = Table(numbers, name)
     except MeshError:
         return None
-    return table.values
+    whole = len(table) == len(lines) + 1 and (table.lengths == 3).all()
+    return table.values if whole else None
 
 
 def _line_by_line(text: bytes, name: str) -> FloatArray:

@@ -77,6 +77,12 @@ def outside_type(values: FloatArray, kind: str) -> npt.NDArray[np.bool_]:
     )
 
 
+def doubles(values: npt.NDArray[Any]) -> FloatArray:
+    """The numbers in double precision; NaNs of every kind remain NaNs, without a warning."""
+    with np.errstate(invalid="ignore"):
+        return values.astype(np.float64)
+
+
 class Table:
     """The numbers of a text; lines that are blank do not count.
 
