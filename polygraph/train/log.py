@@ -9,7 +9,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from polygraph.train.checkpoint import write_atomic
+from polygraph._files import read_regular
+from polygraph.train.checkpoint import CheckpointError, write_atomic
+
+_MOST_BYTES = 1 << 28
 
 
 class RunLog:
@@ -76,11 +79,16 @@ class RunLog:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Records of a log; a last line cut off by a crash is ignored."""
+    """Records of a log; a last line cut off by a crash is ignored.
+
+    Raises:
+        CheckpointError: it is larger than 256 MiB.
+    """
     if not path.is_file():
         return []
     records = []
-    for line in path.read_text(errors="replace").splitlines():
+    text = read_regular(path, _MOST_BYTES, CheckpointError).decode(errors="replace")
+    for line in text.splitlines():
         try:
             record = json.loads(line)
         except (ValueError, RecursionError):

@@ -301,7 +301,7 @@ def test_scores_follow_a_run_nowhere(trained, tmp_path, capsys):
     meta["config"]["classifier"] = str(chosen)
     meta["config"]["data"] |= {"kind": "folder", "path": "/", "cache_dir": str(chosen)}
     save_checkpoint(run / "last.safetensors", state, meta)
-    words = ["score", "--run", str(run), "--count", "20"]
+    words = ["score", "--run", str(run), "--count", "90"]
     assert "the run says that its data lie at '/'" in fails(capsys, words)
     meta["config"]["data"] |= {"kind": "glyphs", "path": None}
     save_checkpoint(run / "last.safetensors", state, meta)
