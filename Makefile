@@ -5,6 +5,7 @@
 #   make test      set up, run the tests (ARGS="-k spiral" picks some) on WORKERS processes of one thread
 #   make test-all  also the tests that take long, or tens of gigabytes
 #   make fuzz      random calls of every operator against its definition: ten minutes, or N=50000 cases of each (SEED=1)
+#   make fuzz-files  damaged mesh, cloud and image files, run folders and archives, and killed runs: refused by name or read rightly
 #   make lint      linters, formatters, types, and a build in which warnings are errors
 #   make cuda      compile the CUDA library, warnings are errors, and check its machine code (needs nvcc, but no GPU)
 #   make gpu-ready what a machine with a GPU and no network needs for scripts/gpu_check.sh
@@ -33,7 +34,7 @@ CHECKED_BUILD := POLYGRAPH_WERROR=1 $(BIN)/python setup.py --quiet build_ext \
 # says otherwise.
 CUDA = $${POLYGRAPH_CUDA:-$$($(BIN)/python -c "import torch; print('auto' if torch.version.cuda else 0)")}
 
-.PHONY: demo demo-gan test test-all fuzz lint cuda gpu-ready bench report sanitize setup clean
+.PHONY: demo demo-gan test test-all fuzz fuzz-files lint cuda gpu-ready bench report sanitize setup clean
 .DELETE_ON_ERROR:
 
 demo: setup
@@ -51,6 +52,11 @@ test-all: setup
 # It goes on where the last run ended; ARGS="knn ecc --minutes 60" picks operators and time.
 fuzz: setup
 	$(BIN)/python tests/fuzz/fuzz.py $(if $(N),--cases $(N)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+# Nothing is kept: SEED=1 draws other cases.
+fuzz-files: setup
+	$(BIN)/python tests/fuzz/files.py --cases $(or $(N),20000) $(if $(SEED),--seed $(SEED))
+	$(BIN)/python tests/fuzz/runs.py --runs 5000 --archives 2000 --kills 100 $(if $(SEED),--seed $(SEED))
 
 lint: setup
 	$(BIN)/ruff check .

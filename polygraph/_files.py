@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 PathLike = str | os.PathLike[str]
+TEMPORARY_SUFFIX = ".tmp"
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -87,7 +88,7 @@ def temporary_beside(path: Path) -> Path:
 
     It does not contain the name of ``path``, which may be as long as the file system allows.
     """
-    return path.with_name(f".{uuid.uuid4().hex}.tmp")
+    return path.with_name(f".{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
 
 
 def _checked_size(

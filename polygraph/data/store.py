@@ -111,7 +111,7 @@ def fingerprint(root: Path, sources: Sequence[Path]) -> dict[str, Any]:
         status = path.stat()
         size += status.st_size
         name = path.relative_to(root).as_posix()
-        digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        digest.update(os.fsencode(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n"))
     return {"files": len(sources), "bytes": size, "sha256": digest.hexdigest()}
 
 
@@ -232,9 +232,11 @@ class Entry:
         self.kind, self.root = kind, root
         base = root if root.is_dir() else root.parent
         self.source = fingerprint(base, sources)
-        key = hashlib.sha256(f"{kind}\0{root.resolve()}".encode()).hexdigest()[:16]
+        key = hashlib.sha256(os.fsencode(f"{kind}\0{root.resolve()}")).hexdigest()[:16]
         self.cache = default_cache_dir() if cache_dir is None else Path(cache_dir)
-        self.folder = self.cache / f"{root.resolve().name}-{key}"
+        # Temporaries have longer names, and a file system takes 255 bytes.
+        name = os.fsdecode(os.fsencode(root.resolve().name)[:160])
+        self.folder = self.cache / f"{name}-{key}"
 
     def load(self, full_check: bool) -> dict[str, Any] | None:
         """The manifest, if the entry is whole and the source unchanged; else None, with a warning.

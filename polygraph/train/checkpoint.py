@@ -27,12 +27,11 @@ from safetensors.torch import save as encode_safetensors
 from torch import Tensor, nn
 
 from polygraph import _json
-from polygraph._files import read_regular
+from polygraph._files import TEMPORARY_SUFFIX, read_regular, temporary_beside
 from polygraph._memory import readable_bytes
 from polygraph.models._state import StateError, load_state
 
 _HEADER = "polygraph"
-_TEMPORARY_SUFFIX = ".tmp"
 _UNKNOWN = "0" * 64  # stands for the hash in what is hashed
 _MOST_HEADER = 1 << 24  # bytes
 
@@ -55,7 +54,7 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
     path = Path(path)
     if path.is_dir():
         raise CheckpointError(f"{path}: not a file but a folder")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY_SUFFIX}")
+    temporary = temporary_beside(path)
     try:
         with open(temporary, "wb") as file:
             file.write(data)
@@ -125,7 +124,7 @@ def remove_temporaries(folder: str | os.PathLike[str]) -> list[Path]:
         Path(folder),
         *(p for p in Path(folder).iterdir() if p.is_dir() and not p.is_symlink()),
     ]
-    for path in sorted(path for place in places for path in place.glob(f".*{_TEMPORARY_SUFFIX}")):
+    for path in sorted(path for place in places for path in place.glob(f".*{TEMPORARY_SUFFIX}")):
         with contextlib.suppress(OSError):
             path.unlink()
             removed.append(path)

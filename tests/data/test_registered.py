@@ -439,3 +439,19 @@ def test_pipes_are_refused(array_folder, file_folder, cache, name):
     os.mkfifo(folder / name)
     with pytest.raises(ValueError, match=f"{name}: not a file but a pipe"):
         open_registered(folder, cache_dir=cache)
+
+
+@pytest.mark.parametrize("name", ["²", "n" * 250, "é" * 120, "\udcff", "a\udce9b"], ids=ascii)
+def test_any_name_of_a_folder_and_a_file(name, tmp_path, octahedron):
+    """Names as long as the file system allows, and such that are not in UTF-8."""
+    folder = tmp_path / name
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("a name that this file system does not take")
+    for number in range(2):
+        path = folder / f"{name[:240]}{number}.ply"
+        write_mesh(path, Mesh(octahedron[0] + number, octahedron[1]))
+    for _ in range(2):
+        dataset = open_registered(folder, cache_dir=tmp_path / "cache")
+        assert np.array_equal(dataset.vertices[1] - dataset.vertices[0], np.ones((6, 3)))
