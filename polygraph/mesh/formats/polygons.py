@@ -15,7 +15,7 @@ import numpy.typing as npt
 from polygraph.mesh.errors import MeshError
 from polygraph.mesh.formats.text import FloatArray, IntArray, ragged
 
-MOST_CORNERS = 4096  # of a polygon that needs ear cutting, whose time grows with their square
+MOST_CORNERS = 1024  # of a polygon that needs ear cutting, whose time grows with their square
 _ROUNDING = (
     1e-9  # of twice a polygon's area: a triangle that is flat but for rounding is not turned
 )
@@ -223,8 +223,8 @@ def _cut_ears(points: FloatArray) -> IntArray:
         a, b, c = corners
         inside = (_area(a, b, others) >= 0) & (_area(b, c, others) >= 0)
         inside &= _area(c, a, others) >= 0
-        same = (others[:, None] == corners).all(axis=2).any(axis=1)
-        return not (inside & ~same).any()
+        found = others[inside]
+        return bool((found[:, None] == corners).all(axis=2).any(axis=1).all())
 
     ears = [is_ear(tip) for tip in range(count)]
     cut, tip, failed = [], 0, 0
