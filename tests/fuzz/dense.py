@@ -284,14 +284,17 @@ def draw_poly_step(d: Draw) -> Case:
             case.leaves = wrong_shapes(d, leaves, *axes)
         return case
     if not d.moderate:
-        _within_range(leaves)
+        _within_range(leaves, eps if norm == "rms" else 1.0)
     case.leaves = {n: d.laid_out(n, t) for n, t in leaves.items()}
     _of_poly_step(d, case, norm, eps, activation)
     return case
 
 
-def _within_range(leaves: dict[str, Tensor]) -> None:
-    """Bound a, so that no product with s overflows: all of a channel would be NaN."""
+def _within_range(leaves: dict[str, Tensor], eps: float) -> None:
+    """Bound a, so that no product with s overflows: all of a channel would be NaN.
+
+    So would it be where the scale over the root of eps, one factor of all terms, overflows.
+    """
     a, s = leaves["a"], leaves.get("s")
     first, second = (a, s) if s is not None else a.chunk(2, dim=-1)
     computed = F32 if a.dtype in HALF else a.dtype
@@ -300,6 +303,9 @@ def _within_range(leaves: dict[str, Tensor]) -> None:
     bound = most / max(1.0, largest(second))
     first = first.double().clamp(-bound, bound).to(a.dtype)
     leaves["a"] = first if s is not None else torch.cat([first, second], -1)
+    if "scale" in leaves:
+        most = torch.finfo(a.dtype).max / 16 * min(1.0, math.sqrt(eps))
+        leaves["scale"] = leaves["scale"].double().clamp(-most, most).to(a.dtype)
 
 
 def _of_poly_step(d: Draw, case: Case, norm: str, eps: float, activation: str) -> None:
