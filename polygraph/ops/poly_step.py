@@ -39,8 +39,8 @@ def poly_step(
     first: ``rms`` divides it by ``sqrt(eps + mean_v t²)``, the mean taken over the vertices of a
     sample, channel by channel; it keeps no running statistics, so evaluation is training.
     Terms may be as large as their dtype holds: their squares are summed after a division by the
-    largest where they would overflow, or lose digits beside a tiny ``eps``. What a term is multiplied
-    by, ``scale / sqrt(eps + mean)``, is one factor, which must not overflow.
+    largest where they would overflow, or lose digits beside a tiny ``eps``. The scale over that
+    root is one factor of a term, and must not overflow.
 
     Args:
         a: first-order term ``[B, V, D]`` or ``[V, D]``; float32, float64, float16 or bfloat16 (half
