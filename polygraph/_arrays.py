@@ -60,9 +60,9 @@ def read_npz(path: PathLike, error: type[Exception] = ValueError) -> dict[str, N
                 name: _read_npy(archive.read(member))
                 for name, member in zip(names, members, strict=True)
             }
-    except error:
-        raise
     except Exception as fault:  # a damaged archive can fail anywhere between zip and array
+        if isinstance(fault, error) and str(fault).startswith(f"{path}: "):
+            raise
         detail = f"{type(fault).__name__}: {fault}".splitlines()[0][:200]
         raise error(f"{path}: not a readable .npz archive: {detail}") from fault
 
