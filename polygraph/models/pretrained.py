@@ -308,8 +308,8 @@ def model_card(model: MeshAutoencoder, config: Mapping[str, Any]) -> str:
         "from polygraph.models import MeshAutoencoder",
         "",
         "model = MeshAutoencoder.from_pretrained(FOLDER)",
-        f"codes = model.encode(x)  # x: [B, {hierarchy.sizes[0]}, 3], vertices as the template's",
-        "meshes = model.decode(codes)",
+        f"# x: [B, {hierarchy.sizes[0]}, 3], vertices as the template's",
+        *_usage(model),
         "faces = model.hierarchy.faces[0]",
         "```",
         "",
@@ -318,6 +318,18 @@ def model_card(model: MeshAutoencoder, config: Mapping[str, Any]) -> str:
     if config["metadata"]:
         lines += ["", "## Origin", "", *_table(_flat(config["metadata"]))]
     return "\n".join([*lines, ""])
+
+
+def _usage(model: MeshAutoencoder) -> list[str]:
+    """Lines of Python; with an origin, meshes are moved in float64."""
+    if not any(model.origin):
+        return ["codes = model.encode(x)", "meshes = model.decode(codes)"]
+    return [
+        "import torch",
+        "origin = torch.tensor(model.origin, dtype=torch.float64)",
+        "codes = model.encode((x.double() - origin).to(model.mean))",
+        "meshes = model.decode(codes).double() + origin",
+    ]
 
 
 def _table(rows: Mapping[str, Any]) -> list[str]:

@@ -23,6 +23,7 @@ from polygraph.train.gan_losses import GanConfig
 from polygraph.train.gan_presets import GanPreset, get_gan_preset
 from polygraph.train.loop import BEST, LAST, Progress, Trainer
 from polygraph.train.provenance import provenance
+from polygraph.train.recorded import recorded_data
 
 RUN, RESULT, CLASSIFIER = "run.json", "result.json", "classifier"
 SELECTED = "fid"  #: of the scores, the one that selects weights
@@ -385,7 +386,7 @@ def score_run(
     folder = Path(folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     generator, meta = load_generator(checkpoint_of(folder), device, weights=weights)
-    dataset = open_images(_run_images(folder, meta, path))
+    dataset = open_images(recorded_data(ImageDataConfig, meta, folder, path, "--data PATH"))
     then = meta["identity"]["dataset_hash"]
     if dataset.content_hash != then:
         raise ValueError(
@@ -395,29 +396,6 @@ def score_run(
     kept = _kept_classifier(folder, meta) if classifier is None else Path(classifier)
     scorer = Scorer(dataset, kept, count, seed, device=device, inception=inception)
     return scorer.scores(generator)
-
-
-def _run_images(folder: Path, meta: dict[str, Any], path: str | None) -> ImageDataConfig:
-    """The images of a run, where this user has them.
-
-    Raises:
-        CheckpointError: the run names a place that this user has not trained on here.
-    """
-    try:
-        data = ImageDataConfig(**{**meta["config"]["data"], "cache_dir": None})
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder}: the run's data: {error}") from error
-    if path is not None:
-        return replace(data, path=path)
-    if data.path is None:
-        return data
-    known = recall(data.kind, data.path)
-    if known is None:
-        raise CheckpointError(
-            f"{folder}: the run says that its data lie at {data.path!r}, where nothing was trained "
-            "on from here: say where they are, --data PATH"
-        )
-    return replace(data, cache_dir=known.cache_dir)
 
 
 def _kept_classifier(folder: Path, meta: dict[str, Any]) -> Path:

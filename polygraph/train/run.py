@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from polygraph import metrics
 from polygraph.data import MeshDataConfig, MeshDataset, open_dataset
-from polygraph.data.known import recall
 from polygraph.data.registered import checked_scale
 from polygraph.mesh.hierarchy import MeshHierarchy
 from polygraph.mesh.io import Mesh, read_mesh, write_mesh
@@ -29,6 +28,7 @@ from polygraph.train.checkpoint import (
 )
 from polygraph.train.loop import BEST, LAST
 from polygraph.train.mesh import HIERARCHY, RESULT, get_split, model_errors, topology_hash
+from polygraph.train.recorded import recorded_data
 
 
 @dataclass(frozen=True)
@@ -145,22 +145,8 @@ def run_data(run: Run, path: str | None = None) -> MeshDataConfig:
         CheckpointError: the run names a place that this user has not trained on here, or its
             description of the data is damaged.
     """
-    try:
-        config = MeshDataConfig(**{**run.meta["config"]["data"], "cache_dir": None})
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{run.folder}: the run's data: {error}") from error
-    if path is not None:
-        return replace(config, path=path)
-    if config.path is None:
-        return config
-    known = recall(config.kind, config.path)
-    if known is None:
-        raise CheckpointError(
-            f"{run.folder}: the run says that its data lie at {config.path!r}, where nothing was "
-            "trained on from here: say where they are, --data PATH (evaluate: and --kind "
-            f"{config.kind})"
-        )
-    return replace(config, cache_dir=known.cache_dir)
+    options = "--data PATH (evaluate: and --kind {kind})"
+    return recorded_data(MeshDataConfig, run.meta, run.folder, path, options)
 
 
 def evaluate_run(

@@ -179,6 +179,11 @@ def test_meshes_far_from_zero(tmp_path):
     assert model.origin == run.model.origin
     card = (tmp_path / "exported" / "README.md").read_text()
     assert f"{model.origin[2]!r}: to be subtracted" in card
+    # The card's own lines give what the run gives.
+    code = card.split("```python")[1].split("```")[0].replace("FOLDER", "folder")
+    shown = {"folder": tmp_path / "exported", "x": torch.from_numpy(given[None])}
+    exec(code, shown)
+    np.testing.assert_allclose(shown["meshes"][0].detach(), written, atol=1e-5)
 
 
 def test_another_data_set_with_another_origin(tmp_path):
