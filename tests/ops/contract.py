@@ -4,10 +4,8 @@ Each test is written once, here, and runs over the cases that the subclass gives
 function without arguments that makes the keyword arguments of one call, in float64 on the CPU.
 """
 
-import os
-import subprocess
+import functools
 import sys
-from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -26,6 +24,7 @@ from calls import (
     upstream_like,
 )
 from gpu_contract import GpuContract
+from isa_worker import results_on
 from tolerances import KERNEL, SECOND_DERIVATIVE, assert_close
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad
@@ -35,7 +34,6 @@ from polygraph import ops
 
 all_operators = torch._C._dispatch_get_all_op_names
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-WORKER = Path(__file__).with_name("isa_worker.py")
 
 
 def grads_of(f, values):
@@ -115,10 +113,16 @@ class OperatorContract(GpuContract):
 
     # ---- values ----
 
-    def check(self, inputs, device="cpu"):
+    @classmethod
+    @functools.cache
+    def expected(cls, case, dtype):
+        """What the definition gives of a case; many of them take longer than the operator."""
+        return run_reference(cls.reference, convert(cls.cases[case](), dtype=dtype))
+
+    def check(self, inputs, device="cpu", expected=None):
         """The result and all first derivatives of one call agree with the definition."""
         dtype = next(iter(floats(inputs).values())).dtype
-        expected = run_reference(self.reference, inputs)
+        expected = run_reference(self.reference, inputs) if expected is None else expected
         actual = run(self.op, convert(inputs, device=device))
         for name, value in expected.items():
             assert actual[name].dtype == dtype, f"{name} is {actual[name].dtype}"
@@ -127,7 +131,7 @@ class OperatorContract(GpuContract):
 
     def test_values_and_derivatives(self, case, dtype):
         """Every dtype, every case: within rounding of the definition."""
-        self.check(convert(self.cases[case](), dtype=dtype))
+        self.check(convert(self.cases[case](), dtype=dtype), expected=self.expected(case, dtype))
 
     def test_cases_cover_the_signature(self):
         """No argument is left at None or at its default value in all of the cases."""
@@ -455,21 +459,14 @@ class OperatorContract(GpuContract):
         wanted = ["plain", "avx2"].index(isa)
         if torch.ops.polygraph.instruction_set() < wanted:
             pytest.skip(f"this processor has no {isa}")
-        out = tmp_path / "results.pt"
         test_file = sys.modules[type(self).__module__].__file__
-        tests = Path(__file__).parents[1]
-        path = os.pathsep.join([str(tests.parent), str(tests), str(tests / "ops")])
-        environment = os.environ | {"POLYGRAPH_ISA": isa, "PYTHONPATH": path}
-        command = [sys.executable, str(WORKER), test_file, type(self).__name__, str(out)]
-        subprocess.run(command, env=environment, check=True)
-        found = torch.load(out, weights_only=True)
+        found = results_on(isa, test_file, type(self).__name__, tmp_path / "results.pt")
         assert found.pop("instruction set") == wanted
         assert len(found) == 2 * len(self.cases)
         for key, actual in found.items():
             case, dtype_name = key.rsplit("/", 1)
             dtype = getattr(torch, dtype_name)
-            expected = run_reference(self.reference, convert(self.cases[case](), dtype=dtype))
-            for name, value in expected.items():
+            for name, value in self.expected(case, dtype).items():
                 assert_close(actual[name], value, KERNEL[dtype], f"{key}: {name}")
 
     # ---- PyTorch's own machinery ----

@@ -1,10 +1,5 @@
 """k nearest neighbours: the exact list on every path, and derivatives of the distances."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -13,8 +8,6 @@ from hypothesis import strategies as st
 from tables import normal
 
 from polygraph import ops, reference
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def clouds():
@@ -157,7 +150,7 @@ def test_large_clouds_of_few_channels(N, C):
     offset=st.sampled_from([0.0, 1.0, 1e4]),
     step=st.sampled_from([None, 1.0, 0.25]),
 )
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_any_cloud(N, M, C, data, scale, offset, step):
     """Random clouds, with ties when they are rounded to a lattice."""
     k = data.draw(st.integers(1, N))
@@ -178,7 +171,7 @@ def test_any_cloud(N, M, C, data, scale, offset, step):
     levels=st.integers(1, 4),
     data=st.data(),
 )
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_any_image(height, width, C, inner, outer, levels, data):
     """Windows at every border; colours of few levels, so that most distances tie."""
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
@@ -210,27 +203,6 @@ def test_threads_change_nothing(k):
         finally:
             torch.set_num_threads(before)
     same(*results)
-
-
-@pytest.mark.parametrize("isa", ["plain", "avx2"])
-def test_lesser_instruction_sets_give_the_same_list(isa, tmp_path):
-    program = (
-        "import sys, torch; from polygraph import ops\n"
-        "torch.manual_seed(0)\n"
-        "made = [ops.knn(torch.randn(400, c), k) for c in (2, 3, 21, 66) for k in (5, 200)]\n"
-        "made += [ops.knn(torch.randn(8, 101, c), k) for c in (8, 21, 66) for k in (5, 90)]\n"
-        "torch.save(made, sys.argv[1])\n"
-    )
-    results = []
-    for name in (isa, ""):
-        out = tmp_path / f"{name or 'best'}.pt"
-        environment = os.environ | {"PYTHONPATH": str(REPOSITORY)} | {"POLYGRAPH_ISA": name}
-        if not name:
-            del environment["POLYGRAPH_ISA"]
-        subprocess.run([sys.executable, "-c", program, out], env=environment, check=True)
-        results.append(torch.load(out, weights_only=True))
-    for actual, expected in zip(*results, strict=True):
-        same(actual, expected)
 
 
 @pytest.mark.parametrize("arguments", [{}, {"y": True}, {"ptr": True}, {"grid": (4, 3)}])

@@ -1,10 +1,7 @@
 """The grid: rows, resuming after a kill, changed settings, divergence, the command line."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.children import begin, finish
 from train.tiny import write_meshes
 
 from polygraph import metrics
@@ -193,7 +191,7 @@ def test_runs_finished_elsewhere_are_taken(made, data, tmp_path):
 
 def words(folder, cache, steps):
     return [
-        sys.executable, "-m", "polygraph", "benchmark", "mesh", "--frames", "60", "--models",
+        "benchmark", "mesh", "--frames", "60", "--models",
         "first-order", "full-2", "pca", "--seeds", "0", "--latents", "3", "--steps", str(steps),
         "--batch_size", "4", "--eval_every", "10", "--config", "mesh-published",
         "--accelerator", "cpu", "--data.cache_dir", str(cache), "--out", str(folder),
@@ -202,29 +200,28 @@ def words(folder, cache, steps):
 
 def test_a_killed_grid_goes_on_where_it_stopped(tmp_path, data):
     """Killed in the middle of a run; the rows are those of a grid that nobody killed."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
-    command = words(killed, data.cache_dir, 50)
-    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL)
+    killed, whole, output = tmp_path / "killed", tmp_path / "whole", tmp_path / "output"
+    command = words(killed, data.cache_dir, 30)
+    process = begin(main, command)
     deadline = time.monotonic() + 400
     where = killed / "runs" / "creature-60-0" / "interpolation" / "latent-3"
     try:
         while not list(where.glob("full-2-seed0-*/best.safetensors")):
             assert time.monotonic() < deadline
-            assert process.poll() is None, "it was done before it could be killed: raise the steps"
+            assert process.is_alive(), "it was done before it could be killed: raise the steps"
             time.sleep(0.02)
     finally:
         process.kill()
-    assert process.wait() == -signal.SIGKILL
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert not list(where.glob("full-2-seed0-*/row.json"))
     assert not (killed / "costs.json").exists()
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "full-2-seed0" in done.stdout
-    assert "resuming" in done.stdout
-    assert "first-order-seed0" not in done.stdout
-    command = words(whole, data.cache_dir, 50)
-    subprocess.run(command, env=env, check=True, stdout=subprocess.DEVNULL, timeout=300)
+    finish(main, command, output=output)
+    said = output.read_text()
+    assert "full-2-seed0" in said
+    assert "resuming" in said
+    assert "first-order-seed0" not in said
+    finish(main, words(whole, data.cache_dir, 30), output=output)
     rows = [json.loads((f / "results.json").read_text()) for f in (killed, whole)]
     assert timeless(rows[0]) == timeless(rows[1])
     for row in rows[0]:

@@ -6,8 +6,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -16,7 +14,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from train.toy_task import SAMPLES, train
+from support.children import begin, finish
+from train.toy_task import SAMPLES, go_on, train
 
 from polygraph.train import checkpoint
 from polygraph.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
@@ -25,8 +24,7 @@ from polygraph.train.lock import locked_folder
 from polygraph.train.log import read_log
 from polygraph.train.loop import Trainer, TrainingStopped
 
-TOY = Path(__file__).with_name("toy_task.py")
-KILLED_STEPS = 900  # long enough (seconds) that kills fall inside
+KILLED_STEPS = 400  # long enough (a second) that kills fall inside
 
 
 def assert_same_state(first, second):
@@ -69,11 +67,6 @@ def test_a_slow_process_does_not_see_the_first_ones_checkpoint(tmp_path):
         trainer._start(resume=False)
 
 
-def start(folder):
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TOY.parents[2])}
-    return subprocess.Popen([sys.executable, str(TOY), str(folder), str(KILLED_STEPS)], env=env)
-
-
 def test_killed_runs_end_with_the_same_bits(tmp_path):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -84,19 +77,20 @@ def test_killed_runs_end_with_the_same_bits(tmp_path):
     folder, kills = tmp_path / "killed", 0
     moments = random.Random(3)
     for _ in range(2):
-        process = start(folder)
+        process = begin(go_on, folder, KILLED_STEPS)
         seen = len(read_log(folder / "log.jsonl"))
         deadline = time.monotonic() + 60
-        while len(read_log(folder / "log.jsonl")) <= seen and process.poll() is None:
+        while len(read_log(folder / "log.jsonl")) <= seen and process.is_alive():
             assert time.monotonic() < deadline
             time.sleep(0.01)
         time.sleep(moments.uniform(0.0, 0.4))
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
+        if process.is_alive():
+            process.kill()
             kills += 1
-        assert process.wait() in (-signal.SIGKILL, 0)
+        process.join()
+        assert process.exitcode in (-signal.SIGKILL, 0)
     assert kills >= 1, "the runs ended before they could be killed: raise KILLED_STEPS"
-    assert start(folder).wait(timeout=120) == 0
+    finish(go_on, folder, KILLED_STEPS)
     for name in ("last.safetensors", "best.safetensors"):
         assert_same_state(tmp_path / "whole" / name, folder / name)
     logs = [

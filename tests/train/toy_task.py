@@ -1,6 +1,4 @@
-"""A tiny task (dropout, BatchNorm, noise) and a program that trains it, to be killed."""
-
-import sys
+"""A tiny task (dropout, BatchNorm, noise), and what trains it to be killed."""
 
 import numpy as np
 import torch
@@ -63,6 +61,7 @@ def train(folder, *, resume=False, poison=None, **settings):
     return trainer, task
 
 
-if __name__ == "__main__":
+def go_on(folder, steps):
+    """Train or resume, in a process of its own."""
     torch.set_num_threads(1)
-    train(sys.argv[1], resume=True, steps=int(sys.argv[2]))
+    train(folder, resume=True, steps=steps)

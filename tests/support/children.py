@@ -1,0 +1,61 @@
+"""Processes that have imported everything already when they begin, to be killed or waited for.
+
+They are forked from a process that did nothing but import: forked from a test's own process, they
+would inherit whatever threads and devices other tests have used.
+"""
+
+import functools
+import multiprocessing
+import os
+import sys
+from unittest import mock
+
+PRELOADED = ["polygraph.cli", "polygraph.train.mesh", "polygraph.train.grid", "lightning_fabric"]
+
+
+@functools.cache
+def forkserver():
+    """The process that children are forked from; started once, and ended with this one."""
+    from multiprocessing import forkserver as server
+
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    with mock.patch.dict(os.environ, PYTHONPATH=path, OMP_NUM_THREADS="1"):
+        server.ensure_running()
+    return context
+
+
+def begin(function, *arguments, output=os.devnull):
+    """Call a function of an importable module in a child; what it prints goes to a file.
+
+    Returns:
+        The `multiprocessing.Process`: its ``exitcode`` is 0, 1 after an exception, or minus the
+        signal that ended it.
+    """
+    child = forkserver().Process(target=_call, args=(function, arguments, str(output)))
+    child.start()
+    return child
+
+
+def finish(function, *arguments, output=os.devnull, seconds=300):
+    """Wait for such a child, which must end well."""
+    child = begin(function, *arguments, output=output)
+    child.join(seconds)
+    assert child.exitcode == 0, f"exit status {child.exitcode}, {_end_of(output)}"
+
+
+def _end_of(output):
+    with open(output) as file:
+        return file.read()[-3000:]
+
+
+def _call(function, arguments, output):
+    """Call, in the child; as in `conftest`, nothing waits for the disk."""
+    os.fsync = os.fstat
+    with open(output, "w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    status = function(*arguments)
+    sys.stdout.flush()
+    sys.exit(status)
