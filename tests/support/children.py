@@ -45,6 +45,24 @@ def finish(function, *arguments, output=os.devnull, seconds=300):
     assert child.exitcode == 0, f"exit status {child.exitcode}, {_end_of(output)}"
 
 
+def finish_together(function, *arguments, processes, port, outputs):
+    """Call a function in several children with the environment that torchrun gives them."""
+    world = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1"}
+    world |= {"MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "none", "GROUP_RANK": 0}
+    children = []
+    for rank, output in zip(range(processes), outputs, strict=True):
+        environment = {n: str(v) for n, v in {**world, "RANK": rank, "LOCAL_RANK": rank}.items()}
+        children.append(begin(_of_world, environment, function, *arguments, output=output))
+    for child, output in zip(children, outputs, strict=True):
+        child.join(300)
+        assert child.exitcode == 0, f"exit status {child.exitcode}, {_end_of(output)}"
+
+
+def _of_world(environment, function, *arguments):
+    os.environ.update(environment)
+    return function(*arguments)
+
+
 def _end_of(output):
     with open(output) as file:
         return file.read()[-3000:]

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.children import finish_together
 from train.tiny import MODEL, tiny_run, with_train, write_meshes
 
 from polygraph import metrics
+from polygraph.cli import main
 from polygraph.data import MeshDataConfig, open_dataset
 from polygraph.mesh import MeshError, build_hierarchy, read_mesh, write_mesh
 from polygraph.mesh.io import Mesh
@@ -428,23 +430,23 @@ def test_digest_is_about_the_result(tmp_path):
     assert config.digest() != with_train(config, steps=13).digest()
 
 
-def launch(tmp_path, processes, out, port, settings=None):
-    """Train through torchrun, with the command line's settings for a 64-bit run."""
-    settings = settings or {}
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-    launcher += ["--master-port", str(port)]
-    command = [sys.executable, *(launcher if processes > 1 else []), "-m", "polygraph"]
+def words(tmp_path, out, settings=None):
+    """The command line of a run in 64 bits."""
     settings = {
         "--data.path": tmp_path / "meshes", "--data.cache_dir": tmp_path / "cache",
         "--out": tmp_path / out, "--factors": "[4,4]", "--model.encoder_channels": "[4,6]",
         "--model.decoder_channels": "[6,4,3]", "--steps": 5, "--batch_size": 4,
-        "--precision": "64-true", "--accelerator": "cpu", "--log_every": 1, **settings,
+        "--precision": "64-true", "--accelerator": "cpu", "--log_every": 1, **(settings or {}),
     }  # fmt: skip
-    words = [str(word) for pair in settings.items() for word in pair]
+    return ["train", "mesh", *(str(word) for pair in settings.items() for word in pair)]
+
+
+def launch(tmp_path, out, port, settings=None):
+    """Train by two processes of torchrun; what they say."""
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
+    command = [sys.executable, *launcher, "-m", "polygraph", *words(tmp_path, out, settings)]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(
-        [*command, "train", "mesh", *words], env=env, capture_output=True, text=True, timeout=200
-    )
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("vertex error on test") == 1
     return done.stderr
@@ -452,8 +454,11 @@ def launch(tmp_path, processes, out, port, settings=None):
 
 def test_two_processes_equal_one(tmp_path):
     write_meshes(tmp_path / "meshes", num=50)
-    launch(tmp_path, 1, "one", 0)
-    launch(tmp_path, 2, "two", 29500 + os.getpid() % 1000)
+    assert main(words(tmp_path, "one")) == 0
+    said = [tmp_path / "first", tmp_path / "second"]
+    port = 29500 + os.getpid() % 1000
+    finish_together(main, words(tmp_path, "two"), processes=2, port=port, outputs=said)
+    assert sum(out.read_text().count("vertex error on test") for out in said) == 1
     one, two = (weights(tmp_path / n / "last.safetensors") for n in ("one", "two"))
     assert one["to_latent.weight"].dtype == torch.float64
     for key, value in one.items():
@@ -479,6 +484,6 @@ def test_fifty_runs_of_two_processes_end_cleanly(tmp_path):
     write_meshes(tmp_path / "meshes", num=50)
     for number in range(50):
         port = 20000 + (50 * os.getpid() + number) % 20000
-        said = launch(tmp_path, 2, f"run{number}", port, {"--steps": 2})
+        said = launch(tmp_path, f"run{number}", port, {"--steps": 2})
         for word in ("destroy_process_group", "Traceback", "SIGSEGV", "SIGABRT", "terminate"):
             assert word not in said, said[-3000:]
