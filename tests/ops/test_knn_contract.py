@@ -487,8 +487,9 @@ def require_rows(x, k, exclude_self=False, ptr=None, step=37):
         assert torch.equal(found[rows], distance)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("exclude_self", [False, True], ids=["with itself", "without"])
+@pytest.mark.parametrize(
+    ("exclude_self", "threads"), [(False, 1), (True, 2)], ids=["with itself", "without"]
+)
 @pytest.mark.parametrize("cloud", AMONG_THEMSELVES)
 def test_points_among_themselves(cloud, exclude_self, threads, set_threads):
     """Large enough for pairs of blocks, the last of them shorter, on every hostile cloud."""
