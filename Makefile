@@ -62,6 +62,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/biome ci --error-on-warnings
 	$(BIN)/clang-format --dry-run -Werror $(CSRC) $(EMULATOR) scripts/*.cpp scripts/*.cu
 	POLYGRAPH_CUDA=0 $(CHECKED_BUILD)
 

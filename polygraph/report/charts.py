@@ -15,20 +15,8 @@ import numpy as np
 
 from polygraph.report.figures import save_figure
 from polygraph.report.grid_rows import LINEAR, POLYNOMIALS, Model, View, make_views, read_rows
+from polygraph.report.palette import FAMILIES
 from polygraph.report.render import pyplot
-
-# Okabe and Ito's colours, as on the page (assets/report.js).
-_COLORS = {
-    "first-order": "#1c2430",
-    "simple": "#56b4e9",
-    "full": "#d55e00",
-    "skip": "#009e73",
-    "skip-code": "#005c43",
-    "spiral": "#cc79a7",
-    "peer": "#e69f00",
-    "graph": "#0072b2",
-    LINEAR: "#8b95a3",
-}
 
 
 def write_charts(grid: str | Path, folder: str | Path) -> list[Path]:
@@ -109,7 +97,7 @@ def _errors(axes: Any, models: Sequence[Model], limit: float) -> None:
     """Mean errors, the best above; what has none is named all the same."""
     for place, model in enumerate(models):
         error = model.spread("mean_mm")
-        color = _COLORS[model.rows[0]["family"]]
+        color = FAMILIES[model.rows[0]["family"]].color
         if error.mean is None:
             axes.text(0.02 * limit, place, "not finite", va="center", fontsize=8, color="#b3261e")
             continue
@@ -156,14 +144,16 @@ def _orders(axes: Any, models: Sequence[Model], limit: float) -> None:
             axes.errorbar(
                 [_order(m) + 0.04 * (POLYNOMIALS.index(family) - 1) for m in line],
                 [e.mean for e in errors], yerr=[e.std or 0.0 for e in errors], capsize=3,
-                marker="o", markersize=5, color=_COLORS[family], linewidth=1.6,
+                marker="o", markersize=5, color=FAMILIES[family].color, linewidth=1.6,
                 markerfacecolor="white" if open_ else None, linestyle="--" if open_ else "-",
                 label=family + (", no activations" if open_ else ""),
             )  # fmt: skip
     for model in models:
         mean = _mean(model)
         if model.rows[0]["family"] == LINEAR and model.rows[0]["latent"] and mean is not None:
-            axes.axhline(mean, color=_COLORS[LINEAR], linestyle=":", label=_literal(model.name))
+            axes.axhline(
+                mean, color=FAMILIES[LINEAR].color, linestyle=":", label=_literal(model.name)
+            )
     axes.set_xticks(sorted(orders))
     axes.set_xlabel("order")
     axes.set_ylabel("mean vertex error in mm")
@@ -188,7 +178,7 @@ def _shares(axes: Any, models: Sequence[Model], limit: float) -> None:
     for family, model in best.items():
         errors = np.array([np.nan if q is None else q for q in model.quantiles()])
         label = _literal(model.name)
-        axes.plot(errors, share, color=_COLORS[family], linewidth=1.6, label=label)
+        axes.plot(errors, share, color=FAMILIES[family].color, linewidth=1.6, label=label)
         far = max(far, float(np.nan_to_num(errors)[95]))
     axes.set_xlim(0, far or 1.0)
     axes.set_ylim(0, 100)

@@ -24,6 +24,7 @@ from polygraph.report.grid_rows import (
     AVERAGED,
     COUNTED,
     LINEAR,
+    POLYNOMIALS,
     Model,
     Row,
     View,
@@ -39,9 +40,12 @@ from polygraph.report.page_meshes import (
     read_reconstructions,
     read_samples,
 )
+from polygraph.report.palette import FAMILIES
 from polygraph.report.render import Up, error_colormap
 
 MAX_MB = 15.0
+_IMPORT = re.compile(r'^import \{[^}]*\} from "\./(\w+\.js)";\n', re.MULTILINE)
+_EXPORT = re.compile(r"^export ", re.MULTILINE)
 _OF_MODEL = ("family", "operator", "order", "activation", "norm", "latent", "group_hash")
 _OF_RUN = (
     "seed", "status", "message", "steps", "best_step", *AVERAGED, *COUNTED, "config_hash", "run",
@@ -107,18 +111,37 @@ def plotly_library() -> str:
 def page(title: str, content: dict[str, Any], library: str) -> str:
     """The whole HTML document."""
     assets = resources.files("polygraph.report").joinpath("assets")
-    parts = {name: assets.joinpath(f"report.{name}").read_text("utf-8") for name in ("css", "js")}
     document = assets.joinpath("report.html").read_text("utf-8")
     # A "<" within a script element could end it or open another, also within a string of JSON.
     data = json.dumps(content, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     values = {
         "title": html.escape(title),
-        "style": parts["css"],
+        "style": assets.joinpath("report.css").read_text("utf-8"),
         "data": data,
-        "script": parts["js"],
+        "script": script(),
         "plotly": library.replace("</script", "<\\/script"),
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], document)
+
+
+def script() -> str:
+    """The page's script: the modules of ``assets/script``, joined.
+
+    A browser imports no modules from files without a server. Their names are all different, so each
+    stands behind those that it imports, and neither imports nor exports are left.
+    """
+    folder = resources.files("polygraph.report").joinpath("assets").joinpath("script")
+    parts: dict[str, str] = {}
+
+    def add(name: str) -> None:
+        source = folder.joinpath(name).read_text("utf-8")
+        for needed in _IMPORT.findall(source):
+            if needed not in parts:
+                add(needed)
+        parts[name] = _EXPORT.sub("", _IMPORT.sub("", source))
+
+    add("main.js")
+    return '"use strict";\n' + "".join(parts.values())
 
 
 def build_payload(grid: str | Path, *, budget: float, up: Up = "auto") -> dict[str, Any]:
@@ -144,6 +167,8 @@ def build_payload(grid: str | Path, *, budget: float, up: Up = "auto") -> dict[s
         "machines": _machines(rows),
         "num_runs": len(rows),
         "num_diverged": sum(row["status"] == "diverged" for row in rows),
+        "families": {name: look._asdict() for name, look in FAMILIES.items()},
+        "polynomials": POLYNOMIALS,
         "colors": [_hex(colors(t)) for t in np.linspace(0, 1, 24)],
         "made": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "polygraph": polygraph.__version__,

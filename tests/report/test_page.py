@@ -1,13 +1,17 @@
 """The report in headless Chromium: it renders, without errors, and its controls work."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from grids import MODELS, write_grid
 
+from polygraph.report import grid_rows, palette
+from polygraph.report import page as page_module
 from polygraph.report.grid_rows import GridError
-from polygraph.report.page import build_payload, write_report
+from polygraph.report.page import build_payload, script, write_report
 
 pytest.importorskip("plotly", reason="needs plotly (extra [report])")
 WAIT = 180_000  # milliseconds: scenes are drawn in software, maybe beside other work
@@ -55,6 +59,29 @@ def test_the_file_is_whole_and_small(report):
     for address in ("http:", "https:", "url("):
         assert address not in ours
     assert [path.name for path in report[1].parent.iterdir()] == ["report.html"]
+
+
+def test_the_script_is_joined_from_modules():
+    """Every module is part of it, behind what it imports; no name is declared twice."""
+    folder = Path(page_module.__file__).parent / "assets" / "script"
+    joined = script()
+    assert not re.search(r"^\s*(import|export)\b", joined, re.MULTILINE)
+    modules = sorted(folder.iterdir())
+    assert len(modules) > 5
+    for module in modules:
+        text = module.read_text("utf-8")
+        assert joined.count(text.splitlines()[0]) == 1  # what it is about
+        assert max(map(len, text.splitlines())) <= 120, module
+        for needed in re.findall(r'from "\./(\w+\.js)"', text):
+            first, second = (folder / needed).read_text("utf-8"), text
+            assert joined.index(first.splitlines()[0]) < joined.index(second.splitlines()[0])
+    names = re.findall(r"^(?:function|const|let) (\$|\w+)", joined, re.MULTILINE)
+    assert len(names) == len(set(names))
+
+
+def test_every_family_has_a_look():
+    assert tuple(palette.FAMILIES) == grid_rows.FAMILIES
+    assert len({look.color for look in palette.FAMILIES.values()}) == len(palette.FAMILIES)
 
 
 def test_it_renders(page):

@@ -1,0 +1,100 @@
+// Which grid is shown, and what is said of it above.
+import { finite, plural, show, whole } from "./format.js";
+import { $, make, payload, state, view } from "./page.js";
+
+const AXES = [
+  ["data", "data", (v) => v.data],
+  ["split", "split", (v) => v.split],
+  ["latent", "latent numbers", (v) => v.latent],
+  ["recipe_hash", "recipe", (v) => v.recipe_hash],
+];
+
+function choose(axis, value) {
+  const now = view();
+  const wanted = Object.fromEntries(AXES.map(([key, , get]) => [key, get(now)]));
+  wanted[axis] = value;
+  let best = -1,
+    most = -1;
+  payload.views.forEach((candidate, index) => {
+    if (AXES.find(([key]) => key === axis)[2](candidate) !== value) return;
+    const fit = AXES.filter(([key, , get]) => get(candidate) === wanted[key]).length;
+    if (fit > most) [best, most] = [index, fit];
+  });
+  if (best < 0 || best === state.view) return;
+  const sameStage = payload.views[best].stage === now.stage;
+  state.view = best;
+  state.shown = null;
+  if (!sameStage) [state.sample, state.camera] = [0, null];
+  document.dispatchEvent(new Event("viewchange"));
+}
+
+export function drawViews() {
+  const bar = $("views");
+  bar.replaceChildren();
+  let alternatives = false;
+  for (const [key, label, get] of AXES) {
+    const values = [...new Set(payload.views.map(get))];
+    if (key === "recipe_hash" && values.length < 2) continue;
+    alternatives ||= values.length > 1;
+    const segments = make("div", { class: "segments", role: "group", "aria-label": label });
+    for (const value of values) {
+      const text = key === "recipe_hash" ? (value === null ? "none" : value.slice(0, 8)) : String(value);
+      segments.append(
+        make(
+          "button",
+          { type: "button", "aria-pressed": String(get(view()) === value), onclick: () => choose(key, value) },
+          text,
+        ),
+      );
+    }
+    bar.append(make("div", { class: "choice" }, make("span", {}, label), segments));
+  }
+  bar.dataset.alternatives = String(alternatives);
+}
+
+export function drawLead() {
+  const ranked = view()
+    .models.filter((m) => finite(m.mean_mm.mean) && m.family !== "linear")
+    .sort((a, b) => a.mean_mm.mean - b.mean_mm.mean);
+  const pca = view().models.find((m) => m.name.startsWith("pca"));
+  const parts = [];
+  const count = view().models.length;
+  parts.push(
+    `${plural(count, "model")}, ${plural(view().seeds.length, "seed")}, ` +
+      `${view().latent} numbers per mesh of ${whole(view().num_vertices)} vertices. `,
+  );
+  if (ranked.length) {
+    const best = ranked[0];
+    parts.push(
+      "The lowest error on meshes that training never saw is ",
+      make("b", {}, `${show(best.mean_mm.mean, "mm")} mm`),
+      ", by ",
+      make("b", {}, best.name),
+    );
+    const first = view().models.find((m) => m.name === "first-order");
+    const against = [];
+    if (first && first !== best && finite(first.mean_mm.mean))
+      against.push(`${show(first.mean_mm.mean, "mm")} of the first-order model`);
+    if (pca && finite(pca.mean_mm.mean)) against.push(`${show(pca.mean_mm.mean, "mm")} of PCA`);
+    parts.push(against.length ? `, against ${against.join(" and ")}.` : ".");
+  }
+  $("lead").replaceChildren(...parts);
+  for (const element of document.querySelectorAll("[data-fill]"))
+    element.textContent = whole(view()[element.dataset.fill]);
+}
+
+export function drawCoverage() {
+  const now = view(),
+    lines = [];
+  const absent = now.models
+    .filter((m) => m.missing_seeds.length)
+    .map((m) => `${m.name} (seed ${m.missing_seeds.join(", ")})`);
+  const diverged = now.models.filter((m) => m.diverged).map((m) => `${m.name} (${m.diverged} of ${m.runs.length})`);
+  const infinite = now.models.filter((m) => m.nonfinite).map((m) => m.name);
+  if (now.missing_models.length) lines.push(`Not run here yet: ${now.missing_models.join(", ")}.`);
+  if (absent.length) lines.push(`Seeds not run yet: ${absent.join("; ")}.`);
+  if (diverged.length) lines.push(`Training diverged: ${diverged.join("; ")}.`);
+  if (infinite.length) lines.push(`Predictions that are not finite: ${infinite.join(", ")}.`);
+  $("coverage").hidden = !lines.length;
+  $("coverage").textContent = lines.join(" ");
+}
