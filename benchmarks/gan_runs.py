@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from polygraph.report.figures import _COLORS
-from polygraph.report.grid import grid
+from polygraph.report.image_grid import grid
 from polygraph.report.render import pyplot
-from polygraph.train.gan import generate, interpolations, latent_vectors
-from polygraph.train.gan_run import load_generator
+from polygraph.tasks.images.pair import generate, interpolations, latent_vectors
+from polygraph.tasks.images.training import load_generator
 from polygraph.train.log import read_log
 
 KEPT = ("config_hash", "dataset", "commit", "torch", "machine", "threads")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polygraph.nn._choices import as_index, check_choice, check_positive
+from polygraph._checks import as_index, check_choice, check_positive
 from polygraph.nn.ecc import DifferenceHidden, LightEdgeFilter, edge_differences
 from polygraph.nn.edge_mlp import edge_network, split
 from polygraph.nn.knn import pixel_knn

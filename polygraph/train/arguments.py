@@ -16,12 +16,12 @@ import yaml  # type: ignore[import-untyped]
 from polygraph._files import read_regular
 from polygraph.data import MeshDataConfig, ShapeDataConfig
 from polygraph.mesh.spiral import SpiralConfig
-from polygraph.models.dgcnn import DGCNNClassifierConfig
-from polygraph.models.mesh_autoencoder import MeshAutoencoderConfig
-from polygraph.models.presets import get_preset
+from polygraph.models.mesh.mesh_autoencoder import MeshAutoencoderConfig
+from polygraph.models.mesh.presets import get_preset
+from polygraph.models.points.dgcnn import DGCNNClassifierConfig
+from polygraph.tasks.mesh.training import LOSSES, NORMALIZATIONS, MeshRunConfig
+from polygraph.tasks.points.training import RECIPE, PointsRunConfig
 from polygraph.train.config import TrainConfig
-from polygraph.train.mesh import LOSSES, NORMALIZATIONS, MeshRunConfig
-from polygraph.train.points import RECIPE, PointsRunConfig
 
 PACKAGED = Path(__file__).parent.parent / "configs"
 DEFAULT_PRESET = "full-2"

@@ -1,0 +1,1 @@
+"""Images: adversarial pairs, and the classifier that they are scored through."""

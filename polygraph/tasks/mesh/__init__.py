@@ -1,0 +1,1 @@
+"""Mesh autoencoders: training, finished runs, walks in their codes."""
