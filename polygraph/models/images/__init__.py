@@ -1,5 +1,12 @@
 """Models of images: generators and critics, a classifier, Inception."""
 
+from polygraph.models.images._images import SIZE
+from polygraph.models.images.dcgan import (
+    ConvCritic,
+    ConvCriticConfig,
+    DeconvGenerator,
+    DeconvGeneratorConfig,
+)
 from polygraph.models.images.graph_gan import (
     GraphCritic,
     GraphCriticConfig,
@@ -14,13 +21,8 @@ from polygraph.models.images.growing_gan import (
 )
 from polygraph.models.images.inception import InceptionV3, load_inception
 from polygraph.models.images.lenet import LeNet, LeNetConfig
-from polygraph.models.images.polynomial_gan import (
-    ConvCritic,
-    ConvCriticConfig,
-    DeconvGenerator,
-    DeconvGeneratorConfig,
-    PolynomialGenerator,
-    PolynomialGeneratorConfig,
+from polygraph.models.images.polynomial_gan import PolynomialGenerator, PolynomialGeneratorConfig
+from polygraph.models.images.sngan import (
     ResidualCritic,
     ResidualCriticConfig,
     ResidualGenerator,
@@ -28,6 +30,7 @@ from polygraph.models.images.polynomial_gan import (
 )
 
 __all__ = [
+    "SIZE",
     "ConvCritic",
     "ConvCriticConfig",
     "DeconvGenerator",

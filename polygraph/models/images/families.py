@@ -7,6 +7,12 @@ from typing import Any
 from torch import nn
 
 from polygraph._checks import check_choice
+from polygraph.models.images.dcgan import (
+    ConvCritic,
+    ConvCriticConfig,
+    DeconvGenerator,
+    DeconvGeneratorConfig,
+)
 from polygraph.models.images.graph_gan import (
     GraphCritic,
     GraphCriticConfig,
@@ -19,13 +25,8 @@ from polygraph.models.images.growing_gan import (
     GrowingGenerator,
     GrowingGeneratorConfig,
 )
-from polygraph.models.images.polynomial_gan import (
-    ConvCritic,
-    ConvCriticConfig,
-    DeconvGenerator,
-    DeconvGeneratorConfig,
-    PolynomialGenerator,
-    PolynomialGeneratorConfig,
+from polygraph.models.images.polynomial_gan import PolynomialGenerator, PolynomialGeneratorConfig
+from polygraph.models.images.sngan import (
     ResidualCritic,
     ResidualCriticConfig,
     ResidualGenerator,

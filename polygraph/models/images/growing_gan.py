@@ -22,14 +22,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polygraph._checks import check_positive
-from polygraph.models.images.graph_gan import (
+from polygraph.models.images._images import (
     SIZE,
     check_batch,
     check_channels,
     check_images,
     check_latent,
 )
-from polygraph.models.images.polynomial_gan import _check_mapping, _mapping
+from polygraph.models.images._mapping import check_mapping, make_mapping
 
 LEVELS = 4  #: sizes: 4 x 4, 8 x 8, 16 x 16, 32 x 32
 _SLOPE = 0.2  # of the leaky ReLU
@@ -57,7 +57,7 @@ class GrowingGeneratorConfig:
         check_positive("generator", latent_channels=self.latent_channels)
         check_channels("generator", "channels", self.channels, LEVELS)
         check_images("generator", "out_channels", self.out_channels)
-        _check_mapping(self.mapping_order)
+        check_mapping(self.mapping_order)
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ class GrowingGenerator(Growing):
         super().__init__()
         self.config = config
         first = config.channels[0]
-        self.mapping = _mapping(config.latent_channels, config.mapping_order, "rms")
+        self.mapping = make_mapping(config.latent_channels, config.mapping_order, "rms")
         self.normalize = _PixelNorm()
         self.input = _Equalized(config.latent_channels, 16 * first, 1, gain=2 / 16)
         self.blocks = nn.ModuleList(

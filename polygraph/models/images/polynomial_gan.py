@@ -1,11 +1,12 @@
-"""Generators that are polynomials of z, and the residual and transposed ones beside them.
+"""Generators that are polynomials of z.
 
 Source: Chrysos et al., "Π-nets: Deep Polynomial Neural Networks", CVPR 2020, and "Deep Polynomial
 Neural Networks", T-PAMI 2021, section 4. Images are 32 x 32.
 
 `PolynomialGenerator` has no activations: before the tanh at its end each pixel is a polynomial of
-z, exactly so with ``norm="none"``. `ResidualGenerator` is SNGAN's, as it is or with each residual
-block as one order of a polynomial. `DeconvGenerator` is DCGAN's.
+z, exactly so with ``norm="none"``. Their generators with residual blocks are in
+:mod:`~polygraph.models.images.sngan`, their critics there and in
+:mod:`~polygraph.models.images.dcgan`.
 """
 
 from __future__ import annotations
@@ -20,21 +21,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polygraph._checks import check_choice, check_positive
-from polygraph.models.images.graph_gan import (
-    check_batch,
-    check_channels,
-    check_images,
-    check_latent,
-    normalize_spectra,
-)
+from polygraph.models.images._images import check_channels, check_images, check_latent
+from polygraph.models.images._mapping import PRODUCT_NORMS, check_mapping, make_mapping
 from polygraph.nn.layout import LAYOUTS
 from polygraph.nn.norm import SecondOrderNorm
 from polygraph.nn.polynomial import CCP, NCP
 
 DECOMPOSITIONS = ("ccp", "ncp", "ncp-skip", "prodpoly")
 BODIES = ("dcgan", "sngan")
-PRODUCT_NORMS = ("rms", "instance", "batch_channel", "none")
-RESIDUAL_KINDS = ("plain", "ncp", "prodpoly")
 
 
 @dataclass(frozen=True)
@@ -73,117 +67,7 @@ class PolynomialGeneratorConfig:
         check_positive("generator", order=self.order, latent_channels=self.latent_channels)
         check_channels("generator", "channels", self.channels, 4)
         check_images("generator", "out_channels", self.out_channels)
-        _check_mapping(self.mapping_order)
-
-
-@dataclass(frozen=True)
-class ResidualGeneratorConfig:
-    """A `ResidualGenerator`.
-
-    Attributes:
-        kind: ``plain`` (SNGAN), ``ncp`` or ``prodpoly``.
-        latent_channels: size of z.
-        out_channels: of the images: 1 or 3.
-        channels: features of all blocks.
-        norm: of the products of ``prodpoly`` and of the mapping: a kind of
-            `polygraph.nn.SecondOrderNorm`.
-        mapping_order: order of an NCP that maps z first; 0 for none.
-    """
-
-    kind: str = "plain"
-    latent_channels: int = 128
-    out_channels: int = 3
-    channels: int = 256
-    norm: str = "rms"
-    mapping_order: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be built."""
-        check_choice("generator", "kind", self.kind, RESIDUAL_KINDS)
-        check_choice("generator", "norm", self.norm, PRODUCT_NORMS)
-        check_positive("generator", latent_channels=self.latent_channels, channels=self.channels)
-        check_images("generator", "out_channels", self.out_channels)
-        _check_mapping(self.mapping_order)
-
-
-@dataclass(frozen=True)
-class DeconvGeneratorConfig:
-    """A `DeconvGenerator`.
-
-    Attributes:
-        latent_channels: size of z.
-        out_channels: of the images: 1 or 3.
-        channels: features at 4 x 4, 8 x 8, 16 x 16 and 32 x 32.
-    """
-
-    latent_channels: int = 128
-    out_channels: int = 3
-    channels: tuple[int, ...] = (512, 256, 128, 64)
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be built."""
-        object.__setattr__(self, "channels", tuple(self.channels))
-        check_positive("generator", latent_channels=self.latent_channels)
-        check_channels("generator", "channels", self.channels, 4)
-        check_images("generator", "out_channels", self.out_channels)
-
-
-@dataclass(frozen=True)
-class ResidualCriticConfig:
-    """A `ResidualCritic`.
-
-    Attributes:
-        in_channels: of the images: 1 or 3.
-        channels: features of all blocks.
-        spectral_norm: divide each weight by its largest singular value.
-    """
-
-    in_channels: int = 3
-    channels: int = 128
-    spectral_norm: bool = True
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be built."""
-        check_positive("critic", channels=self.channels)
-        check_images("critic", "in_channels", self.in_channels)
-
-
-@dataclass(frozen=True)
-class ConvCriticConfig:
-    """A `ConvCritic`.
-
-    Attributes:
-        in_channels: of the images: 1 or 3.
-        channels: features at 16 x 16, 8 x 8 and 4 x 4.
-        batch_norm: after the second and third convolution, as published; no gradient penalty then,
-            which needs each image's value to depend on that image alone.
-        spectral_norm: divide each weight by its largest singular value.
-    """
-
-    in_channels: int = 3
-    channels: tuple[int, ...] = (64, 128, 256)
-    batch_norm: bool = True
-    spectral_norm: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be built."""
-        object.__setattr__(self, "channels", tuple(self.channels))
-        check_channels("critic", "channels", self.channels, 3)
-        check_images("critic", "in_channels", self.in_channels)
-        if self.batch_norm and self.spectral_norm:
-            raise ValueError("critic: batch_norm and spectral_norm exclude each other")
-
-
-def _check_mapping(order: int) -> None:
-    if order < 0:
-        raise ValueError(f"generator: mapping_order must be 0 or more, got {order}")
-
-
-def _mapping(channels: int, order: int, norm: str) -> nn.Module | None:
-    """The mapping network: an NCP of vectors."""
-    if not order:
-        return None
-    return NCP(nn.Linear, channels, channels, order, rank=channels, norm=norm)
+        check_mapping(self.mapping_order)
 
 
 class _Up(nn.Module):
@@ -283,7 +167,7 @@ class PolynomialGenerator(nn.Module):
         super().__init__()
         self.config = config
         first, *rest = config.channels
-        self.mapping = _mapping(config.latent_channels, config.mapping_order, config.norm)
+        self.mapping = make_mapping(config.latent_channels, config.mapping_order, config.norm)
         self.steps = nn.ModuleList()
         if config.decomposition in ("ncp", "ncp-skip"):
             self.input: nn.Module = nn.Linear(config.latent_channels, 16 * first)
@@ -340,192 +224,3 @@ class PolynomialGenerator(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """Images of latent vectors."""
         return torch.tanh(self.polynomial(z))
-
-
-class _UpBlock(nn.Module):
-    """BN, ReLU, upsampling, 3 x 3, BN, ReLU, 3 x 3: the branch of SNGAN's block."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.branch = nn.Sequential(
-            nn.BatchNorm2d(channels),
-            nn.ReLU(),
-            nn.Upsample(scale_factor=2),
-            nn.Conv2d(channels, channels, 3, padding=1),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(),
-            nn.Conv2d(channels, channels, 3, padding=1),
-        )
-        self.shortcut = nn.Conv2d(channels, channels, 1)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The branch and the shortcut; their sum is the residual block."""
-        return self.branch(x), F.interpolate(self.shortcut(x), scale_factor=2.0)
-
-
-class ResidualGenerator(nn.Module):
-    """SNGAN's generator: ``[B, latent_channels]`` to ``[B, out_channels, 32, 32]`` in (-1, 1).
-
-    Linear to 4 x 4, three residual blocks that double the size, BN-ReLU-conv-tanh. With S the
-    residual block,
-
-    - ``plain``: ``x_n = S_n x_{n-1}``, Miyato et al., ICLR 2018, table 4;
-    - ``ncp``: ``x_n = (A_n z) * S_n x_{n-1} + b_n``, A_n z one number per feature, starting near 1;
-    - ``prodpoly``: with ``C x`` the block's branch and V its shortcut,
-      ``x_n = V x + C x + N((C x) * (V x))``: a second-order polynomial per block.
-
-    Args:
-        config: what to build.
-    """
-
-    def __init__(self, config: ResidualGeneratorConfig) -> None:
-        super().__init__()
-        self.config = config
-        width = config.channels
-        self.mapping = _mapping(config.latent_channels, config.mapping_order, config.norm)
-        self.input = nn.Linear(config.latent_channels, 16 * width)
-        self.blocks = nn.ModuleList(_UpBlock(width) for _ in range(3))
-        self.latent, self.offset, self.norms = nn.ModuleList(), nn.ParameterList(), nn.ModuleList()
-        for _ in range(3):
-            if config.kind == "ncp":
-                linear = nn.Linear(config.latent_channels, width)
-                nn.init.ones_(linear.bias)
-                self.latent.append(linear)
-                self.offset.append(nn.Parameter(torch.zeros(width)))
-            elif config.kind == "prodpoly":
-                self.norms.append(SecondOrderNorm(width, config.norm, LAYOUTS["images"]))
-        self.output = nn.Sequential(
-            nn.BatchNorm2d(width),
-            nn.ReLU(),
-            nn.Conv2d(width, config.out_channels, 3, padding=1),
-            nn.Tanh(),
-        )
-
-    def forward(self, z: Tensor) -> Tensor:
-        """Images of latent vectors."""
-        check_latent("ResidualGenerator", z, self.config.latent_channels)
-        if self.mapping is not None:
-            z = self.mapping(z)
-        x = self.input(z).view(len(z), -1, 4, 4)
-        for n, block in enumerate(self.blocks):
-            branch, shortcut = block(x)
-            x = branch + shortcut
-            if self.config.kind == "ncp":
-                weight = self.latent[n](z)[:, :, None, None]
-                x = torch.addcmul(self.offset[n][:, None, None], weight, x)
-            elif self.config.kind == "prodpoly":
-                x = x + self.norms[n](branch * shortcut)
-        return cast(Tensor, self.output(x))
-
-
-class DeconvGenerator(nn.Module):
-    """DCGAN's generator: ``[B, latent_channels]`` to ``[B, out_channels, 32, 32]`` in (-1, 1).
-
-    Linear to 4 x 4, three transposed 4 x 4 convolutions of stride 2, BN and ReLU after each, 3 x 3
-    to the image, tanh.
-
-    Source: Radford, Metz and Chintala, "Unsupervised Representation Learning with Deep
-    Convolutional Generative Adversarial Networks", ICLR 2016.
-
-    Args:
-        config: what to build.
-    """
-
-    def __init__(self, config: DeconvGeneratorConfig) -> None:
-        super().__init__()
-        self.config = config
-        first, *rest = config.channels
-        self.input = nn.Linear(config.latent_channels, 16 * first)
-        layers: list[nn.Module] = [nn.BatchNorm2d(first), nn.ReLU()]
-        for before, width in zip(config.channels, rest, strict=False):
-            layers.append(nn.ConvTranspose2d(before, width, 4, 2, 1))
-            layers += [nn.BatchNorm2d(width), nn.ReLU()]
-        layers += [nn.Conv2d(rest[-1], config.out_channels, 3, padding=1), nn.Tanh()]
-        self.layers = nn.Sequential(*layers)
-
-    def forward(self, z: Tensor) -> Tensor:
-        """Images of latent vectors."""
-        check_latent("DeconvGenerator", z, self.config.latent_channels)
-        out: Tensor = self.layers(self.input(z).view(len(z), -1, 4, 4))
-        return out
-
-
-class _DownBlock(nn.Module):
-    """SNGAN's block of the discriminator; the first one of all has no ReLU before it."""
-
-    def __init__(self, in_channels: int, channels: int, *, down: bool, first: bool) -> None:
-        super().__init__()
-        self.down, self.first = down, first
-        self.one = nn.Conv2d(in_channels, channels, 3, padding=1)
-        self.two = nn.Conv2d(channels, channels, 3, padding=1)
-        self.shortcut = nn.Conv2d(in_channels, channels, 1) if down else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.two(F.relu(self.one(x if self.first else F.relu(x))))
-        skip = x if self.shortcut is None else self.shortcut(x)
-        total: Tensor = out + skip
-        return F.avg_pool2d(total, 2) if self.down else total
-
-
-class ResidualCritic(nn.Module):
-    """SNGAN's discriminator: ``[B, in_channels, 32, 32]`` to ``[B]``.
-
-    Two residual blocks that halve the size, two that keep it, ReLU, sum over pixels, linear.
-
-    Source: Miyato et al., ICLR 2018, table 4.
-
-    Args:
-        config: what to build.
-    """
-
-    def __init__(self, config: ResidualCriticConfig) -> None:
-        super().__init__()
-        self.config = config
-        width = config.channels
-        self.blocks = nn.Sequential(
-            _DownBlock(config.in_channels, width, down=True, first=True),
-            _DownBlock(width, width, down=True, first=False),
-            _DownBlock(width, width, down=False, first=False),
-            _DownBlock(width, width, down=False, first=False),
-        )
-        self.output = nn.Linear(width, 1)
-        if config.spectral_norm:
-            normalize_spectra(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Values of images."""
-        check_batch("ResidualCritic", x, self.config.in_channels)
-        out: Tensor = self.output(F.relu(self.blocks(x)).sum((2, 3)))
-        return out.squeeze(1)
-
-
-class ConvCritic(nn.Module):
-    """DCGAN's discriminator: ``[B, in_channels, 32, 32]`` to ``[B]``.
-
-    Three 4 x 4 convolutions of stride 2 with leaky ReLU (0.2), linear; values are logits.
-
-    Args:
-        config: what to build.
-    """
-
-    def __init__(self, config: ConvCriticConfig) -> None:
-        super().__init__()
-        self.config = config
-        layers: list[nn.Module] = []
-        before = config.in_channels
-        for n, width in enumerate(config.channels):
-            layers.append(nn.Conv2d(before, width, 4, 2, 1))
-            if config.batch_norm and n:
-                layers.append(nn.BatchNorm2d(width))
-            layers.append(nn.LeakyReLU(0.2))
-            before = width
-        self.layers = nn.Sequential(*layers)
-        self.output = nn.Linear(16 * before, 1)
-        if config.spectral_norm:
-            normalize_spectra(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Values of images."""
-        check_batch("ConvCritic", x, self.config.in_channels)
-        out: Tensor = self.output(self.layers(x).flatten(1))
-        return out.squeeze(1)

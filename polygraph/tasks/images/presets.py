@@ -15,15 +15,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from polygraph._checks import check_choice
+from polygraph.models.images.dcgan import ConvCriticConfig, DeconvGeneratorConfig
 from polygraph.models.images.graph_gan import GraphCriticConfig, GraphGeneratorConfig
 from polygraph.models.images.growing_gan import GrowingCriticConfig, GrowingGeneratorConfig
-from polygraph.models.images.polynomial_gan import (
-    ConvCriticConfig,
-    DeconvGeneratorConfig,
-    PolynomialGeneratorConfig,
-    ResidualCriticConfig,
-    ResidualGeneratorConfig,
-)
+from polygraph.models.images.polynomial_gan import PolynomialGeneratorConfig
+from polygraph.models.images.sngan import ResidualCriticConfig, ResidualGeneratorConfig
 from polygraph.tasks.images.losses import GanConfig
 
 NEIGHBORS = (8, 16, 32)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from tolerances import assert_close
 
+from polygraph.models.images.dcgan import ConvCriticConfig
 from polygraph.models.images.families import CRITICS, GENERATORS, build, config_of, family_of
 from polygraph.models.images.graph_gan import (
     GRAPH_KINDS,
@@ -16,7 +17,6 @@ from polygraph.models.images.graph_gan import (
     GraphGeneratorConfig,
     SelfAttention2d,
 )
-from polygraph.models.images.polynomial_gan import ConvCriticConfig
 from polygraph.nn import NonLocalGraphConv2d
 from polygraph.tasks.images.losses import CriticLoss, GanConfig, GeneratorLoss, gradient_penalty
 

@@ -7,17 +7,21 @@ import pytest
 import torch
 
 from polygraph.analysis import check_degree
-from polygraph.models.images.families import build
-from polygraph.models.images.polynomial_gan import (
-    BODIES,
-    DECOMPOSITIONS,
-    PRODUCT_NORMS,
+from polygraph.models.images._mapping import PRODUCT_NORMS
+from polygraph.models.images.dcgan import (
     ConvCritic,
     ConvCriticConfig,
     DeconvGenerator,
     DeconvGeneratorConfig,
+)
+from polygraph.models.images.families import build
+from polygraph.models.images.polynomial_gan import (
+    BODIES,
+    DECOMPOSITIONS,
     PolynomialGenerator,
     PolynomialGeneratorConfig,
+)
+from polygraph.models.images.sngan import (
     ResidualCritic,
     ResidualCriticConfig,
     ResidualGenerator,

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
+from polygraph.models.images.dcgan import ConvCritic, ConvCriticConfig
 from polygraph.models.images.graph_gan import GraphCritic, GraphCriticConfig
-from polygraph.models.images.polynomial_gan import ConvCritic, ConvCriticConfig
 from polygraph.tasks.images.losses import (
     LOSSES,
     CriticLoss,
