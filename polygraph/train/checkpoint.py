@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from polygraph import _json
 from polygraph._files import TEMPORARY_SUFFIX, read_regular, temporary_beside
 from polygraph._memory import readable_bytes
-from polygraph.models._state import StateError, load_state
+from polygraph.models.state import StateError, load_state
 
 _HEADER = "polygraph"
 _UNKNOWN = "0" * 64  # stands for the hash in what is hashed

@@ -34,7 +34,7 @@ from polygraph._files import open_regular, read_regular
 from polygraph._json import read_json
 from polygraph._memory import readable_bytes
 from polygraph.mesh.origin import ZERO, Point, checked_point
-from polygraph.models._state import StateError, build_with
+from polygraph.models.state import StateError, build_with
 
 if TYPE_CHECKING:
     from polygraph.mesh.hierarchy import MeshHierarchy

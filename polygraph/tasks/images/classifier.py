@@ -21,8 +21,8 @@ from torch.nn import functional
 
 from polygraph.data.images import ImageDataset
 from polygraph.data.store import progress
-from polygraph.models._state import load_state
 from polygraph.models.images.lenet import LeNet, LeNetConfig
+from polygraph.models.state import load_state
 from polygraph.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 
 _FORMAT = 1  # of the files; a change of the network or its training makes it another number

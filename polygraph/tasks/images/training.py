@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from polygraph.data.images import ImageDataConfig, ImageDataset, open_images
 from polygraph.data.known import recall, remember
-from polygraph.models._state import build_with
 from polygraph.models.images import SIZE
 from polygraph.models.images.families import CRITICS, GENERATORS, build, config_of, family_of
 from polygraph.models.images.graph_gan import GraphCriticConfig, GraphGeneratorConfig
+from polygraph.models.state import build_with
 from polygraph.tasks.images.losses import GanConfig
 from polygraph.tasks.images.pair import GanTask, generate, interpolations, latent_vectors
 from polygraph.tasks.images.presets import GanPreset, get_gan_preset

@@ -17,8 +17,8 @@ from polygraph.data.registered import checked_scale
 from polygraph.mesh.hierarchy import MeshHierarchy
 from polygraph.mesh.io import Mesh, read_mesh, write_mesh
 from polygraph.mesh.origin import ZERO, checked_point, to_float32
-from polygraph.models._state import build_with
 from polygraph.models.mesh.mesh_autoencoder import MeshAutoencoder, MeshAutoencoderConfig
+from polygraph.models.state import build_with
 from polygraph.tasks.mesh.training import HIERARCHY, RESULT, get_split, model_errors, topology_hash
 from polygraph.train.checkpoint import (
     CheckpointError,

@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from polygraph.data.shapes import ShapeDataConfig, ShapeDataset, open_shapes
-from polygraph.models._state import build_with
 from polygraph.models.points.dgcnn import DGCNNClassifier, DGCNNClassifierConfig
+from polygraph.models.state import build_with
 from polygraph.train.batches import PointBatches
 from polygraph.train.checkpoint import (
     CheckpointError,

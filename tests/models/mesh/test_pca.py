@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from polygraph.models import PCA
-from polygraph.models import pca as module
+from polygraph.models.mesh import pca as module
 
 
 def meshes(number, vertices, rank=None, seed=0):
