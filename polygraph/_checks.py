@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import operator
 from collections.abc import Iterable
 from typing import SupportsIndex
 
 import torch
+
+from polygraph._names import did_you_mean
 
 
 def check_choice(owner: str, argument: str, value: str, choices: Iterable[str]) -> None:
@@ -15,8 +16,7 @@ def check_choice(owner: str, argument: str, value: str, choices: Iterable[str]) 
     names = list(choices)
     if value in names:
         return
-    near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(str(value), names)
     raise ValueError(f"{owner}: {argument} must be one of {', '.join(names)}, got {value!r}{hint}")
 
 

@@ -1,4 +1,4 @@
-"""What is installed and what works, for `polygraph doctor` and for bug reports.
+"""Print what was found: torch, CUDA, instruction set, extras.
 
 Every line is found out on its own: whatever is missing or broken is reported, and the rest is still
 printed.
@@ -10,9 +10,11 @@ import importlib.metadata
 import os
 import platform
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import polygraph
+from polygraph.cli.parser import Parser
 
 # What each extra brings: names to import -> names on the package index.
 EXTRAS = {
@@ -28,6 +30,15 @@ EXTRAS = {
     "report": {"matplotlib": "matplotlib", "plotly": "plotly"},
     "open3d": {"open3d": "open3d"},
 }
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Do what the words after the command ask for; returns the exit status."""
+    description = (__doc__ or "").splitlines()[0]
+    Parser(prog="polygraph doctor", description=description).parse_args(arguments)
+    lines, working = report()
+    print("\n".join(lines))
+    return 0 if working else 1
 
 
 def extra_of(module: str) -> str | None:

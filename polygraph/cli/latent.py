@@ -1,4 +1,4 @@
-"""`polygraph latent`: walks, samples and analogies in the codes of a trained autoencoder."""
+"""Walk between meshes, sample and draw analogies in the codes of a trained autoencoder."""
 
 from __future__ import annotations
 
@@ -6,10 +6,26 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+from polygraph.cli.parser import Parser, add_run, check_least, checked_folder
+
 _MESH = "a mesh file, or PART:N for mesh N of a part of the run's split, such as test:3"
 
 
-def add_kinds(parser: argparse.ArgumentParser) -> None:
+def run(arguments: Sequence[str]) -> int:
+    """Do what the words after the command ask for; returns the exit status."""
+    parser = Parser(prog="polygraph latent", description=__doc__)
+    _add_kinds(parser)
+    chosen = parser.parse_args(arguments)
+    checked_folder("latent", chosen.out)
+    if "seed" in chosen:
+        check_least("latent", chosen, seed=0)
+    sequences = _make_sequences(chosen)
+    for path in sequences.write(chosen.out, picture=not chosen.no_picture, up=chosen.up):
+        print(f"wrote {path.resolve()}")
+    return 0
+
+
+def _add_kinds(parser: argparse.ArgumentParser) -> None:
     """Add the kinds of walks and their settings to the command's parser."""
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
 
@@ -17,7 +33,7 @@ def add_kinds(parser: argparse.ArgumentParser) -> None:
         sub = kinds.add_parser(name, help=words, description=words)
         for mesh in meshes:
             sub.add_argument(mesh, help=_MESH)
-        sub.add_argument("--run", required=True, metavar="DIR", help="folder of a trained model")
+        add_run(sub)
         sub.add_argument("--out", default=f"latent-{name}", metavar="DIR", help="%(default)s")
         sub.add_argument("--data", metavar="PATH", help="where the run's data lie now")
         sub.add_argument("--up", choices=("auto", "x", "y", "z"), default="auto")
@@ -43,7 +59,7 @@ def add_kinds(parser: argparse.ArgumentParser) -> None:
     kind("analogy", "a is to b as c is to what is drawn.", "abc")
 
 
-def make_sequences(chosen: Any) -> Any:
+def _make_sequences(chosen: Any) -> Any:
     """The meshes that the parsed words ask for."""
     from polygraph.tasks.mesh.latent import LatentRun
     from polygraph.tasks.mesh.run import load_run, run_data

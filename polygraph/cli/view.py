@@ -1,13 +1,27 @@
-"""`polygraph view`: a window with meshes, sequences, point clouds and their graphs."""
+"""Show meshes, sequences, point clouds and their k-NN graphs in a window."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from polygraph.cli.parser import Parser, UsageError
 
-def add_settings(parser: argparse.ArgumentParser) -> None:
+
+def run(arguments: Sequence[str]) -> int:
+    """Do what the words after the command ask for; returns the exit status."""
+    parser = Parser(prog="polygraph view", description=__doc__)
+    _add_settings(parser)
+    chosen = parser.parse_args(arguments)
+    if chosen.fps <= 0 or chosen.to_mm <= 0 or (chosen.vmax is not None and chosen.vmax <= 0):
+        raise UsageError("view: fps, to-mm and vmax must be positive")
+    for line in _show(chosen):
+        print(line)
+    return 0
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
     """Add the command's settings to its parser."""
     parser.add_argument(
         "paths",
@@ -32,7 +46,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--screenshot", metavar="PNG", help="write a picture and leave")
 
 
-def show(chosen: Any) -> Iterator[str]:
+def _show(chosen: Any) -> Iterator[str]:
     """Open the window; yields lines for people."""
     from polygraph.mesh.cloud import import_open3d
     from polygraph.report.viewer import HELP, Window, color_items, lay_out, load_items

@@ -3,10 +3,10 @@
 from dataclasses import dataclass, replace
 
 from polygraph._checks import check_positive
+from polygraph._names import unknown_name
 from polygraph.data.coma import open_coma
 from polygraph.data.dfaust import open_dfaust
 from polygraph.data.registered import MeshDataset, checked_scale, open_registered
-from polygraph.data.splits import unknown_name
 from polygraph.data.synthetic import make_creature
 
 _OPENERS = {"registered": open_registered, "coma": open_coma, "dfaust": open_dfaust}

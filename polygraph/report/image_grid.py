@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from polygraph._files import write_atomic
 
-def grid(images: NDArray[np.uint8], columns: int = 8, *, gap: int = 1) -> NDArray[np.uint8]:
+
+def image_grid(images: NDArray[np.uint8], columns: int = 8, *, gap: int = 1) -> NDArray[np.uint8]:
     """Images in rows, read from left to right.
 
     Args:
@@ -25,12 +27,12 @@ def grid(images: NDArray[np.uint8], columns: int = 8, *, gap: int = 1) -> NDArra
     """
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
         raise ValueError(
-            "grid: images must be uint8 of shape [N, 1 or 3, H, W], got "
+            "image_grid: images must be uint8 of shape [N, 1 or 3, H, W], got "
             f"{images.dtype} {list(images.shape)}"
         )
     if not len(images) or columns < 1:
         raise ValueError(
-            f"grid: needs at least one image and one column, got {len(images)} and {columns}"
+            f"image_grid: needs at least one image and one column, got {len(images)} and {columns}"
         )
     count, channels, height, width = images.shape
     rows = -(-count // columns)
@@ -43,28 +45,28 @@ def grid(images: NDArray[np.uint8], columns: int = 8, *, gap: int = 1) -> NDArra
     return canvas
 
 
-def grid_png(images: NDArray[np.uint8], columns: int = 8, *, scale: int = 2) -> bytes:
-    """`grid` as a PNG, every pixel ``scale`` wide and high."""
+def image_grid_png(images: NDArray[np.uint8], columns: int = 8, *, scale: int = 2) -> bytes:
+    """`image_grid` as a PNG, every pixel ``scale`` wide and high."""
     from PIL import Image
 
-    canvas = grid(images, columns).repeat(scale, 0).repeat(scale, 1)
+    canvas = image_grid(images, columns).repeat(scale, 0).repeat(scale, 1)
     file = io.BytesIO()
     Image.fromarray(canvas[..., 0] if canvas.shape[2] == 1 else canvas).save(file, "PNG")
     return file.getvalue()
 
 
-def write_grid(
+def write_image_grid(
     path: str | Path, images: NDArray[np.uint8], columns: int = 8, *, scale: int = 2
 ) -> Path:
-    """Write `grid` to a PNG file; folders are made.
+    """Write `image_grid` to a PNG file; folders are made.
 
     Raises:
-        ValueError: as `grid`, or the name does not end in .png.
+        ValueError: as `image_grid`, or the name does not end in .png.
         OSError: the file cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() != ".png":
-        raise ValueError(f"write_grid: the file must end in .png, got {path}")
+        raise ValueError(f"write_image_grid: the file must end in .png, got {path}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(grid_png(images, columns, scale=scale))
+    write_atomic(path, image_grid_png(images, columns, scale=scale))
     return path

@@ -81,7 +81,8 @@ def test_train_evaluate_reconstruct(tmp_path, words, capsys):
 
 
 def test_settings_from_preset_yaml_and_options(tmp_path):
-    from polygraph.train.arguments import attribute_help, packaged_configs, parse_train_mesh
+    from polygraph.tasks.mesh.arguments import parse_train_mesh
+    from polygraph.train.arguments import attribute_help, packaged_configs
     from polygraph.train.config import TrainConfig
 
     path = tmp_path / "my.yaml"

@@ -169,7 +169,8 @@ def make_runs(root: Path) -> dict[str, Callable[[Path], Any]]:
     from train.tiny_gan import random_images, tiny_gan
 
     from polygraph.models import MeshAutoencoder
-    from polygraph.tasks.images.training import sample_run, train_gan
+    from polygraph.tasks.images.run import sample_run
+    from polygraph.tasks.images.training import train_gan
     from polygraph.tasks.mesh.run import evaluate_run, export_run, load_run
     from polygraph.tasks.mesh.training import train_mesh
     from polygraph.tasks.points.training import load_classifier, train_points

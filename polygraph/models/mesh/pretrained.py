@@ -30,7 +30,7 @@ from safetensors.torch import load as decode_tensors
 from safetensors.torch import save as encode_tensors
 
 import polygraph
-from polygraph._files import open_regular, read_regular
+from polygraph._files import open_regular, read_regular, write_atomic
 from polygraph._json import read_json
 from polygraph._memory import readable_bytes
 from polygraph.mesh.origin import ZERO, Point, checked_point
@@ -127,7 +127,7 @@ def save_pretrained(
     contents[CARD] = model_card(model, config).encode()
     contents[CONFIG] = text.encode()
     for name, data in contents.items():
-        _write(folder / name, data)
+        write_atomic(folder / name, data)
     return folder
 
 
@@ -266,13 +266,6 @@ def _read_checked(path: Path, config: dict[str, Any]) -> bytes:
             f"{path}: changed or not whole: SHA-256 {got[:12]}, {CONFIG} wants {str(wanted)[:12]}"
         )
     return data
-
-
-def _write(path: Path, data: bytes) -> None:
-    from polygraph.mesh.io import atomic_path
-
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(data)
 
 
 def model_card(model: MeshAutoencoder, config: Mapping[str, Any]) -> str:

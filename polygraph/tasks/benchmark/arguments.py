@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from polygraph.data import MeshDataConfig
 from polygraph.tasks.benchmark.grid import DEFAULT_MODELS, Grid
-from polygraph.train.arguments import parse_train_mesh
+from polygraph.tasks.mesh.arguments import parse_train_mesh
 
 RECIPE = "mesh-benchmark"
 _OF_A_RUN = ("--preset", "--model.", "--seed", "--resume", "--data.", "--spiral.")

@@ -12,12 +12,12 @@ from polygraph.tasks.images.losses import GanConfig
 from polygraph.tasks.images.presets import GanPreset, get_gan_preset
 from polygraph.tasks.images.training import GanRunConfig
 from polygraph.train.arguments import (
-    _add_help,
-    _add_nested,
-    _base_parser,
-    _configs,
-    _parsed,
+    add_help,
+    add_nested,
+    base_parser,
     packaged_configs,
+    parse_values,
+    read_configs,
 )
 from polygraph.train.config import TrainConfig
 
@@ -37,7 +37,7 @@ def _nested(preset: GanPreset) -> dict[str, Any]:
 def make_gan_parser(name: str) -> Any:
     """The parser, with the settings of a preset as its defaults."""
     preset = get_gan_preset(name)
-    parser = _base_parser(
+    parser = base_parser(
         "gan", "Train a generator and a critic of images.", packaged_configs("gan")
     )
     parser.add_argument("--preset", type=str, default=name, help="networks and settings")
@@ -50,9 +50,9 @@ def make_gan_parser(name: str) -> Any:
         "data": ImageDataConfig(),
         "gan": preset.gan,
     }
-    _add_nested(parser, nested, defaults)
+    add_nested(parser, nested, defaults)
     parser.set_defaults(preset.train)
-    _add_help(parser, nested, GanRunConfig, _OWN)
+    add_help(parser, nested, GanRunConfig, _OWN)
     return parser
 
 
@@ -67,7 +67,7 @@ def parse_train_gan(arguments: Sequence[str]) -> tuple[GanRunConfig, str, bool]:
     Raises:
         ValueError: a setting is unknown or has a bad value; an unknown preset suggests the nearest.
     """
-    contents, words, rest = _configs(arguments, "gan")
+    contents, words, rest = read_configs(arguments, "gan")
     look = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     look.add_argument("--preset")
     known, rest = look.parse_known_args(rest)
@@ -76,7 +76,7 @@ def parse_train_gan(arguments: Sequence[str]) -> tuple[GanRunConfig, str, bool]:
         name = str(content.get("preset", name))
     name = known.preset or name
     nested = _nested(get_gan_preset(name))
-    values = _parsed(make_gan_parser(name), [*words, "--preset", name, *rest], nested)
+    values = parse_values(make_gan_parser(name), [*words, "--preset", name, *rest], nested)
     config = GanRunConfig(
         train=TrainConfig(**{f.name: values["train"][f.name] for f in fields(TrainConfig)}),
         preset=name,

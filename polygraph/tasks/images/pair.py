@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from polygraph.data.images import ImageDataset, to_uint8
 from polygraph.models.images.growing_gan import Growing, growth_at
-from polygraph.report.image_grid import grid_png
+from polygraph.report.image_grid import image_grid_png
 from polygraph.tasks.images.losses import CriticLoss, GanConfig, GeneratorLoss, mixes_samples
 from polygraph.train.batches import ImageBatches
 from polygraph.train.checkpoint import write_atomic
@@ -291,7 +291,7 @@ class GanTask(Task):
         ):
             path = self.folder / folder / f"{name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, grid_png(generate(self.average, points).numpy(), 8))
+            write_atomic(path, image_grid_png(generate(self.average, points).numpy(), 8))
 
     @torch.no_grad()
     def _gap(self) -> float:

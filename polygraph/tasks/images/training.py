@@ -1,34 +1,30 @@
-"""A run of an adversarial pair: its folder, its scores, its generator without the data."""
+"""Training of adversarial pairs: the configuration of a run, its networks and its folder."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from polygraph.data.images import ImageDataConfig, ImageDataset, open_images
-from polygraph.data.known import recall, remember
+from polygraph.data.known import remember
 from polygraph.models.images import SIZE
-from polygraph.models.images.families import CRITICS, GENERATORS, build, config_of, family_of
+from polygraph.models.images.families import CRITICS, GENERATORS, build, family_of
 from polygraph.models.images.graph_gan import GraphCriticConfig, GraphGeneratorConfig
-from polygraph.models.state import build_with
 from polygraph.tasks.images.losses import GanConfig
-from polygraph.tasks.images.pair import GanTask, generate, interpolations, latent_vectors
+from polygraph.tasks.images.pair import GanTask
 from polygraph.tasks.images.presets import GanPreset, get_gan_preset
-from polygraph.train.checkpoint import CheckpointError, load_checkpoint, part_of, write_json
+from polygraph.tasks.images.scores import CLASSIFIER, SELECTED, Scorer
+from polygraph.train.checkpoint import write_json
 from polygraph.train.config import TrainConfig, config_hash
 from polygraph.train.distributed import make_fabric, process_group
-from polygraph.train.loop import BEST, LAST, Progress, Trainer
+from polygraph.train.loop import Progress, Trainer
 from polygraph.train.provenance import provenance
-from polygraph.train.recorded import recorded_data
 
-RUN, RESULT, CLASSIFIER = "run.json", "result.json", "classifier"
-SELECTED = "fid"  #: of the scores, the one that selects weights
-_BATCH = 100
+RUN, RESULT = "run.json", "result.json"
 
 
 @dataclass(frozen=True)
@@ -223,191 +219,9 @@ def _finish(
     return result
 
 
-class Scorer:
-    """Scores of a generator through Inception, or a classifier trained on the same images.
-
-    Args:
-        dataset: labelled images.
-        folder: where the classifier's weights are kept, or come from.
-        count: generated images.
-        seed: of their z.
-        fabric: launched Fabric, or None for one process; the first trains the classifier.
-        device: where the extractor lives; default: Fabric's, or the CPU.
-        inception: file of Inception's weights; no classifier is needed then.
-    """
-
-    def __init__(
-        self,
-        dataset: ImageDataset,
-        folder: Path,
-        count: int,
-        seed: int = 0,
-        fabric: Any = None,
-        device: torch.device | str | None = None,
-        inception: str | Path | None = None,
-    ) -> None:
-        from polygraph.metrics.image_scores import collect
-        from polygraph.models.images.inception import load_inception
-        from polygraph.tasks.images.classifier import train_classifier
-
-        self.count, self.seed = count, seed
-        self.device = device or (fabric.device if fabric is not None else "cpu")
-        if inception is not None:
-            self.extractor: Any = load_inception(inception).to(self.device)
-        else:
-            if fabric is not None and fabric.global_rank > 0:
-                fabric.barrier()  # the first process trains it, the others read it
-            self.extractor = train_classifier(dataset, folder, device=self.device).model
-            if fabric is not None and fabric.global_rank == 0:
-                fabric.barrier()
-        self.real = collect(self.extractor, dataset, batch_size=_BATCH, device=self.device)
-
-    def scores(self, generator: nn.Module) -> Any:
-        """`polygraph.metrics.image_scores.ImageScores` of a generator in evaluation mode."""
-        from polygraph.metrics.image_scores import Activations, score
-
-        fake = Activations(self.extractor, self.device)
-        channels = int(generator.config.latent_channels)  # type: ignore[union-attr, arg-type]
-        z = latent_vectors(self.count, channels, self.seed)
-        like = next(generator.parameters())
-        with torch.no_grad():
-            for rows in torch.split(z, _BATCH):
-                # The images themselves and not their bytes: what is not finite is to be counted.
-                fake.update(generator(rows.to(like.device, like.dtype)).float())
-        return score(self.real, fake)
-
-    def __call__(self, generator: nn.Module) -> dict[str, float]:
-        """The scores under their full names, and FID as ``fid``, to select by."""
-        found = self.scores(generator)
-        return {SELECTED: float(found.fid), **found.summary()}
-
-
-def load_generator(
-    checkpoint: str | Path, device: torch.device | str = "cpu", *, weights: str = "average"
-) -> tuple[nn.Module, dict[str, Any]]:
-    """Build the generator of a checkpoint, such as ``last.safetensors`` in a run's folder.
-
-    Args:
-        checkpoint: the file.
-        device: where the generator goes.
-        weights: ``average`` or ``generator``: the averaged ones, or those of the last step.
-
-    Returns:
-        The generator in eval mode, and the checkpoint's description.
-
-    Raises:
-        CheckpointError: the checkpoint is unreadable, or of something else.
-    """
-    state, meta = load_checkpoint(checkpoint)
-    try:
-        config = config_of(GENERATORS, meta["families"][0], meta["config"]["generator"])
-        values = part_of(state, "modules", checkpoint)[weights]
-        model = build_with(lambda: build(config), config, values)
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{checkpoint}: not a checkpoint of a GAN ({reason})") from error
-    return model.to(device), meta
-
-
-def checkpoint_of(folder: str | Path) -> Path:
-    """The best weights of a run, by FID, or the last.
-
-    Raises:
-        CheckpointError: the folder holds no run.
-    """
-    for name in (BEST, LAST):
-        if (Path(folder) / name).is_file():
-            return Path(folder) / name
-    raise CheckpointError(f"{folder}: no run here ({BEST} and {LAST} are missing)")
-
-
-def sample_run(
-    folder: str | Path,
-    count: int,
-    seed: int = 0,
-    *,
-    weights: str = "average",
-    interpolate: int | None = None,
-) -> Tensor:
-    """Images of a run's generator, the same for the same seed.
-
-    Args:
-        folder: of the run.
-        count: latent vectors.
-        seed: they are drawn from.
-        weights: see `load_generator`.
-        interpolate: points of a walk between each two latent vectors, ends included; None: the
-            images of the vectors themselves.
-
-    Returns:
-        uint8 ``[count, C, 32, 32]``, or ``[count / 2 * interpolate, ...]``.
-
-    Raises:
-        CheckpointError: the folder holds no run.
-        ValueError: no images are asked for, or an odd number of ends.
-    """
-    if count < 1:
-        raise ValueError(f"sample: count must be at least 1, got {count}")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    generator, meta = load_generator(checkpoint_of(folder), device, weights=weights)
-    z = latent_vectors(count, int(meta["config"]["generator"]["latent_channels"]), seed)
-    return generate(generator, z if interpolate is None else interpolations(z, interpolate))
-
-
-def score_run(
-    folder: str | Path,
-    count: int,
-    *,
-    seed: int = 0,
-    path: str | None = None,
-    classifier: str | Path | None = None,
-    inception: str | Path | None = None,
-    weights: str = "average",
-) -> Any:
-    """Score a run's generator against the training images of its data set.
-
-    Args:
-        folder: of the run.
-        count: generated images.
-        seed: of their z.
-        path: where the data lie, when not where they were. Where the run says is followed only when
-            this user trained on that place on this machine (see `polygraph.data.known`).
-        classifier: folder of the classifier's weights; None: the run's own, or one that this user
-            named when it was trained.
-        inception: file of Inception's weights, used in its place.
-        weights: see `load_generator`.
-
-    Returns:
-        `polygraph.metrics.image_scores.ImageScores`.
-
-    Raises:
-        CheckpointError: the folder holds no run.
-        ValueError: the data are not those that the run was trained on; both hashes are named.
-    """
-    folder = Path(folder)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    generator, meta = load_generator(checkpoint_of(folder), device, weights=weights)
-    dataset = open_images(recorded_data(ImageDataConfig, meta, folder, path, "--data PATH"))
-    then = meta["identity"]["dataset_hash"]
-    if dataset.content_hash != then:
-        raise ValueError(
-            f"{dataset.name}: its content is not what {folder} was trained on: hash "
-            f"{dataset.content_hash} now, {then} then"
-        )
-    kept = _kept_classifier(folder, meta) if classifier is None else Path(classifier)
-    scorer = Scorer(dataset, kept, count, seed, device=device, inception=inception)
-    return scorer.scores(generator)
-
-
-def _kept_classifier(folder: Path, meta: dict[str, Any]) -> Path:
-    """Where the classifier of a run's scores is kept: never outside, but where the user said."""
-    named = meta["config"].get("classifier")
-    if isinstance(named, str) and recall(CLASSIFIER, named) is not None:
-        return Path(named)
-    kept = folder / CLASSIFIER
-    target = Path(os.path.realpath(kept))
-    if not target.is_relative_to(os.path.realpath(folder)):
-        raise CheckpointError(
-            f"{kept}: leads out of the run, to {target}: name the folder, --classifier DIR"
-        )
-    return kept
+def describe_result(result: dict[str, Any]) -> str:
+    """What `train_gan` reached, in a line."""
+    best = ""
+    if result["best_step"] is not None:
+        best = f", lowest FID {result['fid']:.2f} at step {result['best_step']}"
+    return f"{result['steps']:,} generator steps, {result['step_ms']:.0f} ms each{best}"

@@ -409,6 +409,16 @@ def _finish(
     return result
 
 
+def describe_result(result: dict[str, Any]) -> str:
+    """What `train_mesh` reached, in a line."""
+    test, val = result["test"], result["val"]
+    return (
+        f"{result['steps']:,} steps, weights of step {result['best_step']}: vertex error on "
+        f"test {test['mean']:.3f} mm mean, {test['std']:.3f} std, {test['median']:.3f} median "
+        f"(validation {val['mean']:.3f})"
+    )
+
+
 def measured(val: metrics.VertexErrorResult, test: metrics.VertexErrorResult) -> dict[str, Any]:
     """What a result says about the errors."""
     return {

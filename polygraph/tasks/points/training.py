@@ -361,6 +361,17 @@ def _finish(
     return result
 
 
+def describe_result(result: dict[str, Any]) -> str:
+    """What `train_points` reached, in a line."""
+    test, val = result["test"], result["val"]
+    return (
+        f"{result['steps']:,} steps, weights of step {result['best_step']}: "
+        f"{test['accuracy']:.1%} of {test['num_samples']} test shapes right, "
+        f"{test['mean_class_accuracy']:.1%} mean of {len(test['per_class'])} classes "
+        f"(validation {val['accuracy']:.1%})"
+    )
+
+
 def load_classifier(
     checkpoint: str | Path, device: torch.device | str = "cpu"
 ) -> tuple[DGCNNClassifier, dict[str, Any]]:

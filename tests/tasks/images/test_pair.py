@@ -21,7 +21,8 @@ from polygraph.tasks.images.pair import (
     update_average,
 )
 from polygraph.tasks.images.presets import GAN_PRESETS
-from polygraph.tasks.images.training import build_pair, fit_to_images, load_generator, train_gan
+from polygraph.tasks.images.run import load_generator
+from polygraph.tasks.images.training import build_pair, fit_to_images, train_gan
 from polygraph.train.checkpoint import CheckpointError, load_checkpoint
 from polygraph.train.config import sample_indices, seed_step
 from polygraph.train.distributed import make_fabric

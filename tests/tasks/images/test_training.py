@@ -13,7 +13,8 @@ from polygraph.cli import main
 from polygraph.tasks.images.arguments import parse_train_gan
 from polygraph.tasks.images.classifier import train_classifier
 from polygraph.tasks.images.presets import GAN_PRESETS
-from polygraph.tasks.images.training import GanRunConfig, load_generator, sample_run
+from polygraph.tasks.images.run import load_generator, sample_run
+from polygraph.tasks.images.training import GanRunConfig
 from polygraph.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 
 TINY = [
