@@ -204,8 +204,7 @@ KILLED = """
     import os, signal, sys
     import numpy as np
     from pathlib import Path
-    from polygraph._files import file_sha256
-from polygraph.data.store import Conversion, Entry, open_converted
+    from polygraph.data.store import Conversion, Entry, open_converted
 
     def chunks():
         yield np.zeros((3, 6, 3), np.float32)
