@@ -19,160 +19,32 @@ from __future__ import annotations
 import importlib
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from polygraph.data.images import ImageDataset, to_float, to_uint8
-from polygraph.ops.knn import knn
+from polygraph.metrics.activations import Activations, Extractor, check_rows, collect
+from polygraph.metrics.precision_recall import precision_recall
+from polygraph.metrics.wasserstein import wasserstein_estimate
 
-_NO_EXTENT = -(2**20)  # smaller than any exponent
+__all__ = [
+    "Activations",
+    "Extractor",
+    "ImageScores",
+    "collect",
+    "frechet_distance",
+    "inception_score",
+    "kernel_distance",
+    "precision_recall",
+    "score",
+    "wasserstein_estimate",
+]
 _LOWEST = -700.0  # of logarithms of probabilities: exp of it is still a normal float64
-
-
-class Extractor(Protocol):
-    """A network that scores can be taken through.
-
-    Attributes:
-        label: what scores are labelled with: architecture and training set.
-    """
-
-    label: str
-
-    def extract(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Features and logits.
-
-        Args:
-            images: float32 ``[B, C, H, W]`` in [-1, 1].
-
-        Returns:
-            Features ``[B, F]`` for FID, KID, precision and recall; logits ``[B, K]`` for IS.
-        """
-        ...
-
-
-# ---- activations ----
-
-
-class Activations:
-    """Features and logits of images, collected batch by batch.
-
-    Images are rounded to the 256 values that a file could hold before the network sees them, so a
-    score is that of the pictures and not of the generator's last digits. The result does not depend
-    on the size of the batches, but for rounding.
-
-    Args:
-        extractor: the network. A module is set to evaluation mode for each batch.
-        device: where it lives.
-
-    Attributes:
-        label: the extractor's.
-        num_nonfinite: how many images, or what the extractor made of them, were not finite.
-    """
-
-    def __init__(self, extractor: Extractor, device: torch.device | str = "cpu") -> None:
-        self.extractor, self.device = extractor, torch.device(device)
-        self.label = extractor.label
-        self.num_nonfinite = 0
-        self._features: list[Tensor] = []
-        self._logits: list[Tensor] = []
-
-    def __len__(self) -> int:
-        """Number of images so far."""
-        return sum(len(features) for features in self._features)
-
-    @torch.no_grad()
-    def update(self, images: Tensor) -> None:
-        """Add images ``[B, C, H, W]``: uint8, or floating point in [-1, 1] (clipped, rounded).
-
-        Raises:
-            ValueError: another number of dimensions, or the extractor gives other shapes than it
-                should.
-        """
-        if images.dim() != 4:
-            raise ValueError(
-                f"Activations: images must have shape [B, C, H, W], got {list(images.shape)}"
-            )
-        if not len(images):
-            return
-        images = images.to(self.device)
-        finite = torch.isfinite(images).flatten(1).all(1)
-        if images.dtype != torch.uint8:
-            images = to_uint8(torch.where(finite[:, None, None, None], images, 0.0))
-        with _evaluating(self.extractor):
-            features, logits = self.extractor.extract(to_float(images))
-        for name, rows in (("features", features), ("logits", logits)):
-            if rows.dim() != 2 or len(rows) != len(images):
-                raise ValueError(
-                    f"Activations: the extractor ({self.label}) must give {name} of shape "
-                    f"[{len(images)}, channels], got {list(rows.shape)}"
-                )
-        finite &= torch.isfinite(features).all(1) & torch.isfinite(logits).all(1)
-        self.num_nonfinite += int((~finite).sum())
-        self._features.append(features.cpu())
-        self._logits.append(logits.cpu())
-
-    def features(self) -> Tensor:
-        """All features so far, float64 ``[N, F]`` on the CPU, in the order of the updates."""
-        return self._all(self._features)
-
-    def logits(self) -> Tensor:
-        """All logits so far, float64 ``[N, K]`` on the CPU."""
-        return self._all(self._logits)
-
-    def _all(self, batches: list[Tensor]) -> Tensor:
-        if not batches:
-            raise ValueError("Activations: no images to measure, update() was never called")
-        return torch.cat([batch.double() for batch in batches])
-
-
-@contextmanager
-def _evaluating(extractor: Any) -> Iterator[None]:
-    """Evaluation mode, for those extractors that are modules and were training."""
-    training = bool(getattr(extractor, "training", False))
-    if training:
-        extractor.eval()
-    try:
-        yield
-    finally:
-        if training:
-            extractor.train()
-
-
-def collect(
-    extractor: Extractor,
-    dataset: ImageDataset,
-    indices: NDArray[np.int64] | None = None,
-    *,
-    batch_size: int = 250,
-    device: torch.device | str = "cpu",
-) -> Activations:
-    """Activations of a data set's images: made once, used for every score of a run.
-
-    Args:
-        extractor: the network.
-        dataset: the images.
-        indices: which of them; None for those that train, which a generator imitates.
-        batch_size: images at a time.
-        device: where the extractor lives.
-    """
-    if batch_size < 1:
-        raise ValueError(f"collect: batch_size must be at least 1, got {batch_size}")
-    chosen = dataset.train if indices is None else indices
-    activations = Activations(extractor, device)
-    for start in range(0, len(chosen), batch_size):
-        rows = chosen[start : start + batch_size]
-        activations.update(torch.from_numpy(np.ascontiguousarray(dataset.images[rows])))
-    return activations
-
-
-# ---- the scores ----
 
 
 @contextmanager
@@ -211,26 +83,6 @@ def _metric(name: str, module: str, *arguments: Any, **options: Any) -> Any:
     return getattr(found, name)(*arguments, sync_on_compute=False, **options)
 
 
-def _check_rows(owner: str, at_least: int, **rows: Tensor) -> None:
-    width: int | None = None
-    for name, x in rows.items():
-        if x.dim() != 2 or not x.is_floating_point():
-            raise ValueError(
-                f"{owner}: {name} must be floating point of shape [N, channels], got {x.dtype} "
-                f"{list(x.shape)}"
-            )
-        if width is not None and x.shape[1] != width:
-            raise ValueError(
-                f"{owner}: {name} must have as many channels as the other set, {width}, got "
-                f"{x.shape[1]}"
-            )
-        width = x.shape[1]
-        if len(x) < at_least:
-            raise ValueError(f"{owner}: {name} must have at least {at_least} rows, got {len(x)}")
-        if not bool(torch.isfinite(x).all()):
-            raise ValueError(f"{owner}: {name} must be finite, got NaN or infinity")
-
-
 def inception_score(logits: Tensor, splits: int = 10, seed: int = 0) -> tuple[float, float]:
     """Inception Score: exp of the mean KL divergence of p(class | image) from p(class).
 
@@ -253,7 +105,7 @@ def inception_score(logits: Tensor, splits: int = 10, seed: int = 0) -> tuple[fl
     """
     if splits < 1:
         raise ValueError(f"inception_score: splits must be at least 1, got {splits}")
-    _check_rows("inception_score", splits, logits=logits)
+    check_rows("inception_score", splits, logits=logits)
     # A probability that underflows to 0 in a whole split would give 0 · (-inf - -inf).
     log_p = logits.detach().cpu().double().log_softmax(1).clamp(min=_LOWEST)
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(log_p)))
@@ -285,7 +137,7 @@ def frechet_distance(real: Tensor, fake: Tensor) -> float:
     Raises:
         ValueError: another shape, too few rows, a value that is not finite.
     """
-    _check_rows("frechet_distance", 2, real=real, fake=fake)
+    check_rows("frechet_distance", 2, real=real, fake=fake)
     real, fake = real.detach().cpu().double(), fake.detach().cpu().double()
     # The metric sums squares; far from the origin their difference would be all rounding.
     centre = real.mean(0)
@@ -324,7 +176,7 @@ def kernel_distance(
             "kernel_distance: subsets must be at least 1 and subset_size at least 2, got "
             f"{subsets} and {subset_size}"
         )
-    _check_rows("kernel_distance", 2, real=real, fake=fake)
+    check_rows("kernel_distance", 2, real=real, fake=fake)
     size = min(subset_size, len(real), len(fake))
     with _quiet(seed):
         given = _Given(real.shape[1])
@@ -334,107 +186,6 @@ def kernel_distance(
         metric.update(fake.detach().cpu().double(), real=False)
         mean, std = metric.compute()
     return float(mean), float(std)
-
-
-def precision_recall(real: Tensor, fake: Tensor, neighbors: int = 3) -> tuple[float, float]:
-    """Precision and recall of generated images: quality and coverage, apart.
-
-    A set's manifold is the union of balls about its points, each as large as the distance to the
-    point's k-th nearest neighbour. Precision is the share of generated points in the manifold of
-    the real ones, recall the share of real points in that of the generated ones.
-
-    Source: Kynkäänniemi et al., "Improved Precision and Recall Metric for Assessing Generative
-    Models", NeurIPS 2019, equations 1 and 2. Nothing of size N x M is stored.
-
-    Args:
-        real: features ``[N, F]``, N above `neighbors`.
-        fake: features ``[M, F]``, M above `neighbors`.
-        neighbors: k; 3 in the paper.
-
-    Returns:
-        Precision and recall, in [0, 1]. Deterministic; compare values at equal N and M only.
-
-    Raises:
-        ValueError: another shape, too few rows, a value that is not finite.
-    """
-    if neighbors < 1:
-        raise ValueError(f"precision_recall: neighbors must be at least 1, got {neighbors}")
-    _check_rows("precision_recall", neighbors + 1, real=real, fake=fake)
-    real, fake = real.detach().double(), fake.detach().double()
-    return _inside(fake, real, neighbors), _inside(real, fake, neighbors)
-
-
-def _inside(points: Tensor, centres: Tensor, neighbors: int) -> float:
-    """Share of the points within some ball about a centre.
-
-    Point p lies in a ball when the smallest |p - c|² - r_c² is not above 0. With one more
-    coordinate, sqrt(R² - r_c²) for centres (R the largest radius) and 0 for points, squared
-    distances are |p - c|² - r_c² + R²: the ball to look at is the nearest neighbour.
-
-    The sum is rounded in units of R²: balls whose radii differ by more than a factor of two are
-    looked at apart, or one that is far out would swallow the others' radii.
-    """
-    radius2 = knn(centres, neighbors, exclude_self=True)[1][:, -1]
-    # Rounded down to a power of four; balls without extent are a group of their own.
-    size = torch.where(radius2 > 0, torch.frexp(radius2).exponent // 2, _NO_EXTENT)
-    # A point on the surface of a ball, such as the neighbour that gave the radius, is inside. Sums
-    # are taken in eight lanes, each rounded as often as it is added to.
-    slack = (centres.shape[1] / 8 + 16) * torch.finfo(centres.dtype).eps
-    flat = torch.cat([points, points.new_zeros(len(points), 1)], 1)
-    outside = torch.arange(len(points), device=points.device)
-    groups: Tensor = size.unique()  # type: ignore[no-untyped-call]
-    for group in groups.flip(0):
-        members = (size == group).nonzero()[:, 0]
-        if len(outside) == 0:
-            break
-        radii2 = radius2[members]
-        lift = (radii2.max() - radii2).clamp(min=0).sqrt()
-        lifted = torch.cat([centres[members], lift[:, None]], 1)
-        nearest = knn(lifted, 1, y=flat[outside])[0][:, 0]
-        distance2 = (points[outside] - centres[members[nearest]]).square().sum(1)
-        outside = outside[distance2 > radii2[nearest] * (1 + slack)]
-    return (len(points) - len(outside)) / len(points)
-
-
-def wasserstein_estimate(
-    critic: Callable[[Tensor], Tensor], real: Iterable[Tensor], fake: Iterable[Tensor]
-) -> float:
-    """The critic's estimate of the Wasserstein-1 distance, up to its Lipschitz constant.
-
-    The mean of the critic over real images minus that over generated ones, over all batches and in
-    float64. It means something only for a critic trained with one of the WGAN losses.
-
-    Source: Arjovsky et al., "Wasserstein GAN", ICML 2017, equation 2.
-
-    Args:
-        critic: maps ``[B, C, H, W]`` to B numbers, of any shape.
-        real: batches of images, of any sizes.
-        fake: batches of images.
-
-    Raises:
-        ValueError: there are no images, or the critic gives another number of values.
-    """
-    return _mean_of(critic, real, "real") - _mean_of(critic, fake, "fake")
-
-
-@torch.no_grad()
-def _mean_of(critic: Callable[[Tensor], Tensor], batches: Iterable[Tensor], name: str) -> float:
-    total, count = 0.0, 0
-    for batch in batches:
-        values = critic(batch)
-        if values.numel() != len(batch):
-            raise ValueError(
-                f"wasserstein_estimate: the critic must give one number per image, {len(batch)}, "
-                f"got shape {list(values.shape)}"
-            )
-        total += float(values.double().sum())
-        count += len(batch)
-    if not count:
-        raise ValueError(f"wasserstein_estimate: {name} must hold at least one image, got none")
-    return total / count
-
-
-# ---- all of them ----
 
 
 @dataclass(frozen=True)

@@ -9,21 +9,18 @@ that a convolution before a down-sampling is evaluated only on the vertices that
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from polygraph import ops
 from polygraph._checks import check_choice, check_positive
 from polygraph.mesh.origin import ZERO, Point
+from polygraph.models.mesh._levels import Hierarchy, level_operators, with_dummy
+from polygraph.models.mesh.pretrained import PretrainedMixin
 from polygraph.nn import (
     NCP,
     FirstOrder,
@@ -32,7 +29,6 @@ from polygraph.nn import (
     Resample,
     SelectVertices,
     Simple,
-    SpiralConv,
 )
 from polygraph.nn.block import ACTIVATIONS, OperatorFactory
 from polygraph.nn.norm import NORMS
@@ -42,42 +38,6 @@ COORDINATES = 3
 BLOCKS = ("first_order", "simple", "full", "skip", "skip_code")
 PUBLISHED = "published"  #: rule of the dummy vertex
 OPERATORS = ("spiral", "chebyshev", "gat", "feastnet", "monet", "edgeconv", "ecc")
-
-
-class Hierarchy(Protocol):
-    """What a model needs of a mesh hierarchy (`polygraph.mesh.MeshHierarchy` has it all).
-
-    Levels 0 (finest) to L: vertices and spirals at each, and between level l and l+1 the vertices
-    of l that stay, and the table by which l+1 is brought back up to l.
-    """
-
-    @property
-    def vertices(self) -> Sequence[np.ndarray]:
-        """``[V_l, 3]`` for each level 0..L."""
-
-    @property
-    def faces(self) -> Sequence[np.ndarray]:
-        """int64 ``[F_l, 3]`` for each level 0..L; for operators other than spirals."""
-
-    @property
-    def spirals(self) -> Sequence[np.ndarray]:
-        """int64 ``[V_l, S_l]`` for each level 0..L; the coarsest is not used."""
-
-    @property
-    def keep(self) -> Sequence[np.ndarray]:
-        """int64 ``[V_{l+1}]`` into level l."""
-
-    @property
-    def up_index(self) -> Sequence[np.ndarray]:
-        """int64 ``[V_l, T]`` into level l+1."""
-
-    @property
-    def up_weight(self) -> Sequence[np.ndarray]:
-        """``[V_l, T]``."""
-
-    @property
-    def hash(self) -> str:
-        """Identifies content and settings."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +119,7 @@ class MeshAutoencoderConfig:
             )
 
 
-class MeshAutoencoder(nn.Module):
+class MeshAutoencoder(PretrainedMixin):
     """Encodes meshes of one template to a few numbers, and decodes them.
 
     Encoder: per level a block, then vertices are selected; then a linear layer. Decoder: a linear
@@ -185,6 +145,9 @@ class MeshAutoencoder(nn.Module):
         ValueError: if the config does not have one encoder layer per down-sampling.
     """
 
+    config_class = MeshAutoencoderConfig
+    config: MeshAutoencoderConfig
+    hierarchy: Hierarchy
     mean: Tensor
     std: Tensor
 
@@ -203,9 +166,9 @@ class MeshAutoencoder(nn.Module):
         self.num_vertices = len(hierarchy.vertices[0])
         self.computes_dummy = config.dummy_vertex == PUBLISHED
         if self.computes_dummy:
-            hierarchy = _with_dummy(hierarchy)
+            hierarchy = with_dummy(hierarchy)
         sizes = [len(vertices) for vertices in hierarchy.vertices]
-        factories = [_operators(config.operator, hierarchy, level) for level in range(levels)]
+        factories = [level_operators(config.operator, hierarchy, level) for level in range(levels)]
 
         self.encoder = nn.ModuleList()
         self.select = None if config.fuse_downsampling else nn.ModuleList()
@@ -325,32 +288,6 @@ class MeshAutoencoder(nn.Module):
         """Reconstruct meshes that are normalised already; the result is normalised, too."""
         return self._decode(self._encode(self._check(x)))
 
-    def save_pretrained(
-        self,
-        folder: str | os.PathLike[str],
-        *,
-        to_mm: float | None = None,
-        metadata: Mapping[str, Any] | None = None,
-    ) -> Path:
-        """Write everything that the model needs, see `polygraph.models.mesh.pretrained`."""
-        from polygraph.models.mesh.pretrained import save_pretrained
-
-        return save_pretrained(self, folder, to_mm=to_mm, metadata=metadata)
-
-    @classmethod
-    def from_pretrained(
-        cls, folder: str | os.PathLike[str], device: torch.device | str = "cpu"
-    ) -> MeshAutoencoder:
-        """The model that :meth:`save_pretrained` wrote, in eval mode, the same to the bit.
-
-        Raises:
-            polygraph.models.mesh.pretrained.PretrainedError: a file is missing, damaged or does not
-                fit the others.
-        """
-        from polygraph.models.mesh.pretrained import load_pretrained
-
-        return load_pretrained(folder, device)[0]
-
     def _check(self, x: Tensor) -> Tensor:
         if x.dim() != 3 or x.shape[1] != self.num_vertices or x.shape[2] != COORDINATES:
             raise ValueError(
@@ -383,60 +320,6 @@ class MeshAutoencoder(nn.Module):
     def _blanked(self, x: Tensor) -> Tensor:
         """The same with a dummy vertex that is zero, where there is one."""
         return nn.functional.pad(x[:, :-1], (0, 0, 0, 1)) if self.computes_dummy else x
-
-
-def _with_dummy(hierarchy: Hierarchy) -> Hierarchy:
-    """One vertex more at the end of every level, its own source and target, which gaps name."""
-    sizes = [len(vertices) for vertices in hierarchy.vertices]
-    spirals = [np.asarray(table) for table in hierarchy.spirals]
-    return cast(
-        "Hierarchy",
-        SimpleNamespace(
-            vertices=[np.pad(vertices, ((0, 1), (0, 0))) for vertices in hierarchy.vertices],
-            spirals=[
-                np.pad(np.where(table < 0, size, table), ((0, 1), (0, 0)), constant_values=size)
-                for table, size in zip(spirals, sizes, strict=True)
-            ],
-            keep=[np.append(keep, size) for keep, size in zip(hierarchy.keep, sizes, strict=False)],
-            up_index=[
-                np.pad(index, ((0, 1), (0, 0)), constant_values=size)
-                for index, size in zip(hierarchy.up_index, sizes[1:], strict=True)
-            ],
-            up_weight=[
-                np.concatenate([weight, np.eye(1, weight.shape[1])])
-                for weight in hierarchy.up_weight
-            ],
-        ),
-    )
-
-
-def _operators(
-    kind: str, hierarchy: Hierarchy, level: int
-) -> tuple[OperatorFactory, OperatorFactory]:
-    """Make operators of a level: on all of its vertices, and on those that stay."""
-    vertices, keep = hierarchy.vertices[level], hierarchy.keep[level]
-    if kind == "spiral":
-        spirals = table_of(hierarchy.spirals[level])
-        kept = spirals[table_of(keep)]
-        return _spiral_factory(spirals, len(vertices)), _spiral_factory(kept, len(vertices))
-    from polygraph.nn.mesh_conv import MESH_CONVS, MeshGraph  # imports PyG, which takes seconds
-
-    made, faces = MESH_CONVS[kind], hierarchy.faces[level]
-    return (
-        partial(made, mesh=MeshGraph(faces, vertices)),
-        partial(made, mesh=MeshGraph(faces, vertices, keep)),
-    )
-
-
-def _spiral_factory(spirals: Tensor | np.ndarray, num_sources: int) -> OperatorFactory:
-    """Makes spiral convolutions of one table, whose transposed table is computed once for all."""
-    indices = table_of(spirals)
-    return partial(
-        SpiralConv,
-        indices=indices,
-        num_sources=num_sources,
-        transposed=ops.transpose_table(indices, num_sources),
-    )
 
 
 _POLYNOMIALS: dict[str, Any] = {

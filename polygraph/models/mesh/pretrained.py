@@ -20,7 +20,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -28,6 +28,7 @@ from safetensors.numpy import load as decode_arrays
 from safetensors.numpy import save as encode_arrays
 from safetensors.torch import load as decode_tensors
 from safetensors.torch import save as encode_tensors
+from torch import nn
 
 import polygraph
 from polygraph._files import open_regular, read_regular, write_atomic
@@ -38,7 +39,6 @@ from polygraph.models.state import StateError, build_with
 
 if TYPE_CHECKING:
     from polygraph.mesh.hierarchy import MeshHierarchy
-    from polygraph.models.mesh.mesh_autoencoder import MeshAutoencoder
 
 CONFIG, CARD = "config.json", "README.md"
 WEIGHTS, HIERARCHY = "model.safetensors", "hierarchy.safetensors"
@@ -55,129 +55,162 @@ _SECTIONS = {
 }
 
 
+_Model = TypeVar("_Model", bound="PretrainedMixin")
+
+
 class PretrainedError(ValueError):
     """A folder that is no pretrained model, or is damaged; the message names the file and why."""
 
 
-def save_pretrained(
-    model: MeshAutoencoder,
-    folder: str | os.PathLike[str],
-    *,
-    to_mm: float | None = None,
-    metadata: Mapping[str, Any] | None = None,
-) -> Path:
-    """Write a model with all that it needs into a folder, which is made when it is not there.
+class PretrainedMixin(nn.Module):
+    """What makes a mesh model one that can be written to a folder, and read from it.
 
-    Args:
-        model: on any device, of any dtype.
-        folder: files of an earlier model in it are replaced.
-        to_mm: millimetres per unit of the meshes, for those who measure errors.
-        metadata: JSON values about data, training and errors; they go into the model card.
+    A subclass is made of a configuration and a hierarchy: ``cls(config, hierarchy)``.
 
-    Returns:
-        The folder.
-
-    Raises:
-        ValueError: the hierarchy has no faces or settings (it is no `MeshHierarchy`),
-            a weight is not finite, ``to_mm`` is not positive, ``metadata`` is not JSON.
-        OSError: a file could not be written.
+    Attributes:
+        config_class: the dataclass of the configuration.
+        config: as given.
+        hierarchy: as given.
+        origin: x, y and z that are subtracted from meshes before the model sees them.
     """
-    from polygraph.mesh.hierarchy import MeshHierarchy
 
-    hierarchy = model.hierarchy
-    if not isinstance(hierarchy, MeshHierarchy):
-        raise ValueError(
-            "save_pretrained: the model's hierarchy must be a polygraph.mesh.MeshHierarchy, got "
-            f"{type(hierarchy).__name__}"
-        )
-    if to_mm is not None and not 0 < to_mm < math.inf:
-        raise ValueError(f"save_pretrained: to_mm must be None or positive, got {to_mm}")
-    state = {
-        # A clone: the format refuses two tensors that share storage.
-        name: value.detach().to("cpu", copy=True).contiguous()
-        for name, value in model.state_dict().items()
-    }
-    for name, value in state.items():
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise ValueError(f"save_pretrained: {name} holds NaN or infinity")
-    contents = {
-        WEIGHTS: encode_tensors(state, metadata={"format": "pt"}),
-        HIERARCHY: encode_arrays(hierarchy.to_arrays()),
-    }
-    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
-    config = {
-        "model_type": MODEL_TYPE,
-        "architectures": [type(model).__name__],
-        "version": VERSION,
-        "polygraph": polygraph.__version__,
-        "model": asdict(model.config),
-        "hierarchy": {"hash": hierarchy.hash, "settings": hierarchy.settings},
-        "to_mm": to_mm,
-        "origin": list(model.origin),
-        "metadata": dict(metadata or {}),
-        "sha256": hashes,
-    }
-    try:
-        hashes[CONFIG] = _settings_hash(config)
-        text = json.dumps(config, indent=2, allow_nan=False) + "\n"
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"save_pretrained: metadata must be JSON values ({error})") from error
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    contents[CARD] = model_card(model, config).encode()
-    contents[CONFIG] = text.encode()
-    for name, data in contents.items():
-        write_atomic(folder / name, data)
-    return folder
+    config_class: ClassVar[type]
+    config: Any
+    hierarchy: Any
+    origin: Point = ZERO
 
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        to_mm: float | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Path:
+        """Write the model with all that it needs into a folder, which is made when missing.
 
-def load_pretrained(
-    folder: str | os.PathLike[str], device: torch.device | str = "cpu"
-) -> tuple[MeshAutoencoder, dict[str, Any]]:
-    """Read what :func:`save_pretrained` wrote.
+        Args:
+            folder: files of an earlier model in it are replaced.
+            to_mm: millimetres per unit of the meshes, for those who measure errors.
+            metadata: JSON values about data, training and errors; they go into the model card.
 
-    Returns:
-        The model in eval mode, of the dtype that it was saved in, and what ``config.json`` holds.
+        Returns:
+            The folder.
 
-    Raises:
-        PretrainedError: the folder or a file is missing, unreadable, of another version or kind,
-            does not match its hash, or a tensor is missing, superfluous or of another shape.
-    """
-    from polygraph.mesh.hierarchy import MeshHierarchy
-    from polygraph.mesh.io import MeshError
-    from polygraph.models.mesh.mesh_autoencoder import MeshAutoencoder
+        Raises:
+            ValueError: the hierarchy has no faces or settings (it is no `MeshHierarchy`),
+                a weight is not finite, ``to_mm`` is not positive, ``metadata`` is not JSON.
+            OSError: a file could not be written.
+        """
+        from polygraph.mesh.hierarchy import MeshHierarchy
 
-    folder = Path(folder)
-    config = read_config(folder)
-    data = {name: _read_checked(folder / name, config) for name in (WEIGHTS, HIERARCHY)}
-    try:
-        hierarchy = MeshHierarchy.from_arrays(
-            decode_arrays(data[HIERARCHY]), config["hierarchy"]["settings"]
-        )
-    except (SafetensorError, MeshError, KeyError, TypeError, ValueError) as error:
-        raise PretrainedError(f"{folder / HIERARCHY}: not a mesh hierarchy: {error}") from error
-    if hierarchy.hash != config["hierarchy"]["hash"]:
-        raise PretrainedError(
-            f"{folder / HIERARCHY}: the hierarchy has hash {hierarchy.hash[:12]}, "
-            f"{CONFIG} wants {str(config['hierarchy']['hash'])[:12]}"
-        )
-    try:
-        settings = _model_config(config["model"])
-    except (ValueError, TypeError) as error:
-        raise PretrainedError(f"{folder / CONFIG}: model: {error}") from error
-    try:
-        state = decode_tensors(data[WEIGHTS])
-    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise PretrainedError(f"{folder / WEIGHTS}: not a safetensors file ({error})") from error
-    try:
-        model = build_with(lambda: MeshAutoencoder(settings, hierarchy), settings, state)
-    except StateError as error:
-        message = f"{folder / WEIGHTS}: does not fit the model of {CONFIG}: {error}"
-        raise PretrainedError(message) from error
-    except (ValueError, TypeError) as error:
-        raise PretrainedError(f"{folder / CONFIG}: model: {error}") from error
-    model.origin = _origin(config, folder / CONFIG)
-    return model.to(device), config
+        hierarchy = self.hierarchy
+        if not isinstance(hierarchy, MeshHierarchy):
+            raise ValueError(
+                "save_pretrained: the model's hierarchy must be a polygraph.mesh.MeshHierarchy, "
+                f"got {type(hierarchy).__name__}"
+            )
+        if to_mm is not None and not 0 < to_mm < math.inf:
+            raise ValueError(f"save_pretrained: to_mm must be None or positive, got {to_mm}")
+        state = {
+            # A clone: the format refuses two tensors that share storage.
+            name: value.detach().to("cpu", copy=True).contiguous()
+            for name, value in self.state_dict().items()
+        }
+        for name, value in state.items():
+            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                raise ValueError(f"save_pretrained: {name} holds NaN or infinity")
+        contents = {
+            WEIGHTS: encode_tensors(state, metadata={"format": "pt"}),
+            HIERARCHY: encode_arrays(hierarchy.to_arrays()),
+        }
+        hashes = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
+        config = {
+            "model_type": MODEL_TYPE,
+            "architectures": [type(self).__name__],
+            "version": VERSION,
+            "polygraph": polygraph.__version__,
+            "model": asdict(self.config),
+            "hierarchy": {"hash": hierarchy.hash, "settings": hierarchy.settings},
+            "to_mm": to_mm,
+            "origin": list(self.origin),
+            "metadata": dict(metadata or {}),
+            "sha256": hashes,
+        }
+        try:
+            hashes[CONFIG] = _settings_hash(config)
+            text = json.dumps(config, indent=2, allow_nan=False) + "\n"
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"save_pretrained: metadata must be JSON values ({error})") from error
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        contents[CARD] = model_card(self, config).encode()
+        contents[CONFIG] = text.encode()
+        for name, data in contents.items():
+            write_atomic(folder / name, data)
+        return folder
+
+    @classmethod
+    def from_pretrained(
+        cls: type[_Model], folder: str | os.PathLike[str], device: torch.device | str = "cpu"
+    ) -> _Model:
+        """The model that :meth:`save_pretrained` wrote, in eval mode, the same to the bit.
+
+        Raises:
+            PretrainedError: a file is missing, damaged or does not fit the others.
+        """
+        return cls.load_pretrained(folder, device)[0]
+
+    @classmethod
+    def load_pretrained(
+        cls: type[_Model], folder: str | os.PathLike[str], device: torch.device | str = "cpu"
+    ) -> tuple[_Model, dict[str, Any]]:
+        """Read what :meth:`save_pretrained` wrote, and its description.
+
+        Returns:
+            The model in eval mode, of the dtype that it was saved in, and what ``config.json``
+            holds.
+
+        Raises:
+            PretrainedError: the folder or a file is missing, unreadable, of another version or
+                kind, does not match its hash, or a tensor is missing, superfluous or of another
+                shape.
+        """
+        from polygraph.mesh.hierarchy import MeshHierarchy
+        from polygraph.mesh.io import MeshError
+
+        folder = Path(folder)
+        config = read_config(folder)
+        data = {name: _read_checked(folder / name, config) for name in (WEIGHTS, HIERARCHY)}
+        try:
+            hierarchy = MeshHierarchy.from_arrays(
+                decode_arrays(data[HIERARCHY]), config["hierarchy"]["settings"]
+            )
+        except (SafetensorError, MeshError, KeyError, TypeError, ValueError) as error:
+            raise PretrainedError(f"{folder / HIERARCHY}: not a mesh hierarchy: {error}") from error
+        if hierarchy.hash != config["hierarchy"]["hash"]:
+            raise PretrainedError(
+                f"{folder / HIERARCHY}: the hierarchy has hash {hierarchy.hash[:12]}, "
+                f"{CONFIG} wants {str(config['hierarchy']['hash'])[:12]}"
+            )
+        try:
+            settings = _model_config(cls.config_class, config["model"])
+        except (ValueError, TypeError) as error:
+            raise PretrainedError(f"{folder / CONFIG}: model: {error}") from error
+        try:
+            state = decode_tensors(data[WEIGHTS])
+        except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+            raise PretrainedError(
+                f"{folder / WEIGHTS}: not a safetensors file ({error})"
+            ) from error
+        try:
+            model = build_with(lambda: cls(settings, hierarchy), settings, state)
+        except StateError as error:
+            message = f"{folder / WEIGHTS}: does not fit the model of {CONFIG}: {error}"
+            raise PretrainedError(message) from error
+        except (ValueError, TypeError) as error:
+            raise PretrainedError(f"{folder / CONFIG}: model: {error}") from error
+        model.origin = _origin(config, folder / CONFIG)
+        return model.to(device), config
 
 
 def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -239,13 +272,11 @@ def _settings_hash(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _model_config(values: dict[str, Any]) -> Any:
-    from polygraph.models.mesh.mesh_autoencoder import MeshAutoencoderConfig
-
-    unknown = sorted(set(values) - {f.name for f in fields(MeshAutoencoderConfig)})
+def _model_config(kind: type, values: dict[str, Any]) -> Any:
+    unknown = sorted(set(values) - {f.name for f in fields(kind)})
     if unknown:
         raise ValueError(f"unknown settings {', '.join(unknown)}: saved by a newer polygraph?")
-    return MeshAutoencoderConfig(**values)
+    return kind(**values)
 
 
 def _read_checked(path: Path, config: dict[str, Any]) -> bytes:
@@ -268,9 +299,9 @@ def _read_checked(path: Path, config: dict[str, Any]) -> bytes:
     return data
 
 
-def model_card(model: MeshAutoencoder, config: Mapping[str, Any]) -> str:
+def model_card(model: PretrainedMixin, config: Mapping[str, Any]) -> str:
     """The README of a pretrained model: what it is, how to use it, where it comes from."""
-    hierarchy: MeshHierarchy = model.hierarchy  # type: ignore[assignment]
+    hierarchy: MeshHierarchy = model.hierarchy
     settings = model.config
     kind = getattr(settings, "block", "")
     facts = {
@@ -313,7 +344,7 @@ def model_card(model: MeshAutoencoder, config: Mapping[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
-def _usage(model: MeshAutoencoder) -> list[str]:
+def _usage(model: PretrainedMixin) -> list[str]:
     """Lines of Python; with an origin, meshes are moved in float64."""
     if not any(model.origin):
         return ["codes = model.encode(x)", "meshes = model.decode(codes)"]

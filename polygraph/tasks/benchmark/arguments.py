@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from polygraph.data import MeshDataConfig
-from polygraph.tasks.benchmark.grid import DEFAULT_MODELS, Grid
+from polygraph.tasks.benchmark.cells import DEFAULT_MODELS, Grid
 from polygraph.tasks.mesh.arguments import parse_train_mesh
 
 RECIPE = "mesh-benchmark"

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from polygraph import metrics
 from polygraph.data import MeshDataConfig, MeshDataset, Split, open_dataset
 from polygraph.models.mesh.pca import PCA
-from polygraph.tasks.benchmark.grid import TABLE, Grid, run_grid
+from polygraph.tasks.benchmark.cells import Grid
+from polygraph.tasks.benchmark.grid import TABLE, run_grid
 from polygraph.tasks.benchmark.rows import LINEAR, PCA_FILE, PCA_NAME, load_pca
 from polygraph.tasks.mesh.run import Run, load_run
 from polygraph.tasks.mesh.training import PER_SAMPLE, get_split

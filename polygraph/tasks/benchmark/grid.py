@@ -11,32 +11,23 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import fnmatch
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from polygraph._checks import check_choice, check_positive
-from polygraph.data import MeshDataConfig, MeshDataset, Split, open_dataset
-from polygraph.models.mesh.presets import PRESETS
 from polygraph.report.grid_rows import read_rows
 from polygraph.report.summary import markdown_summary, text_summary
+from polygraph.tasks.benchmark.cells import Cell, Grid, make_cells, write_shown
 from polygraph.tasks.benchmark.costs import Subject, measure_costs
 from polygraph.tasks.benchmark.rows import (
     COSTS,
-    LINEAR,
     MEAN_SHAPE,
     PCA_FILE,
     ROW,
     diverged_result,
     fit_linear,
-    linear_digest,
     load_pca,
     network_row,
     write_samples,
@@ -46,95 +37,14 @@ from polygraph.tasks.mesh.training import (
     MeshRunConfig,
     build_hierarchy,
     build_model,
-    get_split,
-    preset_run,
     train_mesh,
-    write_array,
 )
 from polygraph.train.checkpoint import CheckpointError, read_json_object, write_atomic, write_json
-from polygraph.train.config import TrainConfig
 from polygraph.train.loop import LAST, NotFinite, TrainingStopped
 from polygraph.train.provenance import provenance
 
 RESULTS, TABLE, COST_FILE, LOCK = "results.json", "table.md", "costs.json", "lock"
-DEFAULT_MODELS = (
-    "first-order",
-    "first-order-noact",
-    "first-order-spiralnet++",
-    "chebyshev",
-    "gat",
-    "feastnet",
-    "monet",
-    "edgeconv",
-    "ecc",
-    *(f"{kind}-2{rest}" for kind in ("simple", "full", "skip") for rest in ("", "-noact")),
-    *(f"full-{order}{rest}" for order in (3, 4) for rest in ("", "-noact")),
-    "full-2-batchnorm",
-    *LINEAR,
-)
-SHOWN_MESHES = 8
 _OF_ROW = ("data_hash", "split_hash", "cost_key", "status", "mean_mm", "seconds")
-
-
-@dataclass(frozen=True)
-class Grid:
-    """What a grid is made of.
-
-    Attributes:
-        data: the data sets; of each its ``split`` is replaced by each of ``splits``.
-        models: presets (see :mod:`polygraph.models.mesh.presets`), ``pca`` and ``mean-shape``;
-            patterns such as ``full-*`` stand for all that they fit.
-        seeds: every network is trained once per seed.
-        latents: numbers per mesh of every model.
-        splits: names of splits.
-        train: steps, schedule and the rest; its seed is replaced.
-        settings: further fields of every run, such as ``normalization`` and ``loss`` (see
-            :class:`polygraph.tasks.mesh.training.MeshRunConfig`).
-    """
-
-    data: tuple[MeshDataConfig, ...]
-    models: tuple[str, ...] = DEFAULT_MODELS
-    seeds: tuple[int, ...] = (0,)
-    latents: tuple[int, ...] = (16,)
-    splits: tuple[str, ...] = ("interpolation",)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    settings: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Expand patterns, drop what is named twice, refuse what does not exist."""
-        for name in ("data", "models", "seeds", "latents", "splits"):
-            values = tuple(dict.fromkeys(getattr(self, name)))
-            if not values:
-                raise ValueError(f"benchmark: needs at least one of {name}, got none")
-            object.__setattr__(self, name, values)
-        object.__setattr__(self, "models", tuple(_expanded(self.models)))
-        for latent in self.latents:
-            check_positive("benchmark", latents=latent)
-
-    def run_config(
-        self, data: MeshDataConfig, split: str, latent: int, model: str, seed: int
-    ) -> MeshRunConfig:
-        """The run of a network."""
-        return preset_run(
-            model,
-            replace(data, split=split),
-            replace(self.train, seed=seed),
-            latent_channels=latent,
-            **self.settings,
-        )
-
-
-def _expanded(names: Sequence[str]) -> list[str]:
-    known = [*PRESETS, *LINEAR]
-    found: list[str] = []
-    for name in names:
-        matching = fnmatch.filter(known, name) if set(name) & set("*?[") else [name]
-        if not matching:
-            raise ValueError(f"benchmark: no model fits {name!r}; known: {', '.join(known)}")
-        for model in matching:
-            check_choice("benchmark", "models", model, known)
-        found += matching
-    return list(dict.fromkeys(found))
 
 
 @dataclass(frozen=True)
@@ -152,25 +62,6 @@ class GridResult:
     table: str
     pending: int
     folder: Path
-
-
-@dataclass(frozen=True)
-class _Cell:
-    """One row to be: a network's run, or a linear model's fit (``config`` is None)."""
-
-    dataset: MeshDataset
-    split: Split
-    latent: int
-    model: str
-    config: MeshRunConfig | None
-    samples: NDArray[np.float32]
-    folder: Path
-
-    @property
-    def cost_key(self) -> str:
-        """Which cells cost the same: seeds and splits do not matter."""
-        recipe = "" if self.config is None else f"{self.config.loss} {self.config.train.batch_size}"
-        return f"{self.dataset.content_hash[:16]} {self.model} {self.latent} {recipe}".strip()
 
 
 def run_grid(
@@ -206,10 +97,10 @@ def run_grid(
             "instead of through torchrun"
         )
     folder = Path(folder)
-    cells = list(_cells(grid, folder, say))
+    cells = list(make_cells(grid, folder, say))
     for cell in cells:  # before anything is written over
         _finished(cell)
-    _write_shown(cells, folder)
+    write_shown(cells, folder)
     _build_hierarchies(cells)
     for source in finished:
         say(f"{source}: {_take(cells, read_rows(source), folder)} runs were finished there")
@@ -236,46 +127,7 @@ def run_grid(
     return GridResult(rows, text_summary(rows), pending, folder)
 
 
-def _cells(grid: Grid, folder: Path, say: Callable[[str], None]) -> Iterator[_Cell]:
-    """All cells; whole tables of one seed come before the next seed."""
-    opened: dict[str, tuple[MeshDataConfig, MeshDataset]] = {}
-    for data in grid.data:
-        dataset = open_dataset(replace(data, split=grid.splits[0]))
-        name = _file_name(dataset.name)
-        if name in opened:
-            raise ValueError(f"benchmark: two data sets are called {name!r}: rename a folder")
-        opened[name] = (data, dataset)
-    places: list[tuple[str, MeshDataConfig, MeshDataset, Split, NDArray[np.float32]]] = []
-    for name, (data, dataset) in opened.items():
-        for split_name in grid.splits:
-            split = get_split(dataset, split_name)
-            sizes = f"{len(split.train):,} + {len(split.val):,} + {len(split.test):,}"
-            say(
-                f"{dataset.name}, {split_name}: {dataset.num_vertices:,} vertices, {sizes} meshes "
-                "to train, choose and test"
-            )
-            samples = dataset.gather(_shown(split))
-            places.append((name, data, dataset, split, samples))
-    for seed in grid.seeds:
-        for name, data, dataset, split, samples in places:
-            for latent in grid.latents:
-                for model in grid.models:
-                    where = folder / "runs" / name / _file_name(split.name)
-                    if model not in LINEAR:
-                        config = grid.run_config(data, split.name, latent, model, seed)
-                        place = where / f"latent-{latent}" / f"{model}-seed{seed}"
-                        run = place.with_name(f"{place.name}-{config.digest()[:8]}")
-                        yield _Cell(dataset, split, latent, model, config, samples, run)
-                        continue
-                    numbers = 0 if model == MEAN_SHAPE else latent
-                    if seed != grid.seeds[0] or (not numbers and latent != grid.latents[0]):
-                        continue
-                    digest = linear_digest(model, numbers, dataset, split)
-                    run = where / f"latent-{numbers}" / f"{model}-{digest[:8]}"
-                    yield _Cell(dataset, split, numbers, model, None, samples, run)
-
-
-def _build_hierarchies(cells: Sequence[_Cell]) -> None:
+def _build_hierarchies(cells: Sequence[Cell]) -> None:
     """Put all that will be wanted into the cache: one that cannot be built stops the grid now."""
     done = set()
     for cell in cells:
@@ -291,39 +143,7 @@ def _build_hierarchies(cells: Sequence[_Cell]) -> None:
             done.add(key)
 
 
-def _file_name(name: str) -> str:
-    return re.sub(r"[^\w.+-]+", "-", name).strip(".-") or "data"
-
-
-def _shown(split: Split) -> NDArray[np.int64]:
-    """The test meshes that the report shows, from all over the split."""
-    count = min(SHOWN_MESHES, len(split.test))
-    chosen: NDArray[np.int64] = split.test[
-        np.linspace(0, len(split.test) - 1, count).round().astype(int)
-    ]
-    return chosen
-
-
-def _write_shown(cells: Sequence[_Cell], folder: Path) -> None:
-    """Write the meshes that the report shows, of each data set and split once."""
-    places = {(_file_name(c.dataset.name), _file_name(c.split.name)): c for c in cells}
-    for (data, split), cell in places.items():
-        place = folder / "meshes" / data / split
-        place.mkdir(parents=True, exist_ok=True)
-        write_array(place.parent / "faces.npy", cell.dataset.faces.astype(np.int32))
-        write_array(place / "inputs.npy", cell.samples)
-        indices = _shown(cell.split)
-        frames = cell.dataset.frames or [{} for _ in range(len(cell.dataset))]
-        labels = [_label(frames[index]) for index in indices]
-        write_json(place / "samples.json", {"indices": indices.tolist(), "labels": labels})
-
-
-def _label(frame: Any) -> str:
-    parts = [str(frame[key]) for key in ("clip", "frame") if key in frame]
-    return " ".join(parts)
-
-
-def _finished(cell: _Cell) -> dict[str, Any] | None:
+def _finished(cell: Cell) -> dict[str, Any] | None:
     """The row of a cell that is done.
 
     Raises:
@@ -345,7 +165,7 @@ def _finished(cell: _Cell) -> dict[str, Any] | None:
     return row
 
 
-def _take(cells: Sequence[_Cell], rows: Sequence[dict[str, Any]], folder: Path) -> int:
+def _take(cells: Sequence[Cell], rows: Sequence[dict[str, Any]], folder: Path) -> int:
     """Write the rows of networks trained elsewhere where their own would lie; how many fit."""
     known = {(row["config_hash"], row["data_hash"], row["split_hash"]): row for row in rows}
     taken = 0
@@ -363,7 +183,7 @@ def _take(cells: Sequence[_Cell], rows: Sequence[dict[str, Any]], folder: Path) 
     return taken
 
 
-def _write_row(cell: _Cell, row: dict[str, Any], folder: Path) -> None:
+def _write_row(cell: Cell, row: dict[str, Any], folder: Path) -> None:
     row["cost_key"] = cell.cost_key
     row["run"] = cell.folder.relative_to(folder).as_posix()
     write_json(cell.folder / ROW, row)
@@ -383,7 +203,7 @@ def _claimed(folder: Path) -> Iterator[bool]:
 
 
 def _make(
-    cell: _Cell, folder: Path, place: str, say: Callable[[str], None]
+    cell: Cell, folder: Path, place: str, say: Callable[[str], None]
 ) -> dict[str, Any] | None:
     """Train or fit a cell; its row, or None where another process is at it."""
     name = f"{place} {cell.dataset.name}, {cell.split.name}, {cell.latent}: {cell.folder.name}"
@@ -407,7 +227,7 @@ def _make(
     return row
 
 
-def _train(cell: _Cell, config: MeshRunConfig) -> dict[str, Any]:
+def _train(cell: Cell, config: MeshRunConfig) -> dict[str, Any]:
     message = None
     try:
         result = train_mesh(config, cell.folder, resume=True, dataset=cell.dataset)
@@ -423,7 +243,7 @@ def _train(cell: _Cell, config: MeshRunConfig) -> dict[str, Any]:
     return network_row(config, cell.dataset, cell.split, result, message)
 
 
-def _measure(cells: Sequence[_Cell], folder: Path, say: Callable[[str], None]) -> None:
+def _measure(cells: Sequence[Cell], folder: Path, say: Callable[[str], None]) -> None:
     """Measure the costs of all cells in turns, unless they are known for this machine."""
     here = {name: provenance()[name] for name in ("machine", "threads", "torch")}
     measured = _costs(folder, here)
@@ -440,7 +260,7 @@ def _measure(cells: Sequence[_Cell], folder: Path, say: Callable[[str], None]) -
         write_json(folder / COST_FILE, {"where": here, "measured": measured})
 
 
-def _subject(cell: _Cell) -> Subject:
+def _subject(cell: Cell) -> Subject:
     if cell.config is None:
         pca = load_pca(cell.folder / PCA_FILE)
         return Subject(pca.reconstruct)

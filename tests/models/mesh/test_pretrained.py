@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from polygraph.mesh import build_hierarchy
 from polygraph.models import MeshAutoencoder, MeshAutoencoderConfig
-from polygraph.models.mesh.pretrained import PretrainedError, load_pretrained, read_config
+from polygraph.models.mesh.pretrained import PretrainedError, read_config
 
 CONFIG = MeshAutoencoderConfig(
     encoder_channels=(4, 6), decoder_channels=(6, 4, 3), latent_channels=3
@@ -108,7 +108,7 @@ def test_the_folder(folder, hierarchy):
     assert card.startswith("---\nlibrary_name: polygraph\n")
     assert "| test.mean | 1.25 |" in card
     assert "162, 41, 11" in card
-    model, config = load_pretrained(folder)
+    model, config = MeshAutoencoder.load_pretrained(folder)
     assert (config["to_mm"], config["metadata"]["data"]) == (1000.0, "spheres")
     np.testing.assert_array_equal(model.hierarchy.faces[0], hierarchy.faces[0])
     np.testing.assert_array_equal(model.hierarchy.vertices[0], hierarchy.vertices[0])

@@ -20,7 +20,8 @@ from polygraph.data import MeshDataConfig, open_dataset
 from polygraph.report.grid_rows import GridError
 from polygraph.report.summary import average_seeds, best_cells, markdown_summary, tables
 from polygraph.tasks.benchmark.arguments import parse_benchmark_mesh
-from polygraph.tasks.benchmark.grid import DEFAULT_MODELS, Grid, run_grid
+from polygraph.tasks.benchmark.cells import DEFAULT_MODELS, Grid
+from polygraph.tasks.benchmark.grid import run_grid
 from polygraph.tasks.mesh.run import load_run
 from polygraph.train.checkpoint import CheckpointError, load_checkpoint
 from polygraph.train.config import TrainConfig
