@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from polygraph.report.figures import _COLORS
+from polygraph.report.figures import COLORS
 from polygraph.report.image_grid import image_grid
 from polygraph.report.render import pyplot
 from polygraph.tasks.images.pair import generate, interpolations, latent_vectors
@@ -72,7 +72,7 @@ def curves(path: Path, rows: list[dict[str, Any]]) -> None:
     if scored:
         wanted += [("FID", f"FID ({where})", True), ("IS", f"IS ({where})", False)]
     for axes, (key, label, log) in zip(panels, wanted, strict=True):
-        for row, color in zip(rows, _COLORS, strict=False):
+        for row, color in zip(rows, COLORS, strict=False):
             if key in ("FID", "IS"):
                 x = [s["step"] for s in row["scores"]]
                 y = [s[key] for s in row["scores"]]
