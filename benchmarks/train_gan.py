@@ -67,7 +67,7 @@ class PeerGraphConv(nn.Module):
         layer, (batch, _, height, width) = self.layer, x.shape
         edge_index = self.edges(x.detach())
         if layer.coordinates:
-            x = torch.cat([x, layer._coordinates(x)], 1)
+            x = torch.cat([x, layer.pixel_coordinates(x)], 1)
         local = layer.local(x)
         nodes = x.permute(0, 2, 3, 1).flatten(0, 2)
         found = self.convolve(nodes, edge_index)

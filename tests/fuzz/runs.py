@@ -173,7 +173,8 @@ def make_runs(root: Path) -> dict[str, Callable[[Path], Any]]:
     from polygraph.tasks.images.training import train_gan
     from polygraph.tasks.mesh.run import evaluate_run, export_run, load_run
     from polygraph.tasks.mesh.training import train_mesh
-    from polygraph.tasks.points.training import load_classifier, train_points
+    from polygraph.tasks.points.run import load_classifier
+    from polygraph.tasks.points.training import train_points
 
     config = tiny_run(root, steps=2)
     train_mesh(config, root / "mesh")

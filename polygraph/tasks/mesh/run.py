@@ -124,8 +124,7 @@ def load_run(folder: str | Path, device: torch.device | str = "cpu") -> Run:
     if read_meta(checkpoint).get("kind") == "points":
         raise CheckpointError(
             f"{folder} holds a classifier of point clouds, not a mesh autoencoder: its "
-            f"{RESULT} has what it reached, and polygraph.tasks.points.training.load_classifier "
-            "reads it"
+            f"{RESULT} has what it reached, polygraph.tasks.points.run.load_classifier reads it"
         )
     hierarchy = MeshHierarchy.load(folder / HIERARCHY)
     model, meta = load_model(checkpoint, hierarchy, device)

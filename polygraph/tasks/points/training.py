@@ -21,13 +21,9 @@ from torch.nn import functional
 
 from polygraph.data.shapes import ShapeDataConfig, ShapeDataset, open_shapes
 from polygraph.models.points.dgcnn import DGCNNClassifier, DGCNNClassifierConfig
-from polygraph.models.state import build_with
 from polygraph.train.batches import PointBatches
 from polygraph.train.checkpoint import (
-    CheckpointError,
-    load_checkpoint,
     load_weights,
-    part_of,
     write_json,
 )
 from polygraph.train.config import TrainConfig, config_hash
@@ -370,28 +366,3 @@ def describe_result(result: dict[str, Any]) -> str:
         f"{test['mean_class_accuracy']:.1%} mean of {len(test['per_class'])} classes "
         f"(validation {val['accuracy']:.1%})"
     )
-
-
-def load_classifier(
-    checkpoint: str | Path, device: torch.device | str = "cpu"
-) -> tuple[DGCNNClassifier, dict[str, Any]]:
-    """Build the classifier of a checkpoint, such as ``best.safetensors`` in a run's folder.
-
-    Returns:
-        The model in eval mode, and the checkpoint's description, with the names of the classes and
-        the ``origin`` to be subtracted from clouds before the model sees them.
-
-    Raises:
-        CheckpointError: the checkpoint is unreadable, or of something else.
-    """
-    state, meta = load_checkpoint(checkpoint)
-    try:
-        config = DGCNNClassifierConfig(**meta["config"]["model"])
-        weights = part_of(state, "modules", checkpoint)["model"]
-        model = build_with(lambda: DGCNNClassifier(config), config, weights)
-    except (KeyError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(
-            f"{checkpoint}: not a checkpoint of a point cloud classifier ({reason})"
-        ) from error
-    return model.to(device), meta

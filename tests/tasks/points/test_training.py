@@ -11,12 +11,12 @@ from torch.nn import functional
 from polygraph.data import ShapeDataConfig, open_shapes
 from polygraph.models import DGCNNClassifier, DGCNNClassifierConfig
 from polygraph.tasks.mesh.run import load_run
+from polygraph.tasks.points.run import load_classifier
 from polygraph.tasks.points.training import (
     ClassificationLoss,
     PointsRunConfig,
     class_logits,
     classification_summary,
-    load_classifier,
     points_train_config,
     train_points,
 )
