@@ -3,6 +3,7 @@
 POLYGRAPH_CUDA=auto|0|1|only  the CUDA library: where nvcc is (auto, the default), never, always, or
                               without the CPU's
 POLYGRAPH_CUDA_ARCHS=80;90    compute capabilities; PTX of the last serves newer devices
+POLYGRAPH_DEBUG=1             symbols and few optimisations, for a debugger (the CPU's library)
 POLYGRAPH_SANITIZE=1          build with the address and undefined-behaviour sanitizers
 POLYGRAPH_WERROR=1            warnings are errors
 """
@@ -46,6 +47,7 @@ def switch(name: str, choices: tuple[str, ...], default: str) -> str:
 
 WERROR = switch("POLYGRAPH_WERROR", ("0", "1"), "0") == "1"
 SANITIZE = switch("POLYGRAPH_SANITIZE", ("0", "1"), "0") == "1"
+DEBUG = switch("POLYGRAPH_DEBUG", ("0", "1"), "0") == "1"
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"] if SANITIZE else []
 
 
@@ -62,7 +64,7 @@ def without_paths(**folders: Path) -> list[str]:
 
 def cpu_extension() -> Extension:
     """`polygraph._C`: schemas, checks and CPU kernels."""
-    flags = ["-O1", "-g", "-fno-omit-frame-pointer"] if SANITIZE else ["-O3", "-g0"]
+    flags = ["-O1", "-g", "-fno-omit-frame-pointer"] if SANITIZE or DEBUG else ["-O3", "-g0"]
     flags += ["-std=c++20", "-fvisibility=hidden", "-Wall", "-Wextra", *STABLE_ABI, *SANITIZERS]
     flags += without_paths()
     if platform.machine() == "x86_64":
