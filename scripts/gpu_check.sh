@@ -52,7 +52,7 @@ gpu_test_files() {
     stem=$(basename "$file" .py)
     case $stem in
       test_*) echo "$file" ;;
-      *) mapfile -t -O ${#found[@]} found < <(grep -rlE --include='*.py' "^(from|import) +$stem\b" tests) ;;
+      *) mapfile -t -O ${#found[@]} found < <(grep -rlE --include='*.py' "^(from|import) +(support\.)?$stem\b" tests) ;;
     esac
   done | sort -u
 }

@@ -31,9 +31,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 ROOT = Path(__file__).resolve().parents[1]
 
 # Difference of one entry, as a share of the largest entry of the tensor, from the CPU's float64 on
-# the same numbers: what tests/tolerances.py allows a kernel for its own rounding. It is twice that
-# for float64, where the CPU rounds as much, and for the half types, where what one operator rounds
-# is the next one's input (u + v before an activation).
+# the same numbers: what tests/support/tolerances.py allows a kernel for its own rounding. It is
+# twice that for float64, where the CPU rounds as much, and for the half types, where what one
+# operator rounds is the next one's input (u + v before an activation).
 TOLERANCE = {
     torch.float32: 1e-5,
     torch.float64: 2e-13,

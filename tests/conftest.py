@@ -8,7 +8,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many workers as cores: a thread ea
 
 import pytest
 import torch
-from devices import DRY_RUN, PLACE, PLACES, prepare
+from support.devices import DRY_RUN, PLACE, PLACES, prepare
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -50,13 +50,15 @@ class Machine:
     def __init__(self, root):
         self.root = root
         self.bin = root / "bin"
-        for folder in ("bin", "scripts", "csrc/op", "polygraph", "tests"):
+        for folder in ("bin", "scripts", "csrc/op", "polygraph", "tests/support"):
             (root / folder).mkdir(parents=True)
         shutil.copy(REPOSITORY / "scripts" / "gpu_check.sh", root / "scripts")
         for name in ("setup.py", "csrc/op/op.cu"):
             (root / name).write_text("source")
-        (root / "tests" / "helper.py").write_text("@pytest.mark." + "gpu")  # not this file
-        (root / "tests" / "test_op.py").write_text("from helper import *")
+        (root / "tests" / "support" / "helper.py").write_text(
+            "@pytest.mark." + "gpu"
+        )  # not this file
+        (root / "tests" / "test_op.py").write_text("from support.helper import *")
         (root / "tests" / "test_other.py").write_text("nothing")
         for name, text in PROGRAMS.items():
             (self.bin / name).write_text(f"#!/usr/bin/env bash{text}\n")

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_run
+from support.tiny import tiny_run
 
 from polygraph.analysis import CodeGaussian, analogy, decode_codes, encode_meshes, line
 from polygraph.cli import main

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from train.tiny import write_meshes
+from support.tiny import write_meshes
 
 import polygraph
 from polygraph import _load

@@ -3,18 +3,15 @@
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-WORKER = Path(__file__).with_name("ecc_worker.py")
+from support.paths import environment
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 def test_halves_in_all_shapes():
     """Values, and the same bits with threads in another order and operands elsewhere."""
-    run = subprocess.run(
-        [sys.executable, str(WORKER)], stdout=subprocess.PIPE, text=True, check=True
-    )
+    command = [sys.executable, "-m", "support.emulated_ecc"]
+    run = subprocess.run(command, env=environment(), stdout=subprocess.PIPE, text=True, check=True)
     # 20 shapes in two dtypes and 4 in two others, 2 options and 2 runs each.
     assert run.stdout.splitlines() == ["compared: 192"]

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from calls import LAYOUTS
+from support.calls import LAYOUTS
 
 from polygraph.ops import Graph, transpose_table
 

@@ -33,7 +33,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-sys.path[:0] = [str(ROOT), str(HERE), str(HERE.parent / "ops"), str(HERE.parent)]
+sys.path[:0] = [str(ROOT), str(HERE), str(HERE.parent)]
 
 SETS = ("plain", "avx2", "avx512")
 SLICE = 2.0  # seconds that an operator has before the next one's turn

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mesh_shapes import SHAPES
+from support.mesh_shapes import SHAPES
 
 
 @pytest.fixture(params=sorted(SHAPES))

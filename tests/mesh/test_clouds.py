@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
-from mesh_files import ply_head, put, refused
+from support.mesh_files import ply_head, put, refused
 
 from polygraph.mesh import read_mesh
 from polygraph.mesh.cloud import read_cloud

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mesh_shapes import (
+from support.mesh_shapes import (
     SHAPES,
     annulus,
     book,

@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
-from mesh_files import CUBE, QUADS, SIDES, binary_ply, ply_head, put, refused, write_text
+from support.mesh_files import CUBE, QUADS, SIDES, binary_ply, ply_head, put, refused, write_text
 
 from polygraph.mesh import MeshError, read_collection, read_mesh
 from polygraph.mesh.cloud import read_cloud

@@ -10,7 +10,7 @@ import warnings
 
 import numpy as np
 import pytest
-from mesh_shapes import grid, isolated, sphere, topology, torus, two_parts
+from support.mesh_shapes import grid, isolated, sphere, topology, torus, two_parts
 
 from polygraph.mesh import (
     MeshError,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mesh_shapes import SHAPES, grid, sphere
+from support.mesh_shapes import SHAPES, grid, sphere
 
 from polygraph.mesh import (
     Mesh,

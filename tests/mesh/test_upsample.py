@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mesh_shapes import fan, isolated, sphere, two_parts
+from support.mesh_shapes import fan, isolated, sphere, two_parts
 from trimesh.triangles import closest_point
 
 from polygraph.mesh import MeshError, barycentric, decimate, least_squares

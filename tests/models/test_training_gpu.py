@@ -11,8 +11,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from devices import GPU, PLACE, capture
-from tolerances import KERNEL, TRAINING_FLOAT64, assert_close
+from support.devices import GPU, PLACE, capture
+from support.tolerances import KERNEL, TRAINING_FLOAT64, assert_close
 
 from polygraph.models import (
     DGCNNClassifier,

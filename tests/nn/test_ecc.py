@@ -1,19 +1,18 @@
 """NNConv, LightECConv and the graph convolution on images."""
 
-from functools import partial
 from typing import ClassVar
 
 import pytest
 import torch
 import torch_geometric.nn as pyg
-from nn.layer_contract import Case, LayerContract
+from support.edge_features import C, D, E, F, N, edges
+from support.layer_calls import Case
+from support.layer_contract import LayerContract
 from torch.nn import Linear, ReLU, Sequential
 
 from polygraph import nn, ops, reference
-from polygraph.analysis.degree import polynomial_degree
 from polygraph.nn.ecc import DifferenceHidden
 
-C, D, F, N, E = 5, 6, 4, 30, 150
 NETWORKS = {
     "two layers": lambda: Sequential(Linear(F, 7), ReLU(), Linear(7, C * D)),
     "without bias": lambda: Sequential(Linear(F, 7), ReLU(), Linear(7, C * D, bias=False)),
@@ -21,14 +20,6 @@ NETWORKS = {
     "MLP": lambda: pyg.MLP([F, 7, 6, C * D]),
     "ends otherwise": lambda: Sequential(Linear(F, C * D), ReLU()),
 }
-
-
-def edges(seed=0):
-    """Random edges, the last two nodes isolated, and their features."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(N - 2, (2, E), generator=generator), torch.randn(
-        E, F, generator=generator
-    ).double()
 
 
 @pytest.mark.filterwarnings("ignore:NNConv")
@@ -235,63 +226,6 @@ def test_graph_convolution_refuses():
         nn.NonLocalGraphConv2d(3, 4, k=60)(torch.randn(1, 3, 8, 8))
 
 
-@pytest.mark.parametrize("kind", ["edge", "ecc", "light"])
-def test_gradient_penalty_trains(kind):
-    """A critic of each layer under WGAN's gradient penalty: second derivatives, no NaN."""
-    torch.manual_seed(0)
-    critic = Sequential(
-        nn.NonLocalGraphConv2d(2, 6, 4, kind, rank=2),
-        torch.nn.LeakyReLU(0.2),
-        torch.nn.Flatten(),
-        Linear(6 * 36, 1),
-    )
-    optimizer = torch.optim.Adam(critic.parameters(), 1e-3, betas=(0.0, 0.9))
-    first = None
-    for step in range(120):
-        real = torch.randn(4, 2, 6, 6).cumsum(3) / 3
-        fake = torch.randn(4, 2, 6, 6)
-        mixed = torch.lerp(real, fake, torch.rand(4, 1, 1, 1)).requires_grad_()
-        (grad,) = torch.autograd.grad(critic(mixed).sum(), mixed, create_graph=True)
-        penalty = (grad.flatten(1).norm(dim=1) - 1).square().mean()
-        loss = critic(fake).mean() - critic(real).mean() + 10 * penalty
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        first = float(loss) if step == 0 else first
-    assert torch.isfinite(loss)
-    assert all(torch.isfinite(p).all() for p in critic.parameters())
-    assert float(loss) < first
-
-
-def on_graph(kind):
-    """A factory of linear maps on a fixed graph, for polynomials."""
-    edge_index, edge_attr = edges()
-
-    def make(i, o, bias):
-        if kind == "edge":
-            conv = nn.EdgeConv(Linear(2 * i, o, bias), "mean")
-        else:
-            conv = nn.NNConv(
-                i, o, Sequential(Linear(F, 3), ReLU(), Linear(3, i * o)), "mean", bias=bias
-            )
-        return nn.OnGraph(conv, edge_index, None if kind == "edge" else edge_attr)
-
-    return make
-
-
-@pytest.mark.parametrize("order", [2, 3])
-@pytest.mark.parametrize("kind", ["edge", "ecc"])
-def test_polynomials_over_graph_convolutions(kind, order):
-    """NCP over EdgeConv and over ECC is exactly a polynomial of its degree; batches are copies."""
-    torch.manual_seed(0)
-    made = nn.NCP(on_graph(kind), C, D, order=order, norm="none").double()
-    x = torch.randn(N, C).double()
-    assert polynomial_degree(made, tuple(x.shape)) == order
-    other = torch.randn(N, C).double()
-    both = made(torch.stack([x, other]))
-    torch.testing.assert_close(both, torch.stack([made(x), made(other)]))
-
-
 @pytest.mark.parametrize("called", [False, True])
 def test_difference_hidden(called):
     """From nodes as from differences, which the linear layer sees where it must be called."""
@@ -435,20 +369,3 @@ class TestNonLocalGraphConv2d(LayerContract):
     @staticmethod
     def sized(size):
         return images(size)
-
-
-def sets(samples=2):
-    generator = torch.Generator().manual_seed(0)
-    return (torch.randn(samples, N, C, generator=generator).double(),)
-
-
-class TestOnGraph(LayerContract):
-    kinds = (nn.OnGraph,)
-    cases: ClassVar = {
-        kind: Case(partial(on_graph(kind), C, D, True), sets) for kind in ("edge", "ecc")
-    }
-    dynamic = ({0: DYNAMIC},)
-
-    @staticmethod
-    def sized(size):
-        return sets(size)

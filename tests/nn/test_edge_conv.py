@@ -6,8 +6,9 @@ from typing import ClassVar
 import pytest
 import torch
 import torch_geometric.nn as pyg
-from nn.layer_contract import Case, LayerContract
-from tolerances import LAYER_FLOAT32, assert_close
+from support.layer_calls import Case
+from support.layer_contract import LayerContract
+from support.tolerances import LAYER_FLOAT32, assert_close
 from torch.nn import ELU, BatchNorm1d, LayerNorm, LeakyReLU, Linear, ReLU, Sequential
 from torch_geometric import EdgeIndex
 

@@ -8,61 +8,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
-from torch._dynamo.testing import CompileCounterWithBackend
+from support.knn_graphs import BATCHES, GAPS, graph, lattice, nearest, points
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch_geometric import EdgeIndex
-from torch_geometric.data import Batch, Data
-from torch_geometric.transforms import Compose, NormalizeScale
-from torch_geometric.utils import is_undirected
+from torch_geometric.data import Data
 
 from polygraph.nn import DynamicEdgeConv as DynamicEdgeConvOfNodes
-from polygraph.nn import EdgeConv, NNConv, NonLocalGraphConv2d, knn, knn_graph, pixel_knn
+from polygraph.nn import NonLocalGraphConv2d, knn, knn_graph, pixel_knn
 from polygraph.nn.knn import knn_neighbours
 from polygraph.ops import _common
-from polygraph.ops import knn as knn_table
-from polygraph.reference.knn import squared_distance
 from polygraph.transforms import KNNGraph
-
-
-def points(*shape, seed=0, dtype=torch.float32):
-    """Normal numbers."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
-
-
-def lattice(n, channels=3, seed=0):
-    """Points on few places: many at the same distance, many at the same place."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 3, (n, channels), generator=generator).float()
-
-
-def nearest(x, y, k, batch_x, batch_y, allowed=lambda query, point: True):
-    """Pairs (query, point), one query after the other: the definition."""
-    distance = squared_distance(y[:, None], x).tolist()
-    batch_x, batch_y = batch_x.tolist(), batch_y.tolist()
-    pairs = []
-    for q, row in enumerate(distance):
-        near = [(d, p) for p, d in enumerate(row) if batch_x[p] == batch_y[q] and allowed(q, p)]
-        pairs += [(q, p) for _, p in sorted(near)[:k]]
-    return torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).T
-
-
-def graph(x, k, batch=None, loop=False, flow="source_to_target"):
-    """`nearest` as knn_graph returns it."""
-    batch = torch.zeros(len(x), dtype=torch.int64) if batch is None else batch
-    pairs = nearest(x, x, k, batch, batch, lambda q, p: loop or q != p)
-    return pairs.flip(0) if flow == "source_to_target" else pairs
-
-
-# Sample numbers rise, may skip, and may skip far; sizes down to one point.
-GAPS = torch.tensor([0] * 9 + [2] * 7 + [3] + [900_000_000_000] * 12)
-BATCHES = {
-    "one sample": None,
-    "named one sample": torch.zeros(29, dtype=torch.int64),
-    "gaps": GAPS,
-    "all alone": torch.arange(29),
-    "pairs": torch.arange(29) // 2,
-}
 
 
 @pytest.mark.parametrize("make", [points, lattice])
@@ -383,238 +338,14 @@ def test_errors_of_the_operator(call, message):
 
 # ---- images ----
 
-RADII = [(1, None), (0, None), (None, None), (2, None), (1, 3), (None, 2), (0, 1)]
-
-
-@pytest.mark.parametrize("radii", RADII)
-@pytest.mark.parametrize("shape", [(2, 4, 7, 9), (1, 1, 6, 6), (1, 9, 12, 5)])
-def test_pixels(shape, radii):
-    """Every pixel, also at the border, against all pairs with a mask."""
-    batch, _, height, width = shape
-    exclude, search = radii
-    x = torch.randint(0, 4, shape, generator=torch.Generator().manual_seed(1)).float()
-    row, column = torch.arange(height * width) // width, torch.arange(height * width) % width
-    apart = torch.maximum((row[:, None] - row).abs(), (column[:, None] - column).abs())
-    allowed = (apart > (-1 if exclude is None else exclude)) & (apart <= (search or 99))
-    k = int(allowed.sum(1).min())
-    index, dist2 = pixel_knn(x, k, exclude, search)
-    assert index.shape == dist2.shape == (batch, height * width, k)
-    flat = x.flatten(2).transpose(1, 2)
-    exact = (flat[:, :, None] - flat[:, None]).square().sum(-1)  # integers: no rounding, true ties
-    exact = exact.masked_fill(~allowed, float("inf"))
-    order = exact.sort(dim=-1, stable=True)
-    assert torch.equal(index, order.indices[..., :k])
-    assert torch.equal(dist2, order.values[..., :k])
-
-
-def test_pixels_in_any_order_of_memory():
-    x = points(2, 5, 8, 6)
-    index, dist2 = pixel_knn(x, 4)
-    crop = points(2, 5, 9, 9, seed=3)[..., 1:, 3:]
-    crop.copy_(x)
-    others = {
-        "channels last": x.to(memory_format=torch.channels_last),
-        "part of a larger image": crop,
-        "transposed": x.transpose(2, 3).contiguous().transpose(2, 3),
-    }
-    for name, same in others.items():
-        found = pixel_knn(same, 4)
-        assert torch.equal(found[0], index), name
-        assert torch.equal(found[1], dist2), name
-
-
-def test_pixels_are_not_copied(monkeypatch):
-    """The operator gets a view of the image in both usual orders of memory."""
-    seen = []
-    monkeypatch.setattr("polygraph.ops.knn", lambda x, *_, **__: seen.append(x.data_ptr()))
-    x = points(2, 5, 8, 6)
-    last = x.to(memory_format=torch.channels_last)
-    pixel_knn(x, 4)
-    pixel_knn(last, 4)
-    assert seen == [x.data_ptr(), last.data_ptr()]
-
-
-def test_defaults_leave_the_local_window_out():
-    index, _ = pixel_knn(torch.zeros(1, 1, 4, 4), 3)
-    assert index[0, 0].tolist() == [2, 3, 6]
-    assert index[0, 15].tolist() == [0, 1, 2]
-
-
-def test_gradients_through_distances():
-    x = points(1, 2, 4, 5, dtype=torch.float64).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: pixel_knn(x, 3)[1], x)
-    assert torch.autograd.gradgradcheck(lambda x: pixel_knn(x, 3)[1].sin(), x)
-    index, dist2 = pixel_knn(x, 3)
-    flat = x.flatten(2).transpose(1, 2)[0]
-    by_hand = (flat[:, None] - flat[index[0]]).square().sum(-1)
-    weight = points(20, 3, seed=5, dtype=torch.float64)
-    (ours,) = torch.autograd.grad((dist2[0] * weight).sum(), x)
-    (theirs,) = torch.autograd.grad((by_hand * weight).sum(), x)
-    torch.testing.assert_close(ours, theirs)
-
 
 # ---- in a network ----
 
 
-class DynamicEdgeConv(nn.Module):
-    """DGCNN's layer: edges from the features themselves, in every forward pass."""
-
-    def __init__(self, channels, out, k):
-        super().__init__()
-        self.k, self.linear = k, nn.Linear(2 * channels, out)
-
-    def forward(self, x):
-        index, _ = knn_table(x, self.k, exclude_self=True)
-        near = x.gather(1, index.flatten(1)[..., None].expand(-1, -1, x.shape[2]))
-        near = near.unflatten(1, index.shape[1:])
-        centre = x[:, :, None].expand_as(near)
-        return self.linear(torch.cat([centre, near - centre], -1)).relu().amax(2)
-
-
-class PixelMean(nn.Module):
-    """A pixel's neighbours, weighted by how near they are."""
-
-    def forward(self, x):
-        index, dist2 = pixel_knn(x, 4, 1, 3)
-        flat = x.flatten(2).transpose(1, 2)
-        near = flat.gather(1, index.flatten(1)[..., None].expand(-1, -1, x.shape[1]))
-        weight = torch.softmax(-dist2, -1)
-        return (near.unflatten(1, index.shape[1:]) * weight[..., None]).sum(2)
-
-
-class Edges(nn.Module):
-    """One sample, as PyG has it."""
-
-    def forward(self, x):
-        row, column = knn_graph(x, 5)
-        return torch.zeros_like(x).index_add(0, column, (x[row] - x[column]).square())
-
-
-@pytest.mark.parametrize(
-    ("module", "shape"),
-    [
-        (lambda: DynamicEdgeConv(6, 4, 5), (2, 20, 6)),
-        (PixelMean, (2, 3, 8, 8)),
-        (Edges, (30, 3)),
-    ],
-)
-def test_compiles_as_one_graph(module, shape):
-    torch.manual_seed(0)
-    net = module()
-    compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
-    x = points(*shape).requires_grad_()
-    out = net(x)
-    (grad,) = torch.autograd.grad(out.sin().sum(), x)
-    torch.testing.assert_close(compiled(x), out)
-    (found,) = torch.autograd.grad(compiled(x).sin().sum(), x)
-    torch.testing.assert_close(found, grad)
-    assert grad.abs().max() > 0
-
-
-@pytest.mark.parametrize("layer", ["NNConv", "EdgeConv", "EdgeConv with BatchNorm"])
-def test_layers_compile_on_ragged_clouds(layer):
-    """The number of edges depends on values: one graph all the same, with gradients."""
-    torch.manual_seed(0)
-    linear = nn.Linear(8, 6)
-    made = {
-        "NNConv": lambda: NNConv(4, 6, nn.Linear(4, 24)),
-        "EdgeConv": lambda: EdgeConv(nn.Sequential(linear, nn.ReLU()), "sum"),
-        "EdgeConv with BatchNorm": lambda: EdgeConv(
-            nn.Sequential(linear, nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3)), "max"
-        ),
-    }[layer]().double()
-
-    def run(x, batch):
-        edge_index = knn_graph(x, 3, batch)
-        features = [x[edge_index[0]] - x[edge_index[1]]] if layer == "NNConv" else []
-        return made(x, edge_index, *features)
-
-    torch.compiler.reset()
-    counter = CompileCounterWithBackend("aot_eager")
-    compiled = torch.compile(run, fullgraph=True, dynamic=True, backend=counter)
-    counts = []
-    for count in (11, 17, 30):
-        x, batch = points(count, 4, dtype=torch.float64).requires_grad_(), torch.arange(count) // 7
-        results = []
-        for call in (run, compiled):
-            out = call(x, batch)
-            results.append((out, *torch.autograd.grad(out.sin().sum(), x)))
-        torch.testing.assert_close(results[1], results[0])
-        counts.append(counter.frame_count)
-    assert len(set(counts)) == 1
-
-
 # ---- the transform ----
-
-
-def clouds():
-    """Three clouds, one smaller than k."""
-    return [Data(pos=points(n, 3, seed=n), edge_attr=torch.ones(1)) for n in (12, 4, 9)]
-
-
-def test_transform():
-    data = clouds()[0]
-    out = KNNGraph(k=5)(data)
-    assert torch.equal(out.edge_index, knn_graph(data.pos, 5))
-    assert out.edge_attr is None
-    assert data.edge_index is None
-    assert data.edge_attr is not None
-    assert repr(KNNGraph(k=5)) == "KNNGraph(k=5)"
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"loop": True}, {"flow": "target_to_source"}, {"cosine": True}, {"num_workers": 3}],
-)
-def test_transform_passes_options_on(options):
-    data = clouds()[0]
-    assert torch.equal(KNNGraph(4, **options)(data).edge_index, knn_graph(data.pos, 4, **options))
-
-
-def test_transform_keeps_samples_apart():
-    transform = Compose([NormalizeScale(), KNNGraph(k=6)])
-    together = KNNGraph(k=6)(Batch.from_data_list([NormalizeScale()(c) for c in clouds()]))
-    apart = Batch.from_data_list([transform(c) for c in clouds()])
-    assert torch.equal(together.edge_index, apart.edge_index)
-    assert together.edge_index.shape[1] == 12 * 6 + 4 * 3 + 9 * 6
-    assert together.num_graphs == 3
-
-
-def test_transform_of_empty_clouds():
-    """Clouds without points, in front, within and at the end, have no edges."""
-    sizes = (0, 12, 0, 0, 4, 9, 0)
-    made = [Data(pos=points(n, 3, seed=n)) for n in sizes]
-    together = KNNGraph(k=6)(Batch.from_data_list(made))
-    apart = Batch.from_data_list([KNNGraph(k=6)(c) for c in made])
-    assert torch.equal(together.edge_index, apart.edge_index)
-    assert together.num_graphs == 7
-    nothing = KNNGraph(k=6)(Batch.from_data_list([Data(pos=points(0, 3))] * 2))
-    assert nothing.edge_index.shape == (2, 0)
-
-
-def test_transform_makes_edges_undirected():
-    data = clouds()[0]
-    directed = KNNGraph(3)(data).edge_index
-    edges = KNNGraph(3, force_undirected=True)(data).edge_index
-    assert not is_undirected(directed)
-    assert is_undirected(edges)
-    both = {tuple(e) for e in torch.cat([directed, directed.flip(0)], 1).T.tolist()}
-    assert {tuple(e) for e in edges.T.tolist()} == both
 
 
 def test_library_does_not_import_pyg():
     """It takes seconds; what needs it imports it."""
     program = "import sys, polygraph, polygraph.nn; assert 'torch_geometric' not in sys.modules"
     subprocess.run([sys.executable, "-c", program], check=True)
-
-
-@pytest.mark.parametrize("radius", [31, 32, 33, 2**31 - 1, 2**31, 2**32, 2**62, 2**63 - 1])
-def test_windows_larger_than_the_image(radius):
-    """They hold the whole image, however large: no sum of a row and a radius overflows."""
-    x = torch.randn(1, 3, 32, 8, generator=torch.Generator().manual_seed(0))
-    index, dist2 = pixel_knn(x, 8, 1, radius)
-    whole = pixel_knn(x, 8, 1)
-    assert torch.equal(index, whole[0])
-    assert torch.equal(dist2, whole[1])
-    with pytest.raises(RuntimeError, match="sample 0 has 0 candidates"):
-        pixel_knn(x, 1, radius)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 import torch_geometric
-from calls import on_device, upstream_like
-from devices import GPU, capture
-from tolerances import (
+from support.calls import on_device, upstream_like
+from support.devices import GPU, capture
+from support.tolerances import (
     LAYER_BFLOAT16,
     LAYER_FLOAT32,
     LAYER_GRADIENT_BFLOAT16,

@@ -9,8 +9,9 @@ import pytest
 import torch
 import torch_geometric.nn as pyg
 import trimesh
-from nn.layer_contract import Case, LayerContract
-from tolerances import LAYER_FLOAT32, assert_close
+from support.layer_calls import Case
+from support.layer_contract import LayerContract
+from support.tolerances import LAYER_FLOAT32, assert_close
 
 from polygraph.nn.mesh_conv import MESH_CONVS, MeshGraph, mesh_edges
 

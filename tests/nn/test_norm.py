@@ -4,7 +4,8 @@ from typing import ClassVar
 
 import pytest
 import torch
-from nn.layer_contract import Case, LayerContract
+from support.layer_calls import Case
+from support.layer_contract import LayerContract
 from torch import nn
 
 from polygraph.nn import LAYOUTS, NORMS, SecondOrderNorm

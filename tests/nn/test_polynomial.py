@@ -6,7 +6,8 @@ from typing import ClassVar
 import pytest
 import torch
 import torch.nn.functional as F
-from nn.layer_contract import Case, LayerContract
+from support.layer_calls import Case
+from support.layer_contract import LayerContract
 from torch import nn
 
 from polygraph.analysis import check_degree

@@ -5,7 +5,8 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from nn.layer_contract import Case, LayerContract
+from support.layer_calls import Case
+from support.layer_contract import LayerContract
 
 from polygraph.nn import Resample, SelectVertices
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from nn.layer_contract import Case, LayerContract
+from support.layer_calls import Case
+from support.layer_contract import LayerContract
 
 from polygraph.nn import SpiralConv
 

@@ -5,13 +5,13 @@ from functools import partial
 
 import pytest
 import torch
-from calls import convert, floats, leaves, require_same, run, upstream_like
-from contract import OperatorContract
-from devices import GPU
-from edges import random_edges
-from faults import put, with_value
-from tables import normal
-from tolerances import KERNEL, assert_close
+from support.calls import convert, floats, leaves, require_same, run, upstream_like
+from support.contract import OperatorContract
+from support.devices import GPU
+from support.edges import random_edges
+from support.faults import put, with_value
+from support.tables import normal
+from support.tolerances import KERNEL, assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from polygraph import ops, reference

@@ -4,14 +4,14 @@ from functools import partial
 
 import pytest
 import torch
-from contract import OperatorContract
-from devices import GPU
-from edges import call, random_edges
-from faults import at, put, with_value
 from hypothesis import given
 from hypothesis import strategies as st
-from tables import normal
-from tolerances import KERNEL, SUM_FLOAT32, assert_close
+from support.contract import OperatorContract
+from support.devices import GPU
+from support.edges import call, random_edges
+from support.faults import at, put, with_value
+from support.tables import normal
+from support.tolerances import KERNEL, SUM_FLOAT32, assert_close
 
 from polygraph import ops, reference
 from polygraph.ops import Graph, graph_from_coo, graph_from_table

@@ -4,10 +4,10 @@ from functools import partial
 
 import pytest
 import torch
-from contract import OperatorContract
-from edges import call, random_edges
-from faults import at, put, with_value
-from tables import normal
+from support.contract import OperatorContract
+from support.edges import call, random_edges
+from support.faults import at, put, with_value
+from support.tables import normal
 
 from polygraph import ops, reference
 from polygraph.ops import Graph

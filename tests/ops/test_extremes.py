@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from devices import GPU
-from edges import random_edges
-from tables import NOT_FINITE, normal
+from support.devices import GPU
+from support.edges import random_edges
+from support.tables import NOT_FINITE, normal
 
 from polygraph import ops, reference
 from polygraph.ops import Graph, graph_from_table

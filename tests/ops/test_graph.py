@@ -1,15 +1,14 @@
 """Graphs from lists of edges, and seen from the other side."""
 
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-from devices import GPU, capture
 from hypothesis import given
 from hypothesis import strategies as st
+from support.devices import GPU, capture
+from support.paths import environment
 
 from polygraph import ops, reference
 from polygraph.ops.graph import (
@@ -285,16 +284,13 @@ def test_gpu_graphs_replayed(sizes):
 def test_gpu_assert(ptr):
     """A pointer that does not rise from 0 to the number of slots stops the kernel."""
     program = (
-        "import torch; from devices import GPU, prepare, synchronize; prepare();"
+        "import torch; from support.devices import GPU, prepare, synchronize; prepare();"
         "from polygraph.ops.graph import Graph;"
         f"graph = Graph(torch.tensor({ptr}).to(GPU), torch.zeros(1, dtype=torch.int64).to(GPU));"
         "graph.with_transposed(2); synchronize()"
     )
-    tests = Path(__file__).parents[1]
-    path = os.pathsep.join([str(tests.parent), str(tests)])
-    environment = os.environ | {"PYTHONPATH": path}
     command = [sys.executable, "-c", program]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
     assert (done.returncode == 0) == (ptr == [0, 0, 1]), done.stderr
     if done.returncode:
         assert "targets_of: ptr must rise from 0 to E" in done.stderr

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tables import normal
+from support.tables import normal
 
 from polygraph import ops, reference
 

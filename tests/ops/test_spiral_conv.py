@@ -5,12 +5,12 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from contract import OperatorContract
-from faults import at, put, table_faults, transposed_faults
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tables import hostile_features, hostile_tables, normal, table, with_table
-from tolerances import SUM_FLOAT32, TINY_FLOAT32
+from support.contract import OperatorContract
+from support.faults import at, put, table_faults, transposed_faults
+from support.tables import hostile_features, hostile_tables, normal, table, with_table
+from support.tolerances import SUM_FLOAT32, TINY_FLOAT32
 
 from polygraph import ops, reference
 

@@ -1,15 +1,14 @@
 """The transposed neighbour table."""
 
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-from devices import GPU, PLACE, capture
 from hypothesis import given
-from tables import hostile_tables, table
+from support.devices import GPU, PLACE, capture
+from support.paths import environment
+from support.tables import hostile_tables, table
 
 from polygraph import ops, reference
 
@@ -111,15 +110,12 @@ def test_gpu_table_replayed():
 def test_gpu_assert(entry):
     """An entry out of range stops the kernel with a message."""
     program = (
-        "import torch; from devices import GPU, prepare, synchronize; prepare();"
+        "import torch; from support.devices import GPU, prepare, synchronize; prepare();"
         "from polygraph import ops;"
         f"ops.transpose_table(torch.full((4, 3), {entry}).to(GPU), 9); synchronize()"
     )
-    tests = Path(__file__).parents[1]
-    path = os.pathsep.join([str(tests.parent), str(tests)])
-    environment = os.environ | {"PYTHONPATH": path}
     command = [sys.executable, "-c", program]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
     assert (done.returncode == 0) == (entry in (8, -1)), done.stderr
     if done.returncode:
         said = "must lie in [-1, 9)" if PLACE == "cpu" else "transpose_table: index is out of range"

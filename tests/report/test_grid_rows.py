@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from grids import row, write_grid
+from support.grids import row, write_grid
 
 from polygraph.cli import main
 from polygraph.report.grid_rows import SCHEMA, GridError, Model, Spread, make_views, read_rows

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from grids import MODELS, write_grid
+from support.grids import MODELS, write_grid
 
 from polygraph.report import grid_rows, palette
 from polygraph.report import page as page_module
@@ -274,7 +274,7 @@ def test_a_grid_without_meshes_and_costs(browser, tmp_path, grid):
 
 
 def test_the_budget_is_kept(tmp_path):
-    from grids import meshes
+    from support.grids import meshes
 
     vertices, faces = meshes(count=12, subdivisions=4)
     write_grid(tmp_path / "grid", seeds=(0,), vertices=vertices, faces=faces, odd=False)

@@ -8,9 +8,10 @@ import functools
 import multiprocessing
 import os
 import sys
+from importlib.util import find_spec
 from unittest import mock
 
-PRELOADED = ["polygraph.cli", "polygraph.train.mesh", "polygraph.train.grid", "lightning_fabric"]
+PRELOADED = ["polygraph.tasks.mesh.training", "polygraph.tasks.benchmark.grid", "lightning_fabric"]
 
 
 @functools.cache
@@ -19,6 +20,7 @@ def forkserver():
     from multiprocessing import forkserver as server
 
     context = multiprocessing.get_context("forkserver")
+    assert all(map(find_spec, PRELOADED))  # it would leave out what is not there
     context.set_forkserver_preload(PRELOADED)
     path = os.pathsep.join(entry for entry in sys.path if entry)
     with mock.patch.dict(os.environ, PYTHONPATH=path, OMP_NUM_THREADS="1"):

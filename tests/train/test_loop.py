@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from support.children import begin, finish
-from train.toy_task import SAMPLES, go_on, train
+from support.toy_task import SAMPLES, go_on, train
 
 from polygraph.train import checkpoint
 from polygraph.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from tolerances import assert_close
+from support.tolerances import assert_close
 
 from polygraph.models.images.dcgan import ConvCriticConfig
 from polygraph.models.images.families import CRITICS, GENERATORS, build, config_of, family_of

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from support.children import begin, finish
-from train.tiny import write_meshes
+from support.tiny import write_meshes
 
 from polygraph import metrics
 from polygraph.cli import main

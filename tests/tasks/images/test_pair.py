@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_gan import random_images, tiny_gan
+from support.tiny_gan import random_images, tiny_gan
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from polygraph.models.images.families import build

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from train.tiny import tiny_run, write_meshes
+from support.tiny import tiny_run, write_meshes
 
 from polygraph import metrics
 from polygraph.data import MeshDataConfig, open_dataset

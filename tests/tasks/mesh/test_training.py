@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from support.children import finish_together
-from train.tiny import MODEL, tiny_run, with_train, write_meshes
+from support.tiny import MODEL, tiny_run, with_train, write_meshes
 
 from polygraph import metrics
 from polygraph.cli import main

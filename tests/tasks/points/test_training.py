@@ -6,9 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from support.tiny_points import DATA, MODEL, tiny
 from torch.nn import functional
 
-from polygraph.data import ShapeDataConfig, open_shapes
+from polygraph.data import open_shapes
 from polygraph.models import DGCNNClassifier, DGCNNClassifierConfig
 from polygraph.tasks.mesh.run import load_run
 from polygraph.tasks.points.run import load_classifier
@@ -24,16 +25,6 @@ from polygraph.train.batches import PointBatches
 from polygraph.train.checkpoint import CheckpointError, load_checkpoint
 from polygraph.train.config import TrainConfig, sample_indices
 from polygraph.train.log import read_log
-
-MODEL = DGCNNClassifierConfig(
-    k=6, edge_channels=(8, 8), embedding_channels=32, head_channels=(16, 12)
-)
-DATA = ShapeDataConfig(num_shapes=60, num_points=48)
-
-
-def tiny(**train):
-    settings = {"steps": 12, "batch_size": 8, "eval_every": 4, "accelerator": "cpu", **train}
-    return PointsRunConfig(model=MODEL, data=DATA, train=points_train_config(**settings))
 
 
 def with_train(config, **train):

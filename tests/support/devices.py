@@ -9,11 +9,12 @@ the reference then tests these kernels, what is compared with the CPU compares t
 import os
 import sys
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from unittest import mock
 
 import pytest
 import torch
+
+from support.paths import EMULATOR
 
 PLACES = ("cuda", "cpu", "emulated")
 PLACE = os.environ.get("POLYGRAPH_GPU_TESTS_ON", "cuda")
@@ -25,7 +26,7 @@ ELSEWHERE = "meta" if DRY_RUN else "cpu"  #: where no argument may be left behin
 def prepare():
     """Put CUDA's kernels in the place of the CPU's, if that is wanted; for the whole process."""
     if PLACE == "emulated":
-        sys.path.append(str(Path(__file__).parents[1] / "scripts" / "emulator"))
+        sys.path.append(str(EMULATOR))
         import emulator
 
         emulator.load()

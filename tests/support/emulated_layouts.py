@@ -1,27 +1,15 @@
 """A process in which CUDA kernels run on the host: results of aligned tensors and of others.
 
-    python layouts_worker.py
+    python -m support.emulated_layouts
 
 Prints what differs in a bit, and how many results were compared.
 """
 
-import sys
-from pathlib import Path
-
+import emulator
 import torch
 
-TESTS = Path(__file__).resolve().parents[1]
-sys.path[:0] = [
-    str(TESTS.parent),
-    str(TESTS / "ops"),
-    str(TESTS),
-    str(TESTS.parent / "scripts/emulator"),
-]
-
-import emulator  # noqa: E402
-from calls import LAYOUTS, convert, relaid, run  # noqa: E402
-
-from polygraph import ops  # noqa: E402
+from polygraph import ops
+from support.calls import LAYOUTS, convert, relaid, run
 
 
 def normal(*shape, seed=0):

@@ -1,6 +1,6 @@
 """A process in which CUDA kernels run on the host: segments around the lengths of their pieces.
 
-    python segments_worker.py
+    python -m support.emulated_segments
 
 Prints what differs from the CPU's results, or between two orders of threads, and how many results
 were compared.
@@ -8,24 +8,13 @@ were compared.
 
 import ctypes
 import math
-import sys
-from pathlib import Path
 
+import emulator
 import torch
 
-TESTS = Path(__file__).resolve().parents[1]
-sys.path[:0] = [
-    str(TESTS.parent),
-    str(TESTS / "ops"),
-    str(TESTS),
-    str(TESTS.parent / "scripts/emulator"),
-]
-
-import emulator  # noqa: E402
-from calls import convert, run, run_reference  # noqa: E402
-from tolerances import KERNEL, relative_error  # noqa: E402
-
-from polygraph import ops  # noqa: E402
+from polygraph import ops
+from support.calls import convert, run, run_reference
+from support.tolerances import KERNEL, relative_error
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 LENGTHS = {

@@ -7,8 +7,9 @@ import importlib.util
 import sys
 
 import torch
-from calls import convert, on_device, run
-from devices import GPU, prepare, synchronize
+
+from support.calls import convert, on_device, run
+from support.devices import GPU, prepare, synchronize
 
 
 def main(test_file, class_name, fault):

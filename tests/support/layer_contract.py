@@ -7,137 +7,32 @@ promises is what PyTorch and PyG promise of one; where PyG has the layer, it is 
 import copy
 import inspect
 import pickle
-from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar
 
 import pytest
 import torch
-from calls import LAYOUTS, upstream_like
-from tolerances import LAYER_BFLOAT16, LAYER_FLOAT32, assert_close, relative_error
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn.modules import module as torch_modules
-from torch.utils.checkpoint import checkpoint
 
-# Sums in another order, through a few products in float64.
-EXACT = 1e-10
-OFFSETS = (0.0, 1.0, 1e2, 1e4, 1e6)
-
-
-class Case(NamedTuple):
-    """A layer and a call of it."""
-
-    make: Callable[[], Any]  #: the layer, with random weights
-    inputs: Callable[[], tuple]  #: arguments, floating ones in float64 on the CPU
-    peer: Callable[[], Any] | None = None  #: PyG's layer, with the same state_dict
-
-
-HOOKS = {
-    "forward": lambda m, f: m.register_forward_hook(f),
-    "forward pre": lambda m, f: m.register_forward_pre_hook(f),
-    "full backward": lambda m, f: m.register_full_backward_hook(f),
-    "full backward pre": lambda m, f: m.register_full_backward_pre_hook(f),
-}
-GLOBAL_HOOKS = {
-    "forward": torch_modules.register_module_forward_hook,
-    "forward pre": torch_modules.register_module_forward_pre_hook,
-    "full backward": torch_modules.register_module_full_backward_hook,
-    "full backward pre": torch_modules.register_module_full_backward_pre_hook,
-}
-
-
-def is_float(value):
-    return isinstance(value, torch.Tensor) and value.is_floating_point()
-
-
-def tree(value, change):
-    """``change`` of every tensor in nested tuples."""
-    if isinstance(value, tuple):
-        return tuple(tree(part, change) for part in value)
-    return change(value) if isinstance(value, torch.Tensor) else value
-
-
-def flat(values):
-    """The tensors of nested tuples, one after the other."""
-    if isinstance(values, tuple):
-        return [tensor for part in values for tensor in flat(part)]
-    return [values] if isinstance(values, torch.Tensor) else []
-
-
-def of_dtype(inputs, dtype):
-    return tree(inputs, lambda t: t.to(dtype) if t.is_floating_point() else t)
-
-
-def leaves(inputs):
-    """Floating tensors as leaves that require gradients."""
-    return tree(
-        inputs, lambda t: t.detach().clone().requires_grad_() if t.is_floating_point() else t
-    )
-
-
-def run(layer, inputs, call=None):
-    """Output, gradients of the inputs and of the parameters, and what is left in the buffers."""
-    inputs = leaves(inputs)
-    wanted = [t for t in flat(inputs) if t.is_floating_point()] + list(layer.parameters())
-    out = layer(*inputs) if call is None else call(layer, *inputs)
-    layer.zero_grad()
-    if out.requires_grad:
-        out.backward(upstream_like(out))
-    found = {"out": out.detach()}
-    found |= {
-        f"gradient {n}": torch.zeros_like(t) if t.grad is None else t.grad
-        for n, t in enumerate(wanted)
-    }
-    layer.zero_grad()
-    return found | {f"buffer {n}": b.clone() for n, b in layer.state_dict().items()}
-
-
-def require_close(actual, expected, tolerance=EXACT):
-    """As a share of the largest entry, or of 1: what is zero but for rounding has no digits."""
-    assert actual.keys() == expected.keys()
-    for name, value in expected.items():
-        assert actual[name].dtype == value.dtype, name
-        if (actual[name] - value).abs().amax() > tolerance if value.numel() else False:
-            assert_close(actual[name], value, tolerance, name)
-        assert actual[name].shape == value.shape, name
-
-
-def called_parts(layer):
-    """Every module in a layer that can be called, by its name; the layer itself has none."""
-    return {
-        name: part
-        for name, part in layer.named_modules()
-        if type(part).forward is not torch.nn.Module.forward
-    }
-
-
-def pure(layer, inputs):
-    """The layer as a function of its parameters and its floating inputs, and these."""
-    places = [n for n, value in enumerate(inputs) if is_float(value)]
-    parameters = {n: p.detach() for n, p in layer.named_parameters()}
-
-    def call(parameters, *values):
-        given = list(inputs)
-        for place, value in zip(places, values, strict=True):
-            given[place] = value
-        return torch.func.functional_call(layer, parameters, tuple(given))
-
-    return call, (parameters, *(inputs[place] for place in places))
-
-
-def dot(a, b):
-    return sum((x.double() * y.double()).sum() for x, y in zip(a, b, strict=True))
-
-
-def like(values, seed):
-    """Random numbers in the shapes of a dictionary and tensors, as `pure` gives them."""
-    parameters, *rest = values
-    made = {n: upstream_like(p, seed + i) for i, (n, p) in enumerate(parameters.items())}
-    return (made, *(upstream_like(v, seed - 1 - i) for i, v in enumerate(rest)))
+from support.calls import LAYOUTS
+from support.layer_calls import (
+    EXACT,
+    GLOBAL_HOOKS,
+    HOOKS,
+    OFFSETS,
+    called_parts,
+    flat,
+    of_dtype,
+    require_close,
+    run,
+    tree,
+)
+from support.layer_derivatives import LayerDerivatives
+from support.tolerances import LAYER_BFLOAT16, LAYER_FLOAT32, assert_close, relative_error
 
 
 @pytest.mark.filterwarnings("ignore:.*computed edge by edge")
-class LayerContract:
+class LayerContract(LayerDerivatives):
     """Base class; the attributes below are the layer's own part."""
 
     kinds: tuple  #: the classes that this contract is of
@@ -453,94 +348,6 @@ class LayerContract:
     def of_differences(self, layer):
         """The layer with weights that read differences alone."""
         return layer
-
-    # ---- derivatives ----
-
-    @pytest.mark.parametrize("reentrant", [True, False])
-    def test_checkpoint(self, case, reentrant):
-        """Activations made anew in the backward pass: the same gradients."""
-        layer, inputs = self.made(case)
-        layer.eval()
-
-        def call(layer, *arguments):
-            return checkpoint(layer, *arguments, use_reentrant=reentrant)
-
-        require_close(run(layer, inputs, call=call), run(layer, inputs))
-
-    def test_forward_mode(self, case):
-        """<J t, w> = <t, Jᵀ w>; and J t is the limit of differences."""
-        layer, inputs = self.made(case)
-        call, values = pure(layer.eval(), inputs)
-        tangents = like(values, 3)
-        out, tangent = torch.func.jvp(call, values, tangents)
-        _, pull = torch.func.vjp(call, *values)
-        upstream = upstream_like(out)
-        cotangents = pull(upstream)
-        pairs = [(tangents[0][n], cotangents[0][n]) for n in tangents[0]]
-        pairs += list(zip(tangents[1:], cotangents[1:], strict=True))
-        torch.testing.assert_close(
-            dot([tangent], [upstream]), dot(*zip(*pairs, strict=True)), rtol=1e-9, atol=1e-9
-        )
-        step = 1e-6
-        ends = []
-        for sign in (step, -step):
-            moved = {n: p + sign * tangents[0][n] for n, p in values[0].items()}
-            rest = [v + sign * t for v, t in zip(values[1:], tangents[1:], strict=True)]
-            ends.append(call(moved, *rest))
-        # A step of 1e-6 leaves 1e-10 of rounding and of curvature; a kink is a chance in 1e5.
-        assert_close((ends[0] - ends[1]) / (2 * step), tangent, 1e-6, "tangent")
-
-    def test_functional_derivatives(self, case):
-        """torch.func.grad, and forward over reverse, against autograd."""
-        layer, inputs = self.made(case)
-        call, values = pure(layer.eval(), inputs)
-        upstream = upstream_like(layer(*inputs))
-        numbers = tuple(range(len(values)))
-
-        def loss(*values):
-            return (call(*values).sin() * upstream).sum()
-
-        grads = torch.func.grad(loss, numbers)(*values)
-        leaf = ({n: p.clone().requires_grad_() for n, p in values[0].items()},)
-        leaf += tuple(v.clone().requires_grad_() for v in values[1:])
-        wanted = [*leaf[0].values(), *leaf[1:]]
-        options = {"allow_unused": True, "materialize_grads": True}
-        expected = torch.autograd.grad(loss(*leaf), wanted, create_graph=True, **options)
-        for actual, value in zip([*grads[0].values(), *grads[1:]], expected, strict=True):
-            assert_close(actual, value, EXACT, "torch.func.grad")
-        tangents = like(values, 5)
-        along = [*tangents[0].values(), *tangents[1:]]
-        _, curved = torch.func.jvp(torch.func.grad(loss, numbers), values, tangents)
-        second = [g for g in expected if g.requires_grad]
-        total = dot(second, [t for t, g in zip(along, expected, strict=True) if g.requires_grad])
-        if not second:
-            return
-        reverse = torch.autograd.grad(total, wanted, **options)
-        for actual, value in zip([*curved[0].values(), *curved[1:]], reverse, strict=True):
-            if float(value.abs().max()) > 1e-12:
-                assert_close(actual, value, 1e-8, "forward over reverse")
-
-    def test_jacobian_and_samples(self):
-        """jacrev; and vmap(grad), sample by sample of three."""
-        layer, inputs = self.made(self.first)
-        call, (parameters, x, *rest) = pure(layer.eval(), inputs)
-        jacobian = torch.func.jacrev(lambda x: call(parameters, x, *rest).flatten(-2).sum(-1))(x)
-        expected = torch.autograd.functional.jacobian(
-            lambda x: call(parameters, x, *rest).flatten(-2).sum(-1), x
-        )
-        assert_close(jacobian, expected, EXACT, "jacrev")
-        samples = torch.stack([x, x.flip(0) * 1.5, upstream_like(x, 9)])
-
-        def loss(parameters, x):
-            return call(parameters, x, *rest).sin().sum()
-
-        found = torch.func.vmap(torch.func.grad(loss, (0, 1)), (None, 0))(parameters, samples)
-        for n, sample in enumerate(samples):
-            single = torch.func.grad(loss, (0, 1))(parameters, sample)
-            assert_close(found[1][n], single[1], EXACT, "vmap(grad)")
-            for name, value in single[0].items():
-                if float(value.abs().max()) > 1e-12:
-                    assert_close(found[0][name][n], value, EXACT, name)
 
     # ---- tensors without values ----
 

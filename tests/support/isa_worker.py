@@ -11,13 +11,11 @@ import os
 import subprocess
 import sys
 import traceback
-from pathlib import Path
 
 import torch
-from calls import convert, run
 
-TESTS = Path(__file__).resolve().parents[1]
-
+from support.calls import convert, run
+from support.paths import environment
 
 # ---- the process ----
 
@@ -61,14 +59,12 @@ def serve():
 @functools.cache
 def process_of(isa):
     """The process held to one instruction set; it ends with this one, which closes its input."""
-    path = os.pathsep.join([str(TESTS.parent), str(TESTS), str(TESTS / "ops")])
-    environment = os.environ | {"POLYGRAPH_ISA": isa, "PYTHONPATH": path}
     return subprocess.Popen(
-        [sys.executable, __file__],
+        [sys.executable, "-m", "support.isa_worker"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=environment,
+        env=environment(POLYGRAPH_ISA=isa),
     )
 
 

@@ -1,7 +1,8 @@
 """Random graphs, and calls of operators on them."""
 
 import torch
-from tables import normal
+
+from support.tables import normal
 
 
 def random_edges(M, N, E, seed=0, holes=False):

@@ -1,24 +1,18 @@
 """A process in which CUDA kernels run on the host: the edge-wise halves of ECC in all shapes.
 
-    python ecc_worker.py
+    python -m support.emulated_ecc
 
 Prints what is wrong, and how many calls were compared.
 """
 
 import itertools
 import random
-import sys
-from pathlib import Path
 
+import emulator
 import torch
 
-TESTS = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(TESTS.parent), str(TESTS), str(TESTS.parent / "scripts/emulator")]
-
-import emulator  # noqa: E402
-from tolerances import KERNEL  # noqa: E402
-
-import polygraph.ops  # noqa: E402, F401
+import polygraph.ops  # noqa: F401
+from support.tolerances import KERNEL
 
 # H' without the column of ones, C: for every kernel widths that it reads in packs and others, near
 # its bounds; columns in several tiles, rows in several blocks, long depths.

@@ -8,11 +8,11 @@ import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import torch
-from calls import (
+
+from support.calls import (
     LAYOUTS,
     convert,
     floats,
@@ -25,10 +25,10 @@ from calls import (
     tensors,
     upstream_like,
 )
-from devices import DRY_RUN, ELSEWHERE, GPU, PLACE, busy_stream, capture, second_device
-from tolerances import KERNEL, SECOND_DERIVATIVE, assert_close, relative_error
+from support.devices import DRY_RUN, ELSEWHERE, GPU, PLACE, busy_stream, capture, second_device
+from support.paths import environment
+from support.tolerances import KERNEL, SECOND_DERIVATIVE, assert_close, relative_error
 
-WORKER = Path(__file__).with_name("gpu_fault_worker.py")
 WORKERS_AT_ONCE = min(8, os.cpu_count() or 1)
 
 
@@ -239,12 +239,17 @@ class GpuContract:
 
     def fault_worker(self, fault):
         """Run one fault in a process of its own."""
-        tests = Path(__file__).parents[1]
-        path = os.pathsep.join([str(tests.parent), str(tests), str(tests / "ops")])
         test_file = sys.modules[type(self).__module__].__file__
         return subprocess.run(
-            [sys.executable, str(WORKER), test_file, type(self).__name__, fault],
-            env=os.environ | {"PYTHONPATH": path},
+            [
+                sys.executable,
+                "-m",
+                "support.gpu_fault_worker",
+                test_file,
+                type(self).__name__,
+                fault,
+            ],
+            env=environment(),
             capture_output=True,
             text=True,
             timeout=240,

@@ -1,0 +1,1 @@
+"""What tests share: contracts, small data and models, processes, devices, tolerances."""
