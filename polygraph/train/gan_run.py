@@ -175,10 +175,6 @@ def train_gan(
             "dataset": dataset.name,
             **provenance(fabric.device),
         }
-        measure = None
-        if config.score_images:
-            kept = Path(config.classifier or folder / CLASSIFIER)
-            measure = Scorer(dataset, kept, config.score_images, config.train.seed, fabric)
         task = GanTask(
             fabric,
             config.train,
@@ -187,8 +183,7 @@ def train_gan(
             critic,
             dataset,
             folder,
-            measure=measure,
-            score=SELECTED if measure else None,
+            score=SELECTED if config.score_images else None,
         )
         trainer = Trainer(task, config.train, fabric, folder, meta=meta, identity=identity)
         owned += [task, trainer]
@@ -196,7 +191,13 @@ def train_gan(
         def describe() -> None:
             write_json(folder / RUN, {**meta, "identity": identity})
 
-        progress = trainer.run(resume=resume, describe=describe)
+        def prepare() -> None:  # a classifier is trained for the scores
+            if config.score_images:
+                kept = Path(config.classifier or folder / CLASSIFIER)
+                count, seed = config.score_images, config.train.seed
+                task.measure = Scorer(dataset, kept, count, seed, fabric)
+
+        progress = trainer.run(resume=resume, describe=describe, prepare=prepare)
         result = _finish(task, progress, folder, {**meta, **identity})
         del generator, critic, task, trainer
     return result
