@@ -7,9 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 from polygraph._files import PathLike, read_regular
+from polygraph._memory import check_room
 
 MOST_BYTES = 1 << 24
 MOST_DEPTH = 64  #: of lists and objects in each other; ours have less than ten
+_EXPANSION = 20  # of a text to the lists that it may become
 
 
 def read_json(
@@ -31,6 +33,8 @@ def read_json(
         error: no such file, no regular file, one that is too large, or no JSON.
     """
     data = read_regular(path, most_bytes, error)
+    if len(data) > MOST_BYTES:
+        check_room(_EXPANSION * len(data), f"{path}: a list of {len(data)} bytes", error)
     return parse_json(data, str(path), error, parse_constant=parse_constant)
 
 

@@ -214,6 +214,8 @@ class MeshTask(Task):
     ) -> None:
         self.fabric, self.config, self.dataset, self.split = fabric, config, dataset, split
         self.num_samples = len(split.train)
+        # Before the first step, and not after the last one.
+        metrics.check_errors_fit(max(len(split.val), len(split.test)), dataset.num_vertices)
         self.model = model
         optimizer = torch.optim.Adam(
             model.parameters(),
