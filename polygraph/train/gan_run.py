@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -191,16 +192,20 @@ def train_gan(
         def describe() -> None:
             write_json(folder / RUN, {**meta, "identity": identity})
 
-        def prepare() -> None:  # a classifier is trained for the scores
-            if config.score_images:
-                kept = Path(config.classifier or folder / CLASSIFIER)
-                count, seed = config.score_images, config.train.seed
-                task.measure = Scorer(dataset, kept, count, seed, fabric)
-
-        progress = trainer.run(resume=resume, describe=describe, prepare=prepare)
+        progress = trainer.run(
+            resume=resume, describe=describe, prepare=partial(_add_scores, task, config)
+        )
         result = _finish(task, progress, folder, {**meta, **identity})
         del generator, critic, task, trainer
     return result
+
+
+def _add_scores(task: GanTask, config: GanRunConfig) -> None:
+    """Have validations score the generator, if the run wants that; a classifier may be trained."""
+    if config.score_images:
+        kept = Path(config.classifier or task.folder / CLASSIFIER)
+        count, seed = config.score_images, config.train.seed
+        task.measure = Scorer(task.dataset, kept, count, seed, task.fabric)
 
 
 def _finish(

@@ -321,7 +321,7 @@ def test_a_refused_resume_trains_no_classifier(tmp_path):
     train_gan(config, tmp_path, dataset=images)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     other = replace(config, score_images=4, gan=replace(config.gan, ema=0.5))
-    with pytest.raises(CheckpointError, match="belongs to another run: gan.ema is"):
+    with pytest.raises(CheckpointError, match=r"belongs to another run: gan\.ema is"):
         train_gan(other, tmp_path, resume=True, dataset=images)
     with pytest.raises(CheckpointError, match="already holds a run"):
         train_gan(replace(config, score_images=4), tmp_path, dataset=images)
