@@ -110,10 +110,10 @@ def test_what_does_not_fit_is_refused_with_both_numbers(little):
 @pytest.mark.parametrize(
     ("open_it", "config", "name"),
     [
-        (open_dataset, MeshDataConfig(num_frames=10**12), "num_frames 1000000000000"),
-        (open_shapes, ShapeDataConfig(num_shapes=10**12), "num_shapes 1000000000000"),
-        (open_shapes, ShapeDataConfig(num_points=10**12), "num_points 1000000000000"),
-        (open_images, ImageDataConfig(num_images=10**12), "num_images 1000000000000"),
+        (open_dataset, MeshDataConfig(num_frames=10**9), "num_frames 1000000000"),
+        (open_shapes, ShapeDataConfig(num_shapes=10**9), "num_shapes 1000000000"),
+        (open_shapes, ShapeDataConfig(num_points=10**9), "num_points 1000000000"),
+        (open_images, ImageDataConfig(num_images=10**9), "num_images 1000000000"),
         (open_images, ImageDataConfig(num_images=700, size=8192), "size 8192"),
     ],
     ids=["frames", "shapes", "points", "images", "size"],

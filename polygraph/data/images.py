@@ -34,6 +34,7 @@ from polygraph.data.image_files import (
 )
 from polygraph.data.splits import unknown_name
 from polygraph.data.store import MANIFEST, Entry, NpyWriter, progress, write_synced
+from polygraph.nn._choices import check_numbers
 
 Parts = dict[str, tuple[Images, IntArray]]
 
@@ -51,6 +52,7 @@ _FILES: dict[str, tuple[str, Callable[[str], Parts], tuple[str, ...]]] = {
     "fashion-mnist": ("Fashion-MNIST", read_idx_folder, _FASHION),
     "cifar10": ("CIFAR-10", read_cifar10, _CIFAR10),
 }
+_MOST_SIZE = 1 << 13  # pixels
 IMAGE_KINDS = ("glyphs", *_FILES, "folder")
 
 
@@ -85,6 +87,7 @@ class ImageDataConfig:
 
     def __post_init__(self) -> None:
         """Refuse what no data set can be opened from."""
+        check_numbers("data", self, ("seed",))
         if self.kind not in IMAGE_KINDS:
             raise ValueError(f"data: {unknown_name('kind', self.kind, IMAGE_KINDS)}")
         if self.kind == "glyphs" and self.path is not None:
@@ -95,6 +98,8 @@ class ImageDataConfig:
             raise ValueError(f"data: channels must be 1 or 3, got {self.channels}")
         if not 0 < self.test_fraction < 1:
             raise ValueError(f"data: test_fraction must be in (0, 1), got {self.test_fraction}")
+        if self.size > _MOST_SIZE:
+            raise ValueError(f"data: size must be at most {_MOST_SIZE}, got {self.size}")
         for name, low in (("size", 8), ("num_images", 1), ("seed", 0)):
             if getattr(self, name) < low:
                 raise ValueError(f"data: {name} must be at least {low}, got {getattr(self, name)}")

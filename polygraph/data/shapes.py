@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from polygraph._arrays import read_npz
 from polygraph._memory import check_room
 from polygraph.mesh.origin import ZERO, Point, origin_of, to_float32
+from polygraph.nn._choices import check_numbers
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -54,6 +55,7 @@ class ShapeDataConfig:
 
     def __post_init__(self) -> None:
         """Refuse what no data set can be opened from."""
+        check_numbers("data", self, ("seed", "val_seed"))
         if not 0 < self.val_fraction < 1:
             raise ValueError(f"data: val_fraction must be in (0, 1), got {self.val_fraction}")
         for name, low in (("num_shapes", 1), ("num_points", 1), ("val_seed", 0), ("seed", 0)):

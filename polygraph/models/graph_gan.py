@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from polygraph.nn._choices import check_choice, check_positive
+from polygraph.nn._choices import check_choice, check_numbers, check_positive
 
 GRAPH_KINDS = ("none", "edge", "ecc", "light", "attention")
 NORMS = ("batch", "none")
@@ -56,6 +56,7 @@ class GraphGeneratorConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
+        check_numbers("generator", self)
         for name in ("channels", "graph_sizes"):  # JSON has lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
         check_positive("generator", latent_channels=self.latent_channels)
@@ -98,6 +99,7 @@ class GraphCriticConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
+        check_numbers("critic", self)
         for name in ("channels", "graph_sizes"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         check_channels("critic", "channels", self.channels, 3)

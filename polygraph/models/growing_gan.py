@@ -29,7 +29,7 @@ from polygraph.models.graph_gan import (
     check_latent,
 )
 from polygraph.models.pi_gan import _check_mapping, _mapping
-from polygraph.nn._choices import check_positive
+from polygraph.nn._choices import check_numbers, check_positive
 
 LEVELS = 4  #: sizes: 4 x 4, 8 x 8, 16 x 16, 32 x 32
 _SLOPE = 0.2  # of the leaky ReLU
@@ -53,6 +53,7 @@ class GrowingGeneratorConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
+        check_numbers("generator", self)
         object.__setattr__(self, "channels", tuple(self.channels))
         check_positive("generator", latent_channels=self.latent_channels)
         check_channels("generator", "channels", self.channels, LEVELS)
@@ -74,6 +75,7 @@ class GrowingCriticConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
+        check_numbers("critic", self)
         object.__setattr__(self, "channels", tuple(self.channels))
         check_channels("critic", "channels", self.channels, LEVELS)
         check_images("critic", "in_channels", self.in_channels)

@@ -33,7 +33,7 @@ from polygraph.nn import (
     Simple,
     SpiralConv,
 )
-from polygraph.nn._choices import check_choice, check_positive
+from polygraph.nn._choices import check_choice, check_numbers, check_positive
 from polygraph.nn.block import ACTIVATIONS, OperatorFactory
 from polygraph.nn.norm import NORMS
 from polygraph.nn.tables import table_of
@@ -130,6 +130,7 @@ class MeshAutoencoderConfig:
 
     def __post_init__(self) -> None:
         """Check every field; a list of channels (from JSON or YAML) becomes a tuple."""
+        check_numbers(type(self).__name__, self)
         name = type(self).__name__
         for field in ("encoder_channels", "decoder_channels"):
             object.__setattr__(self, field, tuple(getattr(self, field)))

@@ -26,7 +26,7 @@ from polygraph.models.graph_gan import (
     check_latent,
     normalize_spectra,
 )
-from polygraph.nn._choices import check_choice, check_positive
+from polygraph.nn._choices import check_choice, check_numbers, check_positive
 from polygraph.nn.layout import LAYOUTS
 from polygraph.nn.norm import SecondOrderNorm
 from polygraph.nn.polynomial import CCP, NCP
@@ -66,6 +66,7 @@ class PolynomialGeneratorConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
+        check_numbers("generator", self)
         object.__setattr__(self, "channels", tuple(self.channels))
         check_choice("generator", "decomposition", self.decomposition, DECOMPOSITIONS)
         check_choice("generator", "body", self.body, BODIES)
@@ -99,6 +100,7 @@ class ResidualGeneratorConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
+        check_numbers("generator", self)
         check_choice("generator", "kind", self.kind, RESIDUAL_KINDS)
         check_choice("generator", "norm", self.norm, PRODUCT_NORMS)
         check_positive("generator", latent_channels=self.latent_channels, channels=self.channels)
@@ -122,6 +124,7 @@ class DeconvGeneratorConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
+        check_numbers("generator", self)
         object.__setattr__(self, "channels", tuple(self.channels))
         check_positive("generator", latent_channels=self.latent_channels)
         check_channels("generator", "channels", self.channels, 4)
@@ -144,6 +147,7 @@ class ResidualCriticConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
+        check_numbers("critic", self)
         check_positive("critic", channels=self.channels)
         check_images("critic", "in_channels", self.in_channels)
 
@@ -167,6 +171,7 @@ class ConvCriticConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
+        check_numbers("critic", self)
         object.__setattr__(self, "channels", tuple(self.channels))
         check_channels("critic", "channels", self.channels, 3)
         check_images("critic", "in_channels", self.in_channels)

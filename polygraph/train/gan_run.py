@@ -16,6 +16,7 @@ from polygraph.data.known import recall, remember
 from polygraph.models._state import build_with
 from polygraph.models.gan import CRITICS, GENERATORS, build, config_of, family_of
 from polygraph.models.graph_gan import SIZE, GraphCriticConfig, GraphGeneratorConfig
+from polygraph.nn._choices import check_numbers
 from polygraph.train.checkpoint import CheckpointError, load_checkpoint, part_of, write_json
 from polygraph.train.config import TrainConfig, config_hash
 from polygraph.train.distributed import make_fabric, process_group
@@ -60,6 +61,7 @@ class GanRunConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot train."""
+        check_numbers("train", self)
         for name, families in (("generator", GENERATORS), ("critic", CRITICS)):
             found = getattr(self, name)
             if type(found) not in [cls for cls, _ in families.values()]:

@@ -27,7 +27,7 @@ from polygraph.data.store import default_cache_dir
 from polygraph.mesh.hierarchy import MeshHierarchy, load_or_build
 from polygraph.mesh.spiral import SpiralConfig
 from polygraph.models.mesh_autoencoder import MeshAutoencoder, MeshAutoencoderConfig
-from polygraph.nn._choices import check_choice
+from polygraph.nn._choices import check_choice, check_numbers, check_positive
 from polygraph.train.batches import NormalizedBatches
 from polygraph.train.checkpoint import load_weights, write_atomic, write_json
 from polygraph.train.config import TrainConfig, config_hash
@@ -79,11 +79,14 @@ class MeshRunConfig:
 
     def __post_init__(self) -> None:
         """Turn lists (from YAML) into tuples, compare the number of levels, check the choices."""
+        check_numbers("train", self)
         check_choice("train", "normalization", self.normalization, NORMALIZATIONS)
         check_choice("train", "loss", self.loss, LOSSES)
         if not (self.augmentation >= 0 and math.isfinite(self.augmentation)):
             raise ValueError(f"train: augmentation must be 0 or more, got {self.augmentation}")
         object.__setattr__(self, "factors", tuple(self.factors))
+        for factor in self.factors:
+            check_positive("train", factors=factor)
         levels = len(self.model.encoder_channels)
         if len(self.factors) != levels:
             raise ValueError(

@@ -22,6 +22,7 @@ from torch.nn import functional
 from polygraph.data.shapes import ShapeDataConfig, ShapeDataset, open_shapes
 from polygraph.models._state import build_with
 from polygraph.models.dgcnn import DGCNNClassifier, DGCNNClassifierConfig
+from polygraph.nn._choices import check_numbers
 from polygraph.train.batches import PointBatches
 from polygraph.train.checkpoint import (
     CheckpointError,
@@ -73,6 +74,7 @@ class PointsRunConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot train."""
+        check_numbers("train", self)
         if not 0 <= self.label_smoothing <= 0.5:
             raise ValueError(
                 f"train: label_smoothing must be in [0, 0.5], got {self.label_smoothing}"
