@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
+import sys
 import uuid
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 PathLike = str | os.PathLike[str]
 TEMPORARY_SUFFIX = ".tmp"
+_BLOCK = 1 << 22
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -81,6 +84,34 @@ def read_regular(
     if len(data) != size:
         raise error(f"{os.fspath(path)}: changes while it is read: its size was {size} bytes")
     return data
+
+
+def sha256_of(path: PathLike, error: type[Exception] = ValueError) -> str:
+    """SHA-256 of a regular file, read in blocks; errors are those of :func:`open_regular`."""
+    digest = hashlib.sha256()
+    file, _ = open_regular(path, sys.maxsize, error)
+    with file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def check_sha256(path: PathLike, wanted: Any, error: type[Exception] = ValueError) -> None:
+    """Compare a file with the hash that is noted for its name, if there is one.
+
+    Args:
+        path: the file.
+        wanted: hashes by names of files; anything else notes nothing.
+        error: the exception to raise.
+
+    Raises:
+        error: the file has another hash, or as :func:`open_regular`.
+    """
+    noted = wanted.get(Path(path).name) if isinstance(wanted, dict) else None
+    if noted is not None and (got := sha256_of(path, error)) != noted:
+        raise error(
+            f"{os.fspath(path)}: changed or not whole: SHA-256 {got[:12]}, want {str(noted)[:12]}"
+        )
 
 
 def temporary_beside(path: Path) -> Path:

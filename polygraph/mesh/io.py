@@ -267,6 +267,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
+        if path.is_dir():
+            raise MeshError(f"{path}: not a file but a folder")
         os.replace(temporary, path)
     finally:
         with suppress(FileNotFoundError):

@@ -12,8 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from polygraph import metrics
+from polygraph._files import check_sha256
 from polygraph.data import MeshDataConfig, MeshDataset, Split, open_dataset
 from polygraph.models.pca import PCA
+from polygraph.train.checkpoint import CheckpointError
 from polygraph.train.config import TrainConfig
 from polygraph.train.grid import TABLE, Grid, run_grid
 from polygraph.train.log import read_log
@@ -92,10 +94,12 @@ def compare(
         say("drawing")
         first = [row for row in made.rows if row["seed"] == seeds[0] and row["status"] == "done"]
         pca = next(row for row in made.rows if row["model"] == PCA_NAME)
+        place = folder / pca["run"] / PCA_FILE
+        check_sha256(place, pca.get("files"), CheckpointError)
         dataset = open_dataset(data)
         written = _pictures(
             [(row, load_run(folder / row["run"])) for row in first],
-            load_pca(folder / pca["run"] / PCA_FILE),
+            load_pca(place),
             pca,
             dataset,
             get_split(dataset, data.split),

@@ -17,7 +17,13 @@ from polygraph.models._state import build_with
 from polygraph.models.gan import CRITICS, GENERATORS, build, config_of, family_of
 from polygraph.models.graph_gan import SIZE, GraphCriticConfig, GraphGeneratorConfig
 from polygraph.nn._choices import check_numbers
-from polygraph.train.checkpoint import CheckpointError, load_checkpoint, part_of, write_json
+from polygraph.train.checkpoint import (
+    CheckpointError,
+    load_checkpoint,
+    part_of,
+    seal,
+    write_json,
+)
 from polygraph.train.config import TrainConfig, config_hash
 from polygraph.train.distributed import make_fabric, process_group
 from polygraph.train.gan import GanTask, generate, interpolations, latent_vectors
@@ -225,6 +231,7 @@ def _finish(
     }
     if progress.best_step is not None:
         result[SELECTED] = progress.best_score
+    result = seal(result)
     if task.fabric.global_rank == 0:
         write_json(folder / RESULT, result)
     return result

@@ -22,12 +22,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from polygraph._files import sha256_of
+from polygraph._json import sealed
 from polygraph.data import MeshDataConfig, MeshDataset, Split, open_dataset
 from polygraph.models.presets import PRESETS
 from polygraph.nn._choices import check_choice, check_positive
 from polygraph.report.grid_rows import read_rows
 from polygraph.report.summary import markdown_summary, text_summary
-from polygraph.train.checkpoint import CheckpointError, read_json_object, write_atomic, write_json
+from polygraph.train.checkpoint import (
+    CheckpointError,
+    read_json_object,
+    seal,
+    write_atomic,
+    write_json,
+)
 from polygraph.train.config import TrainConfig
 from polygraph.train.costs import Subject, measure_costs
 from polygraph.train.loop import LAST, NotFinite, TrainingStopped
@@ -47,6 +55,7 @@ from polygraph.train.rows import (
     MEAN_SHAPE,
     PCA_FILE,
     ROW,
+    SAMPLES,
     diverged_result,
     fit_linear,
     linear_digest,
@@ -315,7 +324,9 @@ def _write_shown(cells: Sequence[_Cell], folder: Path) -> None:
         indices = _shown(cell.split)
         frames = cell.dataset.frames or [{} for _ in range(len(cell.dataset))]
         labels = [_label(frames[index]) for index in indices]
-        write_json(place / "samples.json", {"indices": indices.tolist(), "labels": labels})
+        files = {p.name: sha256_of(p) for p in (place.parent / "faces.npy", place / "inputs.npy")}
+        about = {"indices": indices.tolist(), "labels": labels, "files": files}
+        write_json(place / "samples.json", seal(about))
 
 
 def _label(frame: Any) -> str:
@@ -366,7 +377,9 @@ def _take(cells: Sequence[_Cell], rows: Sequence[dict[str, Any]], folder: Path) 
 def _write_row(cell: _Cell, row: dict[str, Any], folder: Path) -> None:
     row["cost_key"] = cell.cost_key
     row["run"] = cell.folder.relative_to(folder).as_posix()
-    write_json(cell.folder / ROW, row)
+    there = [cell.folder / name for name in (SAMPLES, PCA_FILE) if (cell.folder / name).is_file()]
+    row["files"] = {path.name: sha256_of(path, CheckpointError) for path in there}
+    write_json(cell.folder / ROW, seal(row))
 
 
 @contextlib.contextmanager
@@ -437,7 +450,7 @@ def _measure(cells: Sequence[_Cell], folder: Path, say: Callable[[str], None]) -
         subjects = [_subject(cell) for cell in chosen]
         found = measure_costs(subjects, chosen[0].dataset, chosen[0].split)
         measured |= {cell.cost_key: cost for cell, cost in zip(chosen, found, strict=True)}
-        write_json(folder / COST_FILE, {"where": here, "measured": measured})
+        write_json(folder / COST_FILE, seal({"where": here, "measured": measured}))
 
 
 def _subject(cell: _Cell) -> Subject:
@@ -466,7 +479,7 @@ def _with_costs(rows: Sequence[dict[str, Any]], folder: Path) -> list[dict[str, 
     measured = _costs(folder)
     costs = [measured.get(row["cost_key"], {}) for row in rows]
     return [
-        {**row, **{name: cost.get(name) for name in COSTS}}
+        sealed({**row, **{name: cost.get(name) for name in COSTS}})
         for row, cost in zip(rows, costs, strict=True)
     ]
 

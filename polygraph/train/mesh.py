@@ -29,7 +29,7 @@ from polygraph.mesh.spiral import SpiralConfig
 from polygraph.models.mesh_autoencoder import MeshAutoencoder, MeshAutoencoderConfig
 from polygraph.nn._choices import check_choice, check_numbers, check_positive
 from polygraph.train.batches import NormalizedBatches
-from polygraph.train.checkpoint import load_weights, write_atomic, write_json
+from polygraph.train.checkpoint import load_weights, seal, write_atomic, write_json
 from polygraph.train.config import TrainConfig, config_hash
 from polygraph.train.distributed import gather_rows, make_fabric, process_group, shard
 from polygraph.train.loop import BEST, LAST, Progress, Task, Trainer, descend
@@ -408,6 +408,7 @@ def _finish(
         "processes": task.fabric.world_size,
         **meta,
     }
+    result = seal(result)
     if task.fabric.global_rank == 0:
         write_errors(folder, test)
         write_json(folder / RESULT, result)

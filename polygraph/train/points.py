@@ -29,6 +29,7 @@ from polygraph.train.checkpoint import (
     load_checkpoint,
     load_weights,
     part_of,
+    seal,
     write_json,
 )
 from polygraph.train.config import TrainConfig, config_hash
@@ -358,6 +359,7 @@ def _finish(
         "processes": task.fabric.world_size,
         **meta,
     }
+    result = seal(result)
     if task.fabric.global_rank == 0:
         write_json(folder / RESULT, result)
     return result
