@@ -21,7 +21,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from polygraph._checks import check_numbers
 from polygraph._memory import check_room
+from polygraph._names import unknown_name
 from polygraph.data import glyphs
 from polygraph.data.image_files import (
     SUFFIXES,
@@ -32,9 +34,7 @@ from polygraph.data.image_files import (
     read_idx_folder,
     read_picture,
 )
-from polygraph.data.splits import unknown_name
 from polygraph.data.store import MANIFEST, Entry, NpyWriter, progress, write_synced
-from polygraph.nn._choices import check_numbers
 
 Parts = dict[str, tuple[Images, IntArray]]
 

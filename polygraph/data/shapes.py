@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polygraph._arrays import read_npz
+from polygraph._checks import check_numbers
 from polygraph._memory import check_room
 from polygraph.mesh.origin import ZERO, Point, origin_of, to_float32
-from polygraph.nn._choices import check_numbers
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from polygraph.nn._choices import check_numbers
+from polygraph._checks import check_numbers
 
 # Fields that do not say what is trained: a run may be resumed with other values.
 _FREE_FIELDS = (

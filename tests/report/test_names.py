@@ -7,7 +7,7 @@ import pytest
 from grids import write_grid
 
 from polygraph._text import markdown_text
-from polygraph.models.pretrained import _table
+from polygraph.models.mesh.pretrained import _table
 from polygraph.report.grid_rows import read_rows
 from polygraph.report.page import build_payload, page
 from polygraph.report.summary import markdown_summary
