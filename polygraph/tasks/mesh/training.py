@@ -27,6 +27,7 @@ from polygraph.data.known import remember
 from polygraph.data.store import default_cache_dir
 from polygraph.mesh.hierarchy import MeshHierarchy, load_or_build
 from polygraph.mesh.spiral import SpiralConfig
+from polygraph.metrics.vertex_error import check_errors_fit
 from polygraph.models.mesh.mesh_autoencoder import MeshAutoencoder, MeshAutoencoderConfig
 from polygraph.train.batches import NormalizedBatches
 from polygraph.train.checkpoint import load_weights, seal, write_atomic, write_json
@@ -218,7 +219,7 @@ class MeshTask(Task):
         self.fabric, self.config, self.dataset, self.split = fabric, config, dataset, split
         self.num_samples = len(split.train)
         # Before the first step, and not after the last one.
-        metrics.check_errors_fit(max(len(split.val), len(split.test)), dataset.num_vertices)
+        check_errors_fit(max(len(split.val), len(split.test)), dataset.num_vertices)
         self.model = model
         optimizer = torch.optim.Adam(
             model.parameters(),
