@@ -5,6 +5,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from polygraph import metrics
 from polygraph._arrays import read_npz
@@ -18,7 +19,7 @@ from polygraph.data import (
     open_images,
     open_shapes,
 )
-from polygraph.data.image_files import CIFAR10_TEST, CIFAR10_TRAIN
+from polygraph.data.image_files import CIFAR10_TEST, CIFAR10_TRAIN, read_picture
 
 GIB = 1 << 30
 
@@ -146,6 +147,17 @@ def test_images_that_do_not_fit(tmp_path, little):
         open_images(config)
     little(5)
     assert open_images(config).size == 64
+
+
+def test_a_picture_that_does_not_fit(tmp_path, little):
+    """A small file may be a large picture: its header is looked at first."""
+    Image.new("L", (2000, 1000)).save(tmp_path / "a.png")
+    with pytest.raises(
+        ValueError, match=r"a\.png: not a readable picture: 2000 x 1000 pixels: needs"
+    ):
+        read_picture(tmp_path / "a.png", 32, 3)
+    little(16)
+    assert read_picture(tmp_path / "a.png", 32, 3).shape == (3, 32, 32)
 
 
 def test_errors_and_lists_that_do_not_fit(tmp_path, little):

@@ -39,6 +39,7 @@ _MAX_BATCH = 1 << 26  # bytes of one file of CIFAR-10, which has 3.1e7
 _MAX_HEADER = 1 << 20  # of one member of an archive: long names
 _MAX_TAIL = 1 << 20  # zeros at the end of an archive
 _MAX_PIXELS = 1 << 26  # of one picture: 8192 x 8192
+_OF_A_PIXEL = 8  # bytes of memory, at most, while a picture is read
 _STRIP = 64  # rows
 _TRANSPARENT = ("LA", "La", "PA", "RGBA", "RGBa")
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
@@ -378,6 +379,8 @@ def read_picture(path: str | Path, size: int, channels: int) -> Images:
                 raise ValueError(
                     f"at most {_MAX_PIXELS} pixels are read, got {file.width} x {file.height}"
                 )
+            pixels = file.width * file.height
+            check_room(_OF_A_PIXEL * pixels, f"{file.width} x {file.height} pixels")
             if file.mode.startswith(("I", "F")):
                 raise ValueError(f"want 8 bits a channel, got Pillow's mode {file.mode!r}")
             ImageOps.exif_transpose(file, in_place=True)
