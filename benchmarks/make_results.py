@@ -2,7 +2,8 @@
 
     python benchmarks/make_results.py      # or make results
 
-``pages/NAME.md`` is the template of ``docs/results/NAME.md``: Markdown, in which Jinja puts a value
+``pages/NAME.md`` is the template of ``docs/results/NAME.md`` (``index.md`` of its README.md, and
+``why.md`` of the table in the first README.md): Markdown, in which Jinja puts a value
 for each ``{{ ... }}``:
 
 - ``row("knn", workload="8 x 1024, C 66, k 8")`` is the one row of ``knn.json`` that has these
@@ -23,7 +24,7 @@ from pages.rows import LINK, number, origin, row, rows, span
 
 ROOT = Path(__file__).resolve().parents[1]
 TEMPLATES = Path(__file__).with_name("pages")
-PAGES = ("README", "kernels", "meshes", "images")
+PAGES = {"index": "README", "kernels": "kernels", "meshes": "meshes", "images": "images"}
 BEGIN, END = "<!-- made by `make results` -->", "<!-- end of what `make results` makes -->"
 FIXED = "the benchmark's own, for inputs and weights"  # seeds that are written in its source
 
@@ -94,7 +95,7 @@ def readme() -> str:
 def contents() -> dict[Path, str]:
     """Every file that is made, with its text."""
     folder = ROOT / "docs" / "results"
-    made = {folder / f"{name}.md": render(name) for name in PAGES}
+    made = {folder / f"{page}.md": render(template) for template, page in PAGES.items()}
     made[folder / "kernels_times.svg"] = kernels.chart_of_times()
     made[folder / "kernels_memory.svg"] = kernels.chart_of_memory()
     return made | {ROOT / "README.md": readme()}

@@ -85,7 +85,7 @@ def test_sentence_that_is_not_true_any_more(copied):
 
 def test_links_lead_to_files():
     """Every relative link and picture of the pages is here."""
-    for name in make_results.PAGES:
+    for name in make_results.PAGES.values():
         page = ROOT / "docs" / "results" / f"{name}.md"
         targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
         assert targets

@@ -12,7 +12,7 @@ SPIRALNET = "index_select + Linear"  # SpiralNet++'s way
 COLUMNS = (
     "workload", "forward: ours, ms", "peer / ours", "ours / floor",
     "forward + backward: ours, ms", "peer / ours", "ours / floor",
-    "peak MiB, forward: ours, peer", "forward + backward: ours, peer", "results alone",
+    "peak MiB, forward: ours, peer (results)", "forward + backward: ours, peer (results)",
 )  # fmt: skip
 
 
@@ -57,7 +57,6 @@ def compared(name: str, peer: str, floor: str) -> str:
                 *_times(forward, peer, floor),
                 *_times(both, peer, floor),
                 *(_memory(of, peer) for of in (forward, both)),
-                number(both["result_mib"], 1),
             ]
             for forward, both in pairs(name, peer)
         ),
@@ -73,7 +72,8 @@ def _times(of: Row, peer: str, floor: str) -> list[str]:
 
 
 def _memory(of: Row, peer: str) -> str:
-    return ", ".join(number(of["memory_mib"][who], 1) for who in ("ours", peer))
+    ours, theirs = (number(of["memory_mib"][who], 1) for who in ("ours", peer))
+    return f"{ours}, {theirs} ({number(of['result_mib'], 1)})"
 
 
 # ---- k nearest neighbours ----
