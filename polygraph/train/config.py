@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from polygraph._checks import check_numbers
+
 # Fields that do not say what is trained: a run may be resumed with other values.
 _FREE_FIELDS = (
     "accelerator",
@@ -28,6 +30,7 @@ _FREE_FIELDS = (
     "progress",
     "tensorboard",
 )
+_OF_ANY_SIZE = ("steps", "epochs", "seed", "eval_every", "checkpoint_every", "log_every")
 
 
 @dataclass(frozen=True)
@@ -84,10 +87,13 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not (_is_number(value) and 0 < value < math.inf):
                 raise ValueError(f"train: {name} must be positive and finite, got {value!r}")
+        if self.lr_decay > 2:
+            raise ValueError(f"train: lr_decay must be at most 2, got {self.lr_decay!r}")
         if not (_is_number(self.weight_decay) and 0 <= self.weight_decay < math.inf):
             raise ValueError(f"train: weight_decay must be 0 or more, got {self.weight_decay!r}")
         if type(self.seed) is not int or not 0 <= self.seed < 2**63:
             raise ValueError(f"train: seed must be in [0, 2^63), got {self.seed!r}")
+        check_numbers("train", self, _OF_ANY_SIZE)
 
     def total_steps(self, num_samples: int) -> int:
         """Optimiser steps of the whole run on a training set of ``num_samples``."""

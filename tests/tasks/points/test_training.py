@@ -144,6 +144,9 @@ def test_batches_are_scaled_and_shifted_copies():
     """Functions of seed and step alone, however many processes share them."""
     data, config = open_shapes(DATA), points_train_config(batch_size=8, seed=4)
     plain = PointBatches(data, config)
+    lying = PointBatches(data, config, memory_limit=0)
+    for held, gathered in zip(plain(3), lying(3), strict=True):
+        assert torch.equal(held, gathered)
     moved = PointBatches(data, config, scale=1.5, shift=0.2)
     shared = [PointBatches(data, config, scale=1.5, shift=0.2, rank=r, world=2) for r in range(2)]
     factors, offsets = [], []
