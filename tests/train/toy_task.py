@@ -54,7 +54,7 @@ class ToyTask(Task):
 def train(folder, *, resume=False, poison=None, fabric=None, **settings):
     """Train the toy task, with another Fabric if one is given; returns (trainer, task)."""
     settings = {"steps": 60, "batch_size": 8, "eval_every": 6, "checkpoint_every": 4, **settings}
-    config = TrainConfig(accelerator="cpu", log_every=5, **settings)
+    config = TrainConfig(**{"accelerator": "cpu", "log_every": 5, **settings})
     fabric = fabric or make_fabric(config)
     with process_group(fabric):
         task = ToyTask(fabric, config, poison)
