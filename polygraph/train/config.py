@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from polygraph.nn._choices import check_choice
+from polygraph._checks import check_choice
 from polygraph.train.optimizer import OptimizerConfig
 from polygraph.train.schedule import TO_THE_END, ScheduleConfig, rate_at
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from polygraph.nn._choices import check_choice
+from polygraph._checks import check_choice
 from polygraph.nn.norm import SecondOrderNorm
 
 OPTIMIZERS = ("adam", "adamw", "sgd")

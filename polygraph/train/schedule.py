@@ -17,7 +17,7 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
-from polygraph.nn._choices import check_choice
+from polygraph._checks import check_choice
 from polygraph.train.optimizer import check_belongs, check_flags, check_numbers, is_number
 
 if TYPE_CHECKING:
