@@ -221,6 +221,45 @@ def test_schemas_are_short():
     assert LONG_SCHEMAS - long == set(), "no exceptions any more: take them off the list"
 
 
+def names_in(tree):
+    """What a module defines, imports or announces at its top."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            yield from (alias.asname or alias.name for alias in node.names)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            yield from ast.literal_eval(node.value)
+
+
+def is_there(path):
+    """Whether a dotted path names a module, or something in one."""
+    parts = path.split(".")
+    for end in range(len(parts), 0, -1):
+        module = ".".join(parts[:end])
+        if module in modules():
+            return end == len(parts) or parts[end] in names_in(modules()[module][1])
+    return False
+
+
+def test_dotted_names_in_words_lead_somewhere():
+    """Documents, docstrings and messages name modules by where they are."""
+    texts = [path for path, _ in modules().values()]
+    for folder in (".", "docs", "datasets", "benchmarks"):
+        texts += (REPOSITORY / folder).glob("*.md")
+    lost = {
+        f"{path.relative_to(REPOSITORY).as_posix()}: {name}"
+        for path in texts
+        for name in re.findall(
+            r"(?<![\w./-])polygraph(?:\.[A-Za-z]\w*)+(?![\w/])", path.read_text()
+        )
+        if not is_there(name)
+    }
+    assert lost == set()
+
+
 def promised():
     """Names in the README's table of packages, with the package that they are promised of."""
     packages, found = [], defaultdict(set)
