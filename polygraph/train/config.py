@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 
 from polygraph._checks import check_choice
-from polygraph.train.optimizer import OptimizerConfig
-from polygraph.train.schedule import TO_THE_END, ScheduleConfig, rate_at
+from polygraph.train.optimizer import check_counts
+from polygraph.train.schedule import TO_THE_END, ScheduleConfig
 
 ACCELERATORS = ("auto", "cpu", "cuda")
 PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
@@ -36,19 +36,20 @@ _FREE_FIELDS = (
 )
 # Settings that every run has had. The others count only where they differ from their defaults, so
 # that runs and hashes of earlier versions stay what they are.
-_OLD_FIELDS = ("learning_rate", "weight_decay", "grad_clip", "schedule", "lr_decay")
+_OLD_FIELDS = (
+    *("learning_rate", "weight_decay", "grad_clip"),
+    *("batch_size", "schedule", "lr_decay"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(OptimizerConfig, ScheduleConfig):
+class TrainConfig(ScheduleConfig):
     """Settings of a training run. The defaults are the published recipe for mesh autoencoders.
 
-    Optimizer and schedule have their settings in `OptimizerConfig` and `ScheduleConfig`.
+    Those of the optimizer are in `polygraph.train.optimizer.OptimizerConfig`, the run's length and
+    its learning rates in `polygraph.train.schedule.ScheduleConfig`.
 
     Attributes:
-        steps: optimiser steps; when given it wins over ``epochs``.
-        epochs: passes over the training set.
-        batch_size: samples per step over all processes together.
         seed: initialisation and sampling.
         eval_every: steps between validations; default one epoch, but at most 100 times per run.
         checkpoint_every: steps between checkpoints; default as ``eval_every``.
@@ -62,9 +63,6 @@ class TrainConfig(OptimizerConfig, ScheduleConfig):
         tensorboard: also write TensorBoard events (needs the package tensorboard).
     """
 
-    steps: int | None = None
-    epochs: int = 300
-    batch_size: int = 16
     seed: int = 0
     eval_every: int | None = None
     checkpoint_every: int | None = None
@@ -77,48 +75,12 @@ class TrainConfig(OptimizerConfig, ScheduleConfig):
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot train."""
-        at_least_one = ("epochs", "batch_size", "log_every")
-        for name in (*at_least_one, "steps", "eval_every", "checkpoint_every", "num_threads"):
-            value = getattr(self, name)
-            if name not in at_least_one and value is None:
-                continue
-            if type(value) is not int or value < 1:
-                raise ValueError(f"train: {name} must be at least 1, got {value!r}")
+        super().__post_init__()
+        check_counts(self, ("eval_every", "checkpoint_every", "log_every", "num_threads"))
         if type(self.seed) is not int or not 0 <= self.seed < 2**63:
             raise ValueError(f"train: seed must be in [0, 2^63), got {self.seed!r}")
         check_choice("train", "accelerator", self.accelerator, ACCELERATORS)
         check_choice("train", "precision", self.precision, PRECISIONS)
-        OptimizerConfig.__post_init__(self)
-        ScheduleConfig.__post_init__(self)
-        self._check_together()
-
-    def _check_together(self) -> None:
-        """Refuse settings of the optimizer and the schedule that do not go together."""
-        if self.min_learning_rate > self.learning_rate:
-            raise ValueError(
-                f"train: min_learning_rate must be at most learning_rate, {self.learning_rate}, "
-                f"got {self.min_learning_rate}"
-            )
-        name = "momentum" if self.optimizer == "sgd" else "beta1"
-        if self.schedule == "onecycle" and self.cycle_momentum and getattr(self, name) != 0.9:
-            raise ValueError(
-                f"train: {name} goes from 0.95 to 0.85 and back with cycle_momentum, got "
-                f"{getattr(self, name)}"
-            )
-
-    def total_steps(self, num_samples: int) -> int:
-        """Optimiser steps of the whole run on a training set of ``num_samples``."""
-        if self.steps is not None:
-            return self.steps
-        return max(1, math.ceil(self.epochs * num_samples / self.batch_size))
-
-    def length(self) -> dict[str, int]:
-        """What the run's length is given by: steps or epochs."""
-        return {"epochs": self.epochs} if self.steps is None else {"steps": self.steps}
-
-    def epoch(self, step: int, num_samples: int) -> int:
-        """Completed passes over the training set before ``step`` (0-based)."""
-        return step * self.batch_size // num_samples
 
     def eval_interval(self, num_samples: int) -> int:
         """Steps between validations."""
@@ -127,14 +89,6 @@ class TrainConfig(OptimizerConfig, ScheduleConfig):
         epoch = math.ceil(num_samples / self.batch_size)
         return max(epoch, math.ceil(self.total_steps(num_samples) / 100))
 
-    def learning_rate_at(self, step: int, num_samples: int) -> float:
-        """Learning rate of ``step`` (0-based).
-
-        Raises:
-            ValueError: the schedule is ``plateau`` or ``onecycle``: ask a `Schedule`.
-        """
-        return rate_at(self, step, num_samples)
-
     def semantics(self) -> dict[str, Any]:
         """The fields that decide about the weights, for comparing a run with its checkpoint.
 
@@ -142,10 +96,9 @@ class TrainConfig(OptimizerConfig, ScheduleConfig):
         may be prolonged. When there is a validation matters to the plateau alone.
         """
         settings = {k: v for k, v in asdict(self).items() if k not in _FREE_FIELDS}
-        for name in ("steps", "epochs"):
-            del settings[name]
-        for field in (*fields(OptimizerConfig), *fields(ScheduleConfig)):
-            if field.name not in _OLD_FIELDS and settings[field.name] == field.default:
+        for field in fields(ScheduleConfig):
+            as_ever = field.name not in _OLD_FIELDS and settings[field.name] == field.default
+            if as_ever or field.name in ("steps", "epochs"):
                 del settings[field.name]
         if self.schedule == "plateau":
             settings["eval_every"] = self.eval_every

@@ -83,6 +83,20 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def check_counts(config: Any, names: tuple[str, ...], *, low: int = 1) -> None:
+    """Refuse settings that are no integers from ``low``; None passes where it is the default.
+
+    Raises:
+        ValueError: names the setting, with the least value.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if value is None and default_of(config, name) is None:
+            continue
+        if type(value) is not int or value < low:
+            raise ValueError(f"train: {name} must be at least {low}, got {value!r}")
+
+
 def check_numbers(
     config: Any,
     names: tuple[str, ...],

@@ -11,17 +11,21 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
 from polygraph._checks import check_choice
-from polygraph.train.optimizer import check_belongs, check_flags, check_numbers, is_number
-
-if TYPE_CHECKING:
-    from polygraph.train.config import TrainConfig
+from polygraph.train.optimizer import (
+    OptimizerConfig,
+    check_belongs,
+    check_counts,
+    check_flags,
+    check_numbers,
+    is_number,
+)
 
 # setting -> the schedules that it is for; published's lr_decay may stand in any configuration
 _BELONGS: dict[str, tuple[str, ...]] = {
@@ -35,13 +39,16 @@ _BELONGS: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScheduleConfig:
-    """How the learning rate changes; a part of `polygraph.train.config.TrainConfig`.
+class ScheduleConfig(OptimizerConfig):
+    """How long a run is, and its learning rates; a part of `polygraph.train.config.TrainConfig`.
 
     An epoch is a pass over the training set: step t (0-based) of batches of B out of N samples is
     at epoch t B / N, which need not be whole.
 
     Attributes:
+        steps: optimiser steps; when given it wins over ``epochs``.
+        epochs: passes over the training set.
+        batch_size: samples per step over all processes together.
         schedule: ``published`` (times ``lr_decay`` after every epoch), ``cosine`` (half a wave) or
             ``linear``, both to ``min_learning_rate`` after the last step, ``constant``,
             ``multistep`` (times ``lr_factor`` at each of ``milestones``), ``plateau`` (times
@@ -61,6 +68,9 @@ class ScheduleConfig:
             0.85 while the rate rises, and back.
     """
 
+    steps: int | None = None
+    epochs: int = 300
+    batch_size: int = 16
     schedule: str = "published"
     lr_decay: float = 0.99
     milestones: tuple[float, ...] = ()
@@ -73,14 +83,15 @@ class ScheduleConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot train, or that the schedule would not look at."""
+        super().__post_init__()
+        check_counts(self, ("steps", "epochs", "batch_size"))
         check_choice("train", "schedule", self.schedule, SCHEDULES)
         object.__setattr__(self, "milestones", _checked_milestones(self.milestones))
         check_numbers(self, ("lr_decay",), low=0, low_open=True)
         check_numbers(self, ("lr_factor", "onecycle_rise"), low=0, high=1, low_open=True)
         check_numbers(self, ("min_learning_rate", "warmup_epochs"), low=0)
         check_flags(self, ("cycle_momentum",))
-        if type(self.patience) is not int or self.patience < 0:
-            raise ValueError(f"train: patience must be 0 or more, got {self.patience!r}")
+        check_counts(self, ("patience",), low=0)
         check_belongs(self, "schedule", _BELONGS)
         if self.schedule == "multistep" and not self.milestones:
             raise ValueError("train: milestones must name at least one epoch for multistep, got []")
@@ -89,6 +100,48 @@ class ScheduleConfig:
                 "train: onecycle has its own warm-up (onecycle_rise), got warmup_epochs "
                 f"{self.warmup_epochs}"
             )
+        self._check_rates()
+
+    def _check_rates(self) -> None:
+        """Refuse settings of the optimizer and the schedule that do not go together."""
+        if self.min_learning_rate > self.learning_rate:
+            raise ValueError(
+                f"train: min_learning_rate must be at most learning_rate, {self.learning_rate}, "
+                f"got {self.min_learning_rate}"
+            )
+        name = "momentum" if self.optimizer == "sgd" else "beta1"
+        if self.schedule == "onecycle" and self.cycle_momentum and getattr(self, name) != 0.9:
+            raise ValueError(
+                f"train: {name} goes from 0.95 to 0.85 and back with cycle_momentum, got "
+                f"{getattr(self, name)}"
+            )
+
+    def total_steps(self, num_samples: int) -> int:
+        """Optimiser steps of the whole run on a training set of ``num_samples``."""
+        if self.steps is not None:
+            return self.steps
+        return max(1, math.ceil(self.epochs * num_samples / self.batch_size))
+
+    def length(self) -> dict[str, int]:
+        """What the run's length is given by: steps or epochs."""
+        return {"epochs": self.epochs} if self.steps is None else {"steps": self.steps}
+
+    def epoch(self, step: int, num_samples: int) -> int:
+        """Completed passes over the training set before ``step`` (0-based)."""
+        return step * self.batch_size // num_samples
+
+    def learning_rate_at(self, step: int, num_samples: int) -> float:
+        """Learning rate of ``step`` (0-based), warm-up included.
+
+        Raises:
+            ValueError: the schedule is ``plateau`` or ``onecycle``: ask a `Schedule`.
+        """
+        if self.schedule not in _RATES:
+            raise ValueError(
+                f"train: the rate of schedule {self.schedule} is its Schedule's to say"
+            )
+        rate = _RATES[self.schedule](self, step, num_samples)
+        return rate * warmup_at(self, step, num_samples)
 
 
 def _checked_milestones(values: Any) -> tuple[float, ...]:
@@ -103,31 +156,31 @@ def _checked_milestones(values: Any) -> tuple[float, ...]:
 # ---- functions of (configuration, step) ----
 
 
-def _published(config: TrainConfig, step: int, num_samples: int) -> float:
+def _published(config: ScheduleConfig, step: int, num_samples: int) -> float:
     return config.learning_rate * float(config.lr_decay ** config.epoch(step, num_samples))
 
 
-def _cosine(config: TrainConfig, step: int, num_samples: int) -> float:
+def _cosine(config: ScheduleConfig, step: int, num_samples: int) -> float:
     done, low = step / config.total_steps(num_samples), config.min_learning_rate
     return low + (config.learning_rate - low) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def _linear(config: TrainConfig, step: int, num_samples: int) -> float:
+def _linear(config: ScheduleConfig, step: int, num_samples: int) -> float:
     done, low = step / config.total_steps(num_samples), config.min_learning_rate
     return low + (config.learning_rate - low) * (1 - done)
 
 
-def _constant(config: TrainConfig, step: int, num_samples: int) -> float:
+def _constant(config: ScheduleConfig, step: int, num_samples: int) -> float:
     return config.learning_rate
 
 
-def _multistep(config: TrainConfig, step: int, num_samples: int) -> float:
+def _multistep(config: ScheduleConfig, step: int, num_samples: int) -> float:
     seen = step * config.batch_size
     passed = sum(seen >= milestone * num_samples for milestone in config.milestones)
     return config.learning_rate * float(config.lr_factor**passed)
 
 
-_RATES: dict[str, Callable[[TrainConfig, int, int], float]] = {
+_RATES: dict[str, Callable[[ScheduleConfig, int, int], float]] = {
     "published": _published,
     "cosine": _cosine,
     "linear": _linear,
@@ -138,18 +191,7 @@ SCHEDULES = (*_RATES, "plateau", "onecycle")
 TO_THE_END = ("cosine", "linear", "onecycle")  #: those for which the number of steps matters
 
 
-def rate_at(config: TrainConfig, step: int, num_samples: int) -> float:
-    """Learning rate of ``step`` (0-based), warm-up included.
-
-    Raises:
-        ValueError: the schedule is ``plateau`` or ``onecycle``: ask a `Schedule`.
-    """
-    if config.schedule not in _RATES:
-        raise ValueError(f"train: the rate of schedule {config.schedule} is its Schedule's to say")
-    return _RATES[config.schedule](config, step, num_samples) * warmup_at(config, step, num_samples)
-
-
-def warmup_at(config: TrainConfig, step: int, num_samples: int) -> float:
+def warmup_at(config: ScheduleConfig, step: int, num_samples: int) -> float:
     """The factor of ``step`` (0-based) that warms up: (step + 1) / steps of warm-up, at most 1."""
     steps = config.warmup_epochs * num_samples / config.batch_size
     return 1.0 if step + 1 >= steps else (step + 1) / steps
@@ -172,7 +214,7 @@ class Schedule:
         ValueError: one-cycle rises in no more than one step.
     """
 
-    def __init__(self, config: TrainConfig, num_samples: int) -> None:
+    def __init__(self, config: ScheduleConfig, num_samples: int) -> None:
         self.config, self.num_samples = config, num_samples
         own = torch.optim.SGD([torch.zeros(1)], lr=config.learning_rate, momentum=0.9)
         self._group: dict[str, Any] = own.param_groups[0]
@@ -195,7 +237,7 @@ class Schedule:
         if self._cycle is not None:
             self._move(step)
             return float(self._group["lr"])
-        return rate_at(self.config, step, self.num_samples)
+        return self.config.learning_rate_at(step, self.num_samples)
 
     def momentum(self, step: int) -> float | None:
         """What one-cycle makes of SGD's momentum or Adam's beta1 at ``step``; None elsewhere."""
@@ -255,7 +297,7 @@ class Schedule:
         self._plateau.best, self._plateau.num_bad_epochs = float(best), bad
 
 
-def _one_cycle(own: Optimizer, config: TrainConfig, total: int) -> OneCycleLR:
+def _one_cycle(own: Optimizer, config: ScheduleConfig, total: int) -> OneCycleLR:
     """PyTorch's one-cycle over ``total`` steps, with its defaults."""
     if config.onecycle_rise * total <= 1:
         raise ValueError(

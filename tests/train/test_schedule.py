@@ -179,7 +179,7 @@ def test_each_optimizer_takes_its_share():
         ({"schedule": "multistep", "milestones": [math.nan]}, "must be positive epochs that rise"),
         ({"schedule": "multistep", "milestones": 40}, "must be positive epochs that rise, got 40"),
         ({"milestones": [3]}, r"milestones is for schedule multistep, got \(3.0,\) with schedule"),
-        ({"schedule": "plateau", "patience": -1}, "patience must be 0 or more, got -1"),
+        ({"schedule": "plateau", "patience": -1}, "patience must be at least 0, got -1"),
         ({"schedule": "plateau", "lr_factor": 1.0}, r"lr_factor must be in \(0, 1\), got 1.0"),
         ({"patience": 3}, "patience is for schedule plateau, got 3 with schedule published"),
         ({"lr_decay": 0}, "lr_decay must be positive and finite, got 0"),
