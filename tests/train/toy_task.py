@@ -28,14 +28,14 @@ class ToyTask(Task):
         self.fabric, self.config, self.poison = fabric, config, poison or {}
         self.net, self.optimizer = fabric.setup(net, optimizer)
         generator = torch.Generator().manual_seed(7)
-        self.x = torch.randn(SAMPLES, 6, generator=generator)
+        self.x = torch.randn(SAMPLES, 6, generator=generator).to(fabric.device)
         self.y = self.x.square().sum(dim=1, keepdim=True)
         self.seen = []
 
     def training_step(self, step):
         indices = sample_indices(self.config.seed, SAMPLES, self.config.batch_size, step)
         self.seen.append(indices)
-        noise = 0.01 * torch.randn(len(indices), 1) + 0.01 * float(np.random.rand())  # noqa: NPY002
+        noise = 0.01 * torch.randn_like(self.y[indices]) + 0.01 * float(np.random.rand())  # noqa: NPY002
         loss = (self.net(self.x[indices]) - self.y[indices] - noise).square().mean()
         if step in self.poison:
             loss = self.poison[step](loss)
