@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import zipfile
 from typing import Any
 
@@ -57,7 +56,7 @@ def read_npz(path: PathLike, error: type[Exception] = ValueError) -> dict[str, N
                 raise error(f"{path}: must have at most {_MOST_MEMBERS} arrays, each name once")
             checked_expansion(sum(m.file_size for m in members), size, str(path), error)
             return {
-                name: _read_npy(archive.read(member))
+                name: _read_npy(archive, member)
                 for name, member in zip(names, members, strict=True)
             }
     except Exception as fault:  # a damaged archive can fail anywhere between zip and array
@@ -67,9 +66,10 @@ def read_npz(path: PathLike, error: type[Exception] = ValueError) -> dict[str, N
         raise error(f"{path}: not a readable .npz archive: {detail}") from fault
 
 
-def _read_npy(data: bytes) -> NDArray[Any]:
-    buffer = io.BytesIO(data)
-    array: NDArray[Any] = np.lib.format.read_array(buffer, allow_pickle=False)
-    if buffer.read(1):
-        raise ValueError("an array is followed by other bytes")
+def _read_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:
+    """One array, in pieces: in memory once. Reading to the end compares the checksum."""
+    with archive.open(member) as file:
+        array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+        if file.read(1):
+            raise ValueError("an array is followed by other bytes")
     return array

@@ -1,8 +1,8 @@
 """Training batches, functions of (seed, step) alone.
 
 Of meshes, normalised: from memory when they fit, else from the memory map. Of point clouds, scaled
-and shifted at random, always from memory. Of images, as bytes in memory or in the map, cropped and
-mirrored at random.
+and shifted at random, and of images, as bytes, cropped and mirrored at random: copied to the device
+when they fit, else from where they lie.
 """
 
 from __future__ import annotations
@@ -103,6 +103,9 @@ class NormalizedBatches:
 class PointBatches:
     """Training batches of clouds, scaled and shifted at random, by step.
 
+    Points up to ``memory_limit`` bytes are held on the device; more are gathered from where they
+    lie. Both give the same numbers.
+
     Args:
         dataset: its training shapes are used.
         config: batch size and seed.
@@ -112,6 +115,7 @@ class PointBatches:
         shift: see `polygraph.tasks.points.training.PointsRunConfig`.
         rank: of this process.
         world: number of processes; each takes every world-th cloud of a batch.
+        memory_limit: bytes; None for :func:`memory_limit_on` the device.
     """
 
     def __init__(
@@ -125,10 +129,17 @@ class PointBatches:
         shift: float = 0.0,
         rank: int = 0,
         world: int = 1,
+        memory_limit: int | None = None,
     ) -> None:
         self.config, self.scale, self.shift = config, scale, shift
-        self.rank, self.world = rank, world
-        self._points = torch.from_numpy(dataset.points[dataset.train]).to(device, dtype)
+        self.rank, self.world, self.dataset = rank, world, dataset
+        self.device, self.dtype = torch.device(device), dtype
+        self._held: Tensor | None = None
+        size = dataset.points[0].size * len(dataset.train) * dtype.itemsize
+        if memory_limit is None:
+            memory_limit = memory_limit_on(self.device)
+        if size <= memory_limit:
+            self._held = torch.from_numpy(dataset.points[dataset.train]).to(device, dtype)
         self._labels = torch.from_numpy(dataset.labels[dataset.train]).to(device)
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
@@ -143,7 +154,11 @@ class PointBatches:
         )
         mine = slice(self.rank, None, self.world)
         rows = torch.from_numpy(chosen[mine]).to(self._labels.device)
-        points = self._points[rows]
+        if self._held is None:
+            lying = torch.from_numpy(self.dataset.points[self.dataset.train[chosen[mine]]])
+            points = lying.to(self.device, self.dtype)
+        else:
+            points = self._held[rows]
         factor, offset = (torch.from_numpy(part[mine]).to(points) for part in drawn)
         return torch.addcmul(offset, points, factor), self._labels[rows]
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from polygraph._checks import check_choice
+from polygraph._checks import check_choice, check_numbers
 from polygraph.train.optimizer import check_counts
 from polygraph.train.schedule import TO_THE_END, ScheduleConfig
 
@@ -34,6 +34,7 @@ _FREE_FIELDS = (
     "progress",
     "tensorboard",
 )
+_OF_ANY_SIZE = ("steps", "epochs", "seed", "eval_every", "checkpoint_every", "log_every")
 # Settings that every run has had. The others count only where they differ from their defaults, so
 # that runs and hashes of earlier versions stay what they are.
 _OLD_FIELDS = (
@@ -81,6 +82,7 @@ class TrainConfig(ScheduleConfig):
             raise ValueError(f"train: seed must be in [0, 2^63), got {self.seed!r}")
         check_choice("train", "accelerator", self.accelerator, ACCELERATORS)
         check_choice("train", "precision", self.precision, PRECISIONS)
+        check_numbers("train", self, _OF_ANY_SIZE)
 
     def eval_interval(self, num_samples: int) -> int:
         """Steps between validations."""

@@ -128,11 +128,18 @@ class Trainer:
     def _first(self) -> bool:
         return bool(self.fabric.global_rank == 0)
 
-    def run(self, resume: bool = False, describe: Callable[[], None] | None = None) -> Progress:
+    def run(
+        self,
+        resume: bool = False,
+        describe: Callable[[], None] | None = None,
+        prepare: Callable[[], None] | None = None,
+    ) -> Progress:
         """Train to the last step, from the last checkpoint when ``resume`` and there is one.
 
         Args:
             resume: go on where there is a checkpoint.
+            prepare: called on every process when the folder is known to hold this run or none,
+                for work that a refused run must not do.
             describe: called on the first process before the first step, to write what lies beside
                 the checkpoints. What the folder holds is compared with this run before, so that
                 nothing of another run is written over.
@@ -144,7 +151,10 @@ class Trainer:
                 checkpoint is good.
         """
         with self._locked():
-            return self._run(self._start(resume), describe)
+            resumed = self._start(resume)
+            if prepare is not None:
+                prepare()
+            return self._run(resumed, describe)
 
     def _run(self, resumed: bool, describe: Callable[[], None] | None) -> Progress:
         if describe is not None and self._first:

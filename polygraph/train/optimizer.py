@@ -64,9 +64,9 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         """Refuse settings that cannot train, or that the optimizer would not look at."""
         check_choice("train", "optimizer", self.optimizer, OPTIMIZERS)
-        check_numbers(self, ("learning_rate", "grad_clip", "clip_value"), low=0, low_open=True)
-        check_numbers(self, ("weight_decay",), low=0)
-        check_numbers(self, ("momentum", "beta1", "beta2"), low=0, high=1)
+        check_ranges(self, ("learning_rate", "grad_clip", "clip_value"), low=0, low_open=True)
+        check_ranges(self, ("weight_decay",), low=0)
+        check_ranges(self, ("momentum", "beta1", "beta2"), low=0, high=1)
         check_flags(self, ("decay_all", "nesterov"))
         check_belongs(self, "optimizer", _BELONGS)
         if self.grad_clip is not None and self.clip_value is not None:
@@ -97,7 +97,7 @@ def check_counts(config: Any, names: tuple[str, ...], *, low: int = 1) -> None:
             raise ValueError(f"train: {name} must be at least {low}, got {value!r}")
 
 
-def check_numbers(
+def check_ranges(
     config: Any,
     names: tuple[str, ...],
     *,

@@ -23,7 +23,7 @@ from polygraph.train.optimizer import (
     check_belongs,
     check_counts,
     check_flags,
-    check_numbers,
+    check_ranges,
     is_number,
 )
 
@@ -87,9 +87,11 @@ class ScheduleConfig(OptimizerConfig):
         check_counts(self, ("steps", "epochs", "batch_size"))
         check_choice("train", "schedule", self.schedule, SCHEDULES)
         object.__setattr__(self, "milestones", _checked_milestones(self.milestones))
-        check_numbers(self, ("lr_decay",), low=0, low_open=True)
-        check_numbers(self, ("lr_factor", "onecycle_rise"), low=0, high=1, low_open=True)
-        check_numbers(self, ("min_learning_rate", "warmup_epochs"), low=0)
+        check_ranges(self, ("lr_decay",), low=0, low_open=True)
+        if self.lr_decay > 2:
+            raise ValueError(f"train: lr_decay must be at most 2, got {self.lr_decay!r}")
+        check_ranges(self, ("lr_factor", "onecycle_rise"), low=0, high=1, low_open=True)
+        check_ranges(self, ("min_learning_rate", "warmup_epochs"), low=0)
         check_flags(self, ("cycle_momentum",))
         check_counts(self, ("patience",), low=0)
         check_belongs(self, "schedule", _BELONGS)

@@ -137,6 +137,21 @@ def test_bad_yaml_is_a_usage_error(tmp_path, capsys, text):
     fails(capsys, ["train", "mesh", "--out", str(tmp_path / "run"), "--config", str(path)], 2)
 
 
+@pytest.mark.parametrize("kind", ["mesh", "points", "gan"])
+def test_a_bomb_of_yaml_aliases_is_refused_by_name(tmp_path, capsys, kind):
+    """Nothing is expanded: nine names of nine stand for 3.5e8 numbers."""
+    levels = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9)]
+    path = tmp_path / "bomb.yaml"
+    path.write_text("\n".join(["steps: 3", "a0: &a0 [1, 2, 3]", *levels]))
+    assert main(["train", kind, "--config", str(path), "--out", str(tmp_path / "run")]) == 2
+    line = capsys.readouterr().err
+    assert "bomb.yaml: line 2: anchors and aliases are not read, got 'a0'" in line
+    assert len(line) < 500
+    path.write_text("steps: *undefined")
+    assert main(["train", kind, "--config", str(path), "--out", str(tmp_path / "run")]) == 2
+    assert "line 1: anchors and aliases are not read" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message", "status"),
     [

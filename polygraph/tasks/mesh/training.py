@@ -21,15 +21,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from polygraph import metrics
-from polygraph._checks import check_choice
+from polygraph._checks import check_choice, check_numbers, check_positive
 from polygraph.data import MeshDataConfig, open_dataset
 from polygraph.data.known import remember
 from polygraph.data.store import default_cache_dir
 from polygraph.mesh.hierarchy import MeshHierarchy, load_or_build
 from polygraph.mesh.spiral import SpiralConfig
+from polygraph.metrics.vertex_error import check_errors_fit
 from polygraph.models.mesh.mesh_autoencoder import MeshAutoencoder, MeshAutoencoderConfig
 from polygraph.train.batches import NormalizedBatches
-from polygraph.train.checkpoint import load_weights, write_atomic, write_json
+from polygraph.train.checkpoint import load_weights, seal, write_atomic, write_json
 from polygraph.train.config import TrainConfig, config_hash
 from polygraph.train.distributed import gather_rows, make_fabric, process_group, shard
 from polygraph.train.loop import BEST, LAST, Progress, Trainer
@@ -80,11 +81,14 @@ class MeshRunConfig:
 
     def __post_init__(self) -> None:
         """Turn lists (from YAML) into tuples, compare the number of levels, check the choices."""
+        check_numbers("train", self)
         check_choice("train", "normalization", self.normalization, NORMALIZATIONS)
         check_choice("train", "loss", self.loss, LOSSES)
         if not (self.augmentation >= 0 and math.isfinite(self.augmentation)):
             raise ValueError(f"train: augmentation must be 0 or more, got {self.augmentation}")
         object.__setattr__(self, "factors", tuple(self.factors))
+        for factor in self.factors:
+            check_positive("train", factors=factor)
         levels = len(self.model.encoder_channels)
         if len(self.factors) != levels:
             raise ValueError(
@@ -214,6 +218,8 @@ class MeshTask(SupervisedTask):
         loss: str = "l1",
         augmentation: float = 0.0,
     ) -> None:
+        # Before the first step, and not after the last one.
+        check_errors_fit(max(len(split.val), len(split.test)), dataset.num_vertices)
         self._unwrapped = ReconstructionLoss(model, loss)
         super().__init__(fabric, config, model, self._unwrapped, len(split.train))
         self.dataset, self.split = dataset, split
@@ -399,6 +405,7 @@ def _finish(
         "processes": task.fabric.world_size,
         **meta,
     }
+    result = seal(result)
     if task.fabric.global_rank == 0:
         write_errors(folder, test)
         write_json(folder / RESULT, result)

@@ -19,10 +19,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from polygraph._checks import check_numbers
 from polygraph.data.shapes import ShapeDataConfig, ShapeDataset, open_shapes
 from polygraph.models.points.dgcnn import DGCNNClassifier, DGCNNClassifierConfig
 from polygraph.train.batches import PointBatches
-from polygraph.train.checkpoint import load_weights, write_json
+from polygraph.train.checkpoint import load_weights, seal, write_json
 from polygraph.train.config import TrainConfig, config_hash
 from polygraph.train.distributed import make_fabric, process_group
 from polygraph.train.loop import BEST, LAST, Progress, Trainer
@@ -67,6 +68,7 @@ class PointsRunConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot train."""
+        check_numbers("train", self)
         if not 0 <= self.label_smoothing <= 0.5:
             raise ValueError(
                 f"train: label_smoothing must be in [0, 0.5], got {self.label_smoothing}"
@@ -272,6 +274,7 @@ def _finish(
         "processes": task.fabric.world_size,
         **meta,
     }
+    result = seal(result)
     if task.fabric.global_rank == 0:
         write_json(folder / RESULT, result)
     return result

@@ -167,6 +167,9 @@ def test_batches_are_scaled_and_shifted_copies():
     """Functions of seed and step alone, however many processes share them."""
     data, config = open_shapes(DATA), points_train_config(batch_size=8, seed=4)
     plain = PointBatches(data, config)
+    lying = PointBatches(data, config, memory_limit=0)
+    for held, gathered in zip(plain(3), lying(3), strict=True):
+        assert torch.equal(held, gathered)
     moved = PointBatches(data, config, scale=1.5, shift=0.2)
     shared = [PointBatches(data, config, scale=1.5, shift=0.2, rank=r, world=2) for r in range(2)]
     factors, offsets = [], []
@@ -271,7 +274,7 @@ def test_the_command_line(tmp_path, capsys):
     from polygraph.cli import main
 
     assert main(["train", "--help"]) == 0
-    assert "polygraph train points" in capsys.readouterr().out
+    assert "Classifiers of point clouds" in capsys.readouterr().out
     out = str(tmp_path / "run")
     config = tmp_path / "c.yaml"
     config.write_text("model: {edge_channels: [8, 8], head_channels: [12]}\nbatch_size: 4\n")
