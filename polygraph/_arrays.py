@@ -1,7 +1,11 @@
-"""Arrays from ``.npz`` archives that may come from anybody: sizes are counted before expansion."""
+"""Arrays: their hash, and ``.npz`` archives that may come from anybody.
+
+The sizes in an archive are counted before it is expanded.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 from typing import Any
 
@@ -13,6 +17,16 @@ from polygraph._memory import readable_bytes
 
 MOST_RATIO = 100  #: of what is packed to its packed size, beyond the first MiB; data have 1 to 10
 _MOST_MEMBERS = 1000
+
+
+def array_sha256(*arrays: Any) -> str:
+    """SHA-256 of the types, shapes and elements of arrays of numbers, in their order."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        values = np.ascontiguousarray(array)
+        digest.update(f"{values.dtype.str}{values.shape}".encode())
+        digest.update(values.data)
+    return digest.hexdigest()
 
 
 def checked_expansion(size: int, packed: int, name: str, error: type[Exception]) -> None:

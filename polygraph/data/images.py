@@ -7,7 +7,6 @@ Networks see them as float32 in [-1, 1]: `to_float` and `to_uint8` are the way t
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import warnings
@@ -21,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from polygraph._arrays import array_sha256
 from polygraph._checks import check_numbers
 from polygraph._memory import check_room
 from polygraph._names import unknown_name
@@ -245,17 +245,9 @@ def _dataset(
         classes=classes,
         train=train,
         test=test,
-        content_hash=_digest(*content),
-        split_hash=_digest(train.astype("<i8"), test.astype("<i8")),
+        content_hash=array_sha256(*content),
+        split_hash=array_sha256(train.astype("<i8"), test.astype("<i8")),
     )
-
-
-def _digest(*arrays: NDArray[Any]) -> str:
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data.cast("B"))
-    return digest.hexdigest()
 
 
 def _padded(name: str, parts: list[Images], size: int) -> Images:

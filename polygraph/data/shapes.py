@@ -8,7 +8,6 @@ centred, within the unit sphere, and the second axis up.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from polygraph._arrays import read_npz
+from polygraph._arrays import array_sha256, read_npz
 from polygraph._checks import check_numbers
 from polygraph._memory import check_room
 from polygraph.mesh.origin import ZERO, Point, origin_of, to_float32
@@ -228,12 +227,12 @@ def _dataset(name: str, arrays: dict[str, NDArray[Any]], config: ShapeDataConfig
         train=train,
         val=val,
         test=test,
-        content_hash=_digest(
+        content_hash=array_sha256(
             np.asarray(points, "<f4"),
             labels.astype("<i8"),
             *([np.asarray(origin, "<f8")] if any(origin) else []),
         ),
-        split_hash=_digest(*(part.astype("<i8") for part in (train, val, test))),
+        split_hash=array_sha256(*(part.astype("<i8") for part in (train, val, test))),
         origin=origin,
     )
 
@@ -249,14 +248,6 @@ def _draw(
         draw = np.random.default_rng([config.val_seed, int(number)])
         held[draw.permutation(members)[:count]] = True
     return candidates[~held[candidates]], candidates[held[candidates]]
-
-
-def _digest(*arrays: NDArray[Any]) -> str:
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data.cast("B"))
-    return digest.hexdigest()
 
 
 # ---- built in ----

@@ -8,7 +8,6 @@ selects the weights; the test split is measured once. ``normalization="shared"``
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
 from dataclasses import asdict, dataclass, field, replace
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from polygraph import metrics
+from polygraph._arrays import array_sha256
 from polygraph._checks import check_choice, check_numbers, check_positive
 from polygraph.data import MeshDataConfig, open_dataset
 from polygraph.data.known import remember
@@ -129,19 +129,9 @@ def preset_run(
     return MeshRunConfig(preset, model, spiral, data, train, **settings)
 
 
-def array_hash(*arrays: Any) -> str:
-    """SHA-256 of shapes, types and contents."""
-    digest = hashlib.sha256()
-    for array in arrays:
-        values = np.ascontiguousarray(array)
-        digest.update(f"{values.dtype.str}{values.shape}".encode())
-        digest.update(values.tobytes())
-    return digest.hexdigest()
-
-
 def topology_hash(num_vertices: int, faces: Any) -> str:
     """SHA-256 of a connectivity: meshes with the same one can go through the same model."""
-    return array_hash(np.int64(num_vertices), np.asarray(faces, dtype=np.int64))
+    return array_sha256(np.int64(num_vertices), np.asarray(faces, dtype=np.int64))
 
 
 def get_split(dataset: MeshDataset, name: str) -> Split:
@@ -328,7 +318,7 @@ def run_identity(
         "model": asdict(config.model),
         "hierarchy_hash": hierarchy.hash,
         "template_hash": topology_hash(len(hierarchy.vertices[0]), hierarchy.faces[0]),
-        "normalization_hash": array_hash(model.mean.numpy(), model.std.numpy()),
+        "normalization_hash": array_sha256(model.mean.numpy(), model.std.numpy()),
         "split": {"name": split.name, "sha256": split.sha256},
         "dataset_hash": dataset.content_hash,
         "loss": config.loss,
