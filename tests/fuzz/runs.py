@@ -164,9 +164,9 @@ def damage_folder(rng: random.Random, folder: Path) -> str:
 def make_runs(root: Path) -> dict[str, Callable[[Path], Any]]:
     """One folder of each kind under ``root``; kind -> what it gives, by the folder."""
     import torch
-    from train.test_points import tiny as tiny_points
     from train.tiny import tiny_run
     from train.tiny_gan import random_images, tiny_gan
+    from train.tiny_points import tiny_points
 
     from polygraph.models import MeshAutoencoder
     from polygraph.tasks.images.run import sample_run
@@ -379,9 +379,9 @@ def run_cases(kind: str, seed: int, cases: int) -> tuple[Counter[str], list[str]
 
 def trainers(root: Path) -> dict[str, Callable[[Path], Any]]:
     """Every trainer: what goes on with a run in a folder, to its end."""
-    from train.test_points import tiny as tiny_points
     from train.tiny import tiny_run
     from train.tiny_gan import random_images, tiny_gan
+    from train.tiny_points import tiny_points
 
     from polygraph.tasks.images.training import train_gan
     from polygraph.tasks.mesh.training import train_mesh

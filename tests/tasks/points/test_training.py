@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional
+from train.tiny_points import DATA, MODEL, tiny_points
 
-from polygraph.data import ShapeDataConfig, open_shapes
+from polygraph.data import open_shapes
 from polygraph.models import DGCNNClassifier, DGCNNClassifierConfig
 from polygraph.tasks.mesh.run import load_run
 from polygraph.tasks.points.arguments import parse_train_points
@@ -24,16 +25,6 @@ from polygraph.train.checkpoint import CheckpointError, load_checkpoint
 from polygraph.train.config import TrainConfig, sample_indices
 from polygraph.train.log import read_log
 from polygraph.train.supervised import ClassificationLoss, classification_summary
-
-MODEL = DGCNNClassifierConfig(
-    k=6, edge_channels=(8, 8), embedding_channels=32, head_channels=(16, 12)
-)
-DATA = ShapeDataConfig(num_shapes=60, num_points=48)
-
-
-def tiny(**train):
-    settings = {"steps": 12, "batch_size": 8, "eval_every": 4, "accelerator": "cpu", **train}
-    return PointsRunConfig(model=MODEL, data=DATA, train=points_train_config(**settings))
 
 
 def with_train(config, **train):
@@ -59,7 +50,7 @@ def assert_same(one, two):
 
 
 def test_two_steps_write_everything(tmp_path):
-    result = train_points(tiny(steps=2), tmp_path / "run")
+    result = train_points(tiny_points(steps=2), tmp_path / "run")
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert names == {
         "run.json", "result.json", "last.safetensors", "best.safetensors", "log.jsonl", "curve.csv",
@@ -79,7 +70,7 @@ def test_two_steps_write_everything(tmp_path):
 
 
 def test_training_learns(tmp_path):
-    config = replace(tiny(steps=60, eval_every=20, learning_rate=0.01), label_smoothing=0.0)
+    config = replace(tiny_points(steps=60, eval_every=20, learning_rate=0.01), label_smoothing=0.0)
     result = train_points(config, tmp_path / "run")
     # Five classes in equal parts: chance is 20 % (it reaches 60 %).
     assert result["test"]["accuracy"] >= 0.4
@@ -90,7 +81,7 @@ def test_training_learns(tmp_path):
 
 def test_resume_ends_with_the_same_bits(tmp_path):
     """Dropout, augmentation, BatchNorm's statistics and Adam's among them."""
-    config = tiny(schedule="constant")
+    config = tiny_points(schedule="constant")
     whole = train_points(config, tmp_path / "whole")
     train_points(with_train(config, steps=5, checkpoint_every=5), tmp_path / "parts")
     with pytest.raises(CheckpointError, match="already holds a run"):
@@ -127,7 +118,7 @@ def test_the_papers_optimizer(tmp_path):
 
 
 def test_the_best_validation_is_measured(tmp_path):
-    result = train_points(tiny(steps=40, learning_rate=0.05), tmp_path / "run")
+    result = train_points(tiny_points(steps=40, learning_rate=0.05), tmp_path / "run")
     log = [r for r in read_log(tmp_path / "run" / "log.jsonl") if "val_error" in r]
     best = min(log, key=lambda record: (record["val_error"], record["val_loss"]))
     assert result["best_step"] == best["step"]
@@ -144,7 +135,7 @@ def test_the_best_validation_is_measured(tmp_path):
 
 
 def test_another_run_is_refused(tmp_path):
-    config = tiny(steps=2)
+    config = tiny_points(steps=2)
     train_points(config, tmp_path / "run")
     for change, what in (
         ({"label_smoothing": 0.1}, "label_smoothing"),
@@ -243,7 +234,7 @@ def test_bad_configurations(settings, message):
 
 
 def test_models_that_do_not_fit_the_data(tmp_path):
-    config, run = tiny(steps=1), tmp_path / "run"
+    config, run = tiny_points(steps=1), tmp_path / "run"
     with pytest.raises(ValueError, match=r"num_classes must be 5.*or null, got 4"):
         train_points(replace(config, model=replace(MODEL, num_classes=4)), run)
     with pytest.raises(ValueError, match=r"k must be at most 48.*got 49"):
@@ -265,7 +256,7 @@ def test_checkpoints_of_something_else(tmp_path):
 
 
 def test_float64_runs(tmp_path):
-    train_points(tiny(steps=1, precision="64-true"), tmp_path / "run")
+    train_points(tiny_points(steps=1, precision="64-true"), tmp_path / "run")
     model, _ = load_classifier(tmp_path / "run" / "best.safetensors")
     assert next(model.parameters()).dtype == torch.float64
 
