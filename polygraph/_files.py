@@ -14,7 +14,7 @@ import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 PathLike = str | os.PathLike[str]
 TEMPORARY_SUFFIX = ".tmp"
@@ -90,6 +90,24 @@ def read_regular(
     if len(data) != size:
         raise error(f"{os.fspath(path)}: changes while it is read: its size was {size} bytes")
     return data
+
+
+def check_sha256(path: PathLike, wanted: Any, error: type[Exception] = ValueError) -> None:
+    """Compare a file with the hash that is noted for its name, if there is one.
+
+    Args:
+        path: the file.
+        wanted: hashes by names of files; anything else notes nothing.
+        error: the exception to raise.
+
+    Raises:
+        error: the file has another hash.
+    """
+    noted = wanted.get(Path(path).name) if isinstance(wanted, dict) else None
+    if noted is not None and (got := file_sha256(path)) != noted:
+        raise error(
+            f"{os.fspath(path)}: changed or not whole: SHA-256 {got[:12]}, want {str(noted)[:12]}"
+        )
 
 
 def temporary_beside(path: Path) -> Path:

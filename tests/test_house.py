@@ -53,7 +53,6 @@ LONG_FILES = {
     "polygraph/ops/_ecc_ways.py",
     "polygraph/ops/ecc.py",
     "polygraph/ops/edge_conv.py",
-    "polygraph/train/loop.py",
     "tests/fuzz/runs.py",
     "tests/ops/test_ecc.py",
     "tests/ops/test_edge_conv.py",

@@ -33,4 +33,4 @@ def run(arguments: Sequence[str]) -> int:
 
 def _help() -> str:
     lines = ["usage: polygraph train KIND [settings]", "", __doc__, ""]
-    return "\n".join([*lines, *(f"  {kind:12} {summary(kind)}" for kind in TASKS)])
+    return "\n".join([*lines, *(f"  polygraph train {kind:8} {summary(kind)}" for kind in TASKS)])

@@ -35,7 +35,7 @@ class KnownPlace:
 
 
 def _note(kind: str, path: str | os.PathLike[str]) -> Path:
-    key = hashlib.sha256(f"{kind}\0{Path(path).expanduser().resolve()}".encode()).hexdigest()
+    key = hashlib.sha256(os.fsencode(f"{kind}\0{Path(path).expanduser().resolve()}")).hexdigest()
     return default_cache_dir() / _FOLDER / f"{key[:32]}.json"
 
 

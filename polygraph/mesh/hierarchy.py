@@ -99,6 +99,8 @@ class MeshHierarchy:
     def save(self, path: PathLike) -> None:
         """Write everything to one ``.npz`` file, which appears complete or not at all."""
         path = Path(path)
+        if path.is_dir():
+            raise MeshError(f"{path}: not a file but a folder")
         meta = _canonical({"hash": self.hash, "settings": self.settings}).decode()
         with atomic_path(path) as temporary, open(temporary, "xb") as file:
             np.savez(file, allow_pickle=False, meta=np.array(meta), **self._arrays())

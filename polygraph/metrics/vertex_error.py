@@ -19,8 +19,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from polygraph._memory import check_room
+
 Floats = NDArray[np.float64]
 OUTLIER = 3.0  # times the error of the median mesh
+_COPIES = 3  # of an error matrix that its statistics take
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,16 @@ class VertexErrorResult:
         if self.num_nonfinite:
             line += f" ({self.num_nonfinite} vertices not finite)"
         return line
+
+
+def check_errors_fit(num_meshes: int, num_vertices: int) -> None:
+    """Refuse an error matrix whose exact statistics do not fit into the memory there is.
+
+    Raises:
+        ValueError: names both numbers, the bytes wanted and those there are.
+    """
+    size = 8 * _COPIES * num_meshes * num_vertices
+    check_room(size, f"the errors of {num_meshes} meshes of {num_vertices} vertices")
 
 
 def vertex_distance(prediction: Tensor, target: Tensor, to_mm: float = 1000.0) -> Tensor:
@@ -202,9 +215,13 @@ def evaluate(
 
     Returns:
         float64 [len(indices), V] in mm; feed it to :func:`summarize`.
+
+    Raises:
+        ValueError: there are no meshes to measure, or more than there is memory for.
     """
     if len(indices) == 0:
         raise ValueError("evaluate: indices is empty, there is no mesh to measure")
+    check_errors_fit(len(indices), vertices.shape[1])
     metric = VertexError(to_mm)
     for start in range(0, len(indices), batch_size):
         rows = np.ascontiguousarray(vertices[indices[start : start + batch_size]], dtype=np.float32)

@@ -17,7 +17,7 @@ from polygraph._names import nearest_name
 from polygraph.train.config import TrainConfig
 
 PACKAGED = Path(__file__).parent.parent / "configs"
-_MOST_BYTES = 1 << 20  # of a configuration
+_MOST_BYTES = 1 << 14  # of a configuration; ours have 400
 
 
 def packaged_configs(kind: str = "mesh") -> list[str]:
@@ -41,11 +41,12 @@ def config_path(name: str, kind: str = "mesh") -> str:
 
 
 def attribute_help(cls: type) -> dict[str, str]:
-    """What the ``Attributes:`` section of a class says about each field, on one line."""
-    text = (cls.__doc__ or "").partition("Attributes:")[2]
+    """What ``Attributes:`` of a class, and of those it inherits from, say of each field."""
     found: dict[str, str] = {}
-    for match in re.finditer(r"^ {8}(\w+): (.+(?:\n {12,}.+)*)", text, re.MULTILINE):
-        found[match[1]] = " ".join(match[2].replace("``", "").split()).replace("%", "%%")
+    for part in reversed(cls.__mro__):
+        text = (part.__doc__ or "").partition("Attributes:")[2]
+        for match in re.finditer(r"^ {8}(\w+): (.+(?:\n {12,}.+)*)", text, re.MULTILINE):
+            found[match[1]] = " ".join(match[2].replace("``", "").split()).replace("%", "%%")
     return found
 
 
@@ -96,7 +97,9 @@ def read_configs(
     contents, words = [], []
     for path in [config_path(name, kind) for name in known.config]:
         try:
-            content = yaml.safe_load(read_regular(path, _MOST_BYTES).decode())
+            text = read_regular(path, _MOST_BYTES).decode()
+            _refuse_aliases(path, text)
+            content = yaml.safe_load(text)
         except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
             raise ValueError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from error
         if not isinstance(content, dict):
@@ -104,6 +107,17 @@ def read_configs(
         contents.append(content)
         words += ["--config", path]
     return contents, words, rest
+
+
+def _refuse_aliases(path: str, text: str) -> None:
+    """Refuse the names by which a few lines of YAML can stand for more than any memory holds."""
+    for event in yaml.parse(text, yaml.SafeLoader):
+        name = getattr(event, "anchor", None)
+        if name is not None:
+            line = event.start_mark.line + 1
+            raise ValueError(
+                f"{path}: line {line}: anchors and aliases are not read, got {str(name)[:40]!r}"
+            )
 
 
 def parse_values(parser: Any, words: Sequence[str], nested: dict[str, Any]) -> dict[str, Any]:

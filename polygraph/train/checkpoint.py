@@ -61,6 +61,12 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     write_atomic(path, (json.dumps(value, indent=2, default=_plain) + "\n").encode())
 
 
+def seal(values: dict[str, Any]) -> dict[str, Any]:
+    """The values of an object, and the hash of them that :func:`read_json_object` looks for."""
+    plain = json.loads(json.dumps(values, default=_plain))
+    return {**values, _json.SEAL: _json.sealed(plain)[_json.SEAL]}
+
+
 def _plain(value: Any) -> Any:
     """JSON for the few things configurations hold that the encoder does not know."""
     if isinstance(value, os.PathLike):
@@ -84,7 +90,8 @@ def read_json_object(path: str | os.PathLike[str], *keys: str) -> dict[str, Any]
     """Read a JSON file that holds an object with at least these keys.
 
     Raises:
-        CheckpointError: as :func:`read_json`; or it holds something else.
+        CheckpointError: as :func:`read_json`; or it holds something else, or was changed since
+            it was sealed.
     """
     value = read_json(path)
     if not isinstance(value, dict):
@@ -92,6 +99,7 @@ def read_json_object(path: str | os.PathLike[str], *keys: str) -> dict[str, Any]
     for key in keys:
         if key not in value:
             raise CheckpointError(f"{path}: {key} is missing")
+    _json.check_seal(value, str(path), CheckpointError)
     return value
 
 

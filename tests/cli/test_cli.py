@@ -1,7 +1,10 @@
 """The command line: output, one-line errors, exit status, life without extras or library."""
 
+import contextlib
+import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +18,8 @@ import polygraph
 from polygraph import _load
 from polygraph.cli import describe, main
 from polygraph.cli.doctor import EXTRAS
+from polygraph.cli.main import COMMANDS
+from polygraph.tasks import TASKS, load_command
 
 PACKAGE = Path(polygraph.__file__).parent
 TINY = [
@@ -137,6 +142,21 @@ def test_bad_yaml_is_a_usage_error(tmp_path, capsys, text):
     fails(capsys, ["train", "mesh", "--out", str(tmp_path / "run"), "--config", str(path)], 2)
 
 
+@pytest.mark.parametrize("kind", ["mesh", "points", "gan"])
+def test_a_bomb_of_yaml_aliases_is_refused_by_name(tmp_path, capsys, kind):
+    """Nothing is expanded: nine names of nine stand for 3.5e8 numbers."""
+    levels = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9)]
+    path = tmp_path / "bomb.yaml"
+    path.write_text("\n".join(["steps: 3", "a0: &a0 [1, 2, 3]", *levels]))
+    assert main(["train", kind, "--config", str(path), "--out", str(tmp_path / "run")]) == 2
+    line = capsys.readouterr().err
+    assert "bomb.yaml: line 2: anchors and aliases are not read, got 'a0'" in line
+    assert len(line) < 500
+    path.write_text("steps: *undefined")
+    assert main(["train", kind, "--config", str(path), "--out", str(tmp_path / "run")]) == 2
+    assert "line 1: anchors and aliases are not read" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message", "status"),
     [
@@ -244,6 +264,35 @@ def test_help_does_not_import_torch():
     code = "import sys; from polygraph.cli import main; main(['--help']);"
     code += "print('torch' in sys.modules)"
     assert run_python(code).stdout.strip().endswith("False")
+
+
+def test_help_of_train_lists_the_tasks():
+    """One line each, from the folder of the task; nothing that trains is imported for it."""
+    code = "import sys; from polygraph.cli import main; main(['train', '--help']);"
+    code += "print('torch' in sys.modules)"
+    words = run_python(code).stdout
+    for kind, folder in TASKS.items():
+        line = importlib.import_module(f"polygraph.tasks.{folder}").__doc__.splitlines()[0]
+        assert re.search(rf"^  polygraph train {kind} +{re.escape(line)}$", words, re.MULTILINE)
+    assert words.strip().endswith("False")
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_every_task_has_one_shape(kind):
+    """The modules that a reader finds by name, and what the command line calls."""
+    command = load_command(kind)
+    folder = f"polygraph.tasks.{TASKS[kind]}"
+    assert command.parse.__module__ == f"{folder}.arguments"
+    assert command.train.__module__ == command.describe.__module__ == f"{folder}.training"
+    assert importlib.util.find_spec(f"{folder}.run") is not None
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_a_file_of_its_name(name, capsys):
+    module = importlib.import_module(f"polygraph.cli.{name.replace('-', '_')}")
+    with contextlib.suppress(SystemExit):
+        assert module.run(["--help"]) == 0
+    assert f"polygraph {name}" in capsys.readouterr().out
 
 
 def test_demo_end_to_end(tmp_path, capsys, monkeypatch):

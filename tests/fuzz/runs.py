@@ -166,7 +166,7 @@ def make_runs(root: Path) -> dict[str, Callable[[Path], Any]]:
     import torch
     from support.tiny import tiny_run
     from support.tiny_gan import random_images, tiny_gan
-    from support.tiny_points import tiny as tiny_points
+    from support.tiny_points import tiny_points
 
     from polygraph.models import MeshAutoencoder
     from polygraph.tasks.images.run import sample_run
@@ -381,7 +381,7 @@ def trainers(root: Path) -> dict[str, Callable[[Path], Any]]:
     """Every trainer: what goes on with a run in a folder, to its end."""
     from support.tiny import tiny_run
     from support.tiny_gan import random_images, tiny_gan
-    from support.tiny_points import tiny as tiny_points
+    from support.tiny_points import tiny_points
 
     from polygraph.tasks.images.training import train_gan
     from polygraph.tasks.mesh.training import train_mesh

@@ -1,4 +1,4 @@
-"""Small shapes, and a classifier that trains on them in a second."""
+"""A classifier of point clouds that trains in a second."""
 
 from polygraph.data import ShapeDataConfig
 from polygraph.models import DGCNNClassifierConfig
@@ -10,6 +10,7 @@ MODEL = DGCNNClassifierConfig(
 DATA = ShapeDataConfig(num_shapes=60, num_points=48)
 
 
-def tiny(**train):
+def tiny_points(**train):
+    """A run on a few built-in shapes."""
     settings = {"steps": 12, "batch_size": 8, "eval_every": 4, "accelerator": "cpu", **train}
     return PointsRunConfig(model=MODEL, data=DATA, train=points_train_config(**settings))

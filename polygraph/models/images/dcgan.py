@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from polygraph._checks import check_positive
+from polygraph._checks import check_numbers, check_positive
 from polygraph.models.images._images import (
     check_batch,
     check_channels,
@@ -36,6 +36,7 @@ class DeconvGeneratorConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
+        check_numbers("generator", self)
         object.__setattr__(self, "channels", tuple(self.channels))
         check_positive("generator", latent_channels=self.latent_channels)
         check_channels("generator", "channels", self.channels, 4)
@@ -61,6 +62,7 @@ class ConvCriticConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
+        check_numbers("critic", self)
         object.__setattr__(self, "channels", tuple(self.channels))
         check_channels("critic", "channels", self.channels, 3)
         check_images("critic", "in_channels", self.in_channels)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polygraph._checks import check_choice, check_positive
+from polygraph._checks import check_choice, check_numbers, check_positive
 from polygraph.models.images._images import (
     SIZE,
     check_batch,
@@ -62,6 +62,7 @@ class GraphGeneratorConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
+        check_numbers("generator", self)
         for name in ("channels", "graph_sizes"):  # JSON has lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
         check_positive("generator", latent_channels=self.latent_channels)
@@ -104,6 +105,7 @@ class GraphCriticConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
+        check_numbers("critic", self)
         for name in ("channels", "graph_sizes"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         check_channels("critic", "channels", self.channels, 3)

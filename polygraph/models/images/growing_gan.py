@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polygraph._checks import check_positive
+from polygraph._checks import check_numbers, check_positive
 from polygraph.models.images._images import (
     SIZE,
     check_batch,
@@ -53,6 +53,7 @@ class GrowingGeneratorConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
+        check_numbers("generator", self)
         object.__setattr__(self, "channels", tuple(self.channels))
         check_positive("generator", latent_channels=self.latent_channels)
         check_channels("generator", "channels", self.channels, LEVELS)
@@ -74,6 +75,7 @@ class GrowingCriticConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
+        check_numbers("critic", self)
         object.__setattr__(self, "channels", tuple(self.channels))
         check_channels("critic", "channels", self.channels, LEVELS)
         check_images("critic", "in_channels", self.in_channels)

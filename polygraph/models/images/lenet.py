@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from polygraph._checks import check_positive
+from polygraph._checks import check_numbers, check_positive
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class LeNetConfig:
 
     def __post_init__(self) -> None:
         """Refuse what no network can be made of; lists (from JSON) become tuples."""
+        check_numbers("LeNetConfig", self)
         channels = tuple(self.channels)
         if len(channels) != 2:
             raise ValueError(f"LeNetConfig: channels must be two numbers, got {list(channels)}")

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polygraph._checks import check_choice, check_positive
+from polygraph._checks import check_choice, check_numbers, check_positive
 from polygraph.models.images._images import check_channels, check_images, check_latent
 from polygraph.models.images._mapping import PRODUCT_NORMS, check_mapping, make_mapping
 from polygraph.nn.layout import LAYOUTS
@@ -60,6 +60,7 @@ class PolynomialGeneratorConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
+        check_numbers("generator", self)
         object.__setattr__(self, "channels", tuple(self.channels))
         check_choice("generator", "decomposition", self.decomposition, DECOMPOSITIONS)
         check_choice("generator", "body", self.body, BODIES)

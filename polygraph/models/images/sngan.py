@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polygraph._checks import check_choice, check_positive
+from polygraph._checks import check_choice, check_numbers, check_positive
 from polygraph.models.images._images import (
     check_batch,
     check_images,
@@ -51,6 +51,7 @@ class ResidualGeneratorConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
+        check_numbers("generator", self)
         check_choice("generator", "kind", self.kind, RESIDUAL_KINDS)
         check_choice("generator", "norm", self.norm, PRODUCT_NORMS)
         check_positive("generator", latent_channels=self.latent_channels, channels=self.channels)
@@ -74,6 +75,7 @@ class ResidualCriticConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
+        check_numbers("critic", self)
         check_positive("critic", channels=self.channels)
         check_images("critic", "in_channels", self.in_channels)
 

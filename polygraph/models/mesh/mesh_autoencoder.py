@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from polygraph._checks import check_choice, check_positive
+from polygraph._checks import check_choice, check_numbers, check_positive
 from polygraph.mesh.origin import ZERO, Point
 from polygraph.models.mesh._levels import Hierarchy, level_operators, with_dummy
 from polygraph.models.mesh.pretrained import PretrainedMixin
@@ -90,6 +90,7 @@ class MeshAutoencoderConfig:
 
     def __post_init__(self) -> None:
         """Check every field; a list of channels (from JSON or YAML) becomes a tuple."""
+        check_numbers(type(self).__name__, self)
         name = type(self).__name__
         for field in ("encoder_channels", "decoder_channels"):
             object.__setattr__(self, field, tuple(getattr(self, field)))

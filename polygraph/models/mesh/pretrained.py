@@ -34,6 +34,7 @@ import polygraph
 from polygraph._files import open_regular, read_regular, write_atomic
 from polygraph._json import read_json
 from polygraph._memory import readable_bytes
+from polygraph._text import markdown_text
 from polygraph.mesh.origin import ZERO, Point, checked_point
 from polygraph.models.state import StateError, build_with
 
@@ -357,14 +358,8 @@ def _usage(model: PretrainedMixin) -> list[str]:
 
 
 def _table(rows: Mapping[str, Any]) -> list[str]:
-    cells = [f"| {_cell(name)} | {_cell(value)} |" for name, value in rows.items()]
+    cells = [f"| {markdown_text(name)} | {markdown_text(value)} |" for name, value in rows.items()]
     return ["| | |", "|---|---|", *cells]
-
-
-def _cell(value: Any) -> str:
-    """A value that may come from a file, as text in a table of Markdown: no bar, no HTML."""
-    text = " ".join(str(value).split()).replace("|", "/")
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace("[", "&#91;")
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

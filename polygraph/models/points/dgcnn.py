@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from polygraph import ops
-from polygraph._checks import check_positive
+from polygraph._checks import check_numbers, check_positive
 from polygraph.nn.edge_mlp import edge_network, split, steps_of
 from polygraph.nn.ordinary import is_linear
 from polygraph.ops.graph import targets_of
@@ -68,6 +68,7 @@ class DGCNNClassifierConfig:
 
     def __post_init__(self) -> None:
         """Check every field; a list of channels (from JSON or YAML) becomes a tuple."""
+        check_numbers(type(self).__name__, self)
         name = type(self).__name__
         if self.num_classes is not None:
             check_positive(name, num_classes=self.num_classes)
@@ -109,6 +110,7 @@ class DGCNNSegmenterConfig:
 
     def __post_init__(self) -> None:
         """Check every field; a list of channels (from JSON or YAML) becomes a tuple."""
+        check_numbers(type(self).__name__, self)
         name = type(self).__name__
         check_positive(
             name,

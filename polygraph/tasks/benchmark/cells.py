@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polygraph._checks import check_choice, check_positive
+from polygraph._files import file_sha256
 from polygraph.data import MeshDataConfig, MeshDataset, Split, open_dataset
 from polygraph.models.mesh.presets import PRESETS
 from polygraph.tasks.benchmark.rows import LINEAR, MEAN_SHAPE, linear_digest
 from polygraph.tasks.mesh.training import MeshRunConfig, get_split, preset_run, write_array
-from polygraph.train.checkpoint import write_json
+from polygraph.train.checkpoint import seal, write_json
 from polygraph.train.config import TrainConfig
 
 DEFAULT_MODELS = (
@@ -181,7 +182,9 @@ def write_shown(cells: Sequence[Cell], folder: Path) -> None:
         indices = _shown(cell.split)
         frames = cell.dataset.frames or [{} for _ in range(len(cell.dataset))]
         labels = [_label(frames[index]) for index in indices]
-        write_json(place / "samples.json", {"indices": indices.tolist(), "labels": labels})
+        files = {p.name: file_sha256(p) for p in (place.parent / "faces.npy", place / "inputs.npy")}
+        about = {"indices": indices.tolist(), "labels": labels, "files": files}
+        write_json(place / "samples.json", seal(about))
 
 
 def _label(frame: Any) -> str:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from polygraph import metrics
+from polygraph._files import check_sha256
 from polygraph.data import MeshDataConfig, MeshDataset, Split, open_dataset
 from polygraph.models.mesh.pca import PCA
 from polygraph.tasks.benchmark.cells import Grid
@@ -19,6 +20,7 @@ from polygraph.tasks.benchmark.grid import TABLE, run_grid
 from polygraph.tasks.benchmark.rows import LINEAR, PCA_FILE, PCA_NAME, load_pca
 from polygraph.tasks.mesh.run import Run, load_run
 from polygraph.tasks.mesh.training import PER_SAMPLE, get_split
+from polygraph.train.checkpoint import CheckpointError
 from polygraph.train.config import TrainConfig
 from polygraph.train.log import read_log
 
@@ -93,10 +95,12 @@ def compare(
         say("drawing")
         first = [row for row in made.rows if row["seed"] == seeds[0] and row["status"] == "done"]
         pca = next(row for row in made.rows if row["model"] == PCA_NAME)
+        place = folder / pca["run"] / PCA_FILE
+        check_sha256(place, pca.get("files"), CheckpointError)
         dataset = open_dataset(data)
         written = _pictures(
             [(row, load_run(folder / row["run"])) for row in first],
-            load_pca(folder / pca["run"] / PCA_FILE),
+            load_pca(place),
             pca,
             dataset,
             get_split(dataset, data.split),

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from polygraph._files import file_sha256
+from polygraph._json import sealed
 from polygraph.report.grid_rows import read_rows
 from polygraph.report.summary import markdown_summary, text_summary
 from polygraph.tasks.benchmark.cells import Cell, Grid, make_cells, write_shown
@@ -26,6 +28,7 @@ from polygraph.tasks.benchmark.rows import (
     MEAN_SHAPE,
     PCA_FILE,
     ROW,
+    SAMPLES,
     diverged_result,
     fit_linear,
     load_pca,
@@ -39,7 +42,13 @@ from polygraph.tasks.mesh.training import (
     build_model,
     train_mesh,
 )
-from polygraph.train.checkpoint import CheckpointError, read_json_object, write_atomic, write_json
+from polygraph.train.checkpoint import (
+    CheckpointError,
+    read_json_object,
+    seal,
+    write_atomic,
+    write_json,
+)
 from polygraph.train.loop import LAST, NotFinite, TrainingStopped
 from polygraph.train.provenance import provenance
 
@@ -186,7 +195,9 @@ def _take(cells: Sequence[Cell], rows: Sequence[dict[str, Any]], folder: Path) -
 def _write_row(cell: Cell, row: dict[str, Any], folder: Path) -> None:
     row["cost_key"] = cell.cost_key
     row["run"] = cell.folder.relative_to(folder).as_posix()
-    write_json(cell.folder / ROW, row)
+    there = [cell.folder / name for name in (SAMPLES, PCA_FILE) if (cell.folder / name).is_file()]
+    row["files"] = {path.name: file_sha256(path) for path in there}
+    write_json(cell.folder / ROW, seal(row))
 
 
 @contextlib.contextmanager
@@ -257,7 +268,7 @@ def _measure(cells: Sequence[Cell], folder: Path, say: Callable[[str], None]) ->
         subjects = [_subject(cell) for cell in chosen]
         found = measure_costs(subjects, chosen[0].dataset, chosen[0].split)
         measured |= {cell.cost_key: cost for cell, cost in zip(chosen, found, strict=True)}
-        write_json(folder / COST_FILE, {"where": here, "measured": measured})
+        write_json(folder / COST_FILE, seal({"where": here, "measured": measured}))
 
 
 def _subject(cell: Cell) -> Subject:
@@ -286,7 +297,7 @@ def _with_costs(rows: Sequence[dict[str, Any]], folder: Path) -> list[dict[str, 
     measured = _costs(folder)
     costs = [measured.get(row["cost_key"], {}) for row in rows]
     return [
-        {**row, **{name: cost.get(name) for name in COSTS}}
+        sealed({**row, **{name: cost.get(name) for name in COSTS}})
         for row, cost in zip(rows, costs, strict=True)
     ]
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polygraph._checks import check_choice
+from polygraph._checks import check_choice, check_numbers
 
 LOSSES = ("minimax", "non-saturating", "wgan", "wgan-gp", "hinge")
 OPTIMIZERS = ("adam", "rmsprop")
@@ -54,6 +54,7 @@ class GanConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot train."""
+        check_numbers("gan", self, ("grow_steps",))
         check_choice("gan", "loss", self.loss, LOSSES)
         check_choice("gan", "optimizer", self.optimizer, OPTIMIZERS)
         for name in ("critic_steps", "generator_batch"):

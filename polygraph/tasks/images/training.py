@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from polygraph._checks import check_numbers
 from polygraph.data.images import ImageDataConfig, ImageDataset, open_images
 from polygraph.data.known import remember
 from polygraph.models.images import SIZE
@@ -18,7 +20,7 @@ from polygraph.tasks.images.losses import GanConfig
 from polygraph.tasks.images.pair import GanTask
 from polygraph.tasks.images.presets import GanPreset, get_gan_preset
 from polygraph.tasks.images.scores import CLASSIFIER, SELECTED, Scorer
-from polygraph.train.checkpoint import write_json
+from polygraph.train.checkpoint import seal, write_json
 from polygraph.train.config import TrainConfig, config_hash
 from polygraph.train.distributed import make_fabric, process_group
 from polygraph.train.loop import Progress, Trainer
@@ -56,12 +58,14 @@ class GanRunConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot train."""
+        check_numbers("train", self)
         for name, families in (("generator", GENERATORS), ("critic", CRITICS)):
             found = getattr(self, name)
             if type(found) not in [cls for cls, _ in families.values()]:
                 raise TypeError(f"train: {name} must be a config of a {name}, got {found!r}")
         if self.score_images < 0:
             raise ValueError(f"train: score_images must be 0 or more, got {self.score_images}")
+        _check_pair(self.train)
         if self.data.size != SIZE:
             raise ValueError(
                 f"data: size must be {SIZE}, that of the networks, got {self.data.size}"
@@ -82,6 +86,26 @@ class GanRunConfig:
         data = {k: v for k, v in asdict(self.data).items() if k not in ("path", "cache_dir")}
         train = {**self.train.semantics(), "length": self.train.length()}
         return config_hash({**self.semantics(), "data": data, "train": train})
+
+
+_OPTIMIZER = ("optimizer", "decay_all", "momentum", "nesterov", "beta1", "beta2")
+
+
+def _check_pair(train: TrainConfig) -> None:
+    """Refuse settings of the loop that a pair, with two losses and optimizers, does not look at."""
+    default = TrainConfig()
+    for name in _OPTIMIZER:
+        value = getattr(train, name)
+        if value != getattr(default, name):
+            raise ValueError(
+                f"train: {name} is not for a pair, whose optimizers are set in gan, got {value!r}"
+            )
+    if train.precision == "16-mixed":
+        raise ValueError(
+            "train: precision 16-mixed scales one loss, a pair has two: use bf16-mixed"
+        )
+    if train.schedule == "onecycle" and train.cycle_momentum:
+        raise ValueError("train: cycle_momentum must be false for a pair, got true")
 
 
 def gan_run_config(preset: str, data: ImageDataConfig | None = None, **train: Any) -> GanRunConfig:
@@ -172,10 +196,6 @@ def train_gan(
             "dataset": dataset.name,
             **provenance(fabric.device),
         }
-        measure = None
-        if config.score_images:
-            kept = Path(config.classifier or folder / CLASSIFIER)
-            measure = Scorer(dataset, kept, config.score_images, config.train.seed, fabric)
         task = GanTask(
             fabric,
             config.train,
@@ -184,8 +204,7 @@ def train_gan(
             critic,
             dataset,
             folder,
-            measure=measure,
-            score=SELECTED if measure else None,
+            score=SELECTED if config.score_images else None,
         )
         trainer = Trainer(task, config.train, fabric, folder, meta=meta, identity=identity)
         owned += [task, trainer]
@@ -193,10 +212,20 @@ def train_gan(
         def describe() -> None:
             write_json(folder / RUN, {**meta, "identity": identity})
 
-        progress = trainer.run(resume=resume, describe=describe)
+        progress = trainer.run(
+            resume=resume, describe=describe, prepare=partial(_add_scores, task, config)
+        )
         result = _finish(task, progress, folder, {**meta, **identity})
         del generator, critic, task, trainer
     return result
+
+
+def _add_scores(task: GanTask, config: GanRunConfig) -> None:
+    """Have validations score the generator, if the run wants that; a classifier may be trained."""
+    if config.score_images:
+        kept = Path(config.classifier or task.folder / CLASSIFIER)
+        count, seed = config.score_images, config.train.seed
+        task.measure = Scorer(task.dataset, kept, count, seed, task.fabric)
 
 
 def _finish(
@@ -214,6 +243,7 @@ def _finish(
     }
     if progress.best_step is not None:
         result[SELECTED] = progress.best_score
+    result = seal(result)
     if task.fabric.global_rank == 0:
         write_json(folder / RESULT, result)
     return result

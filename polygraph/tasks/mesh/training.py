@@ -8,7 +8,6 @@ selects the weights; the test split is measured once. ``normalization="shared"``
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
 from dataclasses import asdict, dataclass, field, replace
@@ -21,19 +20,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from polygraph import metrics
-from polygraph._checks import check_choice
+from polygraph._arrays import array_sha256
+from polygraph._checks import check_choice, check_numbers, check_positive
 from polygraph.data import MeshDataConfig, open_dataset
 from polygraph.data.known import remember
 from polygraph.data.store import default_cache_dir
 from polygraph.mesh.hierarchy import MeshHierarchy, load_or_build
 from polygraph.mesh.spiral import SpiralConfig
+from polygraph.metrics.vertex_error import check_errors_fit
 from polygraph.models.mesh.mesh_autoencoder import MeshAutoencoder, MeshAutoencoderConfig
 from polygraph.train.batches import NormalizedBatches
-from polygraph.train.checkpoint import load_weights, write_atomic, write_json
+from polygraph.train.checkpoint import load_weights, seal, write_atomic, write_json
 from polygraph.train.config import TrainConfig, config_hash
 from polygraph.train.distributed import gather_rows, make_fabric, process_group, shard
-from polygraph.train.loop import BEST, LAST, Progress, Task, Trainer, descend
+from polygraph.train.loop import BEST, LAST, Progress, Trainer
 from polygraph.train.provenance import provenance
+from polygraph.train.supervised import SupervisedTask
 
 if TYPE_CHECKING:
     from polygraph.data.registered import MeshDataset
@@ -79,11 +81,14 @@ class MeshRunConfig:
 
     def __post_init__(self) -> None:
         """Turn lists (from YAML) into tuples, compare the number of levels, check the choices."""
+        check_numbers("train", self)
         check_choice("train", "normalization", self.normalization, NORMALIZATIONS)
         check_choice("train", "loss", self.loss, LOSSES)
         if not (self.augmentation >= 0 and math.isfinite(self.augmentation)):
             raise ValueError(f"train: augmentation must be 0 or more, got {self.augmentation}")
         object.__setattr__(self, "factors", tuple(self.factors))
+        for factor in self.factors:
+            check_positive("train", factors=factor)
         levels = len(self.model.encoder_channels)
         if len(self.factors) != levels:
             raise ValueError(
@@ -125,19 +130,9 @@ def preset_run(
     return MeshRunConfig(preset, model, spiral, data, train, **settings)
 
 
-def array_hash(*arrays: Any) -> str:
-    """SHA-256 of shapes, types and contents."""
-    digest = hashlib.sha256()
-    for array in arrays:
-        values = np.ascontiguousarray(array)
-        digest.update(f"{values.dtype.str}{values.shape}".encode())
-        digest.update(values.tobytes())
-    return digest.hexdigest()
-
-
 def topology_hash(num_vertices: int, faces: Any) -> str:
     """SHA-256 of a connectivity: meshes with the same one can go through the same model."""
-    return array_hash(np.int64(num_vertices), np.asarray(faces, dtype=np.int64))
+    return array_sha256(np.int64(num_vertices), np.asarray(faces, dtype=np.int64))
 
 
 def get_split(dataset: MeshDataset, name: str) -> Split:
@@ -187,7 +182,7 @@ class ReconstructionLoss(torch.nn.Module):
         return loss
 
 
-class MeshTask(Task):
+class MeshTask(SupervisedTask):
     """A mesh autoencoder, its optimizer, its data.
 
     Args:
@@ -200,6 +195,7 @@ class MeshTask(Task):
         augmentation: see :class:`MeshRunConfig`.
     """
 
+    model: MeshAutoencoder
     score = "val_error_mm"
 
     def __init__(
@@ -212,18 +208,11 @@ class MeshTask(Task):
         loss: str = "l1",
         augmentation: float = 0.0,
     ) -> None:
-        self.fabric, self.config, self.dataset, self.split = fabric, config, dataset, split
-        self.num_samples = len(split.train)
-        self.model = model
-        optimizer = torch.optim.Adam(
-            model.parameters(),
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-            fused=True,  # the plain loop over parameters costs milliseconds per step on the CPU
-        )
-        self.modules, self.optimizers = {"model": model}, {"model": optimizer}
+        # Before the first step, and not after the last one.
+        check_errors_fit(max(len(split.val), len(split.test)), dataset.num_vertices)
         self._unwrapped = ReconstructionLoss(model, loss)
-        self._loss, self._optimizer = fabric.setup(self._unwrapped, optimizer)
+        super().__init__(fabric, config, model, self._unwrapped, len(split.train))
+        self.dataset, self.split = dataset, split
         self.batches = NormalizedBatches(
             dataset.vertices,
             split.train,
@@ -234,10 +223,13 @@ class MeshTask(Task):
             augmentation=augmentation,
         )
 
+    def batch(self, step: int) -> tuple[Tensor]:
+        """Normalised meshes ``[b, V, 3]``."""
+        return (self.batches(step),)
+
     def training_step(self, step: int) -> dict[str, Tensor]:
-        """Forward, backward, Adam."""
-        loss = self._loss(self.batches(step))
-        descend(self.fabric, self._loss, self._optimizer, loss, self.config.grad_clip)
+        """Forward, backward, optimizer; the loss is logged before it is rounded."""
+        super().training_step(step)
         return {"loss": self._unwrapped.value}
 
     def validate(self) -> dict[str, float]:
@@ -322,7 +314,7 @@ def run_identity(
         "model": asdict(config.model),
         "hierarchy_hash": hierarchy.hash,
         "template_hash": topology_hash(len(hierarchy.vertices[0]), hierarchy.faces[0]),
-        "normalization_hash": array_hash(model.mean.numpy(), model.std.numpy()),
+        "normalization_hash": array_sha256(model.mean.numpy(), model.std.numpy()),
         "split": {"name": split.name, "sha256": split.sha256},
         "dataset_hash": dataset.content_hash,
         "loss": config.loss,
@@ -403,6 +395,7 @@ def _finish(
         "processes": task.fabric.world_size,
         **meta,
     }
+    result = seal(result)
     if task.fabric.global_rank == 0:
         write_errors(folder, test)
         write_json(folder / RESULT, result)

@@ -1,6 +1,8 @@
 """The grid: rows, resuming after a kill, changed settings, divergence, the command line."""
 
 import json
+import re
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -15,7 +17,8 @@ from support.tiny import write_meshes
 from polygraph import metrics
 from polygraph.cli import main
 from polygraph.data import MeshDataConfig, open_dataset
-from polygraph.report.grid_rows import GridError
+from polygraph.report.grid_rows import GridError, read_rows
+from polygraph.report.page_meshes import read_reconstructions, read_samples
 from polygraph.report.summary import average_seeds, best_cells, markdown_summary, tables
 from polygraph.tasks.benchmark.arguments import parse_benchmark_mesh
 from polygraph.tasks.benchmark.cells import DEFAULT_MODELS, Grid
@@ -43,7 +46,8 @@ def grid(data, **changes):
 
 
 def timeless(rows):
-    return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
+    hashes = "sha256", "files"
+    return [{key: value for key, value in row.items() if key not in TIMES + hashes} for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -378,3 +382,41 @@ def test_batch_normalisation_is_measured_in_evaluation_mode(tmp_path, data):
         error = metrics.vertex_distance(run.model(x), x, dataset.to_mm)
     assert made["mean_mm"] == pytest.approx(float(error.mean()), rel=1e-4)
     assert made["norm"] == "batch"
+
+
+def test_a_digit_that_changed_is_noticed(made, data, tmp_path):
+    """In rows, costs and the meshes that the report shows; files of older versions have no hash."""
+    folder = tmp_path / "grid"
+    shutil.copytree(made[0].folder, folder)
+    again = lambda: run_grid(grid(data), folder, say=str)  # noqa: E731
+    row = next(r for r in read_rows(folder) if r["model"] == "full-2")
+
+    def refused(path, change, call, error):
+        whole = path.read_bytes()
+        path.write_bytes(change(whole))
+        with pytest.raises(error, match=f"{path.name}.*: changed") as caught:
+            call()
+        assert str(path) in str(caught.value)
+        path.write_bytes(whole)
+
+    def digit(text):
+        place = re.search(rb'(mean_mm|peak_mib|"indices).{3,9}?([0-9])', text, re.DOTALL).start(2)
+        return text[:place] + b"%d" % ((int(text[place : place + 1]) + 1) % 10) + text[place + 1 :]
+
+    flipped = lambda data: data[:-1] + bytes((data[-1] ^ 1,))  # noqa: E731
+    meshes = folder / "meshes" / "creature-60-0"
+    shown = lambda: read_samples(folder, row)  # noqa: E731
+    refused(folder / "results.json", digit, lambda: read_rows(folder), GridError)
+    refused(folder / row["run"] / "row.json", digit, again, CheckpointError)
+    refused(folder / "costs.json", digit, again, CheckpointError)
+    for name in ("faces.npy", "interpolation/inputs.npy"):
+        refused(meshes / name, flipped, shown, GridError)
+    refused(meshes / "interpolation" / "samples.json", digit, shown, GridError)
+    samples = shown()
+    made_there = lambda: read_reconstructions(folder, row, samples)  # noqa: E731
+    refused(folder / row["run"] / "samples.npy", flipped, made_there, GridError)
+    older = json.loads((folder / "results.json").read_text())
+    older = [{k: v for k, v in r.items() if k not in ("sha256", "files")} for r in older]
+    (folder / "results.json").write_text(json.dumps(older))
+    assert read_rows(folder) == older
+    assert again().rows == made[0].rows

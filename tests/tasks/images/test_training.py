@@ -3,18 +3,20 @@
 import functools
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.tiny_gan import random_images, tiny_gan
 
 from polygraph.cli import main
 from polygraph.tasks.images.arguments import parse_train_gan
 from polygraph.tasks.images.classifier import train_classifier
 from polygraph.tasks.images.presets import GAN_PRESETS
 from polygraph.tasks.images.run import load_generator, sample_run
-from polygraph.tasks.images.training import GanRunConfig
+from polygraph.tasks.images.training import GanRunConfig, train_gan
 from polygraph.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 
 TINY = [
@@ -251,6 +253,10 @@ def test_settings_from_preset_yaml_and_options(tmp_path):
         (["--score_images", "-1"], "score_images must be 0 or more, got -1"),
         (["--steps", "0"], "steps must be at least 1, got 0"),
         (["--config", "nothing.yaml"], "nothing.yaml: no such file"),
+        (["--optimizer", "sgd"], "optimizer is not for a pair, whose optimizers are set in gan"),
+        (["--beta1", "0.5"], "beta1 is not for a pair, whose optimizers are set in gan, got 0.5"),
+        (["--precision", "16-mixed"], "scales one loss, a pair has two"),
+        (["--schedule", "onecycle"], "cycle_momentum must be false for a pair"),
     ],
 )
 def test_wrong_settings_are_usage_errors(tmp_path, capsys, words, message):
@@ -312,3 +318,16 @@ def test_scores_follow_a_run_nowhere(trained, tmp_path, capsys):
     assert main(words) == 0
     assert (run / "classifier").is_dir()
     assert not chosen.exists()
+
+
+def test_a_refused_resume_trains_no_classifier(tmp_path):
+    """The folder is compared first: these images have no labels, so a classifier is an error."""
+    config, images = tiny_gan(steps=1), random_images()
+    train_gan(config, tmp_path, dataset=images)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    other = replace(config, score_images=4, gan=replace(config.gan, ema=0.5))
+    with pytest.raises(CheckpointError, match=r"belongs to another run: gan\.ema is"):
+        train_gan(other, tmp_path, resume=True, dataset=images)
+    with pytest.raises(CheckpointError, match="already holds a run"):
+        train_gan(replace(config, score_images=4), tmp_path, dataset=images)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

@@ -1,5 +1,6 @@
 """Finished runs of mesh autoencoders: loaded, measured again, applied to files, checked."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -210,6 +211,14 @@ def test_a_run_that_went_on_is_exported_without_earlier_errors(tmp_path):
     train_mesh(config, tmp_path / "run")
     folder = export_run(load_run(tmp_path / "run"), tmp_path / "model")
     assert "test" in read_config(folder)["metadata"]
+    result = tmp_path / "run" / "result.json"
+    whole = result.read_text()
+    result.write_text(whole.replace("1", "2", 1))
+    with pytest.raises(CheckpointError, match=r"result\.json: changed since it was written"):
+        export_run(load_run(tmp_path / "run"), tmp_path / "model")
+    older = {key: value for key, value in json.loads(whole).items() if key != "sha256"}
+    result.write_text(json.dumps(older))  # of a version that wrote no hash
+    export_run(load_run(tmp_path / "run"), tmp_path / "model")
     state, meta = load_checkpoint(tmp_path / "run" / "best.safetensors")
     meta["progress"]["step"] = 8  # better weights, and stopped before they were measured
     save_checkpoint(tmp_path / "run" / "best.safetensors", state, meta)

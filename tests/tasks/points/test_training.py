@@ -6,18 +6,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from support.tiny_points import DATA, MODEL, tiny
+from support.tiny_points import DATA, MODEL, tiny_points
 from torch.nn import functional
 
 from polygraph.data import open_shapes
 from polygraph.models import DGCNNClassifier, DGCNNClassifierConfig
 from polygraph.tasks.mesh.run import load_run
+from polygraph.tasks.points.arguments import parse_train_points
 from polygraph.tasks.points.run import load_classifier
 from polygraph.tasks.points.training import (
-    ClassificationLoss,
     PointsRunConfig,
     class_logits,
-    classification_summary,
     points_train_config,
     train_points,
 )
@@ -25,6 +24,7 @@ from polygraph.train.batches import PointBatches
 from polygraph.train.checkpoint import CheckpointError, load_checkpoint
 from polygraph.train.config import TrainConfig, sample_indices
 from polygraph.train.log import read_log
+from polygraph.train.supervised import ClassificationLoss, classification_summary
 
 
 def with_train(config, **train):
@@ -50,7 +50,7 @@ def assert_same(one, two):
 
 
 def test_two_steps_write_everything(tmp_path):
-    result = train_points(tiny(steps=2), tmp_path / "run")
+    result = train_points(tiny_points(steps=2), tmp_path / "run")
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert names == {
         "run.json", "result.json", "last.safetensors", "best.safetensors", "log.jsonl", "curve.csv",
@@ -70,7 +70,7 @@ def test_two_steps_write_everything(tmp_path):
 
 
 def test_training_learns(tmp_path):
-    config = replace(tiny(steps=60, eval_every=20, learning_rate=0.01), label_smoothing=0.0)
+    config = replace(tiny_points(steps=60, eval_every=20, learning_rate=0.01), label_smoothing=0.0)
     result = train_points(config, tmp_path / "run")
     # Five classes in equal parts: chance is 20 % (it reaches 60 %).
     assert result["test"]["accuracy"] >= 0.4
@@ -81,7 +81,7 @@ def test_training_learns(tmp_path):
 
 def test_resume_ends_with_the_same_bits(tmp_path):
     """Dropout, augmentation, BatchNorm's statistics and Adam's among them."""
-    config = tiny(schedule="constant")
+    config = tiny_points(schedule="constant")
     whole = train_points(config, tmp_path / "whole")
     train_points(with_train(config, steps=5, checkpoint_every=5), tmp_path / "parts")
     with pytest.raises(CheckpointError, match="already holds a run"):
@@ -94,8 +94,31 @@ def test_resume_ends_with_the_same_bits(tmp_path):
     assert other["test"]["loss"] != whole["test"]["loss"]
 
 
+def test_the_papers_optimizer(tmp_path):
+    """`--config points-sgd`: SGD from 0.1 to 0.001, which resumes to the same bits, too."""
+    words = ["--config", "points-sgd", "--accelerator", "cpu", "--out", "x"]
+    train = parse_train_points(words)[0].train
+    assert replace(train, accelerator="auto") == points_train_config(
+        optimizer="sgd", learning_rate=0.1, min_learning_rate=0.001, momentum=0.9
+    )
+    sgd = {"optimizer": "sgd", "learning_rate": 0.1, "warmup_epochs": 1, "decay_all": False}
+    config = tiny_points(schedule="constant", **sgd)
+    whole = train_points(config, tmp_path / "whole")
+    train_points(with_train(config, steps=5, checkpoint_every=5), tmp_path / "parts")
+    parts = train_points(config, tmp_path / "parts", resume=True)
+    for name in ("last.safetensors", "best.safetensors"):
+        assert_same(*(state(tmp_path / run / name) for run in ("whole", "parts")))
+    assert parts["test"] == whole["test"]
+    groups = state(tmp_path / "whole" / "last.safetensors")["optimizers"]["model"]["param_groups"]
+    assert [group["weight_decay"] for group in groups] == [1e-4, 0.0]
+    assert {"momentum", "nesterov"} <= set(groups[0])
+    other = tiny_points(schedule="constant")
+    with pytest.raises(CheckpointError, match=r"train\.decay_all is False there and None here"):
+        train_points(other, tmp_path / "whole", resume=True)
+
+
 def test_the_best_validation_is_measured(tmp_path):
-    result = train_points(tiny(steps=40, learning_rate=0.05), tmp_path / "run")
+    result = train_points(tiny_points(steps=40, learning_rate=0.05), tmp_path / "run")
     log = [r for r in read_log(tmp_path / "run" / "log.jsonl") if "val_error" in r]
     best = min(log, key=lambda record: (record["val_error"], record["val_loss"]))
     assert result["best_step"] == best["step"]
@@ -112,7 +135,7 @@ def test_the_best_validation_is_measured(tmp_path):
 
 
 def test_another_run_is_refused(tmp_path):
-    config = tiny(steps=2)
+    config = tiny_points(steps=2)
     train_points(config, tmp_path / "run")
     for change, what in (
         ({"label_smoothing": 0.1}, "label_smoothing"),
@@ -135,6 +158,9 @@ def test_batches_are_scaled_and_shifted_copies():
     """Functions of seed and step alone, however many processes share them."""
     data, config = open_shapes(DATA), points_train_config(batch_size=8, seed=4)
     plain = PointBatches(data, config)
+    lying = PointBatches(data, config, memory_limit=0)
+    for held, gathered in zip(plain(3), lying(3), strict=True):
+        assert torch.equal(held, gathered)
     moved = PointBatches(data, config, scale=1.5, shift=0.2)
     shared = [PointBatches(data, config, scale=1.5, shift=0.2, rank=r, world=2) for r in range(2)]
     factors, offsets = [], []
@@ -208,7 +234,7 @@ def test_bad_configurations(settings, message):
 
 
 def test_models_that_do_not_fit_the_data(tmp_path):
-    config, run = tiny(steps=1), tmp_path / "run"
+    config, run = tiny_points(steps=1), tmp_path / "run"
     with pytest.raises(ValueError, match=r"num_classes must be 5.*or null, got 4"):
         train_points(replace(config, model=replace(MODEL, num_classes=4)), run)
     with pytest.raises(ValueError, match=r"k must be at most 48.*got 49"):
@@ -230,7 +256,7 @@ def test_checkpoints_of_something_else(tmp_path):
 
 
 def test_float64_runs(tmp_path):
-    train_points(tiny(steps=1, precision="64-true"), tmp_path / "run")
+    train_points(tiny_points(steps=1, precision="64-true"), tmp_path / "run")
     model, _ = load_classifier(tmp_path / "run" / "best.safetensors")
     assert next(model.parameters()).dtype == torch.float64
 
@@ -239,7 +265,7 @@ def test_the_command_line(tmp_path, capsys):
     from polygraph.cli import main
 
     assert main(["train", "--help"]) == 0
-    assert "polygraph train points" in capsys.readouterr().out
+    assert "Classifiers of point clouds" in capsys.readouterr().out
     out = str(tmp_path / "run")
     config = tmp_path / "c.yaml"
     config.write_text("model: {edge_channels: [8, 8], head_channels: [12]}\nbatch_size: 4\n")
@@ -272,6 +298,10 @@ def test_the_command_line(tmp_path, capsys):
         (["--config", "mesh-quick"], "--config mesh-quick: no such file"),
         (["--data.val_fraction", "1"], "val_fraction must be in (0, 1), got 1"),
         (["--preset", "full-2"], "unknown setting --preset"),
+        (["--optimizer", "sdg"], "optimizer must be one of adam, adamw, sgd, got 'sdg'; did you"),
+        (["--schedule", "cosin"], "got 'cosin'; did you mean 'cosine'?"),
+        (["--momentum", "0.5"], "momentum is for optimizer sgd, got 0.5 with optimizer adam"),
+        (["--schedule", "multistep", "--milestones", "[3,2]"], "must be positive epochs that rise"),
     ],
 )
 def test_wrong_settings_are_usage_errors(tmp_path, capsys, words, message):
