@@ -44,7 +44,6 @@ def files_of_gpu_tests():
     [
         ({"POLYGRAPH_GPU_TESTS_ON": "cpu"}, 0, "1 passed"),
         ({"POLYGRAPH_GPU_TESTS_ON": "gpu"}, 4, "must be one of cuda, cpu, emulated, got 'gpu'"),
-        ({"POLYGRAPH_GPU_TESTS_ON": "cpu", "POLYGRAPH_REQUIRE_CUDA": "1"}, 4, "excludes"),
         ({"CUDA_VISIBLE_DEVICES": ""}, 0, "1 skipped"),
         ({"CUDA_VISIBLE_DEVICES": "", "POLYGRAPH_REQUIRE_CUDA": "1"}, 1, "finds no CUDA device"),
     ],
@@ -53,6 +52,16 @@ def test_where_gpu_tests_run(environment, status, said):
     done = pytest_of(ONE, **environment)
     assert done.returncode == status, done.stdout + done.stderr
     assert said in done.stdout + done.stderr
+
+
+def test_a_dry_run_requires_no_gpu(monkeypatch, request):
+    """Who asks for both is told."""
+    configure = request.config.pluginmanager.get_plugin(str(TESTS / "conftest.py"))
+    monkeypatch.setattr(configure, "DRY_RUN", True)
+    monkeypatch.setattr(configure, "PLACE", "cpu")
+    monkeypatch.setenv("POLYGRAPH_REQUIRE_CUDA", "1")
+    with pytest.raises(pytest.UsageError, match="excludes POLYGRAPH_GPU_TESTS_ON=cpu"):
+        configure.pytest_configure(request.config)
 
 
 def test_gpu_tests_need_few_packages():
