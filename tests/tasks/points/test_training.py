@@ -102,7 +102,7 @@ def test_the_papers_optimizer(tmp_path):
         optimizer="sgd", learning_rate=0.1, min_learning_rate=0.001, momentum=0.9
     )
     sgd = {"optimizer": "sgd", "learning_rate": 0.1, "warmup_epochs": 1, "decay_all": False}
-    config = tiny(schedule="constant", **sgd)
+    config = tiny_points(schedule="constant", **sgd)
     whole = train_points(config, tmp_path / "whole")
     train_points(with_train(config, steps=5, checkpoint_every=5), tmp_path / "parts")
     parts = train_points(config, tmp_path / "parts", resume=True)
@@ -112,7 +112,7 @@ def test_the_papers_optimizer(tmp_path):
     groups = state(tmp_path / "whole" / "last.safetensors")["optimizers"]["model"]["param_groups"]
     assert [group["weight_decay"] for group in groups] == [1e-4, 0.0]
     assert {"momentum", "nesterov"} <= set(groups[0])
-    other = tiny(schedule="constant")
+    other = tiny_points(schedule="constant")
     with pytest.raises(CheckpointError, match=r"train\.decay_all is False there and None here"):
         train_points(other, tmp_path / "whole", resume=True)
 
