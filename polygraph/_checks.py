@@ -18,8 +18,9 @@ _MOST = 2**31 - 1  # of a number that something is made of
 def check_numbers(owner: str, config: Any, unbounded: Collection[str] = ()) -> None:
     """Refuse fields of a dataclass whose values are no numbers, where their annotations want some.
 
-    ``int`` wants an integer below 2^31, ``float`` a number, a tuple integers; none of them is a
-    Boolean or a string. Ranges, and NaN, are the dataclass's own business.
+    ``int`` wants an integer below 2^31, ``float`` a number, a tuple integers (a tuple of floats
+    numbers); none of them is a Boolean or a string. Ranges, and NaN, are the dataclass's own
+    business.
 
     Args:
         owner: begins the message.
@@ -33,19 +34,26 @@ def check_numbers(owner: str, config: Any, unbounded: Collection[str] = ()) -> N
         value, kinds = getattr(config, field.name), str(field.type).split(" | ")
         if value is None and "None" in kinds:
             continue
-        if isinstance(value, tuple | list) and any(kind.startswith("tuple[") for kind in kinds):
+        if kinds == ["tuple[float, ...]"]:
+            good = isinstance(value, tuple | list) and all(map(_is_real, value))
+            wanted = "numbers"
+        elif isinstance(value, tuple | list) and any(kind.startswith("tuple[") for kind in kinds):
             good = all(_is_whole(item, _MOST) for item in _leaves(value))
             wanted = f"integers below {_MOST + 1}"
         elif "int" in kinds:
             good = _is_whole(value, None if field.name in unbounded else _MOST)
             wanted = "an integer" if field.name in unbounded else f"an integer below {_MOST + 1}"
         elif "float" in kinds:
-            good = isinstance(value, numbers.Real) and not isinstance(value, bool)
+            good = _is_real(value)
             wanted = "a number"
         else:
             continue
         if not good:
             raise ValueError(f"{owner}: {field.name} must be {wanted}, got {value!r}")
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def _leaves(value: Any) -> Iterator[Any]:

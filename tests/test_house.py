@@ -54,7 +54,6 @@ LONG_FILES = {
     "polygraph/ops/ecc.py",
     "polygraph/ops/edge_conv.py",
     "polygraph/report/assets/report.js",
-    "polygraph/train/loop.py",
     "tests/data/test_images.py",
     "tests/data/test_registered.py",
     "tests/fuzz/edges.py",

@@ -6,7 +6,6 @@ printed.
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import shutil
@@ -49,6 +48,8 @@ def extra_of(module: str) -> str | None:
 
 def version_of(package: str) -> str | None:
     """Version of an installed package, without importing it; None when it is not installed."""
+    import importlib.metadata  # takes longer than all that the help of the commands imports
+
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -41,11 +41,12 @@ def config_path(name: str, kind: str = "mesh") -> str:
 
 
 def attribute_help(cls: type) -> dict[str, str]:
-    """What the ``Attributes:`` section of a class says about each field, on one line."""
-    text = (cls.__doc__ or "").partition("Attributes:")[2]
+    """What ``Attributes:`` of a class, and of those it inherits from, say of each field."""
     found: dict[str, str] = {}
-    for match in re.finditer(r"^ {8}(\w+): (.+(?:\n {12,}.+)*)", text, re.MULTILINE):
-        found[match[1]] = " ".join(match[2].replace("``", "").split()).replace("%", "%%")
+    for part in reversed(cls.__mro__):
+        text = (part.__doc__ or "").partition("Attributes:")[2]
+        for match in re.finditer(r"^ {8}(\w+): (.+(?:\n {12,}.+)*)", text, re.MULTILINE):
+            found[match[1]] = " ".join(match[2].replace("``", "").split()).replace("%", "%%")
     return found
 
 

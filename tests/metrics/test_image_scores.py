@@ -377,3 +377,10 @@ def test_without_torchmetrics(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torchmetrics.image.fid", None)
     with pytest.raises(ImportError, match=r"pip install 'polygraph\[train\]'"):
         frechet_distance(torch.randn(4, 2), torch.randn(4, 2))
+
+
+def test_the_earlier_name_still_leads_here():
+    from polygraph import image_metrics
+
+    assert image_metrics.score is image_scores.score
+    assert set(image_scores.__all__) <= set(dir(image_metrics))

@@ -15,18 +15,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch.nn import functional
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from polygraph.data.images import ImageDataset
-from polygraph.data.store import progress
 from polygraph.models.images.lenet import LeNet, LeNetConfig
 from polygraph.models.state import load_state
+from polygraph.train.batches import LabelledImageBatches
 from polygraph.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from polygraph.train.config import TrainConfig
+from polygraph.train.optimizer import make_optimizer
+from polygraph.train.supervised import ClassificationLoss, fit
 
 _FORMAT = 1  # of the files; a change of the network or its training makes it another number
-_LEARNING_RATE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -133,28 +134,19 @@ def _load(path: Path, model: LeNet, identity: dict[str, Any]) -> float | None:
 
 
 def _train(model: LeNet, dataset: ImageDataset, steps: int, seed: int, batch_size: int) -> None:
-    assert dataset.labels is not None
-    device = next(model.parameters()).device
-    labels = torch.from_numpy(np.array(dataset.labels)).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=_LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     size = min(batch_size, len(dataset.train))
-    per_epoch = len(dataset.train) // size
-    order = dataset.train
-    for step in progress(range(steps), f"training {model.label}", steps):
-        epoch, place = divmod(step, per_epoch)
-        if place == 0:
-            order = np.random.default_rng([seed, epoch]).permutation(dataset.train)
-        rows = order[place * size : (place + 1) * size]
-        logits = model(dataset.batch(rows).to(device))
-        loss = functional.cross_entropy(logits, labels[torch.from_numpy(rows).to(device)])
-        if step % 100 == 99 or step == steps - 1:  # a NaN stays: no need to wait for every step
-            if not bool(torch.isfinite(loss)):
-                raise RuntimeError(f"{model.label}: the loss is {loss.item()} at step {step + 1}")
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        optimizer.step()
-        schedule.step()
+    config = TrainConfig(steps=steps, batch_size=size, seed=seed, weight_decay=0.0)
+    optimizer = make_optimizer(config, model, fused=False)  # of the bits of earlier versions
+    fit(
+        ClassificationLoss(model),
+        LabelledImageBatches(
+            dataset, config, device=next(model.parameters()).device, drop_last=True
+        ),
+        optimizer,
+        steps,
+        schedule=CosineAnnealingLR(optimizer, steps),
+        label=model.label,
+    )
 
 
 @torch.no_grad()

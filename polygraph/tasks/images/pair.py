@@ -248,7 +248,7 @@ class GanTask(Task):
             share = torch.rand(len(real), 1, 1, 1, device=real.device, dtype=real.dtype)
             mixed = torch.lerp(fake, real, share).requires_grad_()
         loss, gap, penalty = self._critic_loss(real, fake, mixed)
-        descend(self.fabric, self._critic_loss, self._critic_optimizer, loss, self.train.grad_clip)
+        self._descend(self._critic_loss, self._critic_optimizer, loss)
         if config.loss == "wgan":
             with torch.no_grad():
                 for parameter in self.critic.parameters():
@@ -259,14 +259,12 @@ class GanTask(Task):
         """One step of the generator, without the average; its loss."""
         with _frozen(self.critic):
             loss: Tensor = self._generator_loss(self._latent(self._generator_batch))
-            descend(
-                self.fabric,
-                self._generator_loss,
-                self._generator_optimizer,
-                loss,
-                self.train.grad_clip,
-            )
+            self._descend(self._generator_loss, self._generator_optimizer, loss)
         return loss.detach()
+
+    def _descend(self, module: Any, optimizer: Any, loss: Tensor) -> None:
+        clipping = self.train.grad_clip, self.train.clip_value
+        descend(self.fabric, module, optimizer, loss, *clipping)
 
     def _latent(self, count: int) -> Tensor:
         like = self._like

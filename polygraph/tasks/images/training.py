@@ -65,6 +65,7 @@ class GanRunConfig:
                 raise TypeError(f"train: {name} must be a config of a {name}, got {found!r}")
         if self.score_images < 0:
             raise ValueError(f"train: score_images must be 0 or more, got {self.score_images}")
+        _check_pair(self.train)
         if self.data.size != SIZE:
             raise ValueError(
                 f"data: size must be {SIZE}, that of the networks, got {self.data.size}"
@@ -85,6 +86,26 @@ class GanRunConfig:
         data = {k: v for k, v in asdict(self.data).items() if k not in ("path", "cache_dir")}
         train = {**self.train.semantics(), "length": self.train.length()}
         return config_hash({**self.semantics(), "data": data, "train": train})
+
+
+_OPTIMIZER = ("optimizer", "decay_all", "momentum", "nesterov", "beta1", "beta2")
+
+
+def _check_pair(train: TrainConfig) -> None:
+    """Refuse settings of the loop that a pair, with two losses and optimizers, does not look at."""
+    default = TrainConfig()
+    for name in _OPTIMIZER:
+        value = getattr(train, name)
+        if value != getattr(default, name):
+            raise ValueError(
+                f"train: {name} is not for a pair, whose optimizers are set in gan, got {value!r}"
+            )
+    if train.precision == "16-mixed":
+        raise ValueError(
+            "train: precision 16-mixed scales one loss, a pair has two: use bf16-mixed"
+        )
+    if train.schedule == "onecycle" and train.cycle_momentum:
+        raise ValueError("train: cycle_momentum must be false for a pair, got true")
 
 
 def gan_run_config(preset: str, data: ImageDataConfig | None = None, **train: Any) -> GanRunConfig:

@@ -33,8 +33,9 @@ from polygraph.train.batches import NormalizedBatches
 from polygraph.train.checkpoint import load_weights, seal, write_atomic, write_json
 from polygraph.train.config import TrainConfig, config_hash
 from polygraph.train.distributed import gather_rows, make_fabric, process_group, shard
-from polygraph.train.loop import BEST, LAST, Progress, Task, Trainer, descend
+from polygraph.train.loop import BEST, LAST, Progress, Trainer
 from polygraph.train.provenance import provenance
+from polygraph.train.supervised import SupervisedTask
 
 if TYPE_CHECKING:
     from polygraph.data.registered import MeshDataset
@@ -181,7 +182,7 @@ class ReconstructionLoss(torch.nn.Module):
         return loss
 
 
-class MeshTask(Task):
+class MeshTask(SupervisedTask):
     """A mesh autoencoder, its optimizer, its data.
 
     Args:
@@ -194,6 +195,7 @@ class MeshTask(Task):
         augmentation: see :class:`MeshRunConfig`.
     """
 
+    model: MeshAutoencoder
     score = "val_error_mm"
 
     def __init__(
@@ -206,20 +208,11 @@ class MeshTask(Task):
         loss: str = "l1",
         augmentation: float = 0.0,
     ) -> None:
-        self.fabric, self.config, self.dataset, self.split = fabric, config, dataset, split
-        self.num_samples = len(split.train)
         # Before the first step, and not after the last one.
         check_errors_fit(max(len(split.val), len(split.test)), dataset.num_vertices)
-        self.model = model
-        optimizer = torch.optim.Adam(
-            model.parameters(),
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-            fused=True,  # the plain loop over parameters costs milliseconds per step on the CPU
-        )
-        self.modules, self.optimizers = {"model": model}, {"model": optimizer}
         self._unwrapped = ReconstructionLoss(model, loss)
-        self._loss, self._optimizer = fabric.setup(self._unwrapped, optimizer)
+        super().__init__(fabric, config, model, self._unwrapped, len(split.train))
+        self.dataset, self.split = dataset, split
         self.batches = NormalizedBatches(
             dataset.vertices,
             split.train,
@@ -230,10 +223,13 @@ class MeshTask(Task):
             augmentation=augmentation,
         )
 
+    def batch(self, step: int) -> tuple[Tensor]:
+        """Normalised meshes ``[b, V, 3]``."""
+        return (self.batches(step),)
+
     def training_step(self, step: int) -> dict[str, Tensor]:
-        """Forward, backward, Adam."""
-        loss = self._loss(self.batches(step))
-        descend(self.fabric, self._loss, self._optimizer, loss, self.config.grad_clip)
+        """Forward, backward, optimizer; the loss is logged before it is rounded."""
+        super().training_step(step)
         return {"loss": self._unwrapped.value}
 
     def validate(self) -> dict[str, float]:

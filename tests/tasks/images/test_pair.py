@@ -234,6 +234,21 @@ def test_rates_fall_linearly_and_the_critic_has_its_own(tmp_path):
     assert logged == [row[0] for row in rates]
 
 
+def test_gradients_are_clipped_by_value(tmp_path):
+    """Both networks end elsewhere than without, and than with the norm clipped."""
+    found = []
+    for name, clipping in (
+        ("free", {}),
+        ("value", {"clip_value": 1e-3}),
+        ("norm", {"grad_clip": 1}),
+    ):
+        train_gan(tiny_gan(**clipping), tmp_path / name, dataset=random_images())
+        found.append(state(tmp_path / name)["modules"])
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        for part in ("generator", "critic"):
+            assert not same(found[one][part], found[other][part])
+
+
 def test_each_critic_step_has_a_batch_of_its_own(tmp_path):
     """Step t reads the batches t n to t n + n - 1 of the sampled sequence, all images in turn."""
     data = random_images(num_train=12)

@@ -253,6 +253,10 @@ def test_settings_from_preset_yaml_and_options(tmp_path):
         (["--score_images", "-1"], "score_images must be 0 or more, got -1"),
         (["--steps", "0"], "steps must be at least 1, got 0"),
         (["--config", "nothing.yaml"], "nothing.yaml: no such file"),
+        (["--optimizer", "sgd"], "optimizer is not for a pair, whose optimizers are set in gan"),
+        (["--beta1", "0.5"], "beta1 is not for a pair, whose optimizers are set in gan, got 0.5"),
+        (["--precision", "16-mixed"], "scales one loss, a pair has two"),
+        (["--schedule", "onecycle"], "cycle_momentum must be false for a pair"),
     ],
 )
 def test_wrong_settings_are_usage_errors(tmp_path, capsys, words, message):

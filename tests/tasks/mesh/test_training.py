@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from polygraph import metrics
 from polygraph.data import MeshDataConfig, open_dataset
 from polygraph.mesh import build_hierarchy
 from polygraph.models import MeshAutoencoder, MeshAutoencoderConfig
+from polygraph.tasks.mesh.arguments import parse_train_mesh
 from polygraph.tasks.mesh.run import (
     evaluate_run,
     load_run,
@@ -77,6 +79,28 @@ def test_resume_ends_with_the_same_bits(tmp_path):
     assert_same_weights(*(tmp_path / n / "last.safetensors" for n in ("whole", "parts")))
     assert_same_weights(*(tmp_path / n / "best.safetensors" for n in ("whole", "parts")))
     assert (parts["test"], parts["val"]) == (whole["test"], whole["val"])
+
+
+def test_other_optimizers_and_schedules_train_meshes(tmp_path):
+    """Each setting counts: none of these runs ends where another does; on the command line, too."""
+    ends = []
+    for number, settings in enumerate(
+        (
+            {},
+            {"optimizer": "adamw", "weight_decay": 0.1},
+            {"optimizer": "sgd"},
+            {"optimizer": "sgd", "decay_all": False, "weight_decay": 0.1},
+            {"optimizer": "sgd", "clip_value": 1e-3},
+            {"schedule": "multistep", "milestones": [0.25]},
+        )
+    ):
+        folder = tmp_path / str(number)
+        train_mesh(tiny_run(tmp_path, steps=6, **settings), folder)
+        ends.append(torch.cat([w.flatten() for w in weights(folder / "last.safetensors").values()]))
+    assert all(not torch.equal(a, b) for a, b in combinations(ends, 2))
+    words = ["--optimizer", "sgd", "--schedule", "multistep", "--milestones", "[1,2.5]"]
+    train = parse_train_mesh([*words, "--out", "x"])[0].train
+    assert (train.optimizer, train.milestones) == ("sgd", (1.0, 2.5))
 
 
 def test_the_weights_of_the_best_validation_are_measured(tmp_path):

@@ -12,12 +12,11 @@ from train.tiny_points import DATA, MODEL, tiny_points
 from polygraph.data import open_shapes
 from polygraph.models import DGCNNClassifier, DGCNNClassifierConfig
 from polygraph.tasks.mesh.run import load_run
+from polygraph.tasks.points.arguments import parse_train_points
 from polygraph.tasks.points.run import load_classifier
 from polygraph.tasks.points.training import (
-    ClassificationLoss,
     PointsRunConfig,
     class_logits,
-    classification_summary,
     points_train_config,
     train_points,
 )
@@ -25,6 +24,7 @@ from polygraph.train.batches import PointBatches
 from polygraph.train.checkpoint import CheckpointError, load_checkpoint
 from polygraph.train.config import TrainConfig, sample_indices
 from polygraph.train.log import read_log
+from polygraph.train.supervised import ClassificationLoss, classification_summary
 
 
 def with_train(config, **train):
@@ -92,6 +92,29 @@ def test_resume_ends_with_the_same_bits(tmp_path):
     assert (parts["test"], parts["val"]) == (whole["test"], whole["val"])
     other = train_points(with_train(config, seed=1), tmp_path / "other")
     assert other["test"]["loss"] != whole["test"]["loss"]
+
+
+def test_the_papers_optimizer(tmp_path):
+    """`--config points-sgd`: SGD from 0.1 to 0.001, which resumes to the same bits, too."""
+    words = ["--config", "points-sgd", "--accelerator", "cpu", "--out", "x"]
+    train = parse_train_points(words)[0].train
+    assert replace(train, accelerator="auto") == points_train_config(
+        optimizer="sgd", learning_rate=0.1, min_learning_rate=0.001, momentum=0.9
+    )
+    sgd = {"optimizer": "sgd", "learning_rate": 0.1, "warmup_epochs": 1, "decay_all": False}
+    config = tiny_points(schedule="constant", **sgd)
+    whole = train_points(config, tmp_path / "whole")
+    train_points(with_train(config, steps=5, checkpoint_every=5), tmp_path / "parts")
+    parts = train_points(config, tmp_path / "parts", resume=True)
+    for name in ("last.safetensors", "best.safetensors"):
+        assert_same(*(state(tmp_path / run / name) for run in ("whole", "parts")))
+    assert parts["test"] == whole["test"]
+    groups = state(tmp_path / "whole" / "last.safetensors")["optimizers"]["model"]["param_groups"]
+    assert [group["weight_decay"] for group in groups] == [1e-4, 0.0]
+    assert {"momentum", "nesterov"} <= set(groups[0])
+    other = tiny_points(schedule="constant")
+    with pytest.raises(CheckpointError, match=r"train\.decay_all is False there and None here"):
+        train_points(other, tmp_path / "whole", resume=True)
 
 
 def test_the_best_validation_is_measured(tmp_path):
@@ -242,7 +265,7 @@ def test_the_command_line(tmp_path, capsys):
     from polygraph.cli import main
 
     assert main(["train", "--help"]) == 0
-    assert "polygraph train points" in capsys.readouterr().out
+    assert "Classifiers of point clouds" in capsys.readouterr().out
     out = str(tmp_path / "run")
     config = tmp_path / "c.yaml"
     config.write_text("model: {edge_channels: [8, 8], head_channels: [12]}\nbatch_size: 4\n")
@@ -275,6 +298,10 @@ def test_the_command_line(tmp_path, capsys):
         (["--config", "mesh-quick"], "--config mesh-quick: no such file"),
         (["--data.val_fraction", "1"], "val_fraction must be in (0, 1), got 1"),
         (["--preset", "full-2"], "unknown setting --preset"),
+        (["--optimizer", "sdg"], "optimizer must be one of adam, adamw, sgd, got 'sdg'; did you"),
+        (["--schedule", "cosin"], "got 'cosin'; did you mean 'cosine'?"),
+        (["--momentum", "0.5"], "momentum is for optimizer sgd, got 0.5 with optimizer adam"),
+        (["--schedule", "multistep", "--milestones", "[3,2]"], "must be positive epochs that rise"),
     ],
 )
 def test_wrong_settings_are_usage_errors(tmp_path, capsys, words, message):
