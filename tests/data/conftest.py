@@ -48,3 +48,8 @@ def array_folder(tmp_path, moving):
     np.save(folder / "vertices.npy", moving[0])
     np.save(folder / "faces.npy", moving[1].astype(np.int32))
     return folder
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return tmp_path / "cache"

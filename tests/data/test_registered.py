@@ -17,11 +17,6 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def cache(tmp_path):
-    return tmp_path / "cache"
-
-
-@pytest.fixture
 def file_folder(tmp_path, moving):
     """A folder in form (b): two clips of six files; natural order is not that of text."""
     folder = tmp_path / "files"
