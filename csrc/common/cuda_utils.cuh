@@ -9,6 +9,7 @@
 #include <type_traits>
 
 #include "common/check.h"
+#include "common/rounding.h"
 
 namespace polygraph {
 
@@ -196,10 +197,6 @@ struct LaunchShape {
 constexpr int64_t kMaxBlocksX = std::numeric_limits<int32_t>::max();
 constexpr int64_t kMaxBlocksY = 65535;
 constexpr int64_t kMaxSharedBytes = 48 << 10;  // what every device grants without being asked
-
-inline int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
 
 // Blocks for kernels that stride over the rest of their items by themselves.
 inline int64_t strided_blocks(int64_t items, int threads) {

@@ -10,16 +10,6 @@
 
 namespace polygraph {
 
-template <class T>
-struct SpiralBackwardXParams {
-  SpiralSizes n;
-  const T* grad;           // [B, M, D]
-  const T* weight;         // [D, S*C]
-  const int64_t* t_ptr;    // [V+1]
-  const int64_t* t_entry;  // [M*S]
-  T* out;                  // [B, V, C]
-};
-
 // ---- a tile product ----
 
 constexpr int kSlotWindow = 32;   // slots that a tile sorts its entries by at a time: bits of a word
@@ -147,15 +137,15 @@ struct SpiralSourceStage {
   using Value = typename Shape::Value;
   static constexpr int kLanes = Shape::kDepth / kVec;
   static constexpr int kPassRows = Shape::kThreads / kLanes;
-  static constexpr int kPasses = (Shape::kRows + kPassRows - 1) / kPassRows;
+  static constexpr int kPasses = ceil_div(Shape::kRows, kPassRows);
   // From pass to pass the sample changes only where the place among a lane's rows does, or where a pass is no multiple
   // of a source's lanes.
   static constexpr int kSpan = Shape::kRowLanes * Shape::kRowGroup;
   static constexpr bool kKeepsSample = kPassRows / Shape::kRowGroup % (kMostSamples / Shape::kThreadRows) == 0;
-  static constexpr int kSamples = kKeepsSample ? (Shape::kRows + kSpan - 1) / kSpan : kPasses;
+  static constexpr int kSamples = kKeepsSample ? ceil_div(Shape::kRows, kSpan) : kPasses;
   static constexpr int kColLanes = Shape::kCols / kVec;
   static constexpr int kColPassLines = Shape::kThreads / kColLanes;
-  static constexpr int kColPasses = (Shape::kDepth + kColPassLines - 1) / kColPassLines;
+  static constexpr int kColPasses = ceil_div(Shape::kDepth, kColPassLines);
 
   Pack<T, kVec> left[kPasses];
   Pack<T, kVec> right[kColPasses];
@@ -376,7 +366,7 @@ __global__ void __launch_bounds__(kBackwardXThreads, kSamples == 8 ? 3 : 4)
     spiral_conv_backward_x_kernel(SpiralBackwardXParams<T> p) {
   using Value = Acc<T>;
   const SpiralSizes n = p.n;
-  const int64_t groups = (n.C + kVec - 1) / kVec;
+  const int64_t groups = ceil_div(n.C, kVec);
   const int64_t width = n.S * n.C;
   for (int64_t item = first_item(); item < n.V * groups; item += item_stride()) {
     const int64_t u = quotient(item, groups);

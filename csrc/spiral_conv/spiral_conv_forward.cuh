@@ -9,17 +9,6 @@
 
 namespace polygraph {
 
-template <class T>
-struct SpiralForwardParams {
-  SpiralSizes n;
-  const T* x;            // [B, V, C]
-  const int64_t* index;  // [M, S]
-  const T* weight;       // [D, S*C]
-  const T* bias;         // [D] or null
-  T* out;                // [B, M, D]
-  int64_t column_tiles;  // tiles along D
-};
-
 // Where row (b, m) of a tile reads: sample b starts at source row x, its neighbours are listed from index on.
 struct SpiralRow {
   int64_t x;      // b * V
@@ -33,8 +22,8 @@ template <class T, class Shape, int kVec>
 struct SpiralStage {
   static constexpr int kLanes = Shape::kDepth / kVec;
   static constexpr int kPassRows = Shape::kThreads / kLanes;
-  static constexpr int kRowPasses = (Shape::kRows + kPassRows - 1) / kPassRows;
-  static constexpr int kColPasses = (Shape::kCols + kPassRows - 1) / kPassRows;
+  static constexpr int kRowPasses = ceil_div(Shape::kRows, kPassRows);
+  static constexpr int kColPasses = ceil_div(Shape::kCols, kPassRows);
 
   Pack<T, kVec> left[kRowPasses];
   Pack<T, kVec> right[kColPasses];
