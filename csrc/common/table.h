@@ -1,5 +1,5 @@
-// Neighbour tables and their transposes on the CPU: the kernels follow the entries without looking, so bad ones are
-// refused first.
+// Neighbor tables and their transposes on the CPU: the kernels do not check the entries that they follow, so bad ones
+// are refused first.
 #pragma once
 
 #include <atomic>

@@ -61,6 +61,9 @@ struct SpiralBackwardWeightParams {
   int64_t share_rows = 0;    // CUDA: rows of a part, the last one may have fewer
 };
 
+// CPU, backward_weight: rows whose gradients stay in L1 while the tiles of the weight pass over them.
+constexpr int64_t kGradientRows = 256;
+
 inline SpiralSizes check_spiral_conv(
     const char* op, const Tensor& x, const Tensor& index, const Tensor& weight, const std::optional<Tensor>& bias) {
   check_floating(op, "x", x);

@@ -10,7 +10,7 @@ namespace polygraph {
 
 // As SpiralStage of the forward, but the summed dimension is the rows (b, m), and both sides lie in shared memory as in
 // global memory: left is kDepth gathered rows of columns s*C + c, right as many rows of grad. A thread's column never
-// changes; its place (b, m) walks on row by row, without a division.
+// changes; its position (b, m) advances row by row, without a division.
 template <class T, class Shape, int kVec>
 struct SpiralRowStage {
   using Value = typename Shape::Value;
@@ -102,9 +102,9 @@ struct SpiralRowStage {
 };
 
 // A block computes Shape::kRows columns s*C + c times Shape::kCols columns d of gw, summed over one share of the rows
-// (b, m), into its own place of partial; sum_shares_kernel adds the shares. Blocks of one share are neighbours, so that
+// (b, m), into its own part of `partial`; sum_shares_kernel adds the shares. Blocks of one share are adjacent, so that
 // its rows of x and grad come from L2 after the first. Safe: a stage is written only after the
-// barrier behind the last product that read it, and every element of partial has one writer.
+// barrier after the last product that read it, and every element of partial has one writer.
 template <class T, class Shape, int kVec>
 __global__ void __launch_bounds__(Shape::kThreads, sizeof(Acc<T>) == 8 ? 3 : 4)
     spiral_conv_backward_weight_kernel(SpiralBackwardWeightParams<T, Acc<T>> p) {

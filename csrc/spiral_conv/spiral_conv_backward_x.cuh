@@ -24,7 +24,7 @@ struct SpiralBackwardXTileParams {
   int chunk;              // entries that a tile sorts at a time
 };
 
-// An entry in a list of shared memory: where its target's row begins in a sample of grad, and the place of the list's
+// An entry in a list of shared memory: where its target's row begins in a sample of grad, and the position of the list's
 // next entry. -1: none.
 struct SpiralEntry {
   int at, next;
@@ -92,7 +92,7 @@ struct SpiralLists {
       if (mine < 0) {
         continue;
       }
-      // Entries of one source are neighbours; some of them may be of no list.
+      // Entries of one source are adjacent; some of them may belong to no list.
       const int source = mine / kSlotWindow;
       const int64_t from = begin[source] - first;
       const int64_t to = begin[source + 1] - first;
@@ -273,8 +273,8 @@ struct SpiralSourceStage {
 // columns d a load (C and D multiples of kVec, grad and weight aligned to it), summed over the row's targets at that
 // slot, and multiplied by W_s. The rows of a thread are samples of one source, and a thread leaves out the slots at
 // which its source has no entry, so that an infinity in their weights stays away. The order of a sum: chunk, slot, d,
-// and within these t_entry; chunks depend on the sizes and on t_ptr. Safe: a stage is written only behind the barrier
-// after the last product that read it, lists only behind one after the last fetch, and every out element has one
+// and within these t_entry; chunks depend on the sizes and on t_ptr. Safe: a stage is written only after the barrier that
+// follows the last product that read it, lists only after one that follows the last fetch, and every out element has one
 // writer. Bound by FMAs and by reads of the stages; the floor is the forward's, 6 us at 16 x 5023 x 9, 16 to 16
 // channels, and 50 us at 18 slots, 32 to 32 (H100).
 template <class T, class Shape, int kVec>

@@ -9,8 +9,7 @@
 namespace polygraph {
 namespace {
 
-constexpr int64_t kBlockRows = 256;  // rows whose gradients stay in L1 while the tiles of the weight pass over them
-constexpr int64_t kVecPad = 64;      // bytes of the widest vector
+constexpr int64_t kVecPad = 64;  // bytes of the widest vector
 
 #define POLYGRAPH_KERNEL_FILE "spiral_conv/spiral_conv_kernel.inc"
 #include "common/each_isa.inc"
@@ -131,10 +130,10 @@ void backward_weight_cpu(const SpiralSizes& n, const Tensor& grad, const Tensor&
   const int64_t size = n.S * narrow * stride;
   constexpr int64_t max_bytes = int64_t(32) << 20;
   const int64_t affordable = std::max<int64_t>(1, max_bytes / (size * static_cast<int64_t>(sizeof(T))));
-  const int64_t shares = std::clamp<int64_t>(rows / (4 * kBlockRows), 1, std::min<int64_t>(affordable, 32));
+  const int64_t shares = std::clamp<int64_t>(rows / (4 * kGradientRows), 1, std::min<int64_t>(affordable, 32));
   std::vector<T> sums(shares * size, T(0));
   parallel_tasks(shares, rows / shares * size / lanes<T>(), [&](int64_t begin, int64_t end) {
-    std::vector<T> scratch(kBlockRows * d_padded);
+    std::vector<T> scratch(kGradientRows * d_padded);
     for (int64_t share = begin; share < end; ++share) {
       const int64_t first = rows * share / shares;
       const int64_t last = rows * (share + 1) / shares;

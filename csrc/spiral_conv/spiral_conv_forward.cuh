@@ -134,7 +134,7 @@ __device__ __forceinline__ void store_spiral_tile(
 // A block computes Shape::kRows rows (b, m), flattened, times Shape::kCols columns d of out. It reads x rows through
 // the table, kVec channels a load (C a multiple of kVec, x and weight aligned to it), and the matching columns of
 // weight. Rows past the end repeat the last one and are not stored. Safe: a stage is written only after the barrier
-// behind the last product that read it, and every out element has one writer.
+// after the last product that read it, and every out element has one writer.
 template <class T, class Shape, int kVec>
 __global__ void __launch_bounds__(Shape::kThreads, kTileBlocks<Shape, kVec, 3>)
     spiral_conv_kernel(SpiralForwardParams<T> p) {

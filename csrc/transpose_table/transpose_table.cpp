@@ -1,4 +1,4 @@
-// The transposed neighbour table on the CPU: a stable counting sort.
+// The transposed neighbor table on the CPU: a stable counting sort.
 #include "transpose_table/transpose_table.h"
 
 #include "common/counting_sort.h"
