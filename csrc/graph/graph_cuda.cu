@@ -66,8 +66,8 @@ struct TargetsParams {
   int64_t* target;  // [E]
 };
 
-// A thread checks one pointer and finds the segment of one slot at a time; adjacent threads search nearly the same positions.
-// Safe: one writer per element, and a search reads no others than pointers whatever their values.
+// A thread checks one pointer and finds the segment of one slot at a time; adjacent threads search nearly the same
+// positions. Safe: one writer per element, and a search reads no others than pointers whatever their values.
 __global__ void __launch_bounds__(kSortThreads) targets_kernel(TargetsParams p) {
   for (int64_t i = first_item(); i < max(p.S + 1, p.E); i += item_stride()) {
     if (i <= p.S) {

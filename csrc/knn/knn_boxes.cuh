@@ -1,13 +1,13 @@
 // CUDA k-NN of many points in few dimensions, C <= 4: whole tiles of points are passed over that are too far away.
 //
-// Points are sorted along a Hilbert curve through the cells of a grid over all of them, so that kBoxPoints neighbours
+// Points are sorted along a Hilbert curve through the cells of a grid over all of them, so that kBoxPoints neighbors
 // on it lie near each other, and these have a box: the least and the largest of each coordinate. Queries are sorted
 // likewise. A block takes a tile of queries as knn_list_kernel does, and of the points' tiles only those whose box is
 // no farther from the box of its queries than the last entry of one of its lists.
 //
 // The distance of two boxes is computed as that of two points (knn.h), from the gap between them along each axis. A gap
 // is no larger than the difference of any two coordinates, and differences, squares and sums are rounded monotonically,
-// so no documented distance of a query and a point is smaller than that of their boxes, to the bit: no neighbour is
+// so no documented distance of a query and a point is smaller than that of their boxes, to the bit: no neighbor is
 // passed over, whatever the cells, and a point as far as the last entry is looked at for its number. The order of
 // points decides only how many boxes are near. At worst all are: then each pair is computed, as without boxes.
 //
@@ -129,7 +129,8 @@ __device__ __forceinline__ KnnBox<A> block_box(KnnBox<A> mine) {
   return mine;
 }
 
-// extent[block] = the box around the points that the block reads, adjacent points by adjacent threads. Safe: one writer.
+// extent[block] = the box around the points that the block reads, adjacent points by adjacent threads. Safe: one
+// writer.
 template <class T>
 __global__ void __launch_bounds__(kExtentThreads) knn_extent_kernel(KnnBoxParams<T> p) {
   KnnBox<Acc<T>> box = empty_box<Acc<T>>();
@@ -181,8 +182,8 @@ __device__ __forceinline__ uint32_t curve_key(uint32_t sample, uint32_t (&cell)[
   return key;
 }
 
-// A thread finds the position of a row on the curve, after those of the samples before. Cells are cubes; rows outside the
-// points' extent are taken into a cell at its border. Safe: one writer each.
+// A thread finds the position of a row on the curve, after those of the samples before. Cells are cubes; rows outside
+// the points' extent are taken into a cell at its border. Safe: one writer each.
 template <class T>
 __global__ void __launch_bounds__(kExtentThreads) knn_curve_kernel(KnnCurveParams<T> p) {
   using A = Acc<T>;

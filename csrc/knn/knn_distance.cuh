@@ -267,8 +267,8 @@ struct KnnSums {
 };
 
 // Leaves the distances of a tile in work [kRows, kResultStride]. All threads of the block come here together and leave
-// together. Safe: a stage is written only after the barrier that follows the last sums that read it, the results only after
-// all sums; x, y and the numbers are only read.
+// together. Safe: a stage is written only after the barrier that follows the last sums that read it, the results only
+// after all sums; x, y and the numbers are only read.
 template <class Shape, int kVec>
 __device__ __forceinline__ void tile_distances(
     const typename Shape::Element* x, const typename Shape::Element* y, int64_t C, const int* queries,

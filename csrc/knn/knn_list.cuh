@@ -250,8 +250,8 @@ __device__ __forceinline__ bool finish_lists(
 // A block computes the lists of kRows queries over the share blockIdx.y of their candidates, and goes on to the tile
 // gridDim.x further. x and y are read through shared memory (KnnStage), kVec channels a load, and again by the few
 // candidates of kChain. Queries whose lists of kChain turn out too short go through the candidates once more, with the
-// documented distance. Safe: a tile's results and numbers are replaced after a barrier that follows the last warp that reads
-// them; a list, a ceiling and a warp's picks belong to one warp from the first barrier to the last.
+// documented distance. Safe: a tile's results and numbers are replaced after a barrier that follows the last warp that
+// reads them; a list, a ceiling and a warp's picks belong to one warp from the first barrier to the last.
 template <class Shape, int kSlots, int kVec>
 __global__ void __launch_bounds__(kKnnThreads, sizeof(typename Shape::Value) == 8 ? 2 : 4)
     knn_list_kernel(KnnParams<typename Shape::Element> p) {

@@ -112,8 +112,8 @@ __device__ __forceinline__ void sort_list(const KnnList<A>& list, int length) {
   }
 }
 
-// Merges the candidates of the lanes in `mask` (the same in all lanes). Every entry and candidate counts those that come
-// before it, which is its position: no step waits for another, and all entries are read before any is written.
+// Merges the candidates of the lanes in `mask` (the same in all lanes). Every entry and candidate counts those that
+// come before it, which is its position: no step waits for another, and all entries are read before any is written.
 template <int kSlots, class A>
 __device__ __forceinline__ void merge_few(const KnnList<A>& list, int length, A d, int number, unsigned mask) {
   const int lane = static_cast<int>(threadIdx.x) % 32;

@@ -16,7 +16,7 @@ __device__ __forceinline__ void add_scaled(Acc<T> (&sum)[kVec], Acc<T> factor, c
   }
 }
 
-// A thread computes kVec channels of one target m, sample after sample; neighbouring threads lie along C, so rows are
+// A thread computes kVec channels of one target m, sample after sample; neighboring threads lie along C, so rows are
 // read and written in whole sectors, kVec channels a load (C a multiple of kVec, all rows aligned to it). Bound by
 // memory. Safe: no shared memory, one writer per element.
 template <class T, int kVec>

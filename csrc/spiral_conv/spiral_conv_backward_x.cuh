@@ -20,12 +20,12 @@ struct SpiralBackwardXTileParams {
   SpiralBackwardXParams<T> x;
   int64_t column_tiles;   // tiles along C
   int64_t sample_groups;  // groups that the samples are cut into
-  int lanes_shift;        // a source has 1 << lanes_shift neighbouring row lanes, of kThreadRows samples each
+  int lanes_shift;        // a source has 1 << lanes_shift neighboring row lanes, of kThreadRows samples each
   int chunk;              // entries that a tile sorts at a time
 };
 
-// An entry in a list of shared memory: where its target's row begins in a sample of grad, and the position of the list's
-// next entry. -1: none.
+// An entry in a list of shared memory: where its target's row begins in a sample of grad, and the position of the
+// list's next entry. -1: none.
 struct SpiralEntry {
   int at, next;
 };
@@ -273,9 +273,9 @@ struct SpiralSourceStage {
 // columns d a load (C and D multiples of kVec, grad and weight aligned to it), summed over the row's targets at that
 // slot, and multiplied by W_s. The rows of a thread are samples of one source, and a thread leaves out the slots at
 // which its source has no entry, so that an infinity in their weights stays away. The order of a sum: chunk, slot, d,
-// and within these t_entry; chunks depend on the sizes and on t_ptr. Safe: a stage is written only after the barrier that
-// follows the last product that read it, lists only after one that follows the last fetch, and every out element has one
-// writer. Bound by FMAs and by reads of the stages; the floor is the forward's, 6 us at 16 x 5023 x 9, 16 to 16
+// and within these t_entry; chunks depend on the sizes and on t_ptr. Safe: a stage is written only after the barrier
+// that follows the last product that read it, lists only after one that follows the last fetch, and every out element
+// has one writer. Bound by FMAs and by reads of the stages; the floor is the forward's, 6 us at 16 x 5023 x 9, 16 to 16
 // channels, and 50 us at 18 slots, 32 to 32 (H100).
 template <class T, class Shape, int kVec>
 __global__ void __launch_bounds__(Shape::kThreads, kTileBlocks<Shape, kVec, 2>)
@@ -357,7 +357,7 @@ template <class T>
 constexpr int kNarrowPack = kPackWidth<T> < 4 ? kPackWidth<T> : 4;
 
 // A thread computes kVec channels of one source u in kSamples samples: samples share the list of (target, slot) pairs
-// and the weights, which neighbouring threads read side by side (they lie along C); the gradients of a target are the
+// and the weights, which neighboring threads read side by side (they lie along C); the gradients of a target are the
 // same address for all threads of a source. Loads are kVec and kDepthVec elements wide (C and D multiples, aligned).
 // Samples past the end repeat the last one and are not stored. Safe: no shared memory, one writer per element. Bound by
 // the loads: 12 a thread for 128 FMAs.

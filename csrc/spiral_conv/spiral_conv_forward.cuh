@@ -9,7 +9,7 @@
 
 namespace polygraph {
 
-// Where row (b, m) of a tile reads: sample b starts at source row x, its neighbours are listed from index on.
+// Where row (b, m) of a tile reads: sample b starts at source row x, its neighbors are listed from index on.
 struct SpiralRow {
   int64_t x;      // b * V
   int64_t index;  // m * S
@@ -17,7 +17,7 @@ struct SpiralRow {
 
 // One thread's part of a stage on its way from global memory (fetch) to shared memory (store), with the product of the
 // stage before in between to hide the way. Along the summed dimension k = s*C + c the threads lie kVec apart, so that a
-// row's kDepth neighbours arrive in whole sectors; k is the same for all rows of a thread.
+// row's kDepth neighbors arrive in whole sectors; k is the same for all rows of a thread.
 template <class T, class Shape, int kVec>
 struct SpiralStage {
   static constexpr int kLanes = Shape::kDepth / kVec;
