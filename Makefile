@@ -10,6 +10,7 @@
 #   make cuda      compile the CUDA library, warnings are errors, and check its machine code (needs nvcc, but no GPU)
 #   make gpu-ready what a machine with a GPU and no network needs for scripts/gpu_check.sh
 #   make bench     run the benchmarks (FILES=benchmarks/bench_spiral_conv.py picks one)
+#   make results   the pages of docs/results and README's table from the rows of benchmarks/results
 #   make report    the HTML report of a grid (GRID=its folder or results.json, HTML=the file)
 #   make sanitize  run the operators' tests under the address and undefined-behaviour sanitizers
 #   make clean     remove what was built, but not .venv's packages
@@ -34,7 +35,7 @@ CHECKED_BUILD := POLYGRAPH_WERROR=1 $(BIN)/python setup.py --quiet build_ext \
 # says otherwise.
 CUDA = $${POLYGRAPH_CUDA:-$$($(BIN)/python -c "import torch; print('auto' if torch.version.cuda else 0)")}
 
-.PHONY: demo demo-gan test test-all fuzz fuzz-files lint cuda gpu-ready bench report sanitize setup clean
+.PHONY: demo demo-gan test test-all fuzz fuzz-files lint cuda gpu-ready bench results report sanitize setup clean
 .DELETE_ON_ERROR:
 
 demo: setup
@@ -75,6 +76,9 @@ gpu-ready: setup
 
 bench: setup
 	set -e; for file in $(FILES); do $(BIN)/python $$file $(ARGS); done
+
+results: setup
+	$(BIN)/python benchmarks/make_results.py
 
 report: setup
 	$(BIN)/polygraph report $(GRID) --out $(HTML) $(ARGS)

@@ -1,8 +1,11 @@
-"""Arrays from ``.npz`` archives that may come from anybody: sizes are counted before expansion."""
+"""Arrays: their hash, and ``.npz`` archives that may come from anybody.
+
+The sizes in an archive are counted before it is expanded.
+"""
 
 from __future__ import annotations
 
-import io
+import hashlib
 import zipfile
 from typing import Any
 
@@ -14,6 +17,16 @@ from polygraph._memory import readable_bytes
 
 MOST_RATIO = 100  #: of what is packed to its packed size, beyond the first MiB; data have 1 to 10
 _MOST_MEMBERS = 1000
+
+
+def array_sha256(*arrays: Any) -> str:
+    """SHA-256 of the types, shapes and elements of arrays of numbers, in their order."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        values = np.ascontiguousarray(array)
+        digest.update(f"{values.dtype.str}{values.shape}".encode())
+        digest.update(values.data)
+    return digest.hexdigest()
 
 
 def checked_expansion(size: int, packed: int, name: str, error: type[Exception]) -> None:
@@ -57,7 +70,7 @@ def read_npz(path: PathLike, error: type[Exception] = ValueError) -> dict[str, N
                 raise error(f"{path}: must have at most {_MOST_MEMBERS} arrays, each name once")
             checked_expansion(sum(m.file_size for m in members), size, str(path), error)
             return {
-                name: _read_npy(archive.read(member))
+                name: _read_npy(archive, member)
                 for name, member in zip(names, members, strict=True)
             }
     except Exception as fault:  # a damaged archive can fail anywhere between zip and array
@@ -67,9 +80,10 @@ def read_npz(path: PathLike, error: type[Exception] = ValueError) -> dict[str, N
         raise error(f"{path}: not a readable .npz archive: {detail}") from fault
 
 
-def _read_npy(data: bytes) -> NDArray[Any]:
-    buffer = io.BytesIO(data)
-    array: NDArray[Any] = np.lib.format.read_array(buffer, allow_pickle=False)
-    if buffer.read(1):
-        raise ValueError("an array is followed by other bytes")
+def _read_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:
+    """One array, in pieces: in memory once. Reading to the end compares the checksum."""
+    with archive.open(member) as file:
+        array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+        if file.read(1):
+            raise ValueError("an array is followed by other bytes")
     return array

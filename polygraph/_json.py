@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from polygraph._files import PathLike, read_regular
+from polygraph._memory import check_room
 
 MOST_BYTES = 1 << 24
 MOST_DEPTH = 64  #: of lists and objects in each other; ours have less than ten
+SEAL = "sha256"  #: key of the hash that an object carries of its other values
+_EXPANSION = 20  # of a text to the lists that it may become
 
 
 def read_json(
@@ -31,6 +35,8 @@ def read_json(
         error: no such file, no regular file, one that is too large, or no JSON.
     """
     data = read_regular(path, most_bytes, error)
+    if len(data) > MOST_BYTES:
+        check_room(_EXPANSION * len(data), f"{path}: a list of {len(data)} bytes", error)
     return parse_json(data, str(path), error, parse_constant=parse_constant)
 
 
@@ -56,6 +62,27 @@ def parse_json(
         if not level:
             return value
     raise error(_too_deep(name))
+
+
+def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON values by name, and the SHA-256 of them all, by which a changed one is noticed."""
+    return {**values, SEAL: _seal(values)}
+
+
+def check_seal(values: Mapping[str, Any], name: str, error: type[Exception] = ValueError) -> None:
+    """Compare an object with the hash in it; one that has none, of an older version, is taken.
+
+    Raises:
+        error: it was changed; the message begins with ``name``.
+    """
+    if SEAL in values and values[SEAL] != _seal(values):
+        raise error(f"{name}: changed since it was written: its values do not have its {SEAL}")
+
+
+def _seal(values: Mapping[str, Any]) -> str:
+    others = {key: value for key, value in values.items() if key != SEAL}
+    text = json.dumps(others, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _inner_trees(value: Any) -> list[Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 _UNKNOWN = 1 << 62  # where the system does not tell
 _MOST_READ = 1 << 34
+_RESERVE = 1 << 26  # left alone where something large is made: for all that is small
 
 
 def available_bytes(root: Path = Path("/")) -> int:
@@ -14,7 +15,8 @@ def available_bytes(root: Path = Path("/")) -> int:
 
     The least of what Linux counts as available and of what the control groups of this process
     leave: their limit (``memory.max`` of version 2, ``memory.limit_in_bytes`` of version 1) less
-    what is in use, cached files left out. 2^62 where nothing tells.
+    what is in use, cached files left out; and of what the limit of its addresses (``ulimit -v``)
+    leaves. 2^62 where nothing tells.
 
     Args:
         root: where ``proc`` and ``sys`` lie.
@@ -32,12 +34,35 @@ def available_bytes(root: Path = Path("/")) -> int:
             elif "memory" in controllers.split(","):
                 names = "memory.limit_in_bytes", "memory.usage_in_bytes"
                 free += _left(root / "sys/fs/cgroup/memory", path, *names)
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        most, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if most != resource.RLIM_INFINITY:
+            pages = int((root / "proc/self/statm").read_text().split()[0])
+            free.append(most - pages * resource.getpagesize())
     return max(0, min(free))
 
 
 def readable_bytes() -> int:
     """Size of the largest file that is read whole, beside what is made of it, in bytes."""
     return min(available_bytes() // 2, _MOST_READ)
+
+
+def check_room(size: int, what: str, error: type[Exception] = ValueError) -> None:
+    """Refuse something large before memory is taken for it.
+
+    Args:
+        size: bytes that it takes.
+        what: begins the message.
+        error: the exception to raise.
+
+    Raises:
+        error: it is more than the memory there is, less 64 MiB.
+    """
+    left = max(0, available_bytes() - _RESERVE)
+    if size > left:
+        raise error(f"{what}: needs {size} bytes of memory, more than the {left} there are")
 
 
 def _left(mount: Path, path: str, limit: str, usage: str) -> list[int]:

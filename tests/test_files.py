@@ -1,10 +1,20 @@
 """What is opened where a user names a file, and what is refused before anything is read."""
 
+import errno
+import hashlib
 import os
 
+import numpy as np
 import pytest
 
-from polygraph._files import open_regular, read_regular, temporary_beside
+from polygraph._arrays import array_sha256
+from polygraph._files import (
+    atomic_path,
+    open_regular,
+    read_regular,
+    temporary_beside,
+    write_atomic,
+)
 
 
 class Fault(ValueError):
@@ -67,3 +77,32 @@ def test_temporary_names_fit(tmp_path):
     temporary.write_bytes(b"")
     os.replace(temporary, path)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_hashes_of_arrays_are_those_that_files_hold():
+    """Runs and caches compare them: type, shape and bytes of every array, in this order."""
+    one, other = np.arange(6, dtype="<f4").reshape(2, 3), np.arange(0, dtype="<i8")
+    wanted = hashlib.sha256(b"<f4(2, 3)" + one.tobytes() + b"<i8(0,)").hexdigest()
+    assert array_sha256(one, other) == wanted
+    assert array_sha256(one.T.copy().T, other) == wanted
+    assert (
+        array_sha256(np.int64(7)) == hashlib.sha256(b"<i8(1,)" + bytes([7] + 7 * [0])).hexdigest()
+    )
+    assert array_sha256(np.ones(3, np.bool_)) == hashlib.sha256(b"|b1(3,)\1\1\1").hexdigest()
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_full_disk_keeps_the_old_file(tmp_path, monkeypatch, call):
+    path = tmp_path / "a"
+    write_atomic(path, b"old")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, call, full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomic(path, b"new")
+    with pytest.raises(OSError, match="No space left"), atomic_path(path) as temporary:
+        temporary.write_bytes(b"new")
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+    assert path.read_bytes() == b"old"

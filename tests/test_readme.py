@@ -54,6 +54,16 @@ def test_examples_of_pytorch_page():
     assert names["shape"] == (20, 4)
 
 
+def test_example_of_training_page():
+    """The classifier of docs/training.md trains."""
+    page = (REPOSITORY / "docs" / "training.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names = {}
+    exec(example, names)
+    assert names["accuracy"] > 0.3  # a guess is right in 0.1
+    assert (Path(names["folder"]) / "best.safetensors").is_file()
+
+
 def test_links_lead_to_files():
     """Every relative link and picture names a file that is here."""
     targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", README)

@@ -1,13 +1,15 @@
 """One configuration and one function for every data set that a command can name."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, replace
 
+from polygraph._checks import check_numbers, check_positive
+from polygraph._names import unknown_name
 from polygraph.data.coma import open_coma
 from polygraph.data.dfaust import open_dfaust
 from polygraph.data.registered import MeshDataset, checked_scale, open_registered
-from polygraph.data.splits import unknown_name
 from polygraph.data.synthetic import make_creature
-from polygraph.nn._choices import check_positive
 
 _OPENERS = {"registered": open_registered, "coma": open_coma, "dfaust": open_dfaust}
 KINDS = ("synthetic", *_OPENERS)
@@ -60,6 +62,7 @@ class MeshDataConfig:
                 )
         elif self.path is None:
             raise ValueError(f"data: path must be set for kind {self.kind!r}, got none")
+        check_numbers("data", self, ("seed",))
 
 
 def open_dataset(config: MeshDataConfig) -> MeshDataset:

@@ -13,6 +13,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from polygraph._memory import check_room
+
 FloatArray = NDArray[np.float64]
 
 CLASSES = tuple("0123456789")
@@ -100,11 +102,15 @@ def make_glyphs(
         for testing (every seventh of a class), bool ``[N]``.
 
     Raises:
-        ValueError: `num_images`, `seed` or `size` is out of range.
+        ValueError: `num_images`, `seed` or `size` is out of range, or there is no memory for so
+            many.
     """
     for name, value, low in (("num_images", num_images, 1), ("seed", seed, 0), ("size", size, 8)):
         if value < low:
             raise ValueError(f"make_glyphs: {name} must be at least {low}, got {value}")
+    # Bytes, and some float32 images of each block.
+    needed = num_images * (size * size + 64) + 40 * min(num_images, _BLOCK) * size * size
+    check_room(needed, f"make_glyphs: num_images {num_images} of size {size}")
     number = np.arange(num_images)
     labels = number % len(CLASSES)
     images = np.empty((num_images, 1, size, size), np.uint8)

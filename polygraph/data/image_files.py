@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from polygraph._arrays import checked_expansion
 from polygraph._files import open_regular, read_regular
+from polygraph._memory import check_room
 
 Images = NDArray[np.uint8]
 IntArray = NDArray[np.int64]
@@ -38,6 +39,7 @@ _MAX_BATCH = 1 << 26  # bytes of one file of CIFAR-10, which has 3.1e7
 _MAX_HEADER = 1 << 20  # of one member of an archive: long names
 _MAX_TAIL = 1 << 20  # zeros at the end of an archive
 _MAX_PIXELS = 1 << 26  # of one picture: 8192 x 8192
+_OF_A_PIXEL = 8  # bytes of memory, at most, while a picture is read
 _STRIP = 64  # rows
 _TRANSPARENT = ("LA", "La", "PA", "RGBA", "RGBa")
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
@@ -112,6 +114,7 @@ def _read_idx(path: Path, file: BinaryIO | gzip.GzipFile, dims: int, packed: int
         )
     if isinstance(file, gzip.GzipFile):  # as it is, a file cannot have more than it has
         checked_expansion(size, packed, str(path), ValueError)
+    check_room(2 * size, f"{path}: images of shape {list(shape)}")  # blocks, and all of them
     data = _read_up_to(file, size + 1)
     if len(data) != size:
         got = f"{len(data)}" if len(data) < size else "more"
@@ -206,6 +209,7 @@ def read_cifar10(path: str | Path) -> dict[str, tuple[Images, IntArray]]:
         for name in wanted:
             file = folder / name
             if file.is_file():
+                check_room(min(file.stat().st_size, _MAX_BATCH), str(file))
                 found[name] = read_regular(file, _MAX_BATCH)
         python = (folder / "data_batch_1").exists() or (path / "cifar-10-batches-py").exists()
     elif path.is_file():
@@ -224,6 +228,8 @@ def read_cifar10(path: str | Path) -> dict[str, tuple[Images, IntArray]]:
                 f"{path}: {name}: every file must have as many images as {wanted[0]}, {count}, got "
                 f"{len(records[name])}"
             )
+    size = len(CIFAR10_TRAIN) * count * _RECORD
+    check_room(size, f"{path}: {len(CIFAR10_TRAIN)} x {count} images")
     train = np.concatenate([records[name] for name in CIFAR10_TRAIN])
     return {
         part: (rows[:, 1:].reshape(-1, 3, 32, 32), rows[:, 0].astype(np.int64))
@@ -266,6 +272,7 @@ def _cifar10_members(path: Path, wanted: tuple[str, ...]) -> tuple[dict[str, byt
                             f"{path}: {name}: at most {_MAX_BATCH} bytes are read, got "
                             f"{member.size}"
                         )
+                    check_room(2 * member.size, f"{path}: {name}")
                     if name.name in found:
                         raise ValueError(f"{path}: {name}: want it once, got it twice")
                     found[name.name] = file.read()
@@ -372,6 +379,8 @@ def read_picture(path: str | Path, size: int, channels: int) -> Images:
                 raise ValueError(
                     f"at most {_MAX_PIXELS} pixels are read, got {file.width} x {file.height}"
                 )
+            pixels = file.width * file.height
+            check_room(_OF_A_PIXEL * pixels, f"{file.width} x {file.height} pixels")
             if file.mode.startswith(("I", "F")):
                 raise ValueError(f"want 8 bits a channel, got Pillow's mode {file.mode!r}")
             ImageOps.exif_transpose(file, in_place=True)

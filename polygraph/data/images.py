@@ -7,8 +7,8 @@ Networks see them as float32 in [-1, 1]: `to_float` and `to_uint8` are the way t
 
 from __future__ import annotations
 
-import hashlib
 import json
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +20,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from polygraph._arrays import array_sha256
+from polygraph._checks import check_numbers
+from polygraph._memory import check_room
+from polygraph._names import unknown_name
 from polygraph.data import glyphs
 from polygraph.data.image_files import (
     SUFFIXES,
@@ -30,7 +34,6 @@ from polygraph.data.image_files import (
     read_idx_folder,
     read_picture,
 )
-from polygraph.data.splits import unknown_name
 from polygraph.data.store import MANIFEST, Entry, NpyWriter, progress, write_synced
 
 Parts = dict[str, tuple[Images, IntArray]]
@@ -49,6 +52,7 @@ _FILES: dict[str, tuple[str, Callable[[str], Parts], tuple[str, ...]]] = {
     "fashion-mnist": ("Fashion-MNIST", read_idx_folder, _FASHION),
     "cifar10": ("CIFAR-10", read_cifar10, _CIFAR10),
 }
+_MOST_SIZE = 1 << 13  # pixels
 IMAGE_KINDS = ("glyphs", *_FILES, "folder")
 
 
@@ -83,6 +87,7 @@ class ImageDataConfig:
 
     def __post_init__(self) -> None:
         """Refuse what no data set can be opened from."""
+        check_numbers("data", self, ("seed",))
         if self.kind not in IMAGE_KINDS:
             raise ValueError(f"data: {unknown_name('kind', self.kind, IMAGE_KINDS)}")
         if self.kind == "glyphs" and self.path is not None:
@@ -93,6 +98,8 @@ class ImageDataConfig:
             raise ValueError(f"data: channels must be 1 or 3, got {self.channels}")
         if not 0 < self.test_fraction < 1:
             raise ValueError(f"data: test_fraction must be in (0, 1), got {self.test_fraction}")
+        if self.size > _MOST_SIZE:
+            raise ValueError(f"data: size must be at most {_MOST_SIZE}, got {self.size}")
         for name, low in (("size", 8), ("num_images", 1), ("seed", 0)):
             if getattr(self, name) < low:
                 raise ValueError(f"data: {name} must be at least {low}, got {getattr(self, name)}")
@@ -208,7 +215,7 @@ def open_images(config: ImageDataConfig) -> ImageDataset:
         return _open_folder(Path(config.path), config)
     name, reader, classes = _FILES[config.kind]
     parts = reader(config.path)
-    images = np.concatenate([_padded(name, parts[part][0], config.size) for part in parts])
+    images = _padded(name, [parts[part][0] for part in parts], config.size)
     labels = np.concatenate([parts[part][1] for part in parts])
     is_test = np.arange(len(labels)) >= len(parts["train"][1])
     return _dataset(name, _in_channels(images, config.channels), labels, classes, is_test)
@@ -238,37 +245,38 @@ def _dataset(
         classes=classes,
         train=train,
         test=test,
-        content_hash=_digest(*content),
-        split_hash=_digest(train.astype("<i8"), test.astype("<i8")),
+        content_hash=array_sha256(*content),
+        split_hash=array_sha256(train.astype("<i8"), test.astype("<i8")),
     )
 
 
-def _digest(*arrays: NDArray[Any]) -> str:
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data.cast("B"))
-    return digest.hexdigest()
-
-
-def _padded(name: str, images: Images, size: int) -> Images:
-    """Black borders on all sides, an odd row or column of them below and to the right."""
-    height, width = images.shape[2:]
+def _padded(name: str, parts: list[Images], size: int) -> Images:
+    """All parts with black borders, an odd row or column of them below and to the right."""
+    channels, height, width = parts[0].shape[1:]
     if height > size or width > size:
         raise ValueError(
             f"{name}: size must be at least that of the images, {height} x {width}, got {size}"
         )
+    shape = (sum(map(len, parts)), channels, size, size)
+    check_room(math.prod(shape), f"{name}: images of shape {list(shape)}")
+    padded = np.zeros(shape, np.uint8)
     top, left = (size - height) // 2, (size - width) // 2
-    around = ((top, size - height - top), (left, size - width - left))
-    return np.pad(images, ((0, 0), (0, 0), *around))
+    inner = padded[:, :, top : top + height, left : left + width]
+    start = 0
+    for images in parts:
+        inner[start : start + len(images)] = images
+        start += len(images)
+    return padded
 
 
 def _in_channels(images: Images, channels: int | None) -> Images:
     if channels is None or channels == images.shape[1]:
         return images
+    shape = (len(images), channels, *images.shape[2:])
+    check_room(math.prod(shape), f"images of shape {list(shape)}")
     if channels == 3:
         return np.repeat(images, 3, axis=1)
-    grey = np.empty((len(images), 1, *images.shape[2:]), np.uint8)
+    grey = np.empty(shape, np.uint8)
     weights = np.array([299, 587, 114], np.uint32)[:, None, None]  # ITU-R 601, in thousandths
     for start in range(0, len(images), 1024):
         block = images[start : start + 1024].astype(np.uint32) * weights

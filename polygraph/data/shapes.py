@@ -8,7 +8,6 @@ centred, within the unit sphere, and the second axis up.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from polygraph._arrays import read_npz
+from polygraph._arrays import array_sha256, read_npz
+from polygraph._checks import check_numbers
+from polygraph._memory import check_room
 from polygraph.mesh.origin import ZERO, Point, origin_of, to_float32
 
 IntArray = NDArray[np.int64]
@@ -27,6 +28,7 @@ FloatArray = NDArray[np.float64]
 REQUIRED = ("xyz", "label", "is_test")
 UNIT = 32767  # of int16 coordinates
 _TEST_EVERY = 4  # of the built-in shapes of a class
+_BLOCK = 1 << 20  # numbers that are converted at a time
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class ShapeDataConfig:
 
     def __post_init__(self) -> None:
         """Refuse what no data set can be opened from."""
+        check_numbers("data", self, ("seed", "val_seed"))
         if not 0 < self.val_fraction < 1:
             raise ValueError(f"data: val_fraction must be in (0, 1), got {self.val_fraction}")
         for name, low in (("num_shapes", 1), ("num_points", 1), ("val_seed", 0), ("seed", 0)):
@@ -131,20 +134,29 @@ def _points(name: str, xyz: NDArray[Any]) -> tuple[NDArray[np.float32], Point]:
         raise ValueError(
             f"{name}: xyz must have shape [S, N, 3] with S and N at least 1, got {list(xyz.shape)}"
         )
+    check_room(4 * xyz.size, f"{name}: {xyz.shape[0]} clouds of {xyz.shape[1]} points")
+    points = np.empty(xyz.shape, np.float32)
+    step = max(1, _BLOCK // xyz[0].size)
+    blocks = [slice(start, start + step) for start in range(0, len(xyz), step)]
     if xyz.dtype == np.int16:
-        whole: NDArray[np.float32] = xyz.astype(np.float32) / np.float32(UNIT)
-        return whole, ZERO
+        for rows in blocks:
+            np.divide(xyz[rows], np.float32(UNIT), out=points[rows], dtype=np.float32)
+        return points, ZERO
     if not np.issubdtype(xyz.dtype, np.floating):
         raise ValueError(f"{name}: xyz must be int16 or floating point, got {xyz.dtype}")
+    bad = np.zeros(len(xyz), np.bool_)
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes inf, and is named below
-        bad = ~np.isfinite(xyz.astype(np.float32)).all(axis=(1, 2))
+        for rows in blocks:
+            bad[rows] = ~np.isfinite(xyz[rows].astype(np.float32)).all(axis=(1, 2))
     if bad.any():
         raise ValueError(
             f"{name}: xyz must be finite (in float32), but {int(bad.sum())} clouds are not, the "
             f"first of them cloud {int(bad.argmax())}"
         )
     origin = origin_of(xyz[0])
-    return to_float32(xyz, name, 0, origin, "cloud"), origin
+    for rows in blocks:
+        points[rows] = to_float32(xyz[rows], name, rows.start, origin, "cloud")
+    return points, origin
 
 
 def _labels(name: str, label: NDArray[Any], size: int, classes: int | None) -> IntArray:
@@ -215,12 +227,12 @@ def _dataset(name: str, arrays: dict[str, NDArray[Any]], config: ShapeDataConfig
         train=train,
         val=val,
         test=test,
-        content_hash=_digest(
-            points.astype("<f4"),
+        content_hash=array_sha256(
+            np.asarray(points, "<f4"),
             labels.astype("<i8"),
             *([np.asarray(origin, "<f8")] if any(origin) else []),
         ),
-        split_hash=_digest(*(part.astype("<i8") for part in (train, val, test))),
+        split_hash=array_sha256(*(part.astype("<i8") for part in (train, val, test))),
         origin=origin,
     )
 
@@ -236,14 +248,6 @@ def _draw(
         draw = np.random.default_rng([config.val_seed, int(number)])
         held[draw.permutation(members)[:count]] = True
     return candidates[~held[candidates]], candidates[held[candidates]]
-
-
-def _digest(*arrays: NDArray[Any]) -> str:
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
 
 
 # ---- built in ----
@@ -327,7 +331,8 @@ def make_shapes(
         ``[S]``, ``classes`` strings ``[5]``.
 
     Raises:
-        ValueError: `num_shapes`, `num_points` or `seed` is out of range.
+        ValueError: `num_shapes`, `num_points` or `seed` is out of range, or there is no memory for
+            so many.
     """
     for name, value, low in (
         ("num_shapes", num_shapes, 1),
@@ -336,6 +341,9 @@ def make_shapes(
     ):
         if value < low:
             raise ValueError(f"make_shapes: {name} must be at least {low}, got {value}")
+    # int16, then float32, and what a shape is made of.
+    size = num_shapes * (18 * num_points + 64) + 256 * num_points
+    check_room(size, f"make_shapes: num_shapes {num_shapes} of num_points {num_points}")
     samplers = list(BUILT_IN.values())
     number = np.arange(num_shapes)
     label = number % len(samplers)

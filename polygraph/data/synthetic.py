@@ -11,6 +11,7 @@ import hashlib
 
 import numpy as np
 
+from polygraph._memory import check_room
 from polygraph.data.creature import build_body
 from polygraph.data.motion import CLIPS, FRAMES_PER_SECOND, pose
 from polygraph.data.registered import MeshDataset
@@ -19,6 +20,7 @@ from polygraph.data.store import content_hash
 
 HELD_OUT = ("gallop", "stretch")
 _FRAMES_PER_CLIP = 60
+_OF_A_FRAME = 1024  # bytes of its description
 
 
 def make_creature(num_frames: int = 1600, seed: int = 0) -> MeshDataset:
@@ -38,13 +40,15 @@ def make_creature(num_frames: int = 1600, seed: int = 0) -> MeshDataset:
         seed: any non-negative integer.
 
     Raises:
-        ValueError: `num_frames` or `seed` is out of range.
+        ValueError: `num_frames` or `seed` is out of range, or there is no memory for so many.
     """
     if num_frames < 1:
         raise ValueError(f"make_creature: num_frames must be at least 1, got {num_frames}")
     if seed < 0:
         raise ValueError(f"make_creature: seed must not be negative, got {seed}")
     body = build_body()
+    size = num_frames * (12 * len(body.vertices) + _OF_A_FRAME)
+    check_room(size, f"make_creature: num_frames {num_frames} of {len(body.vertices)} vertices")
     rounds = max(1, round(num_frames / (_FRAMES_PER_CLIP * len(CLIPS))))
     names = [f"{kind}-{variant}" for variant in range(rounds) for kind in CLIPS]
     vertices = np.empty((num_frames, len(body.vertices), 3), np.float32)

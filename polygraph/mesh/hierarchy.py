@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from polygraph._arrays import read_npz
+from polygraph._files import atomic_path
 from polygraph.mesh.decimate import decimate
 from polygraph.mesh.io import (
     FloatArray,
@@ -23,7 +24,6 @@ from polygraph.mesh.io import (
     Mesh,
     MeshError,
     PathLike,
-    atomic_path,
     validate_mesh,
 )
 from polygraph.mesh.spiral import SpiralConfig, choose_reference, spiral_table
@@ -99,6 +99,8 @@ class MeshHierarchy:
     def save(self, path: PathLike) -> None:
         """Write everything to one ``.npz`` file, which appears complete or not at all."""
         path = Path(path)
+        if path.is_dir():
+            raise MeshError(f"{path}: not a file but a folder")
         meta = _canonical({"hash": self.hash, "settings": self.settings}).decode()
         with atomic_path(path) as temporary, open(temporary, "xb") as file:
             np.savez(file, allow_pickle=False, meta=np.array(meta), **self._arrays())

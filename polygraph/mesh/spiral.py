@@ -195,6 +195,8 @@ def _references(reference: Any) -> list[Any]:
 def _check_whole(name: str, value: Any, low: int) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
         raise ValueError(f"{name} must be a whole number >= {low}, got {value!r}")
+    if value >= 2**31:
+        raise ValueError(f"{name} must be below 2^31, got {value}")
 
 
 def _length(offset: FloatArray) -> FloatArray:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from polygraph._json import read_json
+from polygraph._json import check_seal, read_json
 
 RESULTS = "results.json"
 LINEAR = "linear"
@@ -150,7 +150,8 @@ def read_rows(folder: str | Path) -> list[Row]:
     """The rows of a grid, or of a file like its ``results.json``, each checked against `SCHEMA`.
 
     Raises:
-        GridError: no such file, not JSON, no rows, a key that is missing or of another type.
+        GridError: no such file, not JSON, no rows, a key that is missing or of another type, a row
+            that was changed since it was written.
     """
     path = Path(folder)
     if not path.is_file():
@@ -162,6 +163,7 @@ def read_rows(folder: str | Path) -> list[Row]:
         raise GridError(f"{path}: must be a list of rows, one at least")
     for number, row in enumerate(rows):
         _check_row(row, f"{path}: row {number}")
+        check_seal(row, f"{path}: row {number}", GridError)
     return rows
 
 

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from polygraph._json import read_json
+from polygraph._files import check_sha256
+from polygraph._json import check_seal, read_json
 from polygraph.report.grid_rows import GridError, Row
 from polygraph.report.render import Up, make_view
 
@@ -67,11 +68,14 @@ def read_samples(folder: Path, row: Row) -> SampleMeshes | None:
     if not all(path.is_file() for path in paths):
         return None
     try:
+        about = read_json(paths[2])
+        check_seal(about, str(paths[2]))
+        for path in paths[:2]:
+            check_sha256(path, about.get("files"))
         faces = np.load(paths[0], allow_pickle=False).astype(np.int64)
         inputs = np.load(paths[1], allow_pickle=False)
-        about = read_json(paths[2])
         labels, indices = [str(v) for v in about["labels"]], [int(v) for v in about["indices"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise GridError(f"{place / split}: not readable samples of a grid ({error})") from error
     fits = (
         inputs.ndim == 3
@@ -103,6 +107,7 @@ def read_reconstructions(folder: Path, row: Row, samples: SampleMeshes) -> Any:
     path = run / "samples.npy"
     if not path.is_file():
         return None
+    check_sha256(path, row.get("files"), GridError)
     try:
         made = np.load(path, allow_pickle=False, mmap_mode="r")
     except (OSError, ValueError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from polygraph._text import markdown_text
 from polygraph.report.table import markdown_table, text_table
 
 COLUMNS = {
@@ -145,16 +146,20 @@ def markdown_summary(rows: Sequence[dict[str, Any]]) -> str:
     parts = []
     for key, group in tables(rows).items():
         table = markdown_table(group, _columns(group), best=best_cells(group))
-        parts.append(f"## {_title(key)}\n\n{table}\n\n{_origin(group)}\n")
+        parts.append(f"## {markdown_text(_title(key))}\n\n{table}\n\n{_origin(group)}\n")
     return "\n".join(parts)
+
+
+def _setting(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _origin(rows: Sequence[dict[str, Any]]) -> str:
     row = next((r for r in rows if r["recipe"] is not None), rows[0])
     recipe = row["recipe"] or {}
-    settings = ", ".join(f"{key} {value}" for key, value in recipe.items())
+    settings = ", ".join(f"{key} {_setting(value)}" for key, value in recipe.items())
     commits = sorted({str(r["commit"])[:16] for r in rows})
-    return (
+    return markdown_text(
         f"Vertex error in mm on the {row['num_test']} test meshes (data {row['data_hash'][:16]}, "
         f"split {row['split_hash'][:16]}); {settings}; weights chosen on the validation split. "
         f"Commits {', '.join(commits)}, torch {row['torch']}, {row['threads']} threads of "

@@ -6,6 +6,8 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from polygraph._text import markdown_text
+
 Row = Mapping[str, Any]
 LARGE = 1e9  # from here on, the power of ten says more than the digits
 Best = Collection[tuple[int, str]]
@@ -71,7 +73,11 @@ def text_table(
 def markdown_table(
     rows: Sequence[Row], columns: Mapping[str, str], digits: int = 2, *, best: Best = ()
 ) -> str:
-    """The same as a markdown table, the best in bold."""
-    cells = _cells(rows, columns, digits, best, "**{}**")
+    """The same as a markdown table, the best in bold; names are text, whatever is in them."""
+    named = [
+        {key: markdown_text(v) if isinstance(v, str) else v for key, v in row.items()}
+        for row in rows
+    ]
+    cells = _cells(named, columns, digits, best, "**{}**")
     cells.insert(1, ["---" if _is_text(rows, key) else "---:" for key in columns])
     return "\n".join("| " + " | ".join(line) + " |" for line in cells)

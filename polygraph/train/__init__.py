@@ -1,7 +1,9 @@
-"""Training.
+"""The engine of training, whatever is trained (see :mod:`polygraph.tasks`).
 
-One loop for every kind of model (:mod:`~polygraph.train.loop`), mesh autoencoders
-(:mod:`~polygraph.train.mesh`), finished runs (:mod:`~polygraph.train.run`), grids of them
-(:mod:`~polygraph.train.grid`), small grids with pictures (:mod:`~polygraph.train.compare`),
-checkpoints (:mod:`~polygraph.train.checkpoint`). Needs the extra ``train``.
+One loop (:mod:`~polygraph.train.loop`) with its settings (:mod:`~polygraph.train.config`, read from
+the command line by :mod:`~polygraph.train.arguments`), optimizers
+(:mod:`~polygraph.train.optimizer`), learning rates (:mod:`~polygraph.train.schedule`), checkpoints
+(:mod:`~polygraph.train.checkpoint`), logs, batches, augmentation (:mod:`~polygraph.train.augment`)
+and processes; classifiers and other supervised tasks (:mod:`~polygraph.train.supervised`). Needs
+the extra ``train``.
 """

@@ -1,7 +1,8 @@
 """Training batches, functions of (seed, step) alone.
 
 Of meshes, normalised: from memory when they fit, else from the memory map. Of point clouds, scaled
-and shifted at random, always from memory. Of images, as bytes in memory or in the map.
+and shifted at random, and of images, as bytes, cropped and mirrored at random: copied to the device
+when they fit, else from where they lie.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from torch import Tensor
 from polygraph._memory import available_bytes
 from polygraph.data.images import ImageDataset, to_float
 from polygraph.data.shapes import ShapeDataset
-from polygraph.models.mesh_autoencoder import MeshAutoencoder
-from polygraph.train.config import TrainConfig, sample_indices
+from polygraph.models.mesh.mesh_autoencoder import MeshAutoencoder
+from polygraph.train.augment import AugmentConfig, augment
+from polygraph.train.config import TrainConfig, sample_batch, sample_indices
 
 _AUGMENTATION = 1  # sets its draws apart from others of the same seed and step
 MEMORY_LIMIT = 1 << 30  # training sets up to this many bytes are held normalised in memory
@@ -101,15 +103,19 @@ class NormalizedBatches:
 class PointBatches:
     """Training batches of clouds, scaled and shifted at random, by step.
 
+    Points up to ``memory_limit`` bytes are held on the device; more are gathered from where they
+    lie. Both give the same numbers.
+
     Args:
         dataset: its training shapes are used.
         config: batch size and seed.
         device: where batches are wanted.
         dtype: of the points.
-        scale: see `polygraph.train.points.PointsRunConfig`.
-        shift: see `polygraph.train.points.PointsRunConfig`.
+        scale: see `polygraph.tasks.points.training.PointsRunConfig`.
+        shift: see `polygraph.tasks.points.training.PointsRunConfig`.
         rank: of this process.
         world: number of processes; each takes every world-th cloud of a batch.
+        memory_limit: bytes; None for :func:`memory_limit_on` the device.
     """
 
     def __init__(
@@ -123,10 +129,17 @@ class PointBatches:
         shift: float = 0.0,
         rank: int = 0,
         world: int = 1,
+        memory_limit: int | None = None,
     ) -> None:
         self.config, self.scale, self.shift = config, scale, shift
-        self.rank, self.world = rank, world
-        self._points = torch.from_numpy(dataset.points[dataset.train]).to(device, dtype)
+        self.rank, self.world, self.dataset = rank, world, dataset
+        self.device, self.dtype = torch.device(device), dtype
+        self._held: Tensor | None = None
+        size = dataset.points[0].size * len(dataset.train) * dtype.itemsize
+        if memory_limit is None:
+            memory_limit = memory_limit_on(self.device)
+        if size <= memory_limit:
+            self._held = torch.from_numpy(dataset.points[dataset.train]).to(device, dtype)
         self._labels = torch.from_numpy(dataset.labels[dataset.train]).to(device)
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
@@ -141,7 +154,11 @@ class PointBatches:
         )
         mine = slice(self.rank, None, self.world)
         rows = torch.from_numpy(chosen[mine]).to(self._labels.device)
-        points = self._points[rows]
+        if self._held is None:
+            lying = torch.from_numpy(self.dataset.points[self.dataset.train[chosen[mine]]])
+            points = lying.to(self.device, self.dtype)
+        else:
+            points = self._held[rows]
         factor, offset = (torch.from_numpy(part[mine]).to(points) for part in drawn)
         return torch.addcmul(offset, points, factor), self._labels[rows]
 
@@ -158,6 +175,8 @@ class ImageBatches:
         dtype: of the batches.
         rank: of this process.
         world: number of processes; each takes every world-th image of a batch.
+        augmentation: random changes of the bytes; None for none.
+        drop_last: see `polygraph.train.config.sample_indices`.
         memory_limit: bytes; None for :func:`memory_limit_on` the device.
     """
 
@@ -170,11 +189,14 @@ class ImageBatches:
         dtype: torch.dtype = torch.float32,
         rank: int = 0,
         world: int = 1,
+        augmentation: AugmentConfig | None = None,
+        drop_last: bool = False,
         memory_limit: int | None = None,
     ) -> None:
         self.dataset, self.config = dataset, config
         self.device, self.dtype = torch.device(device), dtype
         self.rank, self.world = rank, world
+        self.augmentation, self.drop_last = augmentation or AugmentConfig(), drop_last
         self._held: Tensor | None = None
         if memory_limit is None:
             memory_limit = memory_limit_on(self.device)
@@ -183,9 +205,41 @@ class ImageBatches:
 
     def __call__(self, step: int) -> Tensor:
         """This process's part of the batch of ``step``: ``[b, C, H, W]``."""
-        config, train = self.config, self.dataset.train
-        chosen = sample_indices(config.seed, len(train), config.batch_size, step)
-        chosen = chosen[self.rank :: self.world]
+        return self._images(*self._chosen(step))
+
+    def _chosen(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Places in the training set of this process's part of a batch, and their epochs."""
+        config, size = self.config, len(self.dataset.train)
+        indices, epochs = sample_batch(
+            config.seed, size, config.batch_size, step, drop_last=self.drop_last
+        )
+        return indices[self.rank :: self.world], epochs[self.rank :: self.world]
+
+    def _images(self, indices: NDArray[np.int64], epochs: NDArray[np.int64]) -> Tensor:
+        train = self.dataset.train
         if self._held is None:
-            return self.dataset.batch(train[chosen]).to(self.device, self.dtype)
-        return to_float(self._held[torch.from_numpy(chosen).to(self.device)]).to(self.dtype)
+            found = torch.from_numpy(self.dataset.images[train[indices]]).to(self.device)
+        else:
+            found = self._held[torch.from_numpy(indices).to(self.device)]
+        found = augment(found, self.augmentation, self.config.seed, len(train), epochs, indices)
+        return to_float(found).to(self.dtype)
+
+
+class LabelledImageBatches(ImageBatches):
+    """Training batches of images and their labels, by step; arguments as of `ImageBatches`.
+
+    Raises:
+        ValueError: the data set has no labels.
+    """
+
+    def __init__(self, dataset: ImageDataset, config: TrainConfig, **settings: Any) -> None:
+        if dataset.labels is None:
+            raise ValueError(f"{dataset.name} must have labels to be classified, got none")
+        super().__init__(dataset, config, **settings)
+        self._labels = torch.from_numpy(dataset.labels[dataset.train]).to(self.device)
+
+    def __call__(self, step: int) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """This process's part of the batch of ``step``: ``[b, C, H, W]`` and int64 ``[b]``."""
+        indices, epochs = self._chosen(step)
+        labels = self._labels[torch.from_numpy(indices).to(self.device)]
+        return self._images(indices, epochs), labels

@@ -1,8 +1,8 @@
 """What a training run is told: steps, batch, optimiser, schedule, seeds.
 
-The learning rate and the sampled indices depend on (configuration, step) alone. Nothing has to be
-remembered to go on after a crash, and every model of a comparison sees the same meshes at the same
-rates.
+The sampled indices and all learning rates but the plateau's depend on (configuration, step) alone.
+Nothing has to be remembered to go on after a crash, and every model of a comparison sees the same
+meshes at the same rates.
 """
 
 from __future__ import annotations
@@ -11,13 +11,19 @@ import hashlib
 import json
 import math
 import random
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from polygraph._checks import check_choice, check_numbers
+from polygraph.train.optimizer import check_counts
+from polygraph.train.schedule import TO_THE_END, ScheduleConfig
+
+ACCELERATORS = ("auto", "cpu", "cuda")
+PRECISIONS = ("32-true", "64-true", "bf16-mixed", "16-mixed")
 # Fields that do not say what is trained: a run may be resumed with other values.
 _FREE_FIELDS = (
     "accelerator",
@@ -28,80 +34,55 @@ _FREE_FIELDS = (
     "progress",
     "tensorboard",
 )
+_OF_ANY_SIZE = ("steps", "epochs", "seed", "eval_every", "checkpoint_every", "log_every")
+# Settings that every run has had. The others count only where they differ from their defaults, so
+# that runs and hashes of earlier versions stay what they are.
+_OLD_FIELDS = (
+    *("learning_rate", "weight_decay", "grad_clip"),
+    *("batch_size", "schedule", "lr_decay"),
+)
 
 
-@dataclass(frozen=True)
-class TrainConfig:
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(ScheduleConfig):
     """Settings of a training run. The defaults are the published recipe for mesh autoencoders.
 
+    Those of the optimizer are in `polygraph.train.optimizer.OptimizerConfig`, the run's length and
+    its learning rates in `polygraph.train.schedule.ScheduleConfig`.
+
     Attributes:
-        steps: optimiser steps; when given it wins over ``epochs``.
-        epochs: passes over the training set.
-        batch_size: samples per step over all processes together.
-        learning_rate: Adam's rate at the first step.
-        schedule: ``published`` (times ``lr_decay`` after every epoch), ``cosine`` or ``linear`` (to
-            zero at the last step) or ``constant``.
-        lr_decay: factor per epoch of the published schedule.
-        weight_decay: L2 penalty inside Adam, as published.
-        grad_clip: largest norm of the gradient; None for no limit (published).
         seed: initialisation and sampling.
         eval_every: steps between validations; default one epoch, but at most 100 times per run.
         checkpoint_every: steps between checkpoints; default as ``eval_every``.
         log_every: steps between lines of the log.
         num_threads: threads for CPU operators; None leaves torch's choice.
         accelerator: ``auto``, ``cpu`` or ``cuda``.
-        precision: ``32-true``, ``64-true`` or ``bf16-mixed``.
+        precision: ``32-true``, ``64-true``, ``bf16-mixed`` or ``16-mixed``. The mixed ones keep
+            weights in float32 and compute products and convolutions in the half type; 16-mixed
+            scales the loss so that small gradients are not lost, and needs CUDA.
         progress: show a progress bar; None shows it on a terminal only.
         tensorboard: also write TensorBoard events (needs the package tensorboard).
     """
 
-    steps: int | None = None
-    epochs: int = 300
-    batch_size: int = 16
-    learning_rate: float = 1e-3
-    schedule: Literal["published", "cosine", "linear", "constant"] = "published"
-    lr_decay: float = 0.99
-    weight_decay: float = 5e-5
-    grad_clip: float | None = None
     seed: int = 0
     eval_every: int | None = None
     checkpoint_every: int | None = None
     log_every: int = 20
     num_threads: int | None = None
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["32-true", "64-true", "bf16-mixed"] = "32-true"
+    precision: Literal["32-true", "64-true", "bf16-mixed", "16-mixed"] = "32-true"
     progress: bool | None = None
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot train."""
-        at_least_one = ("epochs", "batch_size", "log_every")
-        for name in (*at_least_one, "steps", "eval_every", "checkpoint_every", "num_threads"):
-            value = getattr(self, name)
-            if value is not None and (type(value) is not int or value < 1):
-                raise ValueError(f"train: {name} must be at least 1, got {value!r}")
-        for name in ("learning_rate", "lr_decay", "grad_clip"):
-            value = getattr(self, name)
-            if value is not None and not (_is_number(value) and 0 < value < math.inf):
-                raise ValueError(f"train: {name} must be positive and finite, got {value!r}")
-        if not (_is_number(self.weight_decay) and 0 <= self.weight_decay < math.inf):
-            raise ValueError(f"train: weight_decay must be 0 or more, got {self.weight_decay!r}")
+        super().__post_init__()
+        check_counts(self, ("eval_every", "checkpoint_every", "log_every", "num_threads"))
         if type(self.seed) is not int or not 0 <= self.seed < 2**63:
             raise ValueError(f"train: seed must be in [0, 2^63), got {self.seed!r}")
-
-    def total_steps(self, num_samples: int) -> int:
-        """Optimiser steps of the whole run on a training set of ``num_samples``."""
-        if self.steps is not None:
-            return self.steps
-        return max(1, math.ceil(self.epochs * num_samples / self.batch_size))
-
-    def length(self) -> dict[str, int]:
-        """What the run's length is given by: steps or epochs."""
-        return {"epochs": self.epochs} if self.steps is None else {"steps": self.steps}
-
-    def epoch(self, step: int, num_samples: int) -> int:
-        """Completed passes over the training set before ``step`` (0-based)."""
-        return step * self.batch_size // num_samples
+        check_choice("train", "accelerator", self.accelerator, ACCELERATORS)
+        check_choice("train", "precision", self.precision, PRECISIONS)
+        check_numbers("train", self, _OF_ANY_SIZE)
 
     def eval_interval(self, num_samples: int) -> int:
         """Steps between validations."""
@@ -110,36 +91,27 @@ class TrainConfig:
         epoch = math.ceil(num_samples / self.batch_size)
         return max(epoch, math.ceil(self.total_steps(num_samples) / 100))
 
-    def learning_rate_at(self, step: int, num_samples: int) -> float:
-        """Learning rate of ``step`` (0-based)."""
-        if self.schedule == "published":
-            return self.learning_rate * float(self.lr_decay ** self.epoch(step, num_samples))
-        if self.schedule == "cosine":
-            done = step / self.total_steps(num_samples)
-            return self.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
-        if self.schedule == "linear":
-            return self.learning_rate * (1 - step / self.total_steps(num_samples))
-        return self.learning_rate
-
     def semantics(self) -> dict[str, Any]:
         """The fields that decide about the weights, for comparing a run with its checkpoint.
 
         The published schedule at a given step does not depend on the number of steps, so such a run
-        may be prolonged.
+        may be prolonged. When there is a validation matters to the plateau alone.
         """
-        fields = {k: v for k, v in asdict(self).items() if k not in _FREE_FIELDS}
-        for name in ("steps", "epochs"):
-            del fields[name]
-        if self.schedule in ("cosine", "linear"):
-            fields["length"] = self.length()
-        return fields
+        settings = {k: v for k, v in asdict(self).items() if k not in _FREE_FIELDS}
+        for field in fields(ScheduleConfig):
+            as_ever = field.name not in _OLD_FIELDS and settings[field.name] == field.default
+            if as_ever or field.name in ("steps", "epochs"):
+                del settings[field.name]
+        if self.schedule == "plateau":
+            settings["eval_every"] = self.eval_every
+        if self.schedule in TO_THE_END or (self.schedule == "plateau" and not self.eval_every):
+            settings["length"] = self.length()
+        return settings
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def sample_indices(seed: int, num_samples: int, batch_size: int, step: int) -> NDArray[np.int64]:
+def sample_indices(
+    seed: int, num_samples: int, batch_size: int, step: int, *, drop_last: bool = False
+) -> NDArray[np.int64]:
     """Positions in the training set of the batch of ``step``: a pure function of its arguments.
 
     The training set is read as an endless sequence of passes, each in its own random order (one
@@ -151,22 +123,36 @@ def sample_indices(seed: int, num_samples: int, batch_size: int, step: int) -> N
         num_samples: size of the training set.
         batch_size: B, over all processes.
         step: 0-based.
+        drop_last: end a pass where no full batch is left, and begin the next.
 
     Returns:
         int64 [B] with entries in [0, num_samples).
+
+    Raises:
+        ValueError: there are no samples, or with ``drop_last`` fewer than a batch.
     """
-    if num_samples < 1:
+    return sample_batch(seed, num_samples, batch_size, step, drop_last=drop_last)[0]
+
+
+def sample_batch(
+    seed: int, num_samples: int, batch_size: int, step: int, *, drop_last: bool = False
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """`sample_indices`, and for each of them its epoch (0-based), both int64 [B]."""
+    least = batch_size if drop_last else 1
+    if num_samples < least:
         raise ValueError(
-            f"train: the training set must hold at least one sample, got {num_samples}"
+            f"train: the training set must hold at least {'one sample' if least == 1 else least}, "
+            f"got {num_samples}"
         )
     position = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int64)
-    epoch, offset = position // num_samples, position % num_samples
+    size = num_samples // batch_size * batch_size if drop_last else num_samples
+    epoch, offset = position // size, position % size
     indices = np.empty(batch_size, dtype=np.int64)
     for number in np.unique(epoch):
         order = _permutation(seed, int(number), num_samples)
         chosen = epoch == number
         indices[chosen] = order[offset[chosen]]
-    return indices
+    return indices, epoch
 
 
 _permutations: dict[tuple[int, int, int], NDArray[np.int64]] = {}

@@ -25,7 +25,8 @@ def make_fabric(config: TrainConfig) -> Any:
 
     Raises:
         ImportError: lightning-fabric is missing; the message names the extra.
-        ValueError: the batch cannot be shared evenly among the processes.
+        ValueError: the batch cannot be shared evenly among the processes; CUDA is asked for, or
+            needed for the precision, and there is none.
     """
     try:
         fabric_module = importlib.import_module("lightning_fabric")
@@ -56,6 +57,8 @@ def make_fabric(config: TrainConfig) -> Any:
         accelerator == "auto"
     ):  # Fabric's own "auto" would also take MPS, for which we have no kernels
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    if config.precision == "16-mixed" and accelerator == "cpu":  # Fabric would take bf16-mixed
+        raise ValueError("train: precision 16-mixed needs CUDA; on the CPU there is bf16-mixed")
     fabric = fabric_module.Fabric(
         accelerator=accelerator,
         devices=devices,

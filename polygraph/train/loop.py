@@ -2,7 +2,7 @@
 
 What is trained comes as a :class:`Task`. A run killed at any moment and resumed ends with the same
 weights, bit for bit, as one that was never killed: learning rate, samples and noise are functions
-of (configuration, step), the rest is in the checkpoint.
+of (configuration, step), the rest (weights, optimizers, plateau, loss scaler) is in the checkpoint.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,17 @@ from polygraph.train.config import TrainConfig, seed_step
 from polygraph.train.distributed import same_buffers
 from polygraph.train.lock import locked_folder
 from polygraph.train.log import RunLog
+from polygraph.train.optimizer import descend as descend
+from polygraph.train.resume import Progress as Progress
+from polygraph.train.resume import (
+    check_identity,
+    fill_optimizer,
+    fill_scaler,
+    fill_schedule,
+    read_log_sums,
+    read_progress,
+)
+from polygraph.train.schedule import Schedule
 
 LAST = "last.safetensors"
 BEST = "best.safetensors"
@@ -69,61 +80,6 @@ class Task(ABC):
         """Measure on the validation set: the same numbers on every rank, ``score`` among them."""
 
 
-def descend(
-    fabric: Any, module: Any, optimizer: Any, loss: Tensor, grad_clip: float | None
-) -> None:
-    """One step down the gradient of a loss: what `Task.training_step` does with one optimizer.
-
-    Args:
-        fabric: launched Fabric.
-        module: as Fabric wrapped it.
-        optimizer: as Fabric wrapped it.
-        loss: scalar.
-        grad_clip: largest norm of the gradient, or None.
-    """
-    optimizer.zero_grad(set_to_none=True)
-    fabric.backward(loss)
-    if grad_clip is not None:
-        fabric.clip_gradients(
-            module,
-            optimizer,
-            max_norm=grad_clip,
-            error_if_nonfinite=False,  # the loop stops with its own message
-        )
-    optimizer.step()
-
-
-def match_layout(optimizer: Optimizer) -> None:
-    """Give what an optimizer remembers of a weight that weight's strides, in place.
-
-    Checkpoints hold contiguous tensors. Fused optimizers walk the memory of a weight and of its
-    moments side by side: with weights in channels-last they would mix up the moments, unnoticed.
-    """
-    for weight, state in optimizer.state.items():
-        for name, value in state.items():
-            if not isinstance(value, Tensor) or value.shape != weight.shape:
-                continue
-            if value.stride() != weight.stride():
-                state[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
-
-
-@dataclass
-class Progress:
-    """Where a run stands; stored in every checkpoint.
-
-    Attributes:
-        step: completed steps.
-        best_step: step of the best validation so far, or None.
-        best_score: its score.
-        seconds: time spent in training steps, over all starts of the run.
-    """
-
-    step: int = 0
-    best_step: int | None = None
-    best_score: float = math.inf
-    seconds: float = 0.0
-
-
 class Trainer:
     """Runs a task to the end.
 
@@ -136,6 +92,10 @@ class Trainer:
         meta: stored in every checkpoint (model and data configuration, hashes, versions).
         identity: what must be equal for a checkpoint to belong to this run; a difference stops a
             resume by name.
+
+    Raises:
+        ValueError: the schedule is ``plateau`` and the task has no score; or one-cycle has too few
+            steps.
     """
 
     def __init__(
@@ -151,6 +111,11 @@ class Trainer:
         self.task, self.config, self.fabric = task, config, fabric
         self.folder = Path(folder)
         self.total = config.total_steps(task.num_samples)
+        self.schedule = Schedule(config, task.num_samples)
+        if config.schedule == "plateau" and task.score is None:
+            raise ValueError(
+                "train: schedule plateau needs a validated score, and this run has none"
+            )
         self.progress = Progress()
         self.identity = {"train": config.semantics(), **(identity or {})}
         self.meta = {**(meta or {}), "train": asdict(config), "identity": self.identity}
@@ -163,11 +128,18 @@ class Trainer:
     def _first(self) -> bool:
         return bool(self.fabric.global_rank == 0)
 
-    def run(self, resume: bool = False, describe: Callable[[], None] | None = None) -> Progress:
+    def run(
+        self,
+        resume: bool = False,
+        describe: Callable[[], None] | None = None,
+        prepare: Callable[[], None] | None = None,
+    ) -> Progress:
         """Train to the last step, from the last checkpoint when ``resume`` and there is one.
 
         Args:
             resume: go on where there is a checkpoint.
+            prepare: called on every process when the folder is known to hold this run or none,
+                for work that a refused run must not do.
             describe: called on the first process before the first step, to write what lies beside
                 the checkpoints. What the folder holds is compared with this run before, so that
                 nothing of another run is written over.
@@ -179,7 +151,10 @@ class Trainer:
                 checkpoint is good.
         """
         with self._locked():
-            return self._run(self._start(resume), describe)
+            resumed = self._start(resume)
+            if prepare is not None:
+                prepare()
+            return self._run(resumed, describe)
 
     def _run(self, resumed: bool, describe: Callable[[], None] | None) -> Progress:
         if describe is not None and self._first:
@@ -239,7 +214,7 @@ class Trainer:
             )
         state, meta = load_checkpoint(last)
         check_identity(self.identity, part_of(meta, "identity", last), last)
-        progress = _progress(meta.get("progress"), last)
+        progress = read_progress(meta.get("progress"), last)
         if progress.step > self.total:
             raise CheckpointError(
                 f"{last} is at step {progress.step}, beyond the {self.total} steps asked for"
@@ -248,9 +223,10 @@ class Trainer:
             fill_module(module, state, last, name)
         stored = part_of(state, "optimizers", last)
         for name, optimizer in self.task.optimizers.items():
-            _fill_optimizer(optimizer, stored.get(name), f"{last}: optimizer {name}")
-            match_layout(optimizer)
-        self._sums, self._count = _log_sums(meta.get("log"), last)
+            fill_optimizer(optimizer, stored.get(name), f"{last}: optimizer {name}")
+        fill_schedule(self.schedule, state.get("schedule"), last)
+        fill_scaler(self.fabric.strategy.precision, state.get("precision"), last)
+        self._sums, self._count = read_log_sums(meta.get("log"), last)
         self.progress = progress
         self._saved = self.progress.step
         return True
@@ -277,7 +253,10 @@ class Trainer:
                 if log or final:
                     bar.set_postfix(self._write_log(), refresh=False)
                 if evaluate:
-                    self._validate()
+                    score = self._validate()
+                    # A last validation out of turn does not count: the run may be prolonged.
+                    if score is not None and done % eval_every == 0:
+                        self.schedule.validated(score)
                 if save:
                     self._save()
                 clock = time.perf_counter()
@@ -294,13 +273,8 @@ class Trainer:
             dynamic_ncols=True,
         )
 
-    def _rate(self, step: int) -> float:
-        return self.config.learning_rate_at(step, self.task.num_samples)
-
     def _step(self, step: int) -> None:
-        for optimizer in self.task.optimizers.values():
-            for group in optimizer.param_groups:
-                group["lr"] = self._rate(step) * group.get("rate_scale", 1.0)
+        self.schedule.apply(self.task.optimizers.values(), step)
         seed_step(self.config.seed, step, self.fabric.global_rank)
         self._losses.append({k: v.detach() for k, v in self.task.training_step(step).items()})
 
@@ -328,22 +302,24 @@ class Trainer:
         self._log.write(
             done,
             epoch=self.config.epoch(done, self.task.num_samples),
-            lr=self._rate(done - 1),
+            lr=self.schedule.rate(done - 1),
             seconds=round(self.progress.seconds, 3),
             **means,
         )
         return {name: f"{value:.4g}" for name, value in means.items()}
 
-    def _validate(self) -> None:
+    def _validate(self) -> float | None:
+        """Measure, log, keep the best weights; the score, if the task has one."""
         same_buffers(dict(self.task.modules), self.fabric)
         values = self.task.validate()
         self._log.write(self.progress.step, **values)
         if self.task.score is None:
-            return
+            return None
         score = values[self.task.score]
         if score < self.progress.best_score and math.isfinite(score):
             self.progress.best_score, self.progress.best_step = score, self.progress.step
             self._write(BEST, {"modules": self._modules()})
+        return score
 
     def _modules(self) -> dict[str, Any]:
         return {name: module.state_dict() for name, module in self.task.modules.items()}
@@ -354,7 +330,13 @@ class Trainer:
         if damaged is not None:
             raise NotFinite(f"{damaged} is not finite after step {self.progress.step}")
         optimizers = {name: opt.state_dict() for name, opt in self.task.optimizers.items()}
-        self._write(LAST, {"modules": self._modules(), "optimizers": optimizers})
+        # Runs without a plateau or a loss scaler have files as ever.
+        parts = {
+            "schedule": self.schedule.state_dict(),
+            "precision": self.fabric.strategy.precision.state_dict(),
+        }
+        parts = {name: part for name, part in parts.items() if part}
+        self._write(LAST, {"modules": self._modules(), "optimizers": optimizers, **parts})
         self._saved = self.progress.step
 
     def _write(self, name: str, state: dict[str, Any]) -> None:
@@ -372,67 +354,6 @@ class Trainer:
         )
 
 
-def _progress(values: Any, path: Path) -> Progress:
-    """The progress in a checkpoint, if it is one."""
-    try:
-        progress = Progress(**values)
-        step, best = progress.step, progress.best_step
-        good = (
-            type(step) is int
-            and step >= 0
-            and (best is None or (type(best) is int and 0 <= best <= step))
-            and type(progress.best_score) in (int, float)
-            and type(progress.seconds) in (int, float)
-            and 0 <= progress.seconds < math.inf
-        )
-    except TypeError:
-        good = False
-    if not good:
-        raise CheckpointError(f"{path}: progress is none of a run: {str(values)[:200]}")
-    return progress
-
-
-def _log_sums(values: Any, path: Path) -> tuple[dict[str, float], int]:
-    """What the next line of the log has added up so far; nothing in earlier versions' files."""
-    if values is None:
-        return {}, 0
-    try:
-        sums, count = {str(k): float(v) for k, v in values["sums"].items()}, values["count"]
-        good = type(count) is int and count >= 0
-    except (KeyError, TypeError, ValueError, AttributeError):
-        good = False
-    if not good:
-        raise CheckpointError(f"{path}: log must have sums and a count, got {str(values)[:200]}")
-    return sums, count
-
-
-def _fill_optimizer(optimizer: Optimizer, stored: Any, name: str) -> None:
-    """Put the state of a checkpoint into an optimizer, which keeps its own settings.
-
-    Raises:
-        CheckpointError: it is the state of other parameters.
-    """
-    own = optimizer.state_dict()
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    try:
-        groups, state = stored["param_groups"], stored["state"]
-        if [group["params"] for group in groups] != [g["params"] for g in own["param_groups"]]:
-            raise ValueError("it has other parameters")
-        for number, values in state.items():
-            shape = parameters[number].shape
-            for key, value in values.items():
-                if isinstance(value, Tensor) and not (
-                    value.is_floating_point() and value.shape in (shape, torch.Size([]))
-                ):
-                    raise ValueError(
-                        f"{key} of parameter {number} must be floating with shape {list(shape)}, "
-                        f"got {value.dtype} {list(value.shape)}"
-                    )
-        optimizer.load_state_dict({"state": state, "param_groups": own["param_groups"]})
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{name}: not the state of this optimizer ({error})") from error
-
-
 class NotFinite(RuntimeError):
     """A loss or weight is NaN or infinite; a task may raise it before a step is over."""
 
@@ -447,27 +368,3 @@ def _reason(error: BaseException) -> str | None:
     if isinstance(error, OSError):
         return f"cannot write to the run folder ({text})"
     return None
-
-
-def check_identity(wanted: dict[str, Any], found: dict[str, Any], path: Path) -> None:
-    """Compare what a run is with what a checkpoint says it is.
-
-    Raises:
-        CheckpointError: names the first setting that differs, with both values.
-    """
-    for key in sorted({*wanted, *found}):
-        ours, theirs = wanted.get(key), found.get(key)
-        if isinstance(ours, dict) and isinstance(theirs, dict):
-            check_identity(
-                {f"{key}.{k}": v for k, v in ours.items()},
-                {f"{key}.{k}": v for k, v in theirs.items()},
-                path,
-            )
-        elif _as_json(ours) != _as_json(theirs):
-            raise CheckpointError(
-                f"{path} belongs to another run: {key} is {theirs!r} there and {ours!r} here"
-            )
-
-
-def _as_json(value: Any) -> Any:
-    return [_as_json(item) for item in value] if isinstance(value, list | tuple) else value

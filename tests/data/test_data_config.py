@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from polygraph.data import MeshDataConfig, open_dataset
+from polygraph.data.known import recall, remember
 
 
 def test_synthetic_is_the_default():
@@ -87,3 +88,12 @@ def test_to_mm_is_a_positive_number(value):
 def test_other_numbers(changes):
     with pytest.raises(ValueError, match=next(iter(changes))):
         MeshDataConfig(**changes)
+
+
+@pytest.mark.parametrize("name", ["²", "é" * 120, "\udcff", "a\udce9b"], ids=ascii)
+def test_places_of_any_name_are_known_again(name, tmp_path, monkeypatch):
+    """Training notes them; names of files need not be in UTF-8."""
+    monkeypatch.setenv("POLYGRAPH_CACHE", str(tmp_path / "cache"))
+    assert recall("folder", tmp_path / name) is None
+    remember("folder", tmp_path / name, tmp_path / f"{name}2")
+    assert recall("folder", tmp_path / name).cache_dir == str(tmp_path / f"{name}2")

@@ -46,3 +46,8 @@ def test_killed_children_are_told_from_those_that_end(tmp_path):
     assert (tmp_path / "done").exists()
     with pytest.raises(RuntimeError, match="ended with an error"):
         runs.forked(lambda: os.listdir(tmp_path / "none"), None)
+
+
+def test_every_trainer_is_known(tmp_path):
+    """What the fuzzer imports moves with the tests."""
+    assert set(runs.trainers(tmp_path)) == {"mesh", "points", "gan"}

@@ -9,6 +9,7 @@ from torch import nn
 from polygraph.train.config import TrainConfig, sample_indices
 from polygraph.train.distributed import make_fabric, process_group
 from polygraph.train.loop import Task, Trainer
+from polygraph.train.optimizer import descend, make_optimizer
 
 SAMPLES = 40
 
@@ -22,25 +23,24 @@ class ToyTask(Task):
         net = nn.Sequential(
             nn.Linear(6, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, 1)
         )
-        optimizer = torch.optim.Adam(net.parameters(), weight_decay=1e-4)
+        optimizer = make_optimizer(config, net)
         self.modules, self.optimizers = {"net": net}, {"net": optimizer}
         self.fabric, self.config, self.poison = fabric, config, poison or {}
         self.net, self.optimizer = fabric.setup(net, optimizer)
         generator = torch.Generator().manual_seed(7)
-        self.x = torch.randn(SAMPLES, 6, generator=generator)
+        self.x = torch.randn(SAMPLES, 6, generator=generator).to(fabric.device)
         self.y = self.x.square().sum(dim=1, keepdim=True)
         self.seen = []
 
     def training_step(self, step):
         indices = sample_indices(self.config.seed, SAMPLES, self.config.batch_size, step)
         self.seen.append(indices)
-        noise = 0.01 * torch.randn(len(indices), 1) + 0.01 * float(np.random.rand())  # noqa: NPY002
+        noise = 0.01 * torch.randn_like(self.y[indices]) + 0.01 * float(np.random.rand())  # noqa: NPY002
         loss = (self.net(self.x[indices]) - self.y[indices] - noise).square().mean()
         if step in self.poison:
             loss = self.poison[step](loss)
-        self.optimizer.zero_grad()
-        self.fabric.backward(loss)
-        self.optimizer.step()
+        clipping = self.config.grad_clip, self.config.clip_value
+        descend(self.fabric, self.net, self.optimizer, loss, *clipping)
         return {"loss": loss}
 
     def validate(self):
@@ -51,11 +51,11 @@ class ToyTask(Task):
         return {"val_loss": loss}
 
 
-def train(folder, *, resume=False, poison=None, **settings):
-    """Train the toy task; returns (trainer, task)."""
+def train(folder, *, resume=False, poison=None, fabric=None, **settings):
+    """Train the toy task, with another Fabric if one is given; returns (trainer, task)."""
     settings = {"steps": 60, "batch_size": 8, "eval_every": 6, "checkpoint_every": 4, **settings}
-    config = TrainConfig(accelerator="cpu", log_every=5, **settings)
-    fabric = make_fabric(config)
+    config = TrainConfig(**{"accelerator": "cpu", "log_every": 5, **settings})
+    fabric = fabric or make_fabric(config)
     with process_group(fabric):
         task = ToyTask(fabric, config, poison)
         trainer = Trainer(task, config, fabric, folder, identity={"model": {"width": 32}})

@@ -1,0 +1,97 @@
+"""The tables of images.md."""
+
+from __future__ import annotations
+
+from pages.rows import Row, number, row, rows, table
+
+OURS, PEER = "polygraph", "pytorch + pyg"
+
+
+def best(of: Row) -> Row:
+    """The scores of the lowest FID."""
+    return min(of["scores"], key=lambda score: score["FID"])
+
+
+def last(of: Row) -> Row:
+    """The scores at the end."""
+    return of["scores"][-1]
+
+
+def fid(name: str) -> dict[str, float]:
+    """The FID of every run at its end."""
+    return {r["run"]: last(r)["FID"] for r in rows(name)}
+
+
+def ranking(name: str) -> list[str]:
+    """The runs, the lowest FID first."""
+    found = fid(name)
+    return sorted(found, key=lambda run: found[run])
+
+
+def turning(name: str, run: str, after: int) -> int:
+    """The step after another one at which a critic's gap is smallest."""
+    curve = row(name, run=run)["curve"]
+    pairs = zip(curve["critic_gap"], curve["step"], strict=True)
+    return min(pair for pair in pairs if pair[1] > after)[1]
+
+
+def scores(name: str) -> str:
+    """Runs side by side; what sees the images is named in the heading."""
+    eyes = dict.fromkeys(r["extractor"] for r in rows(name))
+    if len(eyes) != 1:
+        raise ValueError(f"{name}: scores of {', '.join(eyes)} cannot be compared")
+    (seen,) = eyes
+    return table(
+        (
+            "run", "steps", "generator, parameters", f"IS ({seen})", f"FID ({seen})",
+            "lowest FID, at", "critic's gap, last", "largest",
+        ),
+        map(_score_line, rows(name)),
+    )  # fmt: skip
+
+
+def _score_line(of: Row) -> list[str]:
+    end, low, gaps = last(of), best(of), of["curve"]["critic_gap"]
+    return [
+        of["run"],
+        number(of["steps"]),
+        number(of["parameters"]),
+        f"{number(end['IS'], 2)} ± {number(end['IS std'], 2)}",
+        number(end["FID"], 2),
+        f"{number(low['FID'], 2)}, {number(low['step'])}",
+        number(gaps[-1], 2),
+        number(max(gaps), 1),
+    ]
+
+
+def memory(variant: str, library: str = OURS, name: str = "gan_memory") -> float | None:
+    """Peak MiB of a critic's and a generator's step; None where it was not measured."""
+    found = rows(name, variant=variant, library=library)
+    return found[0]["peak_mib"] if found else None
+
+
+def time(variant: str, library: str, ratio: str) -> float | None:
+    """A median ratio of times of whole training steps; None where it was not measured."""
+    found = rows("gan_time", variant=variant, library=library)
+    return found[0][ratio]["median"] if found and ratio in found[0] else None
+
+
+def costs() -> str:
+    """Time and memory of a training step, ours and the peer's."""
+    return table(
+        (
+            "layer", "a step: ours, s", "PyTorch and PyG / ours", "ours / plain generator",
+            "peak MiB: ours", "PyTorch and PyG",
+        ),
+        (
+            [
+                variant,
+                number(row("gan_time", variant=variant, library=OURS)["step_seconds"]["median"], 2),
+                number(time(variant, PEER, f"step / {OURS}"), 1),
+                number(time(variant, OURS, "step / baseline"), 1),
+                number(memory(variant)),
+                number(memory(variant, PEER)),
+            ]
+            for variant in dict.fromkeys(r["variant"] for r in rows("gan_time"))
+        ),
+    )  # fmt: skip

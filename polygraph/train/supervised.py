@@ -1,0 +1,275 @@
+"""Supervised training: one network, one loss, one optimizer; classifiers above all.
+
+A long run is a `SupervisedTask` in a `polygraph.train.loop.Trainer`, with checkpoints and a log. A
+small network that is done within a minute goes through `fit`, which writes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from polygraph.data.store import progress
+from polygraph.train.config import TrainConfig
+from polygraph.train.distributed import gather_rows, shard
+from polygraph.train.loop import NotFinite, Task
+from polygraph.train.optimizer import descend, make_optimizer
+
+_CHECK_EVERY = 100  # steps between looks at the loss, each of which waits for the device
+
+
+class ClassificationLoss(nn.Module):
+    """The loss of a classifier: cross-entropy with label smoothing, and the share of right answers.
+
+    Fabric wraps a module of which only scalars come out: what a wrapped module returns is rounded
+    to float32, also where everything is computed in float64.
+
+    Args:
+        model: maps inputs to logits ``[B, K]``.
+        smoothing: share of the target that is not the label's alone, in [0, 1).
+        spread: the classes over which that share is spread evenly: ``others``, all but the label's
+            (Wang et al., ACM TOG 2019, the authors' code), or ``all``, the label's among them
+            (Szegedy et al., CVPR 2016, section 7, and PyTorch).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        smoothing: float = 0.0,
+        spread: Literal["others", "all"] = "others",
+    ) -> None:
+        super().__init__()
+        if spread not in ("others", "all"):
+            raise ValueError(f"ClassificationLoss: spread must be others or all, got {spread!r}")
+        if not 0 <= smoothing < 1:
+            raise ValueError(f"ClassificationLoss: smoothing must be in [0, 1), got {smoothing}")
+        self.model, self.smoothing, self.spread = model, smoothing, spread
+
+    def forward(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss and the accuracy of a batch, two scalars.
+
+        Args:
+            inputs: as the model takes them, B samples.
+            labels: int64 ``[B]`` in [0, K).
+        """
+        logits = self.model(inputs)
+        classes, share = logits.shape[-1], self.smoothing
+        if self.spread == "others":  # PyTorch spreads its share over all
+            share = share * classes / (classes - 1)
+        loss = functional.cross_entropy(logits, labels, label_smoothing=share)
+        return loss, (logits.detach().argmax(-1) == labels).float().mean()
+
+
+class SupervisedTask(Task):
+    """A network, its loss, its optimizer. A descendant gives batches and validates.
+
+    Args:
+        fabric: launched Fabric.
+        config: the loop's settings, the optimizer's among them.
+        model: the network, on the CPU; what checkpoints hold.
+        loss: maps a batch to scalars, through the model, which it holds.
+        num_samples: size of the training set.
+        logged: names of the scalars, ``loss`` first.
+
+    Attributes:
+        device: where batches are wanted, and of which dtype (``dtype``).
+    """
+
+    def __init__(
+        self,
+        fabric: Any,
+        config: TrainConfig,
+        model: nn.Module,
+        loss: nn.Module,
+        num_samples: int,
+        logged: tuple[str, ...] = ("loss",),
+    ) -> None:
+        self.fabric, self.config, self.model = fabric, config, model
+        self.num_samples, self.logged = num_samples, logged
+        optimizer = make_optimizer(config, model)
+        self.modules, self.optimizers = {"model": model}, {"model": optimizer}
+        self._loss, self._optimizer = fabric.setup(loss, optimizer)
+        parameter = next(model.parameters())
+        self.device, self.dtype = parameter.device, parameter.dtype
+
+    @abstractmethod
+    def batch(self, step: int) -> tuple[Tensor, ...]:
+        """What the loss takes in ``step`` (0-based): this process's part, on the device."""
+
+    def training_step(self, step: int) -> dict[str, Tensor]:
+        """Forward, backward, clipping, optimizer."""
+        values = self._loss(*self.batch(step))
+        values = (values,) if isinstance(values, Tensor) else values
+        config = self.config
+        descend(
+            self.fabric,
+            self._loss,
+            self._optimizer,
+            values[0],
+            config.grad_clip,
+            config.clip_value,
+        )
+        return dict(zip(self.logged, values, strict=True))
+
+
+class ClassifierTask(SupervisedTask):
+    """A classifier. A descendant gives batches of inputs and labels, and logits of any samples.
+
+    Weights are chosen by the validation error; of equal ones, which are common where few samples
+    validate, by the loss.
+
+    Args:
+        fabric: launched Fabric.
+        config: the loop's settings.
+        model: maps inputs to logits ``[B, K]``, on the CPU.
+        loss: of the classifier, with its smoothing.
+        num_samples: size of the training set.
+        labels: int64 ``[S]``, of all samples, those that validate and test among them.
+        classes: names of the K classes.
+        val: int64, the samples that validate.
+    """
+
+    score = "val_score"
+
+    def __init__(
+        self,
+        fabric: Any,
+        config: TrainConfig,
+        model: nn.Module,
+        loss: ClassificationLoss,
+        num_samples: int,
+        *,
+        labels: NDArray[np.int64],
+        classes: tuple[str, ...],
+        val: NDArray[np.int64],
+    ) -> None:
+        super().__init__(fabric, config, model, loss, num_samples, ("loss", "accuracy"))
+        self.labels, self.classes, self.val = labels, classes, val
+
+    @abstractmethod
+    def logits(self, indices: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Logits ``[len(indices), K]`` of some samples, from the model in eval mode."""
+
+    def validate(self) -> dict[str, float]:
+        """Error, loss and score on the samples that validate."""
+        found = self.measure(self.val)
+        error, loss = 1 - found["accuracy"], found["loss"]
+        # Errors differ by 1 / samples or not at all: half of that at most decides between equals.
+        tie = loss / (1 + loss) / (2 * len(self.val))
+        return {"val_error": error, "val_loss": loss, "val_score": error + tie}
+
+    def measure(self, indices: NDArray[np.int64]) -> dict[str, Any]:
+        """`classification_summary` of some samples, shared among the processes."""
+        mine = shard(indices, self.fabric)
+        rows = self.logits(mine) if len(mine) else None
+        found = gather_rows(rows, len(indices), self.fabric)
+        return classification_summary(found, self.labels[indices], self.classes)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode without gradients; the mode is put back."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+
+
+def model_logits(
+    model: nn.Module,
+    inputs: Callable[[NDArray[np.int64]], Tensor],
+    indices: NDArray[np.int64],
+    batch_size: int,
+) -> NDArray[np.float64]:
+    """Logits ``[len(indices), K]`` of a model in eval mode; its mode is put back.
+
+    Args:
+        model: maps inputs to logits.
+        inputs: gives the inputs of some samples, on any device.
+        indices: int64, the samples; at least one.
+        batch_size: samples at a time.
+    """
+    parameter = next(model.parameters())
+    rows = []
+    with evaluating(model):
+        for start in range(0, len(indices), batch_size):
+            x = inputs(indices[start : start + batch_size])
+            rows.append(model(x.to(parameter.device, parameter.dtype)).double().cpu())
+    return np.asarray(torch.cat(rows).numpy(), dtype=np.float64)
+
+
+def classification_summary(
+    logits: NDArray[np.float64], labels: NDArray[np.int64], classes: tuple[str, ...]
+) -> dict[str, Any]:
+    """How often the largest logit is the label's.
+
+    Args:
+        logits: ``[S, K]``.
+        labels: ``[S]``, in ``[0, K)``.
+        classes: K names.
+
+    Returns:
+        ``num_samples``, ``accuracy`` (of samples), ``mean_class_accuracy`` (the mean of the
+        accuracy of each class that occurs), ``loss`` (mean cross-entropy without smoothing) and
+        ``per_class``: the accuracy of each class that occurs, by name.
+    """
+    right = logits.argmax(1) == labels
+    scores = torch.from_numpy(logits)
+    loss = float(functional.cross_entropy(scores, torch.from_numpy(labels)))
+    per_class = {classes[n]: float(right[labels == n].mean()) for n in np.unique(labels)}
+    return {
+        "num_samples": len(labels),
+        "accuracy": float(right.mean()),
+        "mean_class_accuracy": float(np.mean(list(per_class.values()))),
+        "loss": loss,
+        "per_class": per_class,
+    }
+
+
+def fit(
+    loss: nn.Module,
+    batch: Callable[[int], tuple[Tensor, ...]],
+    optimizer: Optimizer,
+    steps: int,
+    *,
+    schedule: LRScheduler | None = None,
+    label: str = "network",
+) -> None:
+    """Train in memory, in one process: for what is done within a minute and kept by its caller.
+
+    Args:
+        loss: maps a batch to a scalar, or to several of which the first is descended on.
+        batch: gives what the loss takes in a step (0-based), on its device.
+        optimizer: of the parameters.
+        steps: of the optimizer.
+        schedule: moved on after each step; None for a constant rate.
+        label: of the network, for the progress bar and messages.
+
+    Raises:
+        NotFinite: the loss is not finite; looked at every 100 steps and after the last.
+    """
+    for step in progress(range(steps), f"training {label}", steps):
+        values = loss(*batch(step))
+        value = values if isinstance(values, Tensor) else values[0]
+        if step % _CHECK_EVERY == _CHECK_EVERY - 1 or step == steps - 1:
+            if not math.isfinite(value.item()):  # NaN stays: no need to wait for every step
+                raise NotFinite(f"{label}: the loss is {value.item()} at step {step + 1}")
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(value)
+        optimizer.step()
+        if schedule is not None:
+            schedule.step()
