@@ -86,7 +86,7 @@ def as_index(value: SupportsIndex) -> int:
 def check_positive(owner: str, **values: SupportsIndex) -> None:
     """Raise a ValueError that names the first of ``values`` that is not a positive integer."""
     for argument, value in values.items():
-        # Traced sizes are integers, and must not be turned into numbers.
+        # Traced sizes are symbolic integers and must stay symbolic.
         if isinstance(value, torch.SymInt):
             continue
         try:

@@ -44,10 +44,6 @@ FLOORS = (
 LONG_FILES = {
     "csrc/ecc/lane_ecc_kernel.inc",
     "csrc/edge_softmax/edge_softmax_kernel.inc",
-    "csrc/knn/knn_cpu.cpp",
-    "csrc/knn/knn_kernel.inc",
-    "csrc/knn/knn_select.inc",
-    "csrc/poly_step/poly_step_kernels.cuh",
     "polygraph/nn/knn.py",
     "polygraph/nn/mesh_conv.py",
     "polygraph/ops/_ecc_ways.py",

@@ -11,7 +11,7 @@
 
 namespace polygraph {
 
-// Ends the operator: its caller in Python gets a RuntimeError with the parts, one after the other, as its text.
+// Throws: the caller in Python gets a RuntimeError whose text is the parts, one after the other.
 template <class... Parts>
 [[noreturn, gnu::cold, gnu::noinline]] void refuse(const Parts&... parts) {
   std::ostringstream text;
@@ -19,7 +19,7 @@ template <class... Parts>
   throw std::runtime_error(text.str());
 }
 
-// Refuses a call with the parts behind `condition`, of which the first names the operator. torch's own macro begins
+// Refuses a call with the parts after `condition`, of which the first names the operator. torch's own macro begins
 // with a function and a path of the machine that built the library.
 #define POLYGRAPH_CHECK(condition, ...) \
   do {                                  \
@@ -103,14 +103,14 @@ inline void check_dtype(const char* op, const char* name, const Tensor& tensor, 
       dtype_name(tensor.scalar_type()));
 }
 
-// A number of nodes or slots that a caller gives. One more is a number, too: a pointer has as many entries.
+// A number of nodes or slots that a caller gives. One more must fit as well: a pointer has count + 1 entries.
 inline void check_count(const char* op, const char* name, int64_t count) {
   POLYGRAPH_CHECK(count >= 0, op, ": ", name, " must not be negative, got ", count);
   POLYGRAPH_CHECK(count < std::numeric_limits<int64_t>::max(), op, ": ", name, " is too large, got ", count);
 }
 
-// Widths of rows: a product of two of them, and of one with the number of slots, fits into 64 bits. Rows that exist are
-// shorter anyway; but those of an empty tensor may claim any width.
+// Limits the width of rows, so that a product of two widths, or of a width and the number of slots, fits into 64 bits.
+// Rows in memory are shorter anyway, but an empty tensor may have any width.
 inline void check_width(const char* op, const char* name, int64_t width) {
   POLYGRAPH_CHECK(width < (int64_t(1) << 31), op, ": ", name, " may be at most 2^31 - 1, got ", width);
 }

@@ -8,8 +8,8 @@
 
 namespace polygraph {
 
-// Parts of the list are counted and then placed side by side; the counts of a part are as many as there are keys, so
-// there are no more parts than pay for that.
+// Parts of the list are counted and then placed side by side. A part needs one count for each key, so there are no more
+// parts than pay for that.
 inline int64_t sorted_parts(int64_t count, int64_t keys) {
   const int64_t threads = torch::stable::get_num_threads();
   return std::max<int64_t>(1, std::min(threads, count / std::max<int64_t>(2 * keys, int64_t(1) << 14)));
@@ -18,7 +18,7 @@ inline int64_t sorted_parts(int64_t count, int64_t keys) {
 template <class Count, class Key, class Place>
 void counting_sort_of(int64_t count, int64_t keys, const Key& key, int64_t* ptr, const Place& place) {
   const int64_t parts = sorted_parts(count, keys);
-  std::vector<Count> places(static_cast<size_t>(parts * keys), 0);  // [parts, keys]: counts, then first places
+  std::vector<Count> places(static_cast<size_t>(parts * keys), 0);  // [parts, keys]: counts, then first positions
   const auto for_parts = [&](const auto& fn) {
     torch::stable::parallel_for(0, parts, 1, [&](int64_t first, int64_t last) {
       for (int64_t part = first; part < last; ++part) {
@@ -46,9 +46,9 @@ void counting_sort_of(int64_t count, int64_t keys, const Key& key, int64_t* ptr,
   });
 }
 
-// Items [0, count) by key(i) in [0, keys): ptr [keys] gets the first place of each key, and place(begin) makes a
-// function that is called with (i, its place) for rising i from `begin` on. Narrow counts stay in the L2 for twice as
-// many keys.
+// Items [0, count) by key(i) in [0, keys): ptr [keys] gets the first position of each key, and place(begin) makes a
+// function that is called with (i, its position) for rising i from `begin` on. 32-bit counts stay in the L2 for twice
+// as many keys.
 template <class Key, class Place>
 void counting_sort(int64_t count, int64_t keys, const Key& key, int64_t* ptr, const Place& place) {
   if (count < (int64_t(1) << 31)) {

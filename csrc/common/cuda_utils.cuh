@@ -9,6 +9,7 @@
 #include <type_traits>
 
 #include "common/check.h"
+#include "common/rounding.h"
 
 namespace polygraph {
 
@@ -18,7 +19,7 @@ namespace polygraph {
 template <class T>
 using Acc = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
-// kCount neighbours in memory, loaded or stored at once: the address must be a multiple of their size.
+// kCount adjacent elements, loaded or stored at once: the address must be a multiple of their size.
 template <class T, int kCount>
 struct alignas(sizeof(T) * kCount) Pack {
   T lane[kCount];
@@ -63,17 +64,17 @@ __device__ __forceinline__ void store_global(T* to, const Pack<T, kCount>& pack)
   }
 }
 
-// An activation that is bent at 0, as common/vec.inc has it.
+// ReLU or leaky ReLU and its derivative, as `bent` in common/vec.inc.
 template <class A>
 struct Bend {
   A slope;
-  A lowest;  // what minus infinity is taken for: with a slope of 0 a number, for the product is to be 0
+  A lowest;  // replaces minus infinity: finite where the slope is 0, because the product must be 0
 
   __device__ __forceinline__ A of(A value) const {
     return value <= 0 ? slope * max(value, lowest) : value;
   }
 
-  // `value`, which may be anything, where the activation looks at `at`.
+  // The derivative at `at`, times `value`, which may be anything.
   __device__ __forceinline__ A of(A at, A value) const {
     return at <= 0 ? (slope == 0 ? A(0) : slope * value) : value;
   }
@@ -114,8 +115,8 @@ __device__ __forceinline__ int64_t item_stride() {
   return static_cast<int64_t>(gridDim.x) * blockDim.x;
 }
 
-// kCount neighbours in memory as a pack: loaded at once if kPacks, else one by one, at any address. A sum that takes
-// them so adds the same numbers in the same order wherever they lie.
+// kCount adjacent elements as a pack: loaded at once if kPacks, else one by one, at any address. A sum over packs adds
+// the same values in the same order at any address.
 template <class T, int kCount, bool kPacks>
 __device__ __forceinline__ Pack<T, kCount> load_lanes(const T* from) {
   if constexpr (kPacks) {
@@ -136,7 +137,8 @@ __device__ __forceinline__ Pack<T, kCount> load_lanes(const T* from) {
   CUDA_KERNEL_ASSERT_MSG(                             \
       static_cast<uint64_t>(entry) + 1 <= static_cast<uint64_t>(count), op ": " name " is out of range")
 
-// Likewise the list [first, last) of one source in a transposed table of `count` entries, and one entry of it.
+// The list [first, last) of one source in a transposed table of `count` entries, and one entry of it; anything else
+// stops the kernel with a device-side assertion.
 #define POLYGRAPH_CHECK_LIST(op, first, last, count) \
   CUDA_KERNEL_ASSERT_MSG(                            \
       (first) >= 0 && (first) <= (last) && (last) <= (count), op ": t_ptr must rise from 0 to at most M*S")
@@ -196,10 +198,6 @@ struct LaunchShape {
 constexpr int64_t kMaxBlocksX = std::numeric_limits<int32_t>::max();
 constexpr int64_t kMaxBlocksY = 65535;
 constexpr int64_t kMaxSharedBytes = 48 << 10;  // what every device grants without being asked
-
-inline int64_t ceil_div(int64_t a, int64_t b) {
-  return (a + b - 1) / b;
-}
 
 // Blocks for kernels that stride over the rest of their items by themselves.
 inline int64_t strided_blocks(int64_t items, int threads) {
@@ -291,7 +289,7 @@ struct SumSharesParams {
 
 namespace {  // each source has its own copy: kernels are registered source by source
 
-// out[j] = sum over shares of partial[share, j]. A block has kSumLanes neighbours j (coalesced reads) times kSumRows
+// out[j] = sum over shares of partial[share, j]. A block has kSumLanes adjacent j (coalesced reads) times kSumRows
 // threads, of which the r-th adds shares r, r + kSumRows, ...; the rows are added in order through shared memory. Safe:
 // each out[j] has one writer, and the block is done with shared memory before its next round starts.
 template <class T>

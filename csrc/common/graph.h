@@ -11,6 +11,7 @@
 // bit.
 #pragma once
 
+#include "common/rounding.h"
 #include "common/table.h"
 
 namespace polygraph {
@@ -25,18 +26,12 @@ struct GraphPointers {
   const int64_t* other;
   const int64_t* edge;  // null: absent
 
-#if defined(__CUDACC__)
-#define POLYGRAPH_BOTH __host__ __device__ __forceinline__
-#else
-#define POLYGRAPH_BOTH inline
-#endif
-  POLYGRAPH_BOTH int64_t slot_at(int64_t position) const {
+  POLYGRAPH_HOST_DEVICE int64_t slot_at(int64_t position) const {
     return slot == nullptr ? position : slot[position];
   }
-  POLYGRAPH_BOTH int64_t row_of(int64_t at) const {
+  POLYGRAPH_HOST_DEVICE int64_t row_of(int64_t at) const {
     return edge == nullptr ? at : edge[at];
   }
-#undef POLYGRAPH_BOTH
 };
 
 // Shapes, dtypes and devices; O is the number of other nodes.
@@ -145,22 +140,14 @@ struct GraphTensors {
 
   GraphTensors(
       const Tensor& ptr_, const std::optional<Tensor>& slot_, const Tensor& other_, const std::optional<Tensor>& edge_)
-      : ptr(dense(ptr_)), other(dense(other_)) {
-    if (slot_.has_value()) {
-      slot = dense(*slot_);
-    }
-    if (edge_.has_value()) {
-      edge = dense(*edge_);
-    }
-  }
+      : ptr(dense(ptr_)), other(dense(other_)), slot(dense(slot_)), edge(dense(edge_)) {}
 
   GraphPointers pointers() const {
-    return {data(ptr), slot.has_value() ? data(*slot) : nullptr, data(other), edge.has_value() ? data(*edge) : nullptr};
-  }
-
- private:
-  static const int64_t* data(const Tensor& tensor) {
-    return static_cast<const int64_t*>(tensor.const_data_ptr());
+    return {
+        .ptr = const_data<int64_t>(ptr),
+        .slot = const_data<int64_t>(slot),
+        .other = const_data<int64_t>(other),
+        .edge = const_data<int64_t>(edge)};
   }
 };
 

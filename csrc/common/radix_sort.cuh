@@ -52,7 +52,7 @@ struct BoundsParams {
   int64_t* ptr;  // [keys + 1]
 };
 
-// ptr[u] = the number of keys below u. A thread searches for one u; neighbours search nearly the same places, which
+// ptr[u] = the number of keys below u. A thread searches for one u; adjacent threads search nearly the same keys, which
 // come from the caches. Safe: one writer a number.
 __global__ void __launch_bounds__(kSortThreads) bounds_kernel(BoundsParams p) {
   for (int64_t u = first_item(); u <= p.keys; u += item_stride()) {

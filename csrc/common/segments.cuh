@@ -1,6 +1,6 @@
 // Segments of graphs, shared among lanes: long segments are cut into pieces, whose results are joined in order.
 //
-// A group is 4 to 32 neighbouring lanes of a warp, a power of two; its lanes lie along the channels. It has one unit of
+// A group is 4 to 32 neighboring lanes of a warp, a power of two; its lanes lie along the channels. It has one unit of
 // work: a segment, or a piece of a long one. Whatever a thread sums up it adds in the order of the positions; pieces
 // are joined in their order. So the order of a sum depends on the segment's length alone: not on the lanes, nor on the
 // width of loads.
@@ -308,7 +308,7 @@ constexpr int kJoinRows = 8;
 
 // Joins the pieces of the long segment that starts in window blockIdx.x, channel by channel: `load(place, c)` gives the
 // item of a piece, `join(a, b)` the item of two that follow each other, and `store(segment, window, c, item)` takes the
-// result. A block has kJoinLanes neighbouring channels (coalesced reads) times kJoinRows threads, each of which joins a
+// result. A block has kJoinLanes neighboring channels (coalesced reads) times kJoinRows threads, each of which joins a
 // run of pieces; the runs are joined in order through shared memory. `none` joins to nothing. Safe: each channel has
 // one writer, and the block is done with shared memory before its next turn starts.
 template <class Item, class Load, class Join, class Store>

@@ -1,8 +1,9 @@
 // Run-time choice of the instruction set, and the vectors the CPU kernels are written with.
 //
-// A kernel lives in a file `<op>_kernel.inc`, written once with `Vec<T>` and included once per instruction set by
-// `<op>_cpu.cpp`, between POLYGRAPH_SIMD_BEGIN/END, in a namespace of its own. Inside such a file there must be no
-// lambda (GCC does not hand the target pragma on to lambdas) and no std:: template that does arithmetic.
+// A kernel is a file `<op>_kernel.inc`, written once with `Vec<T>` and included once per instruction set by
+// `<op>_cpu.cpp` (common/each_isa.inc), between POLYGRAPH_SIMD_BEGIN/END, each time in another namespace. Such a file
+// must not contain a lambda (GCC does not apply the target pragma to lambdas) or a std:: template that does arithmetic.
+// Parsed alone, by clangd or a compiler, it includes common/alone.inc.
 #pragma once
 
 #include <cstdint>

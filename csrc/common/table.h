@@ -1,5 +1,5 @@
-// Neighbour tables and their transposes on the CPU: the kernels follow the entries without looking, so bad ones are
-// refused first.
+// Neighbor tables and their transposes on the CPU: the kernels do not check the entries that they follow, so bad ones
+// are refused first.
 #pragma once
 
 #include <atomic>
@@ -47,7 +47,7 @@ inline void check_given_transposed(
 
 // index [count] on the CPU, contiguous: every entry in [-1, num_sources).
 inline void check_entries(const char* op, const Tensor& index, int64_t num_sources) {
-  const int64_t* entries = static_cast<const int64_t*>(index.const_data_ptr());
+  const int64_t* entries = const_data<int64_t>(index);
   const int64_t count = index.numel();
   std::atomic<bool> valid{true};
   parallel_tasks(count, 1, [&](int64_t begin, int64_t end) {
@@ -68,8 +68,8 @@ inline void check_entries(const char* op, const Tensor& index, int64_t num_sourc
 
 // t_ptr [V+1] and t_entry [count] on the CPU, contiguous: a rising pointer, and positions in [0, count).
 inline void check_transposed(const char* op, const Tensor& t_ptr, const Tensor& t_entry) {
-  const int64_t* ptr = static_cast<const int64_t*>(t_ptr.const_data_ptr());
-  const int64_t* entry = static_cast<const int64_t*>(t_entry.const_data_ptr());
+  const int64_t* ptr = const_data<int64_t>(t_ptr);
+  const int64_t* entry = const_data<int64_t>(t_entry);
   const int64_t sources = t_ptr.numel() - 1;
   const int64_t count = t_entry.numel();
   bool good = ptr[0] == 0 && ptr[sources] <= count;

@@ -9,8 +9,8 @@ namespace polygraph {
 // A block of kThreads threads owns kRows x kCols results and walks the summed dimension in stages of kDepth. A stage
 // holds left [kDepth, kRowStride] and right [kDepth, kColStride], each line padded by 16 bytes or more so that
 // transposing stores spread over the banks. A thread owns kThreadRows x kThreadCols results, in groups of kRowGroup and
-// kColGroup neighbours that one 16-byte load brings; the groups lie a whole tile's span apart, so that neighbouring
-// threads read neighbouring groups and no bank is asked twice. Two stages alternate: one is filled while the other is
+// kColGroup adjacent ones that one 16-byte load brings. The groups lie a whole tile's span apart, so that adjacent
+// threads read adjacent groups and no bank is read twice. Two stages alternate: one is filled while the other is
 // multiplied, with a single barrier in between.
 template <class T, int kRows_, int kCols_, int kThreadRows_, int kThreadCols_>
 struct Tile {

@@ -6,14 +6,6 @@
 namespace polygraph {
 namespace {
 
-const int64_t* data(const Tensor& tensor) {
-  return static_cast<const int64_t*>(tensor.const_data_ptr());
-}
-
-int64_t* mutable_data(Tensor& tensor) {
-  return static_cast<int64_t*>(tensor.mutable_data_ptr());
-}
-
 // Whether an entry lies outside [0, size); the first such.
 bool first_outside(const int64_t* values, int64_t count, int64_t size, int64_t* entry) {
   if (all_within(values, count, 0, size)) {
@@ -62,16 +54,16 @@ std::tuple<Tensor, Tensor> scan_coo_cpu(
   const int64_t E = from.size(0);
   Tensor ptr = torch::stable::new_empty(to, {num_targets + 1});
   Tensor found = torch::stable::new_empty(to, {3});
-  int64_t* say = mutable_data(found);
+  int64_t* say = mutable_data<int64_t>(found);
   say[0] = 0;
   say[1] = -1;
   say[2] = 0;
-  if (first_outside(data(from), E, num_sources, say + 2)) {
+  if (first_outside(const_data<int64_t>(from), E, num_sources, say + 2)) {
     say[1] = 0;
-  } else if (first_outside(data(to), E, num_targets, say + 2)) {
+  } else if (first_outside(const_data<int64_t>(to), E, num_targets, say + 2)) {
     say[1] = 1;
   } else {
-    say[0] = pointer_of_sorted(data(to), E, num_targets, mutable_data(ptr)) ? 1 : 0;
+    say[0] = pointer_of_sorted(const_data<int64_t>(to), E, num_targets, mutable_data<int64_t>(ptr)) ? 1 : 0;
   }
   return {ptr, found};
 }
@@ -82,14 +74,14 @@ std::tuple<Tensor, Tensor, Tensor> sort_coo_cpu(
   const Tensor from = dense(source);
   const Tensor to = dense(target);
   const int64_t E = from.size(0);
-  check_within("sort_coo", "target", data(to), E, 0, num_targets);
+  check_within("sort_coo", "target", const_data<int64_t>(to), E, 0, num_targets);
   Tensor ptr = torch::stable::new_empty(to, {num_targets + 1});
   Tensor sorted = torch::stable::new_empty(to, {E});
   Tensor edge = torch::stable::new_empty(to, {with_edge ? E : 0});
-  const int64_t* sources = data(from);
-  const int64_t* targets = data(to);
-  int64_t* to_sorted = mutable_data(sorted);
-  int64_t* to_edge = with_edge ? mutable_data(edge) : nullptr;
+  const int64_t* sources = const_data<int64_t>(from);
+  const int64_t* targets = const_data<int64_t>(to);
+  int64_t* to_sorted = mutable_data<int64_t>(sorted);
+  int64_t* to_edge = with_edge ? mutable_data<int64_t>(edge) : nullptr;
   const auto place = [&](int64_t /*begin*/) {
     return [=](int64_t i, int64_t at) {
       to_sorted[at] = sources[i];
@@ -98,8 +90,8 @@ std::tuple<Tensor, Tensor, Tensor> sort_coo_cpu(
       }
     };
   };
-  counting_sort(E, num_targets, [=](int64_t i) { return targets[i]; }, mutable_data(ptr), place);
-  mutable_data(ptr)[num_targets] = E;
+  counting_sort(E, num_targets, [=](int64_t i) { return targets[i]; }, mutable_data<int64_t>(ptr), place);
+  mutable_data<int64_t>(ptr)[num_targets] = E;
   return {ptr, sorted, edge};
 }
 
@@ -111,7 +103,7 @@ std::tuple<Tensor, Tensor> transpose_graph_cpu(const Tensor& ptr, const Tensor& 
   Tensor t_other = torch::stable::new_empty(other, {n.E});
   const int64_t* first = graph.pointers().ptr;
   const int64_t* nodes = graph.pointers().other;
-  int64_t* to = mutable_data(t_other);
+  int64_t* to = mutable_data<int64_t>(t_other);
   const auto place = [&](int64_t begin) {
     int64_t s = std::upper_bound(first, first + n.S + 1, begin) - first - 1;
     return [=](int64_t i, int64_t at) mutable {
@@ -121,18 +113,18 @@ std::tuple<Tensor, Tensor> transpose_graph_cpu(const Tensor& ptr, const Tensor& 
     };
   };
   const auto key = [=](int64_t i) { return nodes[i] < 0 ? others : nodes[i]; };
-  counting_sort(n.E, others + 1, key, mutable_data(t_ptr), place);
-  mutable_data(t_ptr)[others] = n.E;
+  counting_sort(n.E, others + 1, key, mutable_data<int64_t>(t_ptr), place);
+  mutable_data<int64_t>(t_ptr)[others] = n.E;
   return {t_ptr, t_other};
 }
 
 Tensor targets_of_cpu(const Tensor& ptr, int64_t slots) {
   const int64_t S = check_targets_of(ptr, slots);
   const Tensor pointers = dense(ptr);
-  const int64_t* first = data(pointers);
+  const int64_t* first = const_data<int64_t>(pointers);
   check_pointers("targets_of", first, S, slots);
   Tensor out = torch::stable::new_empty(pointers, {slots});
-  int64_t* target = mutable_data(out);
+  int64_t* target = mutable_data<int64_t>(out);
   parallel_tasks(slots, 1, [&](int64_t begin, int64_t end) {
     int64_t s = std::upper_bound(first, first + S + 1, begin) - first - 1;
     for (int64_t i = begin; i < end; ++s) {

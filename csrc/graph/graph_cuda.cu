@@ -13,7 +13,7 @@ struct CooKeysParams {
   uint32_t* position;  // [E]
 };
 
-// A thread takes one edge at a time. Safe: one writer a number.
+// A thread takes one edge at a time. Safe: one writer per element.
 __global__ void __launch_bounds__(kSortThreads) coo_keys_kernel(CooKeysParams p) {
   for (int64_t i = first_item(); i < p.E; i += item_stride()) {
     const int64_t target = p.target[i];
@@ -32,7 +32,7 @@ struct CooEdgesParams {
   int64_t* to_edge;    // [E], null: not wanted
 };
 
-// A thread brings one edge to its place at a time; sources are read where they lie. Safe: one writer a number.
+// A thread brings one edge to its place at a time; sources are read where they lie. Safe: one writer per element.
 __global__ void __launch_bounds__(kSortThreads) coo_edges_kernel(CooEdgesParams p) {
   for (int64_t i = first_item(); i < p.E; i += item_stride()) {
     const uint32_t position = p.position[i];
@@ -66,8 +66,8 @@ struct TargetsParams {
   int64_t* target;  // [E]
 };
 
-// A thread checks one pointer and finds the segment of one slot at a time; neighbours search nearly the same places.
-// Safe: one writer a number, and a search reads no others than pointers whatever their values.
+// A thread checks one pointer and finds the segment of one slot at a time; adjacent threads search nearly the same
+// positions. Safe: one writer per element, and a search reads no others than pointers whatever their values.
 __global__ void __launch_bounds__(kSortThreads) targets_kernel(TargetsParams p) {
   for (int64_t i = first_item(); i < max(p.S + 1, p.E); i += item_stride()) {
     if (i <= p.S) {
@@ -91,7 +91,7 @@ struct SlotKeysParams {
 };
 
 // A thread takes one slot at a time: its other node, O where it is empty, and its segment, which it finds among the
-// pointers; neighbours search nearly the same places. Safe: one writer a number.
+// pointers; adjacent threads search nearly the same positions. Safe: one writer per element.
 __global__ void __launch_bounds__(kSortThreads) slot_keys_kernel(SlotKeysParams p) {
   for (int64_t i = first_item(); i < p.n.E; i += item_stride()) {
     const int64_t other = p.other[i];
@@ -111,7 +111,7 @@ struct SegmentsParams {
   int64_t* t_other;  // [E]
 };
 
-// Widens the segments; empty slots belong behind the last node's. Safe: one writer a number.
+// Widens the segments; empty slots follow those of the last node. Safe: one writer per element.
 __global__ void __launch_bounds__(kSortThreads) segments_kernel(SegmentsParams p) {
   if (first_item() == 0) {
     p.t_ptr[p.O] = p.E;

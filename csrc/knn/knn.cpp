@@ -1,4 +1,4 @@
-// Schema of the nearest neighbours; the contract is in knn.h.
+// Schema of the nearest neighbors; the contract is in knn.h.
 #include "knn/knn.h"
 
 STABLE_TORCH_LIBRARY_FRAGMENT(polygraph, m) {

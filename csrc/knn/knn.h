@@ -4,14 +4,14 @@
 //
 // x [B, N, C] points, y [B, M, C] queries; T = float32 (half types are widened) or float64, the dtype of dist2.
 //   dense   x_ptr, y_ptr absent: query m of sample b sees the points of sample b; index holds rows in [0, N).
-//   ragged  B = 1, x_ptr and y_ptr [S+1] int64: the queries y_ptr[s] .. y_ptr[s+1] see the points x_ptr[s] ..
-//   x_ptr[s+1];
-//           index holds rows of x. Samples may be empty.
+//   ragged  B = 1, x_ptr and y_ptr [S+1] int64: the queries y_ptr[s] .. y_ptr[s+1] see the points
+//           x_ptr[s] .. x_ptr[s+1]; index holds rows of x. Samples may be empty.
 // Candidates of a query: all points it sees, but
 //   exclude_self              point m is not a candidate of query m (M = N, y_ptr = x_ptr);
-//   height, width             > 0: points and queries are the pixels of an image, row by row (dense, M = N =
-//   height*width); exclude_radius r >= 0     pixels at most r rows and at most r columns away are no candidates (-1:
-//   all are); search_radius R >= 0      pixels more than R rows or columns away are no candidates (-1: all are).
+//   height, width             > 0: points and queries are the pixels of an image, row by row (dense,
+//                             M = N = height*width);
+//   exclude_radius r >= 0     pixels at most r rows and at most r columns away are no candidates (-1: all are);
+//   search_radius R >= 0      pixels more than R rows or columns away are no candidates (-1: all are).
 //
 // The distance is defined to the bit, the same on every device, path, instruction set and number of threads:
 //   diff_c = y_c - x_c and sq_c = diff_c * diff_c, each rounded to T (no fused multiply-add);
@@ -19,22 +19,42 @@
 //   d = ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7])).
 // A row lists the k smallest by (d, index), ascending: ties take the smaller index. A finite point whose d overflows to
 // inf is a candidate like any other. NaN or inf in x or y is an error on the CPU and a device-side assertion on CUDA.
+//
+// Which way runs on the CPU: for each sample the first that fits (knn_cpu.cpp; all give the same bits).
+//   pairs   knn_pairs.cpp  points among themselves, C > 3, many of them (C = 64, k = 16: 2500): half of the products
+//   tree    knn_tree.cpp   C <= 3, at least 640 + 20 k points: a k-d tree passes over most points
+//   square  knn_pairs.cpp  points among themselves, C >= 8, at most a chunk (1024), a sample or more per thread: half
+//   too brute   knn_brute.cpp  all else, also images: rows of scores like a matrix product, then selection
+// On CUDA, for the whole call (knn_cuda.cu): lists in shared memory (k <= 128), with boxes around the points for C <= 3
+// and many points; for larger k sorted lists in global memory.
 #pragma once
 
 #include "common/check.h"
 
 namespace polygraph {
 
-// Of a sample: a point's number plus the size of a tile fits into 32 bits.
+// Points of a sample, at most: the number of a point plus the size of a tile fits into 32 bits.
 constexpr int64_t kMostPoints = (int64_t(1) << 31) - (int64_t(1) << 16);
 
 struct KnnSizes {
   int64_t B, N, M, C;                     // samples (1 if ragged), points and queries of each, channels
   int64_t S;                              // ragged samples, -1 if dense
-  int64_t k;                              // neighbours wanted
+  int64_t k;                              // neighbors wanted
   bool exclude_self;                      // never set with a grid: exclude_radius 0 says the same
   int64_t height, width;                  // 0: no grid
   int64_t exclude_radius, search_radius;  // -1: none
+};
+
+// The tensors of a call, on both devices. Distance: the type of dist2, float for half types.
+template <class T, class Distance = T>
+struct KnnTensors {
+  KnnSizes n;
+  const T* x;            // [B, N, C]
+  const T* y;            // [B, M, C]
+  const int64_t* x_ptr;  // [S+1], null if dense
+  const int64_t* y_ptr;  // [S+1], null if dense
+  int64_t* index;        // [B, M, k]
+  Distance* dist2;       // [B, M, k]
 };
 
 // How many of `size` rows (or columns) lie at most `radius` away from row i; all of them if radius is -1.
@@ -51,7 +71,7 @@ inline void check_knn_candidates(int64_t sample, int64_t candidates, int64_t k) 
   POLYGRAPH_CHECK(k <= candidates, "knn: sample ", sample, " has ", candidates, " candidates, k is ", k);
 }
 
-// Every pixel has k candidates. By symmetry, and because all pixels far from the border are alike, few are looked at.
+// Every pixel has k candidates. By symmetry, and because all pixels far from the border are alike, few are checked.
 inline void check_knn_grid_candidates(const KnnSizes& n) {
   const int64_t reach = (n.search_radius > n.exclude_radius ? n.search_radius : n.exclude_radius) + 1;
   const int64_t rows = (n.height + 1) / 2 < reach ? (n.height + 1) / 2 : reach;
@@ -69,7 +89,7 @@ inline void check_knn_grid_candidates(const KnnSizes& n) {
   }
 }
 
-// Everything that can be told without reading the tensors' values; the same on every device.
+// Checks everything that can be told without reading the tensors' values, on every device.
 inline KnnSizes check_knn(
     const Tensor& x, const Tensor& y, const std::optional<Tensor>& x_ptr, const std::optional<Tensor>& y_ptr, int64_t k,
     bool exclude_self, int64_t height, int64_t width, int64_t exclude_radius, int64_t search_radius) {
@@ -79,8 +99,18 @@ inline KnnSizes check_knn(
   check_dtype(op, "y", y, x.scalar_type());
   check_shape(op, "y", y, "[B, M, C]", {x.size(0), -1, x.size(2)});
   check_device(op, "y", y, x);
-  KnnSizes n{x.size(0),    x.size(1), y.size(1), x.size(2),      -1,           k,
-             exclude_self, height,    width,     exclude_radius, search_radius};
+  KnnSizes n{
+      .B = x.size(0),
+      .N = x.size(1),
+      .M = y.size(1),
+      .C = x.size(2),
+      .S = -1,
+      .k = k,
+      .exclude_self = exclude_self,
+      .height = height,
+      .width = width,
+      .exclude_radius = exclude_radius,
+      .search_radius = search_radius};
   POLYGRAPH_CHECK(k >= 1, op, ": k must be at least 1, got ", k);
   POLYGRAPH_CHECK(
       n.N <= kMostPoints && n.M <= kMostPoints, op, ": a batch may hold at most 2^31 - 2^16 points, got N = ", n.N,

@@ -1,13 +1,13 @@
 // CUDA k-NN of many points in few dimensions, C <= 4: whole tiles of points are passed over that are too far away.
 //
-// Points are sorted along a Hilbert curve through the cells of a grid over all of them, so that kBoxPoints neighbours
+// Points are sorted along a Hilbert curve through the cells of a grid over all of them, so that kBoxPoints neighbors
 // on it lie near each other, and these have a box: the least and the largest of each coordinate. Queries are sorted
 // likewise. A block takes a tile of queries as knn_list_kernel does, and of the points' tiles only those whose box is
 // no farther from the box of its queries than the last entry of one of its lists.
 //
 // The distance of two boxes is computed as that of two points (knn.h), from the gap between them along each axis. A gap
 // is no larger than the difference of any two coordinates, and differences, squares and sums are rounded monotonically,
-// so no documented distance of a query and a point is smaller than that of their boxes, to the bit: no neighbour is
+// so no documented distance of a query and a point is smaller than that of their boxes, to the bit: no neighbor is
 // passed over, whatever the cells, and a point as far as the last entry is looked at for its number. The order of
 // points decides only how many boxes are near. At worst all are: then each pair is computed, as without boxes.
 //
@@ -39,7 +39,7 @@ struct KnnBoxParams : KnnParams<T> {
   KnnBox<Acc<T>>* extent;    // [kExtentBlocks] of the points that a block has read
   KnnBox<Acc<T>>* boxes;     // [B, leaves]
   int64_t leaves;            // ceil(N / kBoxPoints)
-  const uint32_t* x_key;     // [B*N] ascending: the sample, then the place on the curve
+  const uint32_t* x_key;     // [B*N] ascending: the sample, then the position on the curve
   const uint32_t* y_key;     // [B*M]
   const uint32_t* x_number;  // [B*N] the points' numbers in this order
   const uint32_t* y_number;  // [B*M]
@@ -129,7 +129,8 @@ __device__ __forceinline__ KnnBox<A> block_box(KnnBox<A> mine) {
   return mine;
 }
 
-// extent[block] = the box around the points that the block reads, neighbours by neighbouring threads. Safe: one writer.
+// extent[block] = the box around the points that the block reads, adjacent points by adjacent threads. Safe: one
+// writer.
 template <class T>
 __global__ void __launch_bounds__(kExtentThreads) knn_extent_kernel(KnnBoxParams<T> p) {
   KnnBox<Acc<T>> box = empty_box<Acc<T>>();
@@ -142,8 +143,8 @@ __global__ void __launch_bounds__(kExtentThreads) knn_extent_kernel(KnnBoxParams
   }
 }
 
-// The place of a cell of C coordinates of `bits` bits on the Hilbert curve, below `sample` (J. Skilling, Programming
-// the Hilbert curve, 2004: the bits of the transposed place, in turn).
+// The position of a cell of C coordinates of `bits` bits on the Hilbert curve, below `sample` (J. Skilling, Programming
+// the Hilbert curve, 2004: the bits of the transposed position, in turn).
 __device__ __forceinline__ uint32_t curve_key(uint32_t sample, uint32_t (&cell)[kAxes], int C, int bits) {
   for (uint32_t bit = 1U << (bits - 1); bit > 1; bit /= 2) {
     const uint32_t below = bit - 1;
@@ -181,8 +182,8 @@ __device__ __forceinline__ uint32_t curve_key(uint32_t sample, uint32_t (&cell)[
   return key;
 }
 
-// A thread finds the place of a row on the curve, behind those of the samples before. Cells are cubes; rows outside the
-// points' extent are taken into a cell at its border. Safe: one writer each.
+// A thread finds the position of a row on the curve, after those of the samples before. Cells are cubes; rows outside
+// the points' extent are taken into a cell at its border. Safe: one writer each.
 template <class T>
 __global__ void __launch_bounds__(kExtentThreads) knn_curve_kernel(KnnCurveParams<T> p) {
   using A = Acc<T>;
@@ -268,7 +269,7 @@ __device__ __forceinline__ typename Shape::Value visit_box(
   return warp_max(last);
 }
 
-// Place `at` of a curve that is `count` long and closed; -count <= at < 2 * count.
+// Position `at` of a curve that is `count` long and closed; -count <= at < 2 * count.
 __device__ __forceinline__ int around_curve(int at, int count) {
   return at < 0 ? at + count : (at < count ? at : at - count);
 }
@@ -287,7 +288,7 @@ __device__ __forceinline__ int next_box(const A* away, int from, A reach) {
   return kKnnThreads;
 }
 
-// Shared memory with the boxes' distances behind that of the lists.
+// Shared memory: that of the lists, then the boxes' distances.
 template <class Shape>
 constexpr int64_t knn_box_shared_bytes(int64_t length) {
   return KnnListMemory<Shape>::bytes(length) + kKnnThreads * int64_t(sizeof(typename Shape::Value));
@@ -296,8 +297,8 @@ constexpr int64_t knn_box_shared_bytes(int64_t length) {
 // A block computes the lists of kRows queries that follow each other on the curve, and goes on to the tile gridDim.x
 // further. It begins with the box at which they lie, then takes kKnnThreads boxes after the other, a thread each, in
 // the order of the curve from a little before that one on and around; of these it visits those that are near enough
-// once it is their turn. Safe: as knn_list_kernel; the boxes' distances are replaced behind a barrier, and every thread
-// of the block chooses the same box, from the same numbers.
+// once it is their turn. Safe: as knn_list_kernel; the boxes' distances are replaced after a barrier, and every thread
+// of the block chooses the same box, from the same distances.
 template <class Shape, int kSlots>
 __global__ void __launch_bounds__(kKnnThreads, sizeof(typename Shape::Value) == 8 ? 2 : 4)
     knn_box_list_kernel(KnnBoxParams<typename Shape::Element> p) {

@@ -1,4 +1,4 @@
-// CUDA nearest neighbours: which kernel, how many blocks, how much scratch. Everything follows from the shapes: the
+// CUDA nearest neighbors: which kernel, how many blocks, how much scratch. Everything follows from the shapes: the
 // values of ptr stay on the device, nothing waits for it, and all memory is torch's, so that a graph can capture it.
 #include <bit>
 

@@ -5,27 +5,11 @@
 //   kLanes    any C: the documented order, eight lanes in registers. 3 instructions a channel.
 //   kChain    any C: one chain of fused multiply-adds, c ascending. 2 instructions a channel, and not exact; what it
 //             lets through is computed again, by exact_distances.
-// A matrix product (|y|^2 + |x|^2 - 2 y.x, 1 instruction a channel) was not taken: its error grows with the norms, so
-// on a cloud far from the origin it lets everything through, and it needs the norms and a centre first. No tensor
-// cores: TF32 would let through a thousandth of the distance on either side.
-//
-// Bound of kChain. Let t_c = diff_c^2 exactly, S = sum t_c, u = 2^-24 (2^-53), e = half the least subnormal.
-//   chain f: C roundings, a product never rounded alone:      f <= (S + C e) (1 + u)^C
-//   documented d: product, ceil(C/8) - 1 sums in the lane (the first, to 0, is exact), 3 sums of lanes; a product may
-//   underflow, a sum never does:                              d >= (S - C e) (1 - u)^n,  n = ceil(C/8) + 3
-// A point that belongs before the list's last entry has d <= last, hence
-//   f <= (last (1-u)^-n + 2 C e) (1 + u)^C <= (last + 2 C e) exp(1.01 (C + n) u).
-// The test is f <= up(last * relative + absolute), relative = 1 + 2 (C + n + 1) u, absolute = 16 C e. It lets the point
-// through: exp(1.01 a) <= 1 + 2 a for a = (C + n + 1) u <= 1, which check_channels sees to, and 2 * 3 <= 16. relative
-// is exact in the type: 2 u is its last digit at 1. If f overflows though d does not, then (last + 2 C e) exp(1.01 a)
-// is beyond the largest number, so the test's right side is inf, and inf <= inf. If last is inf, everything passes.
-//
-// Lists by f. Let a list hold the `length` > k candidates that are first by (f, number), and `farthest` be the largest
-// d of its first k. These are k candidates, so no d of the k nearest exceeds `farthest`, and by the bound no f of
-// theirs exceeds ceiling = up(farthest * relative + absolute). A candidate that is not listed has no smaller f than the
-// last entry. So the k nearest are all listed if the last entry's f > ceiling, and if all candidates are listed. They
-// are also if farthest = 0: d = 0 just if every square rounds to 0, which is just if f = 0, so the k nearest are the
-// first k numbers with f = 0.
+// Bound of kChain, with f the chain's sum and d the documented distance, u = 2^-24 (2^-53), e half the least subnormal,
+// n = ceil(C/8) + 3: a point with d <= last has f <= up(last * relative + absolute), relative = 1 + 2 (C + n + 1) u,
+// absolute = 16 C e. A list by f holds the k nearest of all candidates if its last f exceeds that bound of the largest
+// d of its first k, or if all candidates are listed, or if that d is 0. docs/design/knn.md has the proofs, and why
+// neither a matrix product nor tensor cores are used.
 #pragma once
 
 #include "common/tile_product.cuh"
@@ -105,7 +89,7 @@ __device__ __forceinline__ bool comes_before(A d, int number, A other_d, int oth
 }
 
 // kRows queries times kCols points; a thread owns kThreadRows x kThreadCols pairs, laid out as common/tile_product.cuh
-// says. The results of a tile take the stages' place in shared memory, [kRows, kResultStride].
+// says. The results of a tile replace the stages in shared memory, [kRows, kResultStride].
 template <class T, int kQueries, KnnArithmetic kArithmetic_>
 struct KnnTile : Tile<
                      T, kQueries, kArithmetic_ == KnnArithmetic::kLanes ? 64 : 128, kQueries / 8,
@@ -126,7 +110,7 @@ struct KnnTile : Tile<
 };
 
 // One thread's part of a stage on its way from global to shared memory, with the stage before being summed meanwhile.
-// kVec neighbouring channels a load; a row's kDepth channels arrive in whole sectors. Channels past C and rows that
+// kVec adjacent channels a load; a row's kDepth channels arrive in whole sectors. Channels past C and rows that
 // hold nothing are 0. Every value that is ever used passes here, so NaN and inf are seen here.
 template <class Shape, int kVec>
 struct KnnStage {
@@ -283,8 +267,8 @@ struct KnnSums {
 };
 
 // Leaves the distances of a tile in work [kRows, kResultStride]. All threads of the block come here together and leave
-// together. Safe: a stage is written only after the barrier behind the last sums that read it, the results only after
-// all sums; x, y and the numbers are only read.
+// together. Safe: a stage is written only after the barrier that follows the last sums that read it, the results only
+// after all sums; x, y and the numbers are only read.
 template <class Shape, int kVec>
 __device__ __forceinline__ void tile_distances(
     const typename Shape::Element* x, const typename Shape::Element* y, int64_t C, const int* queries,

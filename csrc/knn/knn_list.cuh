@@ -107,7 +107,7 @@ __device__ __forceinline__ typename Shape::Value finish_list(
   const A last = list.dist[length - 1];
   A farthest = 0;
   A ceiling = 0;
-  // The first k, then those that may come before them. Either are neighbours: real entries come first, by distance.
+  // The first k, then those that may come before them. Both parts are contiguous: real entries come first, by distance.
 #pragma unroll 1
   for (int part = 0; part < 2; ++part) {
 #pragma unroll 1
@@ -142,7 +142,7 @@ __device__ __forceinline__ typename Shape::Value finish_list(
   return A(-1);
 }
 
-// One warp writes a finished list to its row of the results. An entry that holds nothing never gets out.
+// One warp writes a finished list to its row of the results. An entry that holds nothing is an error.
 template <class T>
 __device__ __forceinline__ void store_list(
     const KnnParams<T>& p, const KnnList<Acc<T>>& list, int64_t row, int64_t index_base) {
@@ -153,7 +153,7 @@ __device__ __forceinline__ void store_list(
   }
 }
 
-// Likewise to the lists of one share of the points.
+// One warp writes a finished list to the lists of one share of the points.
 template <class T>
 __device__ __forceinline__ void store_part(
     const KnnParams<T>& p, const KnnList<Acc<T>>& list, int64_t row, int64_t share) {
@@ -164,7 +164,7 @@ __device__ __forceinline__ void store_part(
   }
 }
 
-// Where in shared memory a block has what; lists of `length` entries.
+// The layout of the shared memory of a block, with lists of `length` entries.
 template <class Shape>
 struct KnnListMemory {
   using A = typename Shape::Value;
@@ -189,7 +189,7 @@ struct KnnListMemory {
     picks = reinterpret_cast<unsigned char*>(points + Shape::kCols);
   }
 
-  // What lies behind all that.
+  // The memory after all of that.
   template <class V>
   __device__ __forceinline__ V* behind() const {
     return reinterpret_cast<V*>(picks + kKnnWarps * Shape::kCols);
@@ -226,7 +226,7 @@ __device__ __forceinline__ void offer_points(
 }
 
 // The block finishes its lists by the distance of kChain; true if some are too short and are to be filled again. Safe:
-// a warp writes the lists and ceilings of its queries, and all are read behind a barrier.
+// a warp writes the lists and ceilings of its queries, and all are read after a barrier.
 template <int kSlots, class Shape>
 __device__ __forceinline__ bool finish_lists(
     const KnnParams<typename Shape::Element>& p, const KnnListMemory<Shape>& memory) {
@@ -250,8 +250,8 @@ __device__ __forceinline__ bool finish_lists(
 // A block computes the lists of kRows queries over the share blockIdx.y of their candidates, and goes on to the tile
 // gridDim.x further. x and y are read through shared memory (KnnStage), kVec channels a load, and again by the few
 // candidates of kChain. Queries whose lists of kChain turn out too short go through the candidates once more, with the
-// documented distance. Safe: a tile's results and numbers are replaced after a barrier behind the last warp that reads
-// them; a list, a ceiling and a warp's picks belong to one warp from the first barrier to the last.
+// documented distance. Safe: a tile's results and numbers are replaced after a barrier that follows the last warp that
+// reads them; a list, a ceiling and a warp's picks belong to one warp from the first barrier to the last.
 template <class Shape, int kSlots, int kVec>
 __global__ void __launch_bounds__(kKnnThreads, sizeof(typename Shape::Value) == 8 ? 2 : 4)
     knn_list_kernel(KnnParams<typename Shape::Element> p) {

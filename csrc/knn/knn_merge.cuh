@@ -112,8 +112,8 @@ __device__ __forceinline__ void sort_list(const KnnList<A>& list, int length) {
   }
 }
 
-// Merges the candidates of the lanes in `mask` (the same in all lanes). Every entry and candidate counts who comes
-// before it, which is its place: no step waits for another, and all entries are read before any is written.
+// Merges the candidates of the lanes in `mask` (the same in all lanes). Every entry and candidate counts those that
+// come before it, which is its position: no step waits for another, and all entries are read before any is written.
 template <int kSlots, class A>
 __device__ __forceinline__ void merge_few(const KnnList<A>& list, int length, A d, int number, unsigned mask) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -161,7 +161,7 @@ __device__ __forceinline__ void merge_few(const KnnList<A>& list, int length, A 
 constexpr int kFewCandidates = 6;  // of about equal cost either way
 
 // Merges the candidates of the lanes in `mask`, not 0 and the same in all lanes; the other lanes hold (inf, kNoPoint)
-// or what belongs behind the last entry. Numbers are distinct, and none is listed. All threads of the warp call; no
+// or what belongs after the last entry. Numbers are distinct, and none is listed. All threads of the warp call; no
 // other warp knows the list.
 template <int kSlots, class A>
 __device__ __forceinline__ void merge_candidates(const KnnList<A>& list, int length, A d, int number, unsigned mask) {

@@ -12,19 +12,12 @@ constexpr unsigned kFullWarp = 0xffffffffU;
 constexpr int kNoPoint = std::numeric_limits<int>::max();  // the number of a list entry that holds no point yet
 
 template <class T>
-struct KnnParams {
-  KnnSizes n;
-  const T* x;            // [B, N, C]
-  const T* y;            // [B, M, C]
-  const int64_t* x_ptr;  // [S+1], null if dense
-  const int64_t* y_ptr;  // [S+1], null if dense
-  int64_t* index;        // [B, M, k]
-  Acc<T>* dist2;         // [B, M, k]
-  Acc<T>* part_dist;     // the lists of the shares of the points, [B*M, shares, k], or the lists in progress of the
-  int* part_number;      // blocks (knn_sorted.cuh), likewise; null where there are neither
-  int length;            // entries of a list in shared memory: k, or more where distances are not exact
-  int64_t shares;        // into how many parts the points are cut
-  int64_t tiles;         // of queries, over all samples
+struct KnnParams : KnnTensors<T, Acc<T>> {
+  Acc<T>* part_dist;  // the lists of the shares of the points, [B*M, shares, k], or the lists in progress of the blocks
+  int* part_number;   // (knn_sorted.cuh): distances and numbers; null where there are neither
+  int length;         // entries of a list in shared memory: k, or more where distances are not exact
+  int64_t shares;     // parts that the points are cut into
+  int64_t tiles;      // of queries, over all samples
   Acc<T> relative, absolute;  // the error bound of the fast distance (knn_distance.cuh)
   bool packs;                 // C and both addresses allow loads of four channels
 };

@@ -1,6 +1,6 @@
 // CUDA k-NN with lists in global memory, for every k: thousands, or all points.
 //
-// A query has a sorted list of at most k points and kFresh unsorted newcomers behind it. A block appends what comes
+// A query has a sorted list of at most k points and after it kFresh unsorted newcomers. A block appends what comes
 // before the list's last entry; when a query's newcomers may not hold another tile, the block sorts them and merges
 // them into the list. A point is appended k (1 + ln(N/k)) times per query on average, so a list is merged
 // k (1 + ln(N/k)) / kFresh + 1 times; in the worst case, points in descending order, N / kFresh times. Scratch is
@@ -81,9 +81,9 @@ __device__ __forceinline__ void sort_entries(A* dist, int* number, int size) {
 }
 
 // The whole block sorts the newcomers of query q of its tile and merges them into the list: every entry of either finds
-// its place by counting those of the other that come before it. `sorted` is shared memory for kFresh entries, whose
+// its position by counting those of the other that come before it. `sorted` is shared memory for kFresh entries, whose
 // contents are lost. Safe: a merge reads one list and writes the other, with barriers before and after; global memory
-// written by the block's threads is seen by all of them behind a barrier.
+// written by the block's threads is seen by all of them after a barrier.
 template <class A>
 __device__ __forceinline__ void settle_newcomers(
     const KnnProgress<A>& progress, int q, const KnnList<A>& scratch, int k, const KnnList<A>& sorted) {
@@ -182,7 +182,7 @@ __device__ __forceinline__ void finish_tile(
 
 // A block computes the lists of kRows queries over all of their candidates, and goes on to the tile gridDim.x further:
 // there are as many blocks as scratch allows. Reads as knn_list_kernel. Safe: a block's scratch is its own; in it, a
-// query's newcomers are appended by one warp and settled by all behind a barrier.
+// query's newcomers are appended by one warp and settled by all after a barrier.
 template <class Shape, int kVec>
 __global__ void __launch_bounds__(kKnnThreads, sizeof(typename Shape::Value) == 8 ? 2 : 3)
     knn_sorted_kernel(KnnParams<typename Shape::Element> p) {

@@ -8,36 +8,37 @@
 #include <vector>
 
 #include "common/parallel.h"
+#include "common/rounding.h"
 
 namespace polygraph {
 
-constexpr int64_t kLeafPoints =
-    32;  // whole vectors of every instruction set; as many queries go through the tree at once
+// Points of a leaf, and queries that go through the tree together: whole vectors of every instruction set.
+constexpr int64_t kLeafPoints = 32;
 
 template <class T>
 struct KnnBox {
   T low[3], high[3];
 };
 
-// Nodes stand in preorder: the left child of a node follows it, the right child comes after the left subtree. A subtree
+// Nodes are in preorder: the left child of a node follows it, the right child comes after the left subtree. A subtree
 // of l leaves has 2 l - 1 nodes, and its leaves are consecutive. Missing channels are zeros.
 template <class T>
 struct KnnTree {
   int64_t points = 0;
   int64_t leaves = 0;
-  std::vector<KnnBox<T>> nodes;  // [2 leaves - 1], as tight as they can be
-  std::vector<T> coordinates;    // [leaves, 3, kLeafPoints]; inf behind the last point
-  std::vector<int32_t> id;       // [leaves, kLeafPoints], rows of the sample; -1 behind the last point
+  std::vector<KnnBox<T>> nodes;  // [2 leaves - 1], tight bounds
+  std::vector<T> coordinates;    // [leaves, 3, kLeafPoints]; inf after the last point
+  std::vector<int32_t> id;       // [leaves, kLeafPoints], rows of the sample; -1 after the last point
 };
 
 template <class T>
 class KnnTreeBuilder {
  public:
-  // Tree over x [n, C], 1 <= C <= 3, n >= 1, on as many threads as there are when `shared`.
-  static KnnTree<T> build(const T* x, int64_t n, int64_t C, bool shared) {
+  // Tree over x [n, C], 1 <= C <= 3, n >= 1, on all threads if `all_threads`, else on the calling one.
+  static KnnTree<T> build(const T* x, int64_t n, int64_t C, bool all_threads) {
     KnnTreeBuilder builder(x, n, C);
     std::vector<Range> open{{0, 0, builder.tree_.leaves}};
-    const int64_t threads = shared ? static_cast<int64_t>(torch::stable::get_num_threads()) : 1;
+    const int64_t threads = all_threads ? static_cast<int64_t>(torch::stable::get_num_threads()) : 1;
     while (threads > 1 && static_cast<int64_t>(open.size()) < 4 * threads && open[0].leaves > 64) {
       std::vector<Range> halves(2 * open.size());
       parallel_tasks(static_cast<int64_t>(open.size()), kWorkPerThread, [&](int64_t begin, int64_t end) {
@@ -48,11 +49,12 @@ class KnnTreeBuilder {
       });
       open.swap(halves);
     }
-    parallel_tasks(static_cast<int64_t>(open.size()), shared ? kWorkPerThread : 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        builder.finish(open[static_cast<size_t>(i)]);
-      }
-    });
+    parallel_tasks(
+        static_cast<int64_t>(open.size()), all_threads ? kWorkPerThread : 1, [&](int64_t begin, int64_t end) {
+          for (int64_t i = begin; i < end; ++i) {
+            builder.finish(open[static_cast<size_t>(i)]);
+          }
+        });
     return std::move(builder.tree_);
   }
 
@@ -74,7 +76,7 @@ class KnnTreeBuilder {
       point.id = static_cast<int32_t>(i);
     }
     tree_.points = n;
-    tree_.leaves = (n + kLeafPoints - 1) / kLeafPoints;
+    tree_.leaves = ceil_div(n, kLeafPoints);
     tree_.nodes.resize(static_cast<size_t>(2 * tree_.leaves - 1));
     tree_.coordinates.resize(static_cast<size_t>(tree_.leaves * 3 * kLeafPoints));
     tree_.id.resize(static_cast<size_t>(tree_.leaves * kLeafPoints));
@@ -142,34 +144,35 @@ class KnnTreeBuilder {
   KnnTree<T> tree_;
 };
 
-// The queries of one sample, in packets of neighbours, against the tree of its points.
+// The queries of one sample, in packets of queries that lie close together, against the tree of its points.
 template <class T>
 struct KnnTreeTask {
   const KnnTree<T>& tree;
   const KnnTree<T>& queries;  // the same one where the points are the queries
   int64_t k;
   bool exclude_self;
-  int64_t room;    // for candidates of one query
-  int64_t base;    // added to every index
-  int64_t* index;  // [m, k]
-  T* dist2;        // [m, k]
+  int64_t capacity;  // candidates of one query
+  int64_t base;      // added to every index
+  int64_t* index;    // [m, k]
+  T* dist2;          // [m, k]
 };
 
 struct KnnOpenNode {
   int64_t node, leaf, leaves;
-  uint32_t queries;  // which of the packet must look into it
-  int64_t epoch;     // when that was found out
+  uint32_t queries;  // bits: the queries of the packet whose limit reaches it
+  int64_t epoch;     // of the limits that `queries` was found with
 };
 
+// Per-thread scratch; every buffer is uninitialised.
 template <class T>
 struct KnnTreeScratch {
   T* row;          // [knn_row_points(k)]
-  T* value;        // [kLeafPoints, room] candidates of each query
-  int32_t* index;  // [kLeafPoints, room]
-  int32_t* order;  // [2 room]
+  T* value;        // [kLeafPoints, capacity] candidates of each query
+  int32_t* index;  // [kLeafPoints, capacity]
+  int32_t* order;  // [2 capacity]
 };
 
-// Leaves looked through for a first bound of the k-th distance: more make a better bound, and cost more.
+// Leaves searched for a first bound of the k-th distance: more make a better bound, and cost more.
 inline int64_t knn_first_leaves(int64_t k) {
   return std::max<int64_t>(3, (k + k / 2 + kLeafPoints) / kLeafPoints);
 }
@@ -179,9 +182,9 @@ inline int64_t knn_row_points(int64_t k) {
   return (2 * knn_first_leaves(k) + 1) * kLeafPoints + 128;
 }
 
-// Sorts places of a list of values all alike by their index.
-inline void sort_places(int32_t* places, int64_t count, const int32_t* index) {
-  std::sort(places, places + count, [index](int32_t a, int32_t b) { return index[a] < index[b]; });
+// Sorts positions [count] of candidates at equal distances by the index of each.
+inline void sort_positions(int32_t* positions, int64_t count, const int32_t* index) {
+  std::sort(positions, positions + count, [index](int32_t a, int32_t b) { return index[a] < index[b]; });
 }
 
 }  // namespace polygraph

@@ -29,12 +29,12 @@ std::optional<Tensor> last_dense(const std::optional<Tensor>& tensor) {
 
 template <class T>
 PolyRows<T> rows_of(const Tensor& tensor, int64_t offset) {
-  return {const_data<T>(tensor) + offset, tensor.stride(0), tensor.stride(1)};
+  return {.data = const_data<T>(tensor) + offset, .sample_stride = tensor.stride(0), .row_stride = tensor.stride(1)};
 }
 
 template <class T>
 PolyTerms<T> terms_of(const PolySizes& n, const PolyInputs& in) {
-  return {rows_of<T>(in.a, 0), in.s.has_value() ? rows_of<T>(*in.s, 0) : rows_of<T>(in.a, n.D)};
+  return {.a = rows_of<T>(in.a, 0), .s = in.s.has_value() ? rows_of<T>(*in.s, 0) : rows_of<T>(in.a, n.D)};
 }
 
 template <class T>
@@ -92,11 +92,11 @@ void launch_poly_step(const PolyForwardParams<T>& p, const DeviceScope& scope) {
   }
 }
 
-// Factors of which a vertex may have its own: [D] or [V, D], or absent.
+// A scale or bias [D] or [V, D], or absent.
 template <class T>
 PolyFactors<T> factors_of(const PolySizes& n, const std::optional<Tensor>& tensor) {
   const T* data = const_data<T>(tensor);
-  return {data, per_vertex(tensor) ? n.D : 0, is_aligned(data, 16)};
+  return {.data = data, .row_stride = per_vertex(tensor) ? n.D : 0, .packs = is_aligned(data, 16)};
 }
 
 // The sums over rows, the factors made of them, grad_scale and grad_bias. What is null is a gradient per vertex.
@@ -129,7 +129,7 @@ void launch_poly_step_vertex_sums(const PolyBackwardParams<T>& p, const DeviceSc
     return;
   }
   LaunchShape shape = p.packs ? row_shape<kVec>(p.n) : row_shape<1>(p.n);
-  shape.blocks_y = 1;  // no sample has a block of its own
+  shape.blocks_y = 1;  // a block takes all samples
   if (p.packs) {
     start_kernel(shape, scope, poly_step_vertex_sums_kernel<T, kVec>, p);
   } else {
@@ -158,10 +158,23 @@ void forward_cuda(
   const Tensor partial = new_accumulators(in.a, norm == kNormRms ? n.B * num_shares(n.V) * n.D : 0);
   Acc<T>* r = mutable_data<Acc<T>>(rnorm);
   const PolyTerms<T> terms = terms_of<T>(n, in);
-  launch_poly_step_norm<T>({n, terms, norm == kNormRms ? mutable_data<Acc<T>>(partial) : nullptr, norm, eps, r}, scope);
+  launch_poly_step_norm<T>(
+      {.n = n,
+       .terms = terms,
+       .partial = norm == kNormRms ? mutable_data<Acc<T>>(partial) : nullptr,
+       .norm = norm,
+       .eps = eps,
+       .rnorm = r},
+      scope);
   launch_poly_step<T>(
-      {n, terms, in.skip.has_value() ? rows_of<T>(*in.skip, 0) : PolyRows<T>{}, factors_of<T>(n, in.scale),
-       factors_of<T>(n, in.bias), r, static_cast<int>(activation), mutable_data<T>(out)},
+      {.n = n,
+       .terms = terms,
+       .skip = in.skip.has_value() ? rows_of<T>(*in.skip, 0) : PolyRows<T>{},
+       .scale = factors_of<T>(n, in.scale),
+       .bias = factors_of<T>(n, in.bias),
+       .rnorm = r,
+       .activation = static_cast<int>(activation),
+       .out = mutable_data<T>(out)},
       scope);
 }
 
@@ -179,28 +192,33 @@ void backward_cuda(
   const Tensor partial = new_accumulators(in.a, 2 * num_shares(n.V) * channels);
   const Tensor sums = new_accumulators(in.a, 3 * channels);
   Acc<T>* workspace = mutable_data<Acc<T>>(sums);
-  PolyBackwardParams<T> p{};
-  p.n = n;
-  p.terms = terms_of<T>(n, in);
-  p.grad = const_data<T>(grad);
-  p.out = const_data<T>(out);
-  p.scale = factors_of<T>(n, in.scale);
-  p.rnorm = const_data<Acc<T>>(rnorm);
-  p.norm = norm;
-  p.activation = static_cast<int>(activation);
-  p.partial = mutable_data<Acc<T>>(partial);
-  p.through = workspace;
-  p.scale_sums = workspace + channels;
-  p.bias_sums = workspace + 2 * channels;
-  p.grad_a = mutable_data<T>(to.a);
-  p.grad_s = packed ? p.grad_a + n.D : mutable_data<T>(to.s);
-  p.grad_stride = packed ? 2 * n.D : n.D;
-  p.grad_skip = to.skip.numel() > 0 ? mutable_data<T>(to.skip) : nullptr;
-  p.packs = takes_packs(n, p.terms) && is_aligned(p.grad, 16) && is_aligned(p.out, 16) && is_aligned(p.rnorm, 16);
+  const PolyTerms<T> terms = terms_of<T>(n, in);
+  T* grad_a = mutable_data<T>(to.a);
   T* grad_scale = mutable_data<T>(to.scale);
   T* grad_bias = mutable_data<T>(to.bias);
-  p.grad_vertex_scale = to.scale.dim() == 2 ? grad_scale : nullptr;
-  p.grad_vertex_bias = to.bias.dim() == 2 ? grad_bias : nullptr;
+  const T* upstream = const_data<T>(grad);
+  const T* result = const_data<T>(out);
+  const Acc<T>* r = const_data<Acc<T>>(rnorm);
+  const PolyBackwardParams<T> p{
+      .n = n,
+      .terms = terms,
+      .grad = upstream,
+      .out = result,
+      .scale = factors_of<T>(n, in.scale),
+      .rnorm = r,
+      .norm = norm,
+      .activation = static_cast<int>(activation),
+      .packs = takes_packs(n, terms) && is_aligned(upstream, 16) && is_aligned(result, 16) && is_aligned(r, 16),
+      .partial = mutable_data<Acc<T>>(partial),
+      .through = workspace,
+      .scale_sums = workspace + channels,
+      .bias_sums = workspace + 2 * channels,
+      .grad_a = grad_a,
+      .grad_s = packed ? grad_a + n.D : mutable_data<T>(to.s),
+      .grad_stride = packed ? 2 * n.D : n.D,
+      .grad_skip = to.skip.numel() > 0 ? mutable_data<T>(to.skip) : nullptr,
+      .grad_vertex_scale = to.scale.dim() == 2 ? grad_scale : nullptr,
+      .grad_vertex_bias = to.bias.dim() == 2 ? grad_bias : nullptr};
   launch_poly_step_backward_sums<T>(
       p, p.grad_vertex_scale == nullptr ? grad_scale : nullptr, p.grad_vertex_bias == nullptr ? grad_bias : nullptr,
       scope);
@@ -215,7 +233,8 @@ std::tuple<Tensor, Tensor> poly_step_cuda(
     const std::optional<Tensor>& bias, const std::optional<Tensor>& skip, int64_t norm, double eps,
     int64_t activation) {
   const PolySizes n = check_poly_step("poly_step", a, s, scale, bias, skip, norm, activation);
-  const PolyInputs in{last_dense(a), last_dense(s), dense(scale), dense(bias), last_dense(skip)};
+  const PolyInputs in{
+      .a = last_dense(a), .s = last_dense(s), .scale = dense(scale), .bias = dense(bias), .skip = last_dense(skip)};
   const Tensor out = torch::stable::new_empty(a, {n.B, n.V, n.D});
   const Tensor rnorm =
       torch::stable::new_empty(a, {n.B, n.D}, is_half(a.scalar_type()) ? ScalarType::Float : a.scalar_type());
@@ -229,13 +248,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> poly_step_backward_cuda(
     const Tensor& out, const Tensor& rnorm, int64_t norm, double /*eps*/, int64_t activation, bool vertex_bias,
     bool need_skip) {
   const PolySizes n = check_poly_step_backward(grad, a, s, scale, out, rnorm, norm, activation);
-  const PolyInputs in{last_dense(a), last_dense(s), dense(scale), std::nullopt, std::nullopt};
+  const PolyInputs in{
+      .a = last_dense(a), .s = last_dense(s), .scale = dense(scale), .bias = std::nullopt, .skip = std::nullopt};
   const PolyGradients to{
-      torch::stable::new_empty(a, {n.B, n.V, s.has_value() ? n.D : 2 * n.D}),
-      s.has_value() ? torch::stable::new_empty(a, {n.B, n.V, n.D}) : torch::stable::new_empty(a, {0}),
-      per_vertex(scale) ? torch::stable::new_empty(a, {n.V, n.D}) : torch::stable::new_empty(a, {n.D}),
-      vertex_bias ? torch::stable::new_empty(a, {n.V, n.D}) : torch::stable::new_empty(a, {n.D}),
-      need_skip ? torch::stable::new_empty(a, {n.B, n.V, n.D}) : torch::stable::new_empty(a, {0})};
+      .a = torch::stable::new_empty(a, {n.B, n.V, s.has_value() ? n.D : 2 * n.D}),
+      .s = s.has_value() ? torch::stable::new_empty(a, {n.B, n.V, n.D}) : torch::stable::new_empty(a, {0}),
+      .scale = per_vertex(scale) ? torch::stable::new_empty(a, {n.V, n.D}) : torch::stable::new_empty(a, {n.D}),
+      .bias = vertex_bias ? torch::stable::new_empty(a, {n.V, n.D}) : torch::stable::new_empty(a, {n.D}),
+      .skip = need_skip ? torch::stable::new_empty(a, {n.B, n.V, n.D}) : torch::stable::new_empty(a, {0})};
   const Tensor upstream = dense(grad);
   const Tensor result = dense(out);
   const Tensor factors = dense(rnorm);

@@ -5,8 +5,7 @@
 // order depends on V, D and the dtype alone.
 #pragma once
 
-#include "common/cuda_utils.cuh"
-#include "poly_step/poly_step.h"
+#include "poly_step/poly_step_params.cuh"
 
 namespace polygraph {
 
@@ -14,57 +13,36 @@ constexpr int kThreads = 256;
 constexpr int64_t kShareRows = 256;
 
 __host__ __device__ __forceinline__ int64_t num_shares(int64_t V) {
-  return (V + kShareRows - 1) / kShareRows;
+  return ceil_div(V, kShareRows);
 }
 
-// Rows of D channels that may be slices of a wider tensor.
+// The value of a scale or bias at vertex v and channel d.
 template <class T>
-struct PolyRows {
-  const T* data;  // null: absent
-  int64_t sample_stride, row_stride;
+__device__ __forceinline__ Acc<T> factor_at(const PolyFactors<T>& factors, int64_t v, int64_t d, Acc<T> absent) {
+  return factors.data == nullptr ? absent : static_cast<Acc<T>>(factors.data[v * factors.row_stride + d]);
+}
 
-  __device__ __forceinline__ const T* row(int64_t b, int64_t v) const {
-    return data + b * sample_stride + v * row_stride;
-  }
-};
-
-template <class T>
-struct PolyTerms {
-  PolyRows<T> a, s;  // [B, V, D]
-};
-
-// A scale or bias: one value per channel (row_stride 0), one per vertex and channel (row_stride D), or none.
-template <class T>
-struct PolyFactors {
-  const T* data;
-  int64_t row_stride;
-  bool packs;  // data is aligned to 16 bytes
-
-  __device__ __forceinline__ Acc<T> at(int64_t v, int64_t d, Acc<T> absent) const {
-    return data == nullptr ? absent : static_cast<Acc<T>>(data[v * row_stride + d]);
-  }
-
-  // kVec neighbours; where kVec is more than 1, it is a pack's width, and divides d and row_stride.
-  template <int kVec>
-  __device__ __forceinline__ Pack<Acc<T>, kVec> lanes(int64_t v, int64_t d, Acc<T> absent) const {
-    Pack<Acc<T>, kVec> result;
-    if (kVec > 1 && data != nullptr && packs) {
-      const auto pack = load_pack<T, kVec>(data + v * row_stride + d);
+// kVec adjacent values; where kVec is more than 1, it is a pack's width, and divides d and row_stride.
+template <int kVec, class T>
+__device__ __forceinline__ Pack<Acc<T>, kVec> factor_lanes(
+    const PolyFactors<T>& factors, int64_t v, int64_t d, Acc<T> absent) {
+  Pack<Acc<T>, kVec> result;
+  if (kVec > 1 && factors.data != nullptr && factors.packs) {
+    const auto pack = load_pack<T, kVec>(factors.data + v * factors.row_stride + d);
 #pragma unroll
-      for (int i = 0; i < kVec; ++i) {
-        result.lane[i] = static_cast<Acc<T>>(pack.lane[i]);
-      }
-    } else {
-#pragma unroll
-      for (int i = 0; i < kVec; ++i) {
-        result.lane[i] = at(v, d + i, absent);
-      }
+    for (int i = 0; i < kVec; ++i) {
+      result.lane[i] = static_cast<Acc<T>>(pack.lane[i]);
     }
-    return result;
+  } else {
+#pragma unroll
+    for (int i = 0; i < kVec; ++i) {
+      result.lane[i] = factor_at(factors, v, d + i, absent);
+    }
   }
-};
+  return result;
+}
 
-// kVec neighbours among the accumulators, 16 bytes a load.
+// kVec adjacent accumulators, 16 bytes a load.
 template <int kVec, class A>
 __device__ __forceinline__ Pack<A, kVec> load_accumulators(const A* from) {
   constexpr int kGroup = kVec < kPackWidth<A> ? kVec : kPackWidth<A>;
@@ -88,40 +66,6 @@ struct PolyNormParams {
   int64_t norm;
   double eps;
   Acc<T>* rnorm;  // [B, D]
-};
-
-template <class T>
-struct PolyForwardParams {
-  PolySizes n;
-  PolyTerms<T> terms;
-  PolyRows<T> skip;  // [B, V, D] or absent
-  PolyFactors<T> scale, bias;
-  const Acc<T>* rnorm;  // [B, D]
-  int activation;
-  T* out;  // [B, V, D]
-};
-
-template <class T>
-struct PolyBackwardParams {
-  PolySizes n;
-  PolyTerms<T> terms;
-  const T* grad;  // [B, V, D]
-  const T* out;   // [B, V, D]
-  PolyFactors<T> scale;
-  const Acc<T>* rnorm;  // [B, D]
-  int64_t norm;
-  int activation;
-  bool packs;          // D and all rows allow 16-byte loads
-  Acc<T>* partial;     // [B, shares, 2, D]: sums of scale dz u and of dz over a share
-  Acc<T>* through;     // [B, D]: scale P / V, or P / V where the scale is that of the vertex
-  Acc<T>* scale_sums;  // [B, D]: sum_v dz u, of a scale per channel
-  Acc<T>* bias_sums;   // [B, D]
-  T* grad_a;           // rows of D, grad_stride apart
-  T* grad_s;           // likewise
-  int64_t grad_stride;
-  T* grad_skip;          // [B, V, D] or null
-  T* grad_vertex_scale;  // [V, D] or null
-  T* grad_vertex_bias;   // [V, D] or null
 };
 
 __device__ __forceinline__ float exp_minus_one(float z) {
@@ -162,7 +106,7 @@ __device__ __forceinline__ A past_activation(A out, A grad, int activation) {
 }
 
 // Sums kSums values per channel over the rows of share blockIdx.x of sample b: add(v, d, sum) adds row v's part for the
-// channels [d, d + kVec); write(d, total) receives the result on one thread. Neighbouring threads lie along D, as many
+// channels [d, d + kVec); write(d, total) receives the result on one thread. Neighboring threads lie along D, as many
 // as D has groups of kVec, rounded up to a power of two (32 at most); the rest of the block takes further rows, which
 // are folded by halves. kVec, and with it the order, depends on D alone: see with_lanes. Safe: all threads pass every
 // barrier, and shared memory [kSums, kVec, kThreads] is left alone until the folding threads are done with it.
@@ -240,8 +184,8 @@ constexpr unsigned kWholeWarp = 0xffffffffU;
 constexpr int kWarp = 32;
 
 // 1/sqrt(eps + mean_v t^2) of channel `item` of [B, D], with everything divided by the largest |t| (or by sqrt(eps),
-// where that is larger) before it is squared: what all lanes get, in one order. `plain` is what is left when there is
-// a t that is not finite. All lanes of the warp call, with the same arguments.
+// where that is larger) before it is squared: what all lanes get, in one order. If a t is not
+// finite the result is `plain`. All lanes of the warp call, with the same arguments.
 template <class T>
 __device__ __forceinline__ Acc<T> scaled_rnorm(const PolyNormParams<T>& p, int64_t item, Acc<T> plain) {
   using A = Acc<T>;
@@ -282,7 +226,7 @@ __device__ __forceinline__ Acc<T> scaled_rnorm(const PolyNormParams<T>& p, int64
   return A(1) / sqrt((root / largest) * (root / largest) + mean) / largest;
 }
 
-// rnorm[b, d]: a thread per channel adds its shares in order; neighbouring threads read side by side. The channels that
+// rnorm[b, d]: a thread per channel adds its shares in order; neighboring threads read side by side. The channels that
 // the plain sums do not serve are taken by their warp, one after the other. Safe: all lanes take every turn.
 template <class T>
 __global__ void __launch_bounds__(kThreads, 3) poly_step_rnorm_kernel(PolyNormParams<T> p) {
@@ -316,7 +260,7 @@ __global__ void __launch_bounds__(kThreads, 3) poly_step_rnorm_kernel(PolyNormPa
   }
 }
 
-// A thread computes kVec channels of one row v, sample after sample; neighbouring threads lie along D, then along v.
+// A thread computes kVec channels of one row v, sample after sample; neighboring threads lie along D, then along v.
 // Scale and bias are read once, ahead of the samples. Loads and stores are kVec wide (D and all strides multiples,
 // aligned). Safe: one writer per element.
 template <class T, int kVec>
@@ -326,8 +270,8 @@ __global__ void __launch_bounds__(kThreads, 3) poly_step_kernel(PolyForwardParam
   for (int64_t item = first_item(); item < p.n.V * groups; item += item_stride()) {
     const int64_t v = quotient(item, groups);
     const int64_t d = (item - v * groups) * kVec;
-    const auto scale = p.scale.template lanes<kVec>(v, d, A(1));
-    const auto bias = p.bias.template lanes<kVec>(v, d, A(0));
+    const auto scale = factor_lanes<kVec>(p.scale, v, d, A(1));
+    const auto bias = factor_lanes<kVec>(p.bias, v, d, A(0));
     for (int64_t b = blockIdx.y; b < p.n.B; b += gridDim.y) {
       const auto a = load_pack<T, kVec>(p.terms.a.row(b, v) + d);
       const auto s = load_pack<T, kVec>(p.terms.s.row(b, v) + d);
@@ -356,7 +300,8 @@ __global__ void __launch_bounds__(kThreads, 3) poly_step_kernel(PolyForwardParam
 template <class T, int kVec, bool kPacks>
 __global__ void __launch_bounds__(kThreads, 3) poly_step_backward_sums_kernel(PolyBackwardParams<T> p) {
   using A = Acc<T>;
-  const PolyFactors<T> vertex_scale{p.scale.row_stride == 0 ? nullptr : p.scale.data, p.n.D, p.scale.packs};
+  const PolyFactors<T> vertex_scale{
+      .data = p.scale.row_stride == 0 ? nullptr : p.scale.data, .row_stride = p.n.D, .packs = p.scale.packs};
   for (int64_t b = blockIdx.y; b < p.n.B; b += gridDim.y) {
     const auto add = [&](int64_t v, int64_t d, A(&sum)[2][kVec]) {
       const int64_t at = (b * p.n.V + v) * p.n.D + d;
@@ -364,7 +309,7 @@ __global__ void __launch_bounds__(kThreads, 3) poly_step_backward_sums_kernel(Po
       const auto s = load_lanes<T, kVec, kPacks>(p.terms.s.row(b, v) + d);
       const auto grad = load_lanes<T, kVec, kPacks>(p.grad + at);
       const auto out = load_lanes<T, kVec, kPacks>(p.out + at);
-      const auto own = vertex_scale.template lanes<kVec>(v, d, A(1));
+      const auto own = factor_lanes<kVec>(vertex_scale, v, d, A(1));
       const A* rnorm = p.rnorm + b * p.n.D + d;  // not as packs: the kernels of half types would spill
 #pragma unroll
       for (int i = 0; i < kVec; ++i) {
@@ -402,7 +347,7 @@ __global__ void __launch_bounds__(kThreads, 3) poly_step_backward_factors_kernel
       with_term += from[share * 2 * p.n.D];
       alone += from[share * 2 * p.n.D + p.n.D];
     }
-    const A direct = p.scale.row_stride == 0 ? p.scale.at(0, d, A(1)) : A(1);
+    const A direct = p.scale.row_stride == 0 ? factor_at(p.scale, 0, d, A(1)) : A(1);
     p.through[item] = p.norm == kNormRms && p.n.V > 0 ? direct * (with_term / static_cast<A>(p.n.V)) : A(0);
     p.scale_sums[item] = with_term;
     p.bias_sums[item] = alone;
@@ -418,7 +363,7 @@ __global__ void __launch_bounds__(kThreads, 3) poly_step_backward_kernel(PolyBac
   for (int64_t item = first_item(); item < p.n.V * groups; item += item_stride()) {
     const int64_t v = quotient(item, groups);
     const int64_t d = (item - v * groups) * kVec;
-    const auto scale = p.scale.template lanes<kVec>(v, d, A(1));
+    const auto scale = factor_lanes<kVec>(p.scale, v, d, A(1));
     for (int64_t b = blockIdx.y; b < p.n.B; b += gridDim.y) {
       const int64_t row = b * p.n.V + v;
       const auto rnorm = load_accumulators<kVec>(p.rnorm + b * p.n.D + d);

@@ -18,6 +18,19 @@ struct ResampleSizes {
   int64_t M, T;     // target vertices, terms per target
 };
 
+// What the kernels take, on both devices; each operator leaves null what it does not read.
+template <class T>
+struct ResampleParams {
+  ResampleSizes n;
+  const T* x = nullptr;              // [B, V, C]; not read by backward_x
+  const T* grad = nullptr;           // [B, M, C]; not read by the forward pass
+  const int64_t* index = nullptr;    // [M, T]; not read by backward_x
+  const T* weight = nullptr;         // [M, T]; not read by backward_weight
+  const int64_t* t_ptr = nullptr;    // [V+1]; backward_x only
+  const int64_t* t_entry = nullptr;  // [M*T]; backward_x only
+  T* out;                            // [B, M, C], [B, V, C] or [M, T]
+};
+
 inline ResampleSizes check_resample(const Tensor& x, const Tensor& index, const Tensor& weight) {
   const char* op = "resample";
   check_floating(op, "x", x);

@@ -7,18 +7,6 @@ namespace {
 
 constexpr int kThreads = 256;
 
-template <class T>
-struct ResampleParams {
-  ResampleSizes n;
-  const T* x;              // [B, V, C]; not read by backward_x
-  const T* grad;           // [B, M, C]; not read by forward
-  const int64_t* index;    // [M, T]; not read by backward_x
-  const T* weight;         // [M, T]; not read by backward_weight
-  const int64_t* t_ptr;    // [V+1], backward_x only
-  const int64_t* t_entry;  // [M*T], backward_x only
-  T* out;                  // [B, M, C], [B, V, C] or [M, T]
-};
-
 template <class T, int kVec>
 __device__ __forceinline__ void add_scaled(Acc<T> (&sum)[kVec], Acc<T> factor, const T* from) {
   const auto pack = load_pack<T, kVec>(from);
@@ -28,7 +16,7 @@ __device__ __forceinline__ void add_scaled(Acc<T> (&sum)[kVec], Acc<T> factor, c
   }
 }
 
-// A thread computes kVec channels of one target m, sample after sample; neighbouring threads lie along C, so rows are
+// A thread computes kVec channels of one target m, sample after sample; neighboring threads lie along C, so rows are
 // read and written in whole sectors, kVec channels a load (C a multiple of kVec, all rows aligned to it). Bound by
 // memory. Safe: no shared memory, one writer per element.
 template <class T, int kVec>
@@ -185,8 +173,11 @@ Tensor resample_cuda(
   dispatch_floating(x.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     launch_resample<T>(
-        {n, const_data<T>(features), nullptr, const_data<int64_t>(table), const_data<T>(factors), nullptr, nullptr,
-         mutable_data<T>(out)},
+        {.n = n,
+         .x = const_data<T>(features),
+         .index = const_data<int64_t>(table),
+         .weight = const_data<T>(factors),
+         .out = mutable_data<T>(out)},
         scope);
   });
   return out;
@@ -204,8 +195,12 @@ Tensor resample_backward_x_cuda(
   dispatch_floating(grad.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     launch_resample_backward_x<T>(
-        {n, nullptr, const_data<T>(upstream), nullptr, const_data<T>(factors), const_data<int64_t>(ptr),
-         const_data<int64_t>(entry), mutable_data<T>(out)},
+        {.n = n,
+         .grad = const_data<T>(upstream),
+         .weight = const_data<T>(factors),
+         .t_ptr = const_data<int64_t>(ptr),
+         .t_entry = const_data<int64_t>(entry),
+         .out = mutable_data<T>(out)},
         scope);
   });
   return out;
@@ -223,8 +218,11 @@ Tensor resample_backward_weight_cuda(
   dispatch_floating(x.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     launch_resample_backward_weight<T>(
-        {n, const_data<T>(features), const_data<T>(upstream), const_data<int64_t>(table), nullptr, nullptr, nullptr,
-         mutable_data<T>(out)},
+        {.n = n,
+         .x = const_data<T>(features),
+         .grad = const_data<T>(upstream),
+         .index = const_data<int64_t>(table),
+         .out = mutable_data<T>(out)},
         scope);
   });
   return out;

@@ -20,6 +20,50 @@ struct SpiralSizes {
   int64_t M, S, D;  // target vertices, spiral length, channels out
 };
 
+// What the kernels take, on both devices. On the CPU T is float or double and `weight` is laid out anew for the kernel:
+// in panels (pack_panels in spiral_conv_kernel.inc), whose rows are padded to whole vectors. Fields with a default
+// belong to one device.
+template <class T>
+struct SpiralForwardParams {
+  SpiralSizes n;
+  const T* x;                // [B, V, C]
+  const int64_t* index;      // [M, S]
+  const T* weight;           // [D, S*C]; CPU: panels [S*C, D padded]
+  const T* bias;             // [D] or null; CPU: [D padded], zeros without a bias
+  T* out;                    // [B, M, D]
+  const T* zeros = nullptr;  // CPU: [C], what the source -1 holds
+  int64_t column_tiles = 0;  // CUDA: tiles along D
+};
+
+template <class T>
+struct SpiralBackwardXParams {
+  SpiralSizes n;
+  const T* grad;              // [B, M, D]
+  const T* weight;            // [D, S*C]; CPU: panels [S*D, C padded]
+  const int64_t* t_ptr;       // [V+1]
+  const int64_t* t_entry;     // [M*S]
+  T* out;                     // [B, V, C]
+  const T* narrow = nullptr;  // CPU, C <= 3 and D whole vectors: the weight as [S, C, D], in place of the panels
+};
+
+// A: the type of the sums, float for half types on CUDA.
+template <class T, class A = T>
+struct SpiralBackwardWeightParams {
+  SpiralSizes n;
+  const T* grad;             // [B, M, D]
+  const T* x;                // [B, V, C]
+  const int64_t* index;      // [M, S]
+  bool gather_wide = false;  // CPU: vectors run along C (true) or along D
+  int64_t sum_stride = 0;    // CPU: that side's width in whole vectors
+  A* partial = nullptr;      // CUDA: [shares, D, S*C]
+  int64_t row_tiles = 0;     // CUDA: tiles along S*C
+  int64_t shares = 0;        // CUDA: parts that the rows (b, m) are cut into
+  int64_t share_rows = 0;    // CUDA: rows of a part, the last one may have fewer
+};
+
+// CPU, backward_weight: rows whose gradients stay in L1 while the tiles of the weight pass over them.
+constexpr int64_t kGradientRows = 256;
+
 inline SpiralSizes check_spiral_conv(
     const char* op, const Tensor& x, const Tensor& index, const Tensor& weight, const std::optional<Tensor>& bias) {
   check_floating(op, "x", x);

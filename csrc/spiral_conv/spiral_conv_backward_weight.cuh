@@ -8,21 +8,9 @@
 
 namespace polygraph {
 
-template <class T>
-struct SpiralBackwardWeightParams {
-  SpiralSizes n;
-  const T* grad;         // [B, M, D]
-  const T* x;            // [B, V, C]
-  const int64_t* index;  // [M, S]
-  Acc<T>* partial;       // [shares, D, S*C]
-  int64_t row_tiles;     // tiles along S*C
-  int64_t shares;        // parts that the rows (b, m) are cut into
-  int64_t share_rows;    // rows of a part, the last one may have fewer
-};
-
 // As SpiralStage of the forward, but the summed dimension is the rows (b, m), and both sides lie in shared memory as in
 // global memory: left is kDepth gathered rows of columns s*C + c, right as many rows of grad. A thread's column never
-// changes; its place (b, m) walks on row by row, without a division.
+// changes; its position (b, m) advances row by row, without a division.
 template <class T, class Shape, int kVec>
 struct SpiralRowStage {
   using Value = typename Shape::Value;
@@ -30,7 +18,7 @@ struct SpiralRowStage {
   static constexpr int kPassRows = Shape::kThreads / kLanes;
   static constexpr int kPasses = Shape::kDepth / kPassRows;
   static constexpr int kGradPassRows = Shape::kThreads / Shape::kCols;
-  static constexpr int kGradPasses = (Shape::kDepth + kGradPassRows - 1) / kGradPassRows;
+  static constexpr int kGradPasses = ceil_div(Shape::kDepth, kGradPassRows);
   static_assert(kPasses * kPassRows == Shape::kDepth && kLanes * kPassRows == Shape::kThreads);
 
   Pack<T, kVec> left[kPasses];
@@ -41,7 +29,8 @@ struct SpiralRowStage {
   int64_t b, m;
   int64_t grad_row;  // the next row of grad to read
 
-  __device__ __forceinline__ SpiralRowStage(const SpiralBackwardWeightParams<T>& p, int64_t row0, int64_t column0) {
+  __device__ __forceinline__
+  SpiralRowStage(const SpiralBackwardWeightParams<T, Acc<T>>& p, int64_t row0, int64_t column0) {
     const int64_t column = column0 + static_cast<int>(threadIdx.x) % kLanes * kVec;
     inside = column < p.n.S * p.n.C;
     s = quotient(column, p.n.C);
@@ -52,7 +41,7 @@ struct SpiralRowStage {
     grad_row = row0 + static_cast<int>(threadIdx.x) / Shape::kCols;
   }
 
-  __device__ __forceinline__ void fetch(const SpiralBackwardWeightParams<T>& p, int64_t end, int64_t d0) {
+  __device__ __forceinline__ void fetch(const SpiralBackwardWeightParams<T, Acc<T>>& p, int64_t end, int64_t d0) {
     int64_t from[kPasses];
     bool good = true;
 #pragma unroll
@@ -113,16 +102,16 @@ struct SpiralRowStage {
 };
 
 // A block computes Shape::kRows columns s*C + c times Shape::kCols columns d of gw, summed over one share of the rows
-// (b, m), into its own place of partial; sum_shares_kernel adds the shares. Blocks of one share are neighbours, so that
+// (b, m), into its own part of `partial`; sum_shares_kernel adds the shares. Blocks of one share are adjacent, so that
 // its rows of x and grad come from L2 after the first. Safe: a stage is written only after the
-// barrier behind the last product that read it, and every element of partial has one writer.
+// barrier after the last product that read it, and every element of partial has one writer.
 template <class T, class Shape, int kVec>
 __global__ void __launch_bounds__(Shape::kThreads, sizeof(Acc<T>) == 8 ? 3 : 4)
-    spiral_conv_backward_weight_kernel(SpiralBackwardWeightParams<T> p) {
+    spiral_conv_backward_weight_kernel(SpiralBackwardWeightParams<T, Acc<T>> p) {
   using Value = typename Shape::Value;
   Value* stages = reinterpret_cast<Value*>(polygraph_shared_memory);
   const int64_t width = p.n.S * p.n.C;
-  const int64_t tiles = p.row_tiles * ((p.n.D + Shape::kCols - 1) / Shape::kCols);
+  const int64_t tiles = p.row_tiles * ceil_div(p.n.D, Shape::kCols);
   const int64_t share = quotient(blockIdx.x, tiles);
   const int64_t tile = blockIdx.x - share * tiles;
   const int64_t col_tile = quotient(tile, p.row_tiles);

@@ -10,16 +10,6 @@
 
 namespace polygraph {
 
-template <class T>
-struct SpiralBackwardXParams {
-  SpiralSizes n;
-  const T* grad;           // [B, M, D]
-  const T* weight;         // [D, S*C]
-  const int64_t* t_ptr;    // [V+1]
-  const int64_t* t_entry;  // [M*S]
-  T* out;                  // [B, V, C]
-};
-
 // ---- a tile product ----
 
 constexpr int kSlotWindow = 32;   // slots that a tile sorts its entries by at a time: bits of a word
@@ -30,12 +20,12 @@ struct SpiralBackwardXTileParams {
   SpiralBackwardXParams<T> x;
   int64_t column_tiles;   // tiles along C
   int64_t sample_groups;  // groups that the samples are cut into
-  int lanes_shift;        // a source has 1 << lanes_shift neighbouring row lanes, of kThreadRows samples each
+  int lanes_shift;        // a source has 1 << lanes_shift neighboring row lanes, of kThreadRows samples each
   int chunk;              // entries that a tile sorts at a time
 };
 
-// An entry in a list of shared memory: where its target's row begins in a sample of grad, and the place of the list's
-// next entry. -1: none.
+// An entry in a list of shared memory: where its target's row begins in a sample of grad, and the position of the
+// list's next entry. -1: none.
 struct SpiralEntry {
   int at, next;
 };
@@ -102,7 +92,7 @@ struct SpiralLists {
       if (mine < 0) {
         continue;
       }
-      // Entries of one source are neighbours; some of them may be of no list.
+      // Entries of one source are adjacent; some of them may belong to no list.
       const int source = mine / kSlotWindow;
       const int64_t from = begin[source] - first;
       const int64_t to = begin[source + 1] - first;
@@ -147,15 +137,15 @@ struct SpiralSourceStage {
   using Value = typename Shape::Value;
   static constexpr int kLanes = Shape::kDepth / kVec;
   static constexpr int kPassRows = Shape::kThreads / kLanes;
-  static constexpr int kPasses = (Shape::kRows + kPassRows - 1) / kPassRows;
+  static constexpr int kPasses = ceil_div(Shape::kRows, kPassRows);
   // From pass to pass the sample changes only where the place among a lane's rows does, or where a pass is no multiple
   // of a source's lanes.
   static constexpr int kSpan = Shape::kRowLanes * Shape::kRowGroup;
   static constexpr bool kKeepsSample = kPassRows / Shape::kRowGroup % (kMostSamples / Shape::kThreadRows) == 0;
-  static constexpr int kSamples = kKeepsSample ? (Shape::kRows + kSpan - 1) / kSpan : kPasses;
+  static constexpr int kSamples = kKeepsSample ? ceil_div(Shape::kRows, kSpan) : kPasses;
   static constexpr int kColLanes = Shape::kCols / kVec;
   static constexpr int kColPassLines = Shape::kThreads / kColLanes;
-  static constexpr int kColPasses = (Shape::kDepth + kColPassLines - 1) / kColPassLines;
+  static constexpr int kColPasses = ceil_div(Shape::kDepth, kColPassLines);
 
   Pack<T, kVec> left[kPasses];
   Pack<T, kVec> right[kColPasses];
@@ -283,9 +273,9 @@ struct SpiralSourceStage {
 // columns d a load (C and D multiples of kVec, grad and weight aligned to it), summed over the row's targets at that
 // slot, and multiplied by W_s. The rows of a thread are samples of one source, and a thread leaves out the slots at
 // which its source has no entry, so that an infinity in their weights stays away. The order of a sum: chunk, slot, d,
-// and within these t_entry; chunks depend on the sizes and on t_ptr. Safe: a stage is written only behind the barrier
-// after the last product that read it, lists only behind one after the last fetch, and every out element has one
-// writer. Bound by FMAs and by reads of the stages; the floor is the forward's, 6 us at 16 x 5023 x 9, 16 to 16
+// and within these t_entry; chunks depend on the sizes and on t_ptr. Safe: a stage is written only after the barrier
+// that follows the last product that read it, lists only after one that follows the last fetch, and every out element
+// has one writer. Bound by FMAs and by reads of the stages; the floor is the forward's, 6 us at 16 x 5023 x 9, 16 to 16
 // channels, and 50 us at 18 slots, 32 to 32 (H100).
 template <class T, class Shape, int kVec>
 __global__ void __launch_bounds__(Shape::kThreads, kTileBlocks<Shape, kVec, 2>)
@@ -367,7 +357,7 @@ template <class T>
 constexpr int kNarrowPack = kPackWidth<T> < 4 ? kPackWidth<T> : 4;
 
 // A thread computes kVec channels of one source u in kSamples samples: samples share the list of (target, slot) pairs
-// and the weights, which neighbouring threads read side by side (they lie along C); the gradients of a target are the
+// and the weights, which neighboring threads read side by side (they lie along C); the gradients of a target are the
 // same address for all threads of a source. Loads are kVec and kDepthVec elements wide (C and D multiples, aligned).
 // Samples past the end repeat the last one and are not stored. Safe: no shared memory, one writer per element. Bound by
 // the loads: 12 a thread for 128 FMAs.
@@ -376,7 +366,7 @@ __global__ void __launch_bounds__(kBackwardXThreads, kSamples == 8 ? 3 : 4)
     spiral_conv_backward_x_kernel(SpiralBackwardXParams<T> p) {
   using Value = Acc<T>;
   const SpiralSizes n = p.n;
-  const int64_t groups = (n.C + kVec - 1) / kVec;
+  const int64_t groups = ceil_div(n.C, kVec);
   const int64_t width = n.S * n.C;
   for (int64_t item = first_item(); item < n.V * groups; item += item_stride()) {
     const int64_t u = quotient(item, groups);

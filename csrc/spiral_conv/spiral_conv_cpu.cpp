@@ -2,53 +2,17 @@
 #include <algorithm>
 #include <vector>
 
+#include "common/rounding.h"
 #include "common/simd.h"
 #include "spiral_conv/spiral_conv.h"
 
 namespace polygraph {
 namespace {
 
-template <class T>
-struct SpiralForward {
-  SpiralSizes n;
-  const T* x;            // [B, V, C]
-  const int64_t* index;  // [M, S]
-  const T* packed;       // weight in panels, see pack_panels: [S*C, D padded]
-  const T* bias;         // [D padded]
-  const T* zeros;        // [C]
-  T* out;                // [B, M, D]
-};
-
-template <class T>
-struct SpiralBackwardX {
-  SpiralSizes n;
-  const T* grad;           // [B, M, D]
-  const T* packed;         // weight in panels: [S*D, C padded]
-  const T* narrow;         // or, for C <= 3 and whole vectors of D: [S, C, D]; else null
-  const int64_t* t_ptr;    // [V+1]
-  const int64_t* t_entry;  // [M*S]
-  T* out;                  // [B, V, C]
-};
-
-template <class T>
-struct SpiralBackwardWeight {
-  SpiralSizes n;
-  const T* grad;         // [B, M, D]
-  const T* x;            // [B, V, C]
-  const int64_t* index;  // [M, S]
-  bool gather_wide;      // the vectors run along C (true) or along D
-  int64_t sum_stride;    // that side's width in whole vectors
-};
-
-constexpr int64_t kBlockRows = 256;  // rows whose gradients stay in L1 while the tiles of the weight pass over them
-constexpr int64_t kVecPad = 64;      // bytes of the widest vector
+constexpr int64_t kVecPad = 64;  // bytes of the widest vector
 
 #define POLYGRAPH_KERNEL_FILE "spiral_conv/spiral_conv_kernel.inc"
 #include "common/each_isa.inc"
-
-int64_t padded(int64_t count, int64_t multiple) {
-  return (count + multiple - 1) / multiple * multiple;
-}
 
 template <class T>
 int64_t lanes() {
@@ -74,27 +38,25 @@ void forward_cpu(
     const SpiralSizes& n, const Tensor& x, const Tensor& index, const Tensor& weight, const std::optional<Tensor>& bias,
     Tensor& out) {
   const int64_t depth = n.S * n.C;
-  const int64_t width = padded(n.D, kVecPad / sizeof(T));
+  const int64_t width = round_up(n.D, kVecPad / static_cast<int64_t>(sizeof(T)));
   std::vector<T> zeros(n.C, T(0));
   std::vector<T> start(width, T(0));
   if (bias.has_value()) {
-    const T* from = static_cast<const T*>(bias->const_data_ptr());
-    std::copy(from, from + n.D, start.begin());
+    std::copy_n(const_data<T>(*bias), n.D, start.begin());
   }
   std::vector<T> packed(depth * width);
-  POLYGRAPH_SIMD_CALL(
-      pack_panels<T>(packed.data(), static_cast<const T*>(weight.const_data_ptr()), depth, n.D, 1, depth));
-  const SpiralForward<T> p{
-      n,
-      static_cast<const T*>(x.const_data_ptr()),
-      static_cast<const int64_t*>(index.const_data_ptr()),
-      packed.data(),
-      start.data(),
-      zeros.data(),
-      static_cast<T*>(out.mutable_data_ptr())};
+  POLYGRAPH_SIMD_CALL(pack_panels<T>(packed.data(), const_data<T>(weight), depth, n.D, 1, depth));
+  const SpiralForwardParams<T> p{
+      .n = n,
+      .x = const_data<T>(x),
+      .index = const_data<int64_t>(index),
+      .weight = packed.data(),
+      .bias = start.data(),
+      .out = mutable_data<T>(out),
+      .zeros = zeros.data()};
   const int64_t block = 16 * tile_rows();  // targets per task: their weights are in L1 by then
-  const int64_t blocks = (n.M + block - 1) / block;
-  parallel_tasks(n.B * blocks, block * depth * padded(n.D, lanes<T>()) / lanes<T>(), [&](int64_t begin, int64_t end) {
+  const int64_t blocks = ceil_div(n.M, block);
+  parallel_tasks(n.B * blocks, block * depth * round_up(n.D, lanes<T>()) / lanes<T>(), [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
       const int64_t b = task / blocks;
       const int64_t m = (task - b * blocks) * block;
@@ -108,9 +70,9 @@ void backward_x_cpu(
     const SpiralSizes& n, const Tensor& grad, const Tensor& weight, const Tensor& t_ptr, const Tensor& t_entry,
     Tensor& out) {
   const int64_t slot = n.S * n.C;
-  const int64_t width = padded(n.C, kVecPad / sizeof(T));
+  const int64_t width = round_up(n.C, kVecPad / static_cast<int64_t>(sizeof(T)));
   const bool few_channels = n.C <= 3 && n.D % lanes<T>() == 0;
-  const T* from = static_cast<const T*>(weight.const_data_ptr());
+  const T* from = const_data<T>(weight);
   std::vector<T> slots(n.S * n.D * n.C);  // [S, C, D] for few channels, else [S, D, C]
   for (int64_t s = 0; s < n.S; ++s) {
     for (int64_t d = 0; d < n.D; ++d) {
@@ -124,19 +86,19 @@ void backward_x_cpu(
     packed.resize(n.S * n.D * width);
     POLYGRAPH_SIMD_CALL(pack_panels<T>(packed.data(), slots.data(), n.S * n.D, n.C, n.C, 1));
   }
-  const SpiralBackwardX<T> p{
-      n,
-      static_cast<const T*>(grad.const_data_ptr()),
-      packed.data(),
-      few_channels ? slots.data() : nullptr,
-      static_cast<const int64_t*>(t_ptr.const_data_ptr()),
-      static_cast<const int64_t*>(t_entry.const_data_ptr()),
-      static_cast<T*>(out.mutable_data_ptr())};
+  const SpiralBackwardXParams<T> p{
+      .n = n,
+      .grad = const_data<T>(grad),
+      .weight = packed.data(),
+      .t_ptr = const_data<int64_t>(t_ptr),
+      .t_entry = const_data<int64_t>(t_entry),
+      .out = mutable_data<T>(out),
+      .narrow = few_channels ? slots.data() : nullptr};
   const int64_t group_rows = few_channels ? 4 : tile_rows();
-  const int64_t groups = (n.B + group_rows - 1) / group_rows;
+  const int64_t groups = ceil_div(n.B, group_rows);
   constexpr int64_t block = 64;  // sources per task
-  const int64_t blocks = (n.V + block - 1) / block;
-  const int64_t work = block * n.B / groups * n.S * n.D * padded(n.C, lanes<T>()) / lanes<T>();
+  const int64_t blocks = ceil_div(n.V, block);
+  const int64_t work = block * n.B / groups * n.S * n.D * round_up(n.C, lanes<T>()) / lanes<T>();
   parallel_tasks(groups * blocks, work, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
       const int64_t group = task / blocks;
@@ -152,26 +114,26 @@ void backward_x_cpu(
 // same for any number of threads.
 template <class T>
 void backward_weight_cpu(const SpiralSizes& n, const Tensor& grad, const Tensor& x, const Tensor& index, Tensor& out) {
-  const int64_t c_padded = padded(n.C, lanes<T>());
-  const int64_t d_padded = padded(n.D, lanes<T>());
+  const int64_t c_padded = round_up(n.C, lanes<T>());
+  const int64_t d_padded = round_up(n.D, lanes<T>());
   const bool gather_wide = c_padded == n.C && c_padded * n.D < d_padded * n.C;
   const int64_t narrow = gather_wide ? n.D : n.C;
   const int64_t stride = gather_wide ? c_padded : d_padded;
-  const SpiralBackwardWeight<T> p{
-      n,
-      static_cast<const T*>(grad.const_data_ptr()),
-      static_cast<const T*>(x.const_data_ptr()),
-      static_cast<const int64_t*>(index.const_data_ptr()),
-      gather_wide,
-      stride};
+  const SpiralBackwardWeightParams<T> p{
+      .n = n,
+      .grad = const_data<T>(grad),
+      .x = const_data<T>(x),
+      .index = const_data<int64_t>(index),
+      .gather_wide = gather_wide,
+      .sum_stride = stride};
   const int64_t rows = n.B * n.M;
   const int64_t size = n.S * narrow * stride;
   constexpr int64_t max_bytes = int64_t(32) << 20;
   const int64_t affordable = std::max<int64_t>(1, max_bytes / (size * static_cast<int64_t>(sizeof(T))));
-  const int64_t shares = std::clamp<int64_t>(rows / (4 * kBlockRows), 1, std::min<int64_t>(affordable, 32));
+  const int64_t shares = std::clamp<int64_t>(rows / (4 * kGradientRows), 1, std::min<int64_t>(affordable, 32));
   std::vector<T> sums(shares * size, T(0));
   parallel_tasks(shares, rows / shares * size / lanes<T>(), [&](int64_t begin, int64_t end) {
-    std::vector<T> scratch(kBlockRows * d_padded);
+    std::vector<T> scratch(kGradientRows * d_padded);
     for (int64_t share = begin; share < end; ++share) {
       const int64_t first = rows * share / shares;
       const int64_t last = rows * (share + 1) / shares;
@@ -183,7 +145,7 @@ void backward_weight_cpu(const SpiralSizes& n, const Tensor& grad, const Tensor&
       sums[i] += sums[share * size + i];
     }
   }
-  T* to = static_cast<T*>(out.mutable_data_ptr());
+  T* to = mutable_data<T>(out);
   for (int64_t d = 0; d < n.D; ++d) {
     for (int64_t s = 0; s < n.S; ++s) {
       for (int64_t c = 0; c < n.C; ++c) {
@@ -205,17 +167,10 @@ Tensor spiral_conv_cpu(
   check_entries("spiral_conv", table, n.V);
   const Tensor features = widened(dense(x));
   const Tensor matrix = widened(dense(weight));
-  std::optional<Tensor> offset;
-  if (bias.has_value()) {
-    offset = widened(dense(*bias));
-  }
+  const std::optional<Tensor> offset = widened(dense(bias));
   Tensor out = torch::stable::new_empty(features, {n.B, n.M, n.D});
   if (out.numel() > 0) {
-    if (features.scalar_type() == ScalarType::Double) {
-      forward_cpu<double>(n, features, table, matrix, offset, out);
-    } else {
-      forward_cpu<float>(n, features, table, matrix, offset, out);
-    }
+    dispatch_wide(features, [&](auto zero) { forward_cpu<decltype(zero)>(n, features, table, matrix, offset, out); });
   }
   return narrowed(out, x.scalar_type());
 }
@@ -230,11 +185,7 @@ Tensor spiral_conv_backward_x_cpu(
   const Tensor matrix = widened(dense(weight));
   Tensor out = torch::stable::new_empty(upstream, {n.B, n.V, n.C});
   if (out.numel() > 0) {
-    if (upstream.scalar_type() == ScalarType::Double) {
-      backward_x_cpu<double>(n, upstream, matrix, ptr, entry, out);
-    } else {
-      backward_x_cpu<float>(n, upstream, matrix, ptr, entry, out);
-    }
+    dispatch_wide(upstream, [&](auto zero) { backward_x_cpu<decltype(zero)>(n, upstream, matrix, ptr, entry, out); });
   }
   return narrowed(out, grad.scalar_type());
 }
@@ -249,11 +200,7 @@ Tensor spiral_conv_backward_weight_cpu(
   const Tensor features = widened(dense(x));
   Tensor out = torch::stable::new_zeros(features, {n.D, n.S * n.C});
   if (out.numel() > 0 && upstream.numel() > 0) {
-    if (features.scalar_type() == ScalarType::Double) {
-      backward_weight_cpu<double>(n, upstream, features, table, out);
-    } else {
-      backward_weight_cpu<float>(n, upstream, features, table, out);
-    }
+    dispatch_wide(features, [&](auto zero) { backward_weight_cpu<decltype(zero)>(n, upstream, features, table, out); });
   }
   return narrowed(out, x.scalar_type());
 }

@@ -88,14 +88,19 @@ void launch_spiral_conv_backward_x_lists(const SpiralBackwardXParams<T>& p, cons
 
 template <class T, class Shape, int kVec>
 void launch_spiral_conv_backward_x_tiles(const SpiralBackwardXParams<T>& p, int64_t samples, const DeviceScope& scope) {
-  SpiralBackwardXTileParams<T> q{p, ceil_div(p.n.C, Shape::kCols), ceil_div(p.n.B, samples), 0, 0};
+  SpiralBackwardXTileParams<T> q{
+      .x = p,
+      .column_tiles = ceil_div(p.n.C, Shape::kCols),
+      .sample_groups = ceil_div(p.n.B, samples),
+      .lanes_shift = 0,
+      .chunk = 0};
   while (Shape::kThreadRows << q.lanes_shift < samples) {
     ++q.lanes_shift;
   }
   const int64_t sources = Shape::kRows / samples;
   // Twice the mean of a tile.
   const int64_t entries = ceil_div(2 * sources * p.n.M * p.n.S, p.n.V);
-  q.chunk = static_cast<int>(std::min(ceil_div(std::max<int64_t>(entries, 1), 128) * 128, kMostChunk));
+  q.chunk = static_cast<int>(std::min(round_up(std::max<int64_t>(entries, 1), 128), kMostChunk));
   const int64_t tiles = ceil_div(p.n.V, sources) * q.sample_groups * q.column_tiles;
   const int64_t shared_bytes = Shape::kSharedBytes + SpiralLists<T, Shape>::bytes(q.chunk);
   start_kernel({tiles, 1, Shape::kThreads, shared_bytes}, scope, spiral_conv_backward_x_tile_kernel<T, Shape, kVec>, q);
@@ -106,7 +111,7 @@ template <class T, int kVec>
 void launch_spiral_conv_backward_x_width(const SpiralBackwardXParams<T>& p, int64_t samples, const DeviceScope& scope) {
   constexpr int kWidest = std::is_same_v<T, double> || kVec == 1 ? 32 : 64;
   const int64_t width = p.n.C <= 16 ? 16 : p.n.C % 64 == 0 || p.n.C % 64 > 32 ? 64 : 32;
-  if (ceil_div(p.n.V * ceil_div(p.n.B, samples) * samples, 128) * ceil_div(p.n.C, width) < kFewBlocks) {
+  if (ceil_div(p.n.V * round_up(p.n.B, samples), 128) * ceil_div(p.n.C, width) < kFewBlocks) {
     launch_spiral_conv_backward_x_tiles<T, Tile<T, 32, 16, 2, 2>, kVec>(p, samples, scope);
   } else if (width == 16) {
     launch_spiral_conv_backward_x_tiles<T, Tile<T, 128, 16, 4, 4>, kVec>(p, samples, scope);
@@ -126,12 +131,12 @@ void launch_spiral_conv_backward_x(const SpiralBackwardXParams<T>& p, const Devi
   }
   const SpiralSizes& n = p.n;
   constexpr int64_t kFew = kMostSamples / 2;
-  const bool most = ceil_div(n.B, kMostSamples) * kMostSamples == ceil_div(n.B, kFew) * kFew;
+  const bool most = round_up(n.B, kMostSamples) == round_up(n.B, kFew);
   const int64_t samples = most ? kMostSamples : kFew;
-  const double padded = static_cast<double>(ceil_div(n.B, samples) * samples) * static_cast<double>(n.V) *
-                        static_cast<double>(ceil_div(n.D, 16) * 16) * static_cast<double>(ceil_div(n.C, 16) * 16);
+  const double padded = static_cast<double>(round_up(n.B, samples)) * static_cast<double>(n.V) *
+                        static_cast<double>(round_up(n.D, 16)) * static_cast<double>(round_up(n.C, 16));
   const double wanted = static_cast<double>(n.B) * static_cast<double>(n.M) * static_cast<double>(n.D * n.C);
-  const int64_t slots = ceil_div(n.S, kSlotWindow) * kSlotWindow;
+  const int64_t slots = round_up(n.S, kSlotWindow);
   const bool small = samples * n.M <= kMostOffset / (n.D + 16) && (n.D + 16) * slots <= kMostOffset / (n.C + 64);
   if (padded > 2 * wanted || !small) {
     launch_spiral_conv_backward_x_lists(p, scope);
@@ -145,7 +150,7 @@ void launch_spiral_conv_backward_x(const SpiralBackwardXParams<T>& p, const Devi
 
 template <class T, class Shape>
 void launch_spiral_conv_backward_weight_tiles(
-    SpiralBackwardWeightParams<T> p, const Tensor& like, T* out, const DeviceScope& scope) {
+    SpiralBackwardWeightParams<T, Acc<T>> p, const Tensor& like, T* out, const DeviceScope& scope) {
   const int64_t rows = p.n.B * p.n.M;
   const int64_t size = p.n.D * p.n.S * p.n.C;
   const int64_t affordable = kMaxPartialBytes / (size * int64_t(sizeof(Acc<T>)));
@@ -168,7 +173,7 @@ void launch_spiral_conv_backward_weight_tiles(
 
 template <class T>
 void launch_spiral_conv_backward_weight(
-    const SpiralBackwardWeightParams<T>& p, const Tensor& like, T* out, const DeviceScope& scope) {
+    const SpiralBackwardWeightParams<T, Acc<T>>& p, const Tensor& like, T* out, const DeviceScope& scope) {
   if (p.n.B * p.n.M * p.n.S * p.n.C * p.n.D == 0) {
     return;
   }
@@ -200,8 +205,12 @@ Tensor spiral_conv_cuda(
   dispatch_floating(x.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     launch_spiral_conv<T>(
-        {n, const_data<T>(features), const_data<int64_t>(table), const_data<T>(matrix), const_data<T>(offset),
-         mutable_data<T>(out), 0},
+        {.n = n,
+         .x = const_data<T>(features),
+         .index = const_data<int64_t>(table),
+         .weight = const_data<T>(matrix),
+         .bias = const_data<T>(offset),
+         .out = mutable_data<T>(out)},
         scope);
   });
   return out;
@@ -219,8 +228,12 @@ Tensor spiral_conv_backward_x_cuda(
   dispatch_floating(grad.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     launch_spiral_conv_backward_x<T>(
-        {n, const_data<T>(upstream), const_data<T>(matrix), const_data<int64_t>(ptr), const_data<int64_t>(entry),
-         mutable_data<T>(out)},
+        {.n = n,
+         .grad = const_data<T>(upstream),
+         .weight = const_data<T>(matrix),
+         .t_ptr = const_data<int64_t>(ptr),
+         .t_entry = const_data<int64_t>(entry),
+         .out = mutable_data<T>(out)},
         scope);
   });
   return out;
@@ -241,7 +254,7 @@ Tensor spiral_conv_backward_weight_cuda(
   dispatch_floating(x.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     launch_spiral_conv_backward_weight<T>(
-        {n, const_data<T>(upstream), const_data<T>(features), const_data<int64_t>(table), nullptr, 0, 0, 0}, x,
+        {.n = n, .grad = const_data<T>(upstream), .x = const_data<T>(features), .index = const_data<int64_t>(table)}, x,
         mutable_data<T>(out), scope);
   });
   return out;

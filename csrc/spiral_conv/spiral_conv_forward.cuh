@@ -9,18 +9,7 @@
 
 namespace polygraph {
 
-template <class T>
-struct SpiralForwardParams {
-  SpiralSizes n;
-  const T* x;            // [B, V, C]
-  const int64_t* index;  // [M, S]
-  const T* weight;       // [D, S*C]
-  const T* bias;         // [D] or null
-  T* out;                // [B, M, D]
-  int64_t column_tiles;  // tiles along D
-};
-
-// Where row (b, m) of a tile reads: sample b starts at source row x, its neighbours are listed from index on.
+// Where row (b, m) of a tile reads: sample b starts at source row x, its neighbors are listed from index on.
 struct SpiralRow {
   int64_t x;      // b * V
   int64_t index;  // m * S
@@ -28,13 +17,13 @@ struct SpiralRow {
 
 // One thread's part of a stage on its way from global memory (fetch) to shared memory (store), with the product of the
 // stage before in between to hide the way. Along the summed dimension k = s*C + c the threads lie kVec apart, so that a
-// row's kDepth neighbours arrive in whole sectors; k is the same for all rows of a thread.
+// row's kDepth neighbors arrive in whole sectors; k is the same for all rows of a thread.
 template <class T, class Shape, int kVec>
 struct SpiralStage {
   static constexpr int kLanes = Shape::kDepth / kVec;
   static constexpr int kPassRows = Shape::kThreads / kLanes;
-  static constexpr int kRowPasses = (Shape::kRows + kPassRows - 1) / kPassRows;
-  static constexpr int kColPasses = (Shape::kCols + kPassRows - 1) / kPassRows;
+  static constexpr int kRowPasses = ceil_div(Shape::kRows, kPassRows);
+  static constexpr int kColPasses = ceil_div(Shape::kCols, kPassRows);
 
   Pack<T, kVec> left[kRowPasses];
   Pack<T, kVec> right[kColPasses];
@@ -145,7 +134,7 @@ __device__ __forceinline__ void store_spiral_tile(
 // A block computes Shape::kRows rows (b, m), flattened, times Shape::kCols columns d of out. It reads x rows through
 // the table, kVec channels a load (C a multiple of kVec, x and weight aligned to it), and the matching columns of
 // weight. Rows past the end repeat the last one and are not stored. Safe: a stage is written only after the barrier
-// behind the last product that read it, and every out element has one writer.
+// after the last product that read it, and every out element has one writer.
 template <class T, class Shape, int kVec>
 __global__ void __launch_bounds__(Shape::kThreads, kTileBlocks<Shape, kVec, 3>)
     spiral_conv_kernel(SpiralForwardParams<T> p) {

@@ -1,4 +1,4 @@
-// The transposed neighbour table on the CPU: a stable counting sort.
+// The transposed neighbor table on the CPU: a stable counting sort.
 #include "transpose_table/transpose_table.h"
 
 #include "common/counting_sort.h"
@@ -22,8 +22,7 @@ std::tuple<Tensor, Tensor> transpose_table_cpu(const Tensor& index, int64_t num_
   Tensor ptr = torch::stable::new_empty(table, {num_sources + 1});
   Tensor entry = torch::stable::new_empty(table, {table.numel()});
   sort_positions(
-      static_cast<const int64_t*>(table.const_data_ptr()), table.numel(), num_sources,
-      static_cast<int64_t*>(ptr.mutable_data_ptr()), static_cast<int64_t*>(entry.mutable_data_ptr()));
+      const_data<int64_t>(table), table.numel(), num_sources, mutable_data<int64_t>(ptr), mutable_data<int64_t>(entry));
   return {ptr, entry};
 }
 

@@ -1,4 +1,4 @@
-// The transposed neighbour table: a stable sort.
+// The transposed neighbor table: a stable sort.
 //
 //   transpose_table(index [M, S], num_sources V) -> ptr [V+1], entry [M*S]
 //

@@ -1,4 +1,4 @@
-// The transposed neighbour table on CUDA: a radix sort of positions (common/radix_sort.cuh).
+// The transposed neighbor table on CUDA: a radix sort of positions (common/radix_sort.cuh).
 #include "common/radix_sort.cuh"
 #include "transpose_table/transpose_table.h"
 
@@ -12,7 +12,7 @@ struct TableKeysParams {
   uint32_t* position;  // [count]
 };
 
-// A thread takes one entry at a time: its key, V where it names nobody, and its position. Safe: one writer a number.
+// A thread takes one entry at a time: its key, V for an empty slot, and its position. Safe: one writer per element.
 __global__ void __launch_bounds__(kSortThreads) table_keys_kernel(TableKeysParams p) {
   for (int64_t i = first_item(); i < p.count; i += item_stride()) {
     const int64_t source = p.index[i];
@@ -28,7 +28,7 @@ struct PositionsParams {
   int64_t* entry;  // [count]
 };
 
-// A thread widens one position at a time. Safe: one writer a number.
+// A thread widens one position at a time. Safe: one writer per element.
 __global__ void __launch_bounds__(kSortThreads) positions_kernel(PositionsParams p) {
   for (int64_t i = first_item(); i < p.count; i += item_stride()) {
     p.entry[i] = p.position[i];

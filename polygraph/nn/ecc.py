@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch_geometric.nn.conv import MessagePassing
 
 from polygraph._checks import check_positive
-from polygraph.nn.centre import centred
+from polygraph.nn.center import centered
 from polygraph.nn.edge_mlp import steps_of
 from polygraph.nn.message_passing import Steps, graph_of, takes_strided, warn_once, with_int64
 from polygraph.nn.ordinary import input_width, is_lazy, is_linear, slope_of
@@ -146,7 +146,7 @@ class LightEdgeFilter(Tables):
 
     The weights of θL and θR start with variance 1/(H √(C D)), those of κ with 10 √(C D)/(H R): for
     H = C = D the published standard deviations 1/(√H √C) and 1/√R, and for other sizes the same
-    scale of what comes out, but for the 10. It makes up for the mean over about as many neighbours,
+    scale of what comes out, but for the 10. It makes up for the mean over about as many neighbors,
     without which output and gradients have 0.1 to 0.3 and 0.2 to 0.6 of the scale of the input.
 
     Args:
@@ -270,7 +270,7 @@ class DifferenceHidden(torch.nn.Module):
         if not is_linear(self.lin):
             differences = edge_differences(x, graph)
             return functional.leaky_relu(self.lin(differences), self.slope)
-        near, _ = centred(x, x)
+        near, _ = centered(x, x)
         v, bias = functional.linear(near, self.lin.weight), self.lin.bias
         return -v if bias is None else bias - v, v, self.slope
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch_geometric.nn.conv import MessagePassing
 
 from polygraph._checks import as_index, check_positive
-from polygraph.nn.centre import near_first_points
+from polygraph.nn.center import near_first_points
 from polygraph.nn.edge_mlp import Split, check_norm, edge_network, split, steps_of
-from polygraph.nn.knn import knn_neighbours
+from polygraph.nn.knn import knn_neighbors
 from polygraph.nn.message_passing import Steps, graph_of, takes_strided, warn_once, with_int64
 from polygraph.nn.ordinary import is_lazy, is_linear
 from polygraph.ops.graph import Graph, targets_of
@@ -35,14 +35,14 @@ def _split(owner: str, network: Any) -> Split | None:
 class EdgeConv(torch_geometric.nn.EdgeConv):  # type: ignore[misc]  # PyG's base class has no types
     """``x'_i = aggr_j nn([x_i, x_j - x_i])``: PyG's EdgeConv, the same in every respect but cost.
 
-    The network's first linear layer, a BatchNorm behind it (in training too) and a ReLU or leaky
+    The network's first linear layer, a BatchNorm after it (in training too) and a ReLU or leaky
     ReLU are computed from nodes: see `polygraph.nn.edge_mlp.edge_network`. What follows acts on
     edges. A network that does not begin with a linear layer, or has hooks, is called as it is,
     with one warning. Where anybody could see the edges, PyG propagates: with hooks on the way, an
     explainer, or a method such as ``message`` replaced by a descendant or on the instance. Among
     equal maxima the first edge takes the gradient, where PyG shares it.
 
-    Nodes far from the origin keep their digits, as in PyG: see `polygraph.nn.centre`.
+    Nodes far from the origin keep their digits, as in PyG: see `polygraph.nn.center`.
     Where one ``x`` holds several clouds, far from each other as seen from their own size, each in
     one place, move every cloud to the origin first (`DynamicEdgeConv` does so by itself).
 
@@ -56,7 +56,7 @@ class EdgeConv(torch_geometric.nn.EdgeConv):  # type: ignore[misc]  # PyG's base
         **kwargs: of PyG's `MessagePassing`, such as ``flow``.
 
     Call it with nodes ``[N, C]``, or a pair of sources and targets, and ``edge_index [2, E]`` of
-    any integer dtype; it returns ``[N, D]``, 0 for a node without neighbours. Multi-edges count as
+    any integer dtype; it returns ``[N, D]``, 0 for a node without neighbors. Multi-edges count as
     often as they occur. Deterministic, differentiable any number of times.
 
     Raises:
@@ -88,15 +88,15 @@ class EdgeConv(torch_geometric.nn.EdgeConv):  # type: ignore[misc]  # PyG's base
 
 
 class DynamicEdgeConv(torch_geometric.nn.DynamicEdgeConv):  # type: ignore[misc]  # as above
-    """`EdgeConv` over the k nearest neighbours in feature space, found anew in every call.
+    """`EdgeConv` over the k nearest neighbors in feature space, found anew in every call.
 
     PyG's DynamicEdgeConv without pyg-lib and its limits: same arguments, semantics (a point is one
-    of its own neighbours), state_dict, hooks and explanations; what `EdgeConv` says of networks
+    of its own neighbors), state_dict, hooks and explanations; what `EdgeConv` says of networks
     and aggregations holds here, too.
 
     Args:
         nn: as of `EdgeConv`.
-        k: neighbours; all points of a sample that has fewer.
+        k: neighbors; all points of a sample that has fewer.
         aggr: as of `EdgeConv`.
         num_workers: without effect (PyTorch's threads are used); for compatibility.
         **kwargs: of PyG's `MessagePassing`, but ``flow``.
@@ -139,7 +139,7 @@ class DynamicEdgeConv(torch_geometric.nn.DynamicEdgeConv):  # type: ignore[misc]
         if sources.dim() != 2:
             raise ValueError("Static graphs not supported in DynamicEdgeConv")
         batches = batch if isinstance(batch, tuple) else (batch, batch)
-        graph = knn_neighbours("DynamicEdgeConv", sources, targets, self.k, *batches)
+        graph = knn_neighbors("DynamicEdgeConv", sources, targets, self.k, *batches)
         aggr = _DYNAMIC_STEPS.aggregation(self)
         network = None if aggr is None else _split("DynamicEdgeConv", self.nn)
         if aggr is None or network is None:

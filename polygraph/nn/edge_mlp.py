@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from polygraph._checks import check_choice
-from polygraph.nn.centre import middle_of
+from polygraph.nn.center import middle_of
 from polygraph.nn.ordinary import (
     is_linear,
     is_ordinary,
@@ -92,8 +92,8 @@ class Split(NamedTuple):
 
     weight: Tensor  #: of the linear layer, read once: it may be computed
     bias: Tensor | None
-    norm: Norm | None  #: behind it
-    slope: float  #: of the activation behind these, 1 for none
+    norm: Norm | None  #: after the linear layer
+    slope: float  #: of the activation after these, 1 for none
     rest: list[Step]  #: what acts on edges
 
 
@@ -101,7 +101,7 @@ def split(steps: list[Step]) -> Split:
     """What of a network is taken on nodes, and what is not.
 
     Raises:
-        ValueError: a BatchNorm behind the linear layer is for another number of channels.
+        ValueError: a BatchNorm after the linear layer is for another number of channels.
     """
     linear: Any = steps[0]
     weight = linear.weight
@@ -117,7 +117,7 @@ def split(steps: list[Step]) -> Split:
 
 
 def check_norm(network: Any) -> None:
-    """Refuse a BatchNorm behind a linear layer that makes other channels, as `split` does."""
+    """Refuse a BatchNorm after a linear layer with another number of channels, as `split` does."""
     steps = steps_of(network)
     if steps and len(steps) > 1 and is_linear(steps[0]):
         norm = _norm_of(steps[1])
@@ -149,14 +149,14 @@ def edge_network(
     *,
     near: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """``aggr_j network([x_i, x_j - x_i])`` over the neighbours j of every target i.
+    """``aggr_j network([x_i, x_j - x_i])`` over the neighbors j of every target i.
 
     The first linear layer, ``Wψ x_i + Wφ (x_j - x_i) + b``, is applied to nodes, as ``u_i + v_j``
     with ``u_i = (Wψ - Wφ) (x_i - c) + Wψ c + b`` and ``v_j = Wφ (x_j - c)``. Any c will do; one
-    near the nodes keeps the digits of their differences. A BatchNorm behind it, in training too,
+    near the nodes keeps the digits of their differences. A BatchNorm after it, in training too,
     needs sums over nodes alone, for with ``s_i = Σ_j v_j`` and d the numbers of edges the edges'
     mean is ``(Σ d_i u_i + Σ s_i) / E`` and their mean square ``(Σ d_i u_i² + Σ d_j v_j² +
-    2 Σ u_i s_i) / E``. So does a ReLU or leaky ReLU, and with nothing behind it nothing is ever
+    2 Σ u_i s_i) / E``. So does a ReLU or leaky ReLU, and with nothing after it nothing is ever
     stored for an edge; further steps act on the edges ``[E, D]``.
 
     Args:
@@ -254,9 +254,9 @@ def _with_statistics(
     aggr: str,
     near: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
-    """`edge_network` with a BatchNorm in training behind the linear layer.
+    """`edge_network` with a BatchNorm in training after the linear layer.
 
-    Nodes are centred, so that no variance is a small difference of large numbers. The normalisation
+    Nodes are centered: no variance is a small difference of large numbers. The normalisation
     takes any constant away again; the bias, which is one, has a gradient of zero.
     """
     weight, bias, batch_norm, slope, rest = network

@@ -1,4 +1,4 @@
-"""Graphs of nearest neighbours: of points, of batches of clouds, of an image's pixels."""
+"""Graphs of nearest neighbors: of points, of batches of clouds, of an image's pixels."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def knn_graph(
     """Edges from the ``k`` nearest points of every point, by Euclidean distance.
 
     A drop-in for `torch_geometric.nn.knn_graph` and torch-cluster's, without either's compiled
-    library and with no limit to ``k``. Where they leave something open, this does not: neighbours
+    library and with no limit to ``k``. Where they leave something open, this does not: neighbors
     are ordered by `polygraph.ops.knn`'s (distance, index), the same list on every device; and a
-    point has ``k`` neighbours besides itself also where more than ``k`` others lie at the same
+    point has ``k`` neighbors besides itself also where more than ``k`` others lie at the same
     place (torch-cluster searches ``k + 1`` and drops the point if it finds it, so it may give
     ``k + 1`` others).
 
@@ -44,9 +44,9 @@ def knn_graph(
     Args:
         x: points ``[N, C]``, or ``[N]`` for one channel; float32, float64, float16 or bfloat16
             (half types are compared in float32), any strides. No gradient flows through edges.
-        k: neighbours of each point, at least 1. In a sample with fewer candidates every one of
-            them becomes a neighbour, as in torch-cluster: a sample of n points has
-            ``min(k, n - 1)`` neighbours each (``min(k, n)`` with ``loop``), a single point none.
+        k: neighbors of each point, at least 1. In a sample with fewer candidates every one of
+            them becomes a neighbor, as in torch-cluster: a sample of n points has
+            ``min(k, n - 1)`` neighbors each (``min(k, n)`` with ``loop``), a single point none.
             (`polygraph.ops.knn`, whose result has a fixed shape, raises instead.)
         batch: integers ``[N]``, the sample of each point, never falling; samples without points are
             fine. None: all points are one sample, and nothing waits for the device. Else the host
@@ -54,12 +54,12 @@ def knn_graph(
             sample has too few candidates. `polygraph.ops.knn` with its ``ptr``, whose result has a
             fixed shape, never waits.
         loop: whether a point is a candidate of itself.
-        flow: ``"source_to_target"``: row 0 holds the neighbour, row 1 the point whose neighbour it
+        flow: ``"source_to_target"``: row 0 holds the neighbor, row 1 the point whose neighbor it
             is; ``"target_to_source"``: the other way round.
         cosine: compare directions: the points are scaled to length 1 first. A point at the origin
             has none: its similarity to every point, itself too, is 0, as of
             `torch.nn.functional.cosine_similarity`; so it lies at a right angle to all others, and
-            its own neighbours are the first of its sample.
+            its own neighbors are the first of its sample.
         num_workers: without effect (PyTorch's threads are used); for compatibility.
         batch_size: how many samples there are: ``batch`` lies in ``[0, batch_size)``, some need
             not occur. With 1 nothing waits for the device, with more the host waits once. None:
@@ -68,7 +68,7 @@ def knn_graph(
             sorted: by column for ``"source_to_target"``, by row otherwise.
 
     Returns:
-        int64 ``[2, E]``, ordered by the point, then by (distance, index) of the neighbour.
+        int64 ``[2, E]``, ordered by the point, then by (distance, index) of the neighbor.
         Deterministic.
 
     Raises:
@@ -79,9 +79,9 @@ def knn_graph(
     """
     check_choice("knn_graph", "flow", flow, FLOWS)
     x, k = _points("knn_graph", "x", x), _count("knn_graph", k)
-    centre, near = _pairs("knn_graph", x, x, k, not loop, cosine, batch_size, batch=batch)
+    center, near = _pairs("knn_graph", x, x, k, not loop, cosine, batch_size, batch=batch)
     forward = flow == "source_to_target"
-    edges = torch.stack((near, centre) if forward else (centre, near)).flatten(1)
+    edges = torch.stack((near, center) if forward else (center, near)).flatten(1)
     if not as_edge_index:
         return edges
     from torch_geometric import EdgeIndex  # slow to import, and seldom wanted
@@ -110,9 +110,9 @@ def knn(
     Args:
         x: points ``[N, C]`` (or ``[N]``).
         y: queries ``[M, C]`` (or ``[M]``), dtype of ``x``.
-        k: neighbours of each query, at least 1; all points of the sample where it has fewer.
+        k: neighbors of each query, at least 1; all points of the sample where it has fewer.
         batch_x: integers ``[N]``, the sample of each point, never falling; None: all in sample 0.
-        batch_y: the same for the queries. A sample without points gives its queries no neighbours.
+        batch_y: the sample of each query. A sample without points gives its queries no neighbors.
         cosine: as in `knn_graph`.
         num_workers: without effect; for compatibility.
         batch_size: as in `knn_graph`.
@@ -145,12 +145,13 @@ def pixel_knn(
     Args:
         x: images ``[B, C, H, W]``; float32, float64, float16 or bfloat16. Neither the usual order
             in memory nor ``torch.channels_last`` is copied here.
-        k: neighbours of each pixel, from 1 to the number of its candidates; in a corner, where
+        k: neighbors of each pixel, from 1 to the number of its candidates; in a corner, where
             there are fewest, with ``exclude_radius=r`` alone these are ``H*W - (r + 1)²``.
-        exclude_radius: pixels at most so many rows and at most so many columns away are no
+        exclude_radius: pixels at most this many rows and columns away are no
             candidates; 0: the pixel itself; None: all are. At the border only pixels that exist
             are left out.
-        search_radius: only pixels at most so many rows and columns away are candidates; None: all.
+        search_radius: only pixels at most this many rows and columns away are candidates (None:
+            all).
 
     Returns:
         ``index`` int64 ``[B, H*W, k]``: pixels as ``row * W + column``, and ``dist2`` of the same
@@ -170,7 +171,7 @@ def pixel_knn(
     return ops.knn(pixels, k, grid=grid, exclude_radius=exclude_radius, search_radius=search_radius)
 
 
-def knn_neighbours(
+def knn_neighbors(
     owner: str,
     x: Tensor,
     y: Tensor,
@@ -213,14 +214,14 @@ def _pairs(
     batch_size: int | None,
     **batches: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """Queries and their neighbours, both ``[M, slots]``, or ``[E]`` where the rows differ."""
+    """Queries and their neighbors, both ``[M, slots]``, or ``[E]`` where the rows differ."""
     if torch.compiler.is_compiling() and any(batch is not None for batch in batches.values()):
         # How many edges there are depends on values: for a compiler it is one operator.
         options = (k, exclude_self, cosine, batch_size, list(batches))
         query, near = torch.ops.polygraph.knn_pairs(owner, x, y, *options, *_pair(batches))
         return query, near
     samples = _samples(owner, x, y, k, exclude_self, batch_size, **batches)
-    return _neighbours(owner, x, y, k, samples, exclude_self, cosine)
+    return _neighbors(owner, x, y, k, samples, exclude_self, cosine)
 
 
 def _pair(batches: dict[str, Tensor | None]) -> tuple[Tensor | None, Tensor | None]:
@@ -242,7 +243,7 @@ def _knn_pairs(
 ) -> tuple[Tensor, Tensor]:
     batches = dict(zip(names, (batch_x, batch_y), strict=False))
     samples = _samples(owner, x, y, k, exclude_self, batch_size, **batches)
-    query, near = _neighbours(owner, x, y, k, samples, exclude_self, cosine)
+    query, near = _neighbors(owner, x, y, k, samples, exclude_self, cosine)
     return query.flatten(), near.flatten()
 
 
@@ -265,8 +266,8 @@ class _Samples(NamedTuple):
 
     Attributes:
         x_ptr: ``[S + 1]``, where each sample begins in the points.
-        y_ptr: the same in the queries.
-        shortest: the fewest neighbours that a query has, k at most.
+        y_ptr: first row of each sample in the queries.
+        shortest: the fewest neighbors that a query has, k at most.
         known: points and queries of each, where the host knows them.
     """
 
@@ -405,7 +406,7 @@ def _ranks(vectors: list[Tensor]) -> tuple[list[Tensor], Tensor]:
     return ranks, torch.stack([count[-1] for count in counts]).sum()
 
 
-def _neighbours(
+def _neighbors(
     owner: str,
     x: Tensor,
     y: Tensor,
@@ -414,7 +415,7 @@ def _neighbours(
     exclude_self: bool,
     cosine: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Queries and their neighbours, both ``[M, slots]``, or ``[E]`` where the rows differ."""
+    """Queries and their neighbors, both ``[M, slots]``, or ``[E]`` where the rows differ."""
     if cosine:
         x, y = _directions(x, 1.0), _directions(y, _FAR)
     nothing = torch.empty(0, dtype=torch.int64, device=x.device)

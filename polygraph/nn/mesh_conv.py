@@ -21,7 +21,7 @@ from torch.nn import functional
 from polygraph import ops
 from polygraph._checks import check_positive
 from polygraph.nn import ecc
-from polygraph.nn.centre import centred
+from polygraph.nn.center import centered
 from polygraph.nn.edge_mlp import edge_network, split
 from polygraph.nn.message_passing import Steps
 from polygraph.nn.ordinary import is_linear, is_ordinary, is_sequence, is_shape_alone
@@ -105,7 +105,7 @@ class MeshGraph(Tables):
         self.register_table("degree", degree[:, None])
         source, target = index
         self._register_graph("plain", source, target)
-        # A stable sort puts the loops behind the other edges of their targets.
+        # A stable sort puts the loops after the other edges of their targets.
         looped, order = torch.cat([target, torch.arange(self.num_targets, device="cpu")]).sort(
             stable=True
         )
@@ -116,7 +116,7 @@ class MeshGraph(Tables):
         self._laplacian: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
 
     def graph(self, samples: int, loops: bool = False) -> Graph:
-        """So many copies of the graph, one after the other; each target's loop, if wanted, last.
+        """`samples` copies of the graph, one after the other; each target's loop, if wanted, last.
 
         Kept for the next call: a model sees few sizes of a batch.
         """
@@ -159,7 +159,7 @@ class MeshGraph(Tables):
         )
 
     def every_edge(self, samples: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """So many copies of the edges of all V vertices, whichever are targets.
+        """`samples` copies of the edges of all V vertices, also those that are no targets.
 
         Returns:
             int64 ``[2, samples * E]`` and the labels ``[samples * E, 3]``, in the dtype of ``like``
@@ -174,8 +174,8 @@ class MeshGraph(Tables):
         """``-D^(-1/2) A D^(-1/2)`` of all V vertices, as `polygraph.ops.resample` reads it.
 
         Returns:
-            Neighbours int64 ``[V, T]`` with -1 where there are fewer, values ``[V, T]``, and the
-            transposed table of the neighbours.
+            Neighbors int64 ``[V, T]`` with -1 where there are fewer, values ``[V, T]``, and the
+            transposed table of the neighbors.
         """
         if self._laplacian is None:
             source, target = self._edges
@@ -185,11 +185,11 @@ class MeshGraph(Tables):
             index[target, slot] = source
             values = np.zeros(index.shape)
             values[target, slot] = -1 / np.sqrt(degree[source] * degree[target])
-            neighbours = torch.from_numpy(index)
+            neighbors = torch.from_numpy(index)
             self._laplacian = (
-                neighbours,
+                neighbors,
                 torch.from_numpy(values).to(torch.get_default_dtype()),
-                *ops.transpose_table(neighbours, self.num_sources),
+                *ops.transpose_table(neighbors, self.num_sources),
             )
         return self._laplacian
 
@@ -304,7 +304,7 @@ class ChebyshevConv(MeshConv):
     """``Σ_k T_k(L) x W_k + b``, k < 6, with the Chebyshev polynomials of the scaled Laplacian.
 
     ``L = -D^(-1/2) A D^(-1/2)``, the normalised Laplacian minus 1 (its largest eigenvalue is taken
-    to be 2). Every power is one pass over a table of neighbours, for all samples at once.
+    to be 2). Every power is one pass over a table of neighbors, for all samples at once.
 
     Source: Ranjan et al., "Generating 3D Faces using Convolutional Mesh Autoencoders", ECCV 2018,
     eq. 2; Defferrard et al., NeurIPS 2016. Values of `torch_geometric.nn.ChebConv`.
@@ -357,7 +357,7 @@ class ChebyshevConv(MeshConv):
 class GATMeshConv(MeshConv):
     """Graph attention: ``mean_h Σ_j softmax_j(leaky(a_h W_h x_i + b_h W_h x_j)) W_h x_j + b``.
 
-    The neighbours j include i. Nine heads, averaged.
+    The neighbors j include i. Nine heads, averaged.
 
     Source: Veličković et al., "Graph Attention Networks", ICLR 2018. Values of
     `torch_geometric.nn.GATConv`.
@@ -398,7 +398,7 @@ class GATMeshConv(MeshConv):
 class FeaStMeshConv(MeshConv):
     """Feature-steered: ``mean_j Σ_h softmax_h(u_h (x_j - x_i) + c_h) W_h x_j + b``.
 
-    The neighbours j include i. Nine matrices.
+    The neighbors j include i. Nine matrices.
 
     Source: Verma, Boyer and Verbeek, "FeaStNet: Feature-Steered Graph Convolutions for 3D Shape
     Analysis", CVPR 2018, eq. 4. Values of `torch_geometric.nn.FeaStConv`.
@@ -425,7 +425,7 @@ class FeaStMeshConv(MeshConv):
         sources, targets = self._ends(x)
         graph = self.mesh.graph(x.shape[0], loops=True)
         steering = self.layer.u.weight
-        near_targets, near_sources = centred(targets, sources)
+        near_targets, near_sources = centered(targets, sources)
         here = functional.linear(near_targets, -steering, self.layer.c)
         there = functional.linear(near_sources, steering)
         shares = ops.edge_softmax(here, there, graph, over="features")
@@ -505,15 +505,15 @@ class EdgeMeshConv(MeshConv):
     def _call_layer(self, x: Tensor) -> Tensor:
         sources, targets = self._ends(x)
         graph = self.mesh.graph(x.shape[0])
-        centre = targets.index_select(0, targets_of(graph.ptr, graph.num_slots))
-        ends = torch.cat([centre, sources.index_select(0, graph.source) - centre], 1)
+        center = targets.index_select(0, targets_of(graph.ptr, graph.num_slots))
+        ends = torch.cat([center, sources.index_select(0, graph.source) - center], 1)
         return ops.edge_aggregate(self.layer(ends), graph, "max")
 
 
 class ECMeshConv(MeshConv):
     """Edge-conditioned: ``mean_j Θ(e_ij)ᵀ x_j + W x_i + b``.
 
-    Θ is a network of the label of the edge (`MeshGraph.labels`): 3 to 8 numbers, ReLU, a matrix; so
+    Θ is a network of the label of the edge (`MeshGraph.labels`): 3 to 8 values, ReLU, a matrix; so
     it is made of nine matrices, the last layer's bias being one.
 
     Source: Simonovsky and Komodakis, "Dynamic Edge-Conditioned Filters", CVPR 2017. Values of

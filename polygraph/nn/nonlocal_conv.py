@@ -25,11 +25,11 @@ class NonLocalGraphConv2d(torch.nn.Module):
     For every pixel the k pixels nearest in feature space, outside of the window that the local
     convolution sees, are found anew in every call; then each pixel's row and column, from -1 to
     1, join its features. The result is ``(non-local + local) / 2 + b``. The non-local part is the
-    mean over the neighbours j of
+    mean over the neighbors j of
 
     - ``"edge"``: ``Wψ x_i + Wφ (x_j - x_i)``,
     - ``"ecc"``: ``γ_ij Θ_ijᵀ x_j`` with ``Θ_ij = W_H + Σ_h φ_ij,h W_h``,
-    - ``"light"``: the same with Θ of low rank (`polygraph.nn.LightECConv`),
+    - ``"light"``: that mean with Θ of low rank (`polygraph.nn.LightECConv`),
 
     with ``φ_ij = leaky ReLU(W (x_j - x_i) + b)`` and ``γ_ij = exp(-|x_j - x_i|² / delta)``, or 1.
 
@@ -40,11 +40,11 @@ class NonLocalGraphConv2d(torch.nn.Module):
     Args:
         in_channels: C.
         out_channels: D.
-        k: neighbours of each pixel.
+        k: neighbors of each pixel.
         kind: one of the three.
         hidden: H, of φ; None: C.
         exclude_radius: the window that is left out, 1 for 3 x 3; None: none.
-        search_radius: how far away neighbours may be; None: anywhere in the image.
+        search_radius: how far away neighbors may be; None: anywhere in the image.
         delta: of γ, over the features without row and column; None: γ is 1. Not for ``"edge"``.
         rank: of ``"light"``.
         blocks: of ``"light"``: circulant blocks, which must divide rank (C + 2) and rank D.
@@ -52,7 +52,7 @@ class NonLocalGraphConv2d(torch.nn.Module):
         bias: add b.
 
     Call it with images ``[B, C, H, W]``; it returns ``[B, D, H, W]``. Deterministic, differentiable
-    any number of times (the choice of neighbours has no gradient).
+    any number of times (the choice of neighbors has no gradient).
 
     Raises:
         ValueError: an argument is none of those above, or the input is not an image.
@@ -154,8 +154,8 @@ class NonLocalGraphConv2d(torch.nn.Module):
         if self.hidden is None:
             if is_linear(self.lin):
                 return edge_network(split([self.lin]), nodes, nodes, graph, "mean")
-            centre = nodes.index_select(0, targets_of(graph.ptr, graph.num_slots))
-            ends = torch.cat([centre, edge_differences(nodes, graph)], 1)
+            center = nodes.index_select(0, targets_of(graph.ptr, graph.num_slots))
+            ends = torch.cat([center, edge_differences(nodes, graph)], 1)
             return edge_aggregate(self.lin(ends), graph, "mean")
         graph = graph.with_transposed(nodes.shape[0])
         phi = self.hidden(nodes, graph)
@@ -203,7 +203,7 @@ class OnGraph(Tables):
             self.register_table("edge_attr", edge_attr)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The samples of a batch are so many copies of the graph."""
+        """The graph of a batch: one copy for each sample."""
         samples, nodes = (x.shape[0] if x.dim() == 3 else 1), x.shape[-2]
         edge_index: Any = self.edge_index
         edge_attr: Any = self.edge_attr

@@ -1,4 +1,4 @@
-"""Nearest neighbours, exactly ordered, with differentiable distances."""
+"""Nearest neighbors, exactly ordered, with differentiable distances."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ def knn(
     Args:
         x: points ``[B, N, C]``, or ``[N, C]`` (one sample, or ragged ones with ``ptr``); float32,
             float64, float16 or bfloat16, any strides. Autocast does not touch them.
-        k: neighbours of each query, from 1 to the number of its candidates.
+        k: neighbors of each query, from 1 to the number of its candidates.
         y: queries ``[B, M, C]`` or ``[M, C]``, dtype of ``x``; None: the points themselves.
         ptr: int64 ``[S + 1]``, rising from 0 to N: sample ``s`` has the rows ``ptr[s]:ptr[s + 1]``
             of ``x``; it may be empty.
-        y_ptr: the same for the rows of ``y``; needed where both ``y`` and ``ptr`` are given.
+        y_ptr: as ``ptr``, for the rows of ``y``; needed where both ``y`` and ``ptr`` are given.
         exclude_self: point ``m`` is no candidate of query ``m`` (needs M = N).
         grid: (height, width): points and queries are the pixels of an image, row by row.
-        exclude_radius: pixels at most so many rows and at most so many columns away are no
+        exclude_radius: pixels at most this many rows and columns away are no
             candidates (0: the pixel itself; None: all are).
-        search_radius: only pixels at most so many rows and columns away are candidates (None:
+        search_radius: only pixels at most this many rows and columns away are candidates (None:
             all are).
 
     Returns:
@@ -125,9 +125,10 @@ def _(
 
 
 # With g the gradient of dist2, d/dy = 2 Σ_k g (y - x_index): a weighted sum of differences along
-# the edges of the table's graph, and d/dx is the same seen from the points. Differences are formed
-# before anything is multiplied, so they are good far from the origin; of halves, so that none
-# overflows. The operator has derivatives of every order, and makes nothing of size M·k·C.
+# the edges of the table's graph, and d/dx is that sum over the graph seen from the points.
+# Differences are formed before anything is multiplied, so they are good far from the origin; of
+# halves, so that none overflows. The operator has derivatives of every order, and makes nothing of
+# size M·k·C.
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

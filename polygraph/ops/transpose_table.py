@@ -1,4 +1,4 @@
-"""The transposed neighbour table, through which gradients flow back to the sources."""
+"""The transposed neighbor table, through which gradients flow back to the sources."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _load.load_libraries()
 
 
 def transpose_table(index: Tensor, num_sources: int) -> tuple[Tensor, Tensor]:
-    """List, source by source, the places of a neighbour table that name it.
+    """List, for every source, the positions of a neighbor table that hold it.
 
     A gradient that flows to the sources gathers through this list instead of scattering through
     the table, so no sum is contended and results repeat bit for bit. It depends on the table
     alone: make it once per mesh. On the CPU a counting sort, on CUDA a radix sort.
 
     Args:
-        index: int64 ``[M, S]``, entries in ``[-1, num_sources)``; ``-1`` is no neighbour.
+        index: int64 ``[M, S]``, entries in ``[-1, num_sources)``; ``-1`` is no neighbor.
         num_sources: number of source vertices V.
 
     Returns:

@@ -15,7 +15,7 @@ from torch_geometric.data import Data
 
 from polygraph.nn import DynamicEdgeConv as DynamicEdgeConvOfNodes
 from polygraph.nn import NonLocalGraphConv2d, knn, knn_graph, pixel_knn
-from polygraph.nn.knn import knn_neighbours
+from polygraph.nn.knn import knn_neighbors
 from polygraph.ops import _common
 from polygraph.transforms import KNNGraph
 
@@ -146,7 +146,7 @@ def test_waits_for_a_device(monkeypatch):
         "samples to be found": (1, lambda x, b: knn_graph(x, 3, b)),
         "two sets": (1, lambda x, b: knn(x, x[:20], 3, b, b[:20])),
         "two sets, how many": (1, lambda x, b: knn(x, x[:20], 3, b, b[:20], batch_size=5)),
-        "a layer's": (1, lambda x, b: knn_neighbours("", x, x, 3, b, b)),
+        "a layer's": (1, lambda x, b: knn_neighbors("", x, x, 3, b, b)),
         "a small sample": (2, lambda x, b: knn_graph(x, 8, b)),
         "a small sample, how many": (1, lambda x, b: knn_graph(x, 8, b, batch_size=6)),
     }

@@ -1,6 +1,6 @@
 """Nodes less a point in their midst, for what reads only their differences.
 
-Far from the origin, products of the nodes themselves lose the digits in which neighbours differ.
+Far from the origin, products of the nodes themselves lose the digits in which neighbors differ.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ def middle_of(x: Tensor) -> Tensor | None:
     # CUDA refuses where only deterministic algorithms are allowed.
     probes = torch.arange(_PROBES, device=x.device) * count // _PROBES
     middle = nodes[probes].sort(0).values[_PROBES // 2, None]
-    # Not nan_to_num, of which inductor makes a loop over single numbers in the subtraction.
+    # Not nan_to_num, which inductor compiles to a loop over single elements in the subtraction.
     return torch.where(middle.abs() <= torch.finfo(middle.dtype).max, middle, 0)
 
 
-def centred(targets: Tensor, sources: Tensor) -> tuple[Tensor, Tensor]:
+def centered(targets: Tensor, sources: Tensor) -> tuple[Tensor, Tensor]:
     """Both sides of a graph less one point in the midst of the sources; once if they are one."""
     middle = middle_of(sources)
     if middle is None:
@@ -55,16 +55,16 @@ def centred(targets: Tensor, sources: Tensor) -> tuple[Tensor, Tensor]:
 def near_first_points(
     targets: Tensor, sources: Tensor, batch_x: Tensor | None, batch_y: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Targets and sources less the first source of their sample; as `centred`.
+    """Targets and sources less the first source of their sample; see `centered`.
 
     Args:
         targets: ``[M, C]``.
         sources: ``[N, C]``, finite; the very tensor ``targets`` where they are the same nodes.
         batch_x: the sample of each source, never falling; None: all in sample 0.
-        batch_y: the same of the targets.
+        batch_y: the sample of each target.
     """
     if (batch_x is None and batch_y is None) or sources.shape[0] == 0:
-        return centred(targets, sources)
+        return centered(targets, sources)
     batches = [
         torch.zeros(nodes.shape[0], dtype=torch.int64, device=nodes.device)
         if batch is None
