@@ -34,9 +34,9 @@ from torch.utils.data import DataLoader, Dataset
 from polygraph.data import MeshDataConfig, MeshDataset, open_dataset
 from polygraph.mesh.hierarchy import load_or_build
 from polygraph.models import get_preset
+from polygraph.tasks.mesh.training import preset_run, train_mesh
 from polygraph.train.config import TrainConfig
 from polygraph.train.log import read_log
-from polygraph.train.mesh import preset_run, train_mesh
 
 MODEL, SPLIT = "full-2", "interpolation"
 WARM = 5  # steps that are not counted

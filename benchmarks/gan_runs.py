@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from polygraph.report.figures import _COLORS
-from polygraph.report.grid import grid
+from polygraph.report.figures import COLORS
+from polygraph.report.image_grid import image_grid
 from polygraph.report.render import pyplot
-from polygraph.train.gan import generate, interpolations, latent_vectors
-from polygraph.train.gan_run import load_generator
+from polygraph.tasks.images.pair import generate, interpolations, latent_vectors
+from polygraph.tasks.images.run import load_generator
 from polygraph.train.log import read_log
 
 KEPT = ("config_hash", "dataset", "commit", "torch", "machine", "threads")
@@ -72,7 +72,7 @@ def curves(path: Path, rows: list[dict[str, Any]]) -> None:
     if scored:
         wanted += [("FID", f"FID ({where})", True), ("IS", f"IS ({where})", False)]
     for axes, (key, label, log) in zip(panels, wanted, strict=True):
-        for row, color in zip(rows, _COLORS, strict=False):
+        for row, color in zip(rows, COLORS, strict=False):
             if key in ("FID", "IS"):
                 x = [s["step"] for s in row["scores"]]
                 y = [s[key] for s in row["scores"]]
@@ -110,7 +110,7 @@ def pictures(path: Path, folders: list[Path], *, interpolate: bool) -> None:
             z = interpolations(latent_vectors(4, channels, 1), STEPS)
         else:
             z = latent_vectors(2 * COLUMNS, channels, 0)
-        canvas = grid(generate(generator, z).numpy(), COLUMNS)
+        canvas = image_grid(generate(generator, z).numpy(), COLUMNS)
         axes.imshow(canvas[..., 0] if canvas.shape[2] == 1 else canvas, cmap="gray", vmin=0)
         axes.set(xticks=[], yticks=[])
         axes.set_ylabel(folder.name, fontsize=8)

@@ -29,16 +29,16 @@ from torch import Tensor, nn
 from polygraph import ops
 from polygraph.data import ShapeDataConfig, ShapeDataset, open_shapes
 from polygraph.models import DGCNNClassifier, DGCNNClassifierConfig
-from polygraph.train.checkpoint import write_json
-from polygraph.train.config import seed_step
-from polygraph.train.distributed import make_fabric
-from polygraph.train.points import (
+from polygraph.tasks.points.training import (
     PointsRunConfig,
     PointsTask,
     build_classifier,
     fit_to_data,
     points_train_config,
 )
+from polygraph.train.checkpoint import write_json
+from polygraph.train.config import seed_step
+from polygraph.train.distributed import make_fabric
 from polygraph.train.provenance import peak_memory_mb, provenance
 
 REPOSITORY = Path(__file__).resolve().parents[1]

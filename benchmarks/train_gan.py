@@ -39,13 +39,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from polygraph.data import ImageDataConfig, open_images
-from polygraph.models.gan import build
+from polygraph.models.images.families import build
 from polygraph.nn import NonLocalGraphConv2d
+from polygraph.tasks.images.losses import CriticLoss, GanConfig, GeneratorLoss
+from polygraph.tasks.images.pair import GanTask
+from polygraph.tasks.images.training import build_pair, fit_to_images, gan_run_config
 from polygraph.train.config import seed_step
 from polygraph.train.distributed import make_fabric
-from polygraph.train.gan import GanTask
-from polygraph.train.gan_losses import CriticLoss, GanConfig, GeneratorLoss
-from polygraph.train.gan_run import build_pair, fit_to_images, gan_run_config
 
 OURS, PEER = "polygraph", "pytorch + pyg"
 BASELINE = "baseline"
@@ -67,7 +67,7 @@ class PeerGraphConv(nn.Module):
         layer, (batch, _, height, width) = self.layer, x.shape
         edge_index = self.edges(x.detach())
         if layer.coordinates:
-            x = torch.cat([x, layer._coordinates(x)], 1)
+            x = torch.cat([x, layer.pixel_coordinates(x)], 1)
         local = layer.local(x)
         nodes = x.permute(0, 2, 3, 1).flatten(0, 2)
         found = self.convolve(nodes, edge_index)

@@ -1,15 +1,24 @@
-"""Opening files that users name: regular files of a bounded size, whatever the path leads to."""
+"""Files: what users name is opened with care, what we write appears whole or not at all.
+
+Users may name anything: only regular files of a bounded size are opened, whatever the path leads
+to. What is written goes to a temporary file beside its place, is synced and renamed.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
+import re
 import stat
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 PathLike = str | os.PathLike[str]
 TEMPORARY_SUFFIX = ".tmp"
+_BLOCK = 1 << 22
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -89,6 +98,59 @@ def temporary_beside(path: Path) -> Path:
     It does not contain the name of ``path``, which may be as long as the file system allows.
     """
     return path.with_name(f".{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
+
+
+@contextlib.contextmanager
+def atomic_path(path: PathLike) -> Iterator[Path]:
+    """Give a temporary path beside ``path``, which replaces it at the end; it is gone on an error.
+
+    A crash leaves the old file or the new one: the content is synced before, the folder after.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; the old file is untouched.
+    """
+    path = Path(path)
+    temporary = temporary_beside(path)
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+    sync_folder(path.parent)
+
+
+def write_atomic(path: PathLike, data: bytes) -> None:
+    """Write ``data`` to ``path``, whose folder must exist; see :func:`atomic_path`."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename durable; a file system that refuses to sync a folder still renames at once."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def file_sha256(path: PathLike) -> str:
+    """SHA-256 of a file, read in blocks."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def natural_key(path: Path | str) -> list[tuple[int, int, str]]:
+    """Sort key that reads runs of digits as numbers: ``f2`` before ``f10``."""
+    parts = re.split(r"(\d+)", path.as_posix() if isinstance(path, Path) else path)
+    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part]
 
 
 def _checked_size(

@@ -6,7 +6,7 @@ from torch_geometric.data import Data
 from torch_geometric.transforms import BaseTransform
 from torch_geometric.utils import to_undirected
 
-from polygraph.nn._choices import as_index, check_choice, check_positive
+from polygraph._checks import as_index, check_choice, check_positive
 from polygraph.nn.knn import FLOWS, knn_graph
 
 

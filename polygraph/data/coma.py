@@ -23,12 +23,12 @@ from typing import Any
 
 import numpy as np
 
+from polygraph._files import natural_key
 from polygraph.data.registered import (
     MeshDataset,
     checked_scale,
     dataset_from,
     mesh_files_conversion,
-    natural_key,
     source_path,
 )
 from polygraph.data.splits import IndexArray, Split, leave_out, make_split, read_splits

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass, replace
 
+from polygraph._checks import check_positive
+from polygraph._names import unknown_name
 from polygraph.data.coma import open_coma
 from polygraph.data.dfaust import open_dfaust
 from polygraph.data.registered import MeshDataset, checked_scale, open_registered
-from polygraph.data.splits import unknown_name
 from polygraph.data.synthetic import make_creature
-from polygraph.nn._choices import check_positive
 
 _OPENERS = {"registered": open_registered, "coma": open_coma, "dfaust": open_dfaust}
 KINDS = ("synthetic", *_OPENERS)

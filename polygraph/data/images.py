@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from polygraph._names import unknown_name
 from polygraph.data import glyphs
 from polygraph.data.image_files import (
     SUFFIXES,
@@ -30,7 +31,6 @@ from polygraph.data.image_files import (
     read_idx_folder,
     read_picture,
 )
-from polygraph.data.splits import unknown_name
 from polygraph.data.store import MANIFEST, Entry, NpyWriter, progress, write_synced
 
 Parts = dict[str, tuple[Images, IntArray]]

@@ -16,7 +16,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from polygraph._files import temporary_beside
+from polygraph._files import write_atomic
 from polygraph._json import read_json
 from polygraph.data.store import default_cache_dir
 
@@ -56,9 +56,7 @@ def remember(
     content = {"kind": kind, "path": str(Path(path).expanduser().resolve()), "cache_dir": cache}
     with contextlib.suppress(OSError):
         note.parent.mkdir(parents=True, exist_ok=True)
-        temporary = temporary_beside(note)
-        temporary.write_text(json.dumps(content) + "\n")
-        os.replace(temporary, note)
+        write_atomic(note, (json.dumps(content) + "\n").encode())
 
 
 def recall(kind: str, path: str | os.PathLike[str]) -> KnownPlace | None:

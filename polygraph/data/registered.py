@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 import numbers
-import re
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,9 +16,10 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from polygraph._files import open_regular
+from polygraph._files import natural_key, open_regular
 from polygraph._json import read_json
-from polygraph.data.splits import Split, interpolation_split, read_splits, unknown_name
+from polygraph._names import unknown_name
+from polygraph.data.splits import Split, interpolation_split, read_splits
 from polygraph.data.store import (
     MANIFEST,
     Conversion,
@@ -160,12 +160,6 @@ class MeshDataset:
 
 def _rows_per_chunk(num_vertices: int, item_bytes: int) -> int:
     return max(1, _CHUNK_BYTES // (num_vertices * 3 * item_bytes))
-
-
-def natural_key(path: Path | str) -> list[tuple[int, int, str]]:
-    """Sort key that reads runs of digits as numbers: ``f2`` before ``f10``."""
-    parts = re.split(r"(\d+)", path.as_posix() if isinstance(path, Path) else path)
-    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part]
 
 
 def source_path(path: str | Path, what: str) -> Path:

@@ -6,7 +6,6 @@ same meshes.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -228,11 +227,3 @@ def read_splits(path: Path, num_meshes: int, frames: Sequence[Frame] | None) -> 
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
     return splits
-
-
-def unknown_name(what: str, got: str, known: Iterable[str]) -> str:
-    """Message for a name that does not exist: the nearest one that does, then all of them."""
-    names = list(known)
-    near = difflib.get_close_matches(got, names, n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]!r}? Known" if near else "; known"
-    return f"unknown {what} {got!r}{hint}: {', '.join(names) or 'none'}"

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from polygraph._files import file_sha256, sync_folder
 from polygraph._json import parse_json
 from polygraph.mesh.origin import ZERO, Point, checked_point
 
@@ -93,15 +94,6 @@ def progress(items: Iterable[Any], description: str, total: int) -> Iterator[Any
     except ImportError:
         return iter(items)
     return iter(tqdm(items, desc=description, total=total, disable=None, leave=False))
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, read in blocks."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def fingerprint(root: Path, sources: Sequence[Path]) -> dict[str, Any]:
@@ -186,16 +178,6 @@ def write_synced(path: Path, text: str) -> dict[str, Any]:
         file.flush()
         os.fsync(file.fileno())
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-
-
-def _sync_folder(path: Path) -> None:
-    if os.name != "posix":
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextmanager
@@ -292,7 +274,7 @@ class Entry:
         temporary.mkdir()
         try:
             yield temporary
-            _sync_folder(temporary)
+            sync_folder(temporary)
             if self.folder.exists():
                 old = self.cache / f".{self.folder.name}.{uuid.uuid4().hex}.tmp"
                 os.rename(self.folder, old)
@@ -300,7 +282,7 @@ class Entry:
                 shutil.rmtree(old, ignore_errors=True)
             else:
                 os.rename(temporary, self.folder)
-            _sync_folder(self.cache)
+            sync_folder(self.cache)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 

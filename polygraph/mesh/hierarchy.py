@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from polygraph._arrays import read_npz
+from polygraph._files import atomic_path
 from polygraph.mesh.decimate import decimate
 from polygraph.mesh.io import (
     FloatArray,
@@ -23,7 +24,6 @@ from polygraph.mesh.io import (
     Mesh,
     MeshError,
     PathLike,
-    atomic_path,
     validate_mesh,
 )
 from polygraph.mesh.spiral import SpiralConfig, choose_reference, spiral_table

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from polygraph._files import PathLike as PathLike
-from polygraph._files import read_regular, temporary_beside
+from polygraph._files import read_regular, write_atomic
 from polygraph.mesh.errors import MeshError as MeshError
 from polygraph.mesh.formats import obj, off, ply, stl
 from polygraph.mesh.formats.polygons import Polygons, triangles_of
@@ -255,22 +254,7 @@ def write_mesh(path: PathLike, mesh: Mesh) -> None:
     if not path.parent.is_dir():
         raise MeshError(f"{path}: the folder {path.parent} does not exist")
     mesh = validate_mesh(mesh.vertices, mesh.faces, f"mesh for {path}")
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(encode(mesh.vertices, mesh.faces))
-
-
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path``; then sync and rename it or, on error, remove it."""
-    temporary = temporary_beside(path)
-    try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
+    write_atomic(path, encode(mesh.vertices, mesh.faces))
 
 
 _READERS = {".ply": ply.read, ".obj": obj.read, ".off": off.read, ".stl": stl.read}

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polygraph import ops
-from polygraph.nn._choices import check_choice, check_positive
+from polygraph._checks import check_choice, check_positive
 from polygraph.nn.layout import Layout
 from polygraph.nn.norm import SecondOrderNorm
 from polygraph.nn.ordinary import is_ordinary

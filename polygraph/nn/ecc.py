@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch_geometric.nn.conv import MessagePassing
 
-from polygraph.nn._choices import check_positive
+from polygraph._checks import check_positive
 from polygraph.nn.centre import centred
 from polygraph.nn.edge_mlp import steps_of
 from polygraph.nn.message_passing import Steps, graph_of, takes_strided, warn_once, with_int64

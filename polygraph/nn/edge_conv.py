@@ -10,7 +10,7 @@ import torch_geometric
 from torch import Tensor
 from torch_geometric.nn.conv import MessagePassing
 
-from polygraph.nn._choices import as_index, check_positive
+from polygraph._checks import as_index, check_positive
 from polygraph.nn.centre import near_first_points
 from polygraph.nn.edge_mlp import Split, check_norm, edge_network, split, steps_of
 from polygraph.nn.knn import knn_neighbours

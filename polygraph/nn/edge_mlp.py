@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from polygraph.nn._choices import check_choice
+from polygraph._checks import check_choice
 from polygraph.nn.centre import middle_of
 from polygraph.nn.ordinary import (
     is_linear,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from polygraph import ops
-from polygraph.nn._choices import as_index, check_choice, check_positive
+from polygraph._checks import as_index, check_choice, check_positive
 from polygraph.nn.ordinary import is_shape_alone
 from polygraph.ops import _common
 from polygraph.ops.graph import targets_of

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from polygraph.nn._choices import check_choice
+from polygraph._checks import check_choice
 
 
 class Layout(NamedTuple):

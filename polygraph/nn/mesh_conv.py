@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from polygraph import ops
+from polygraph._checks import check_positive
 from polygraph.nn import ecc
-from polygraph.nn._choices import check_positive
 from polygraph.nn.centre import centred
 from polygraph.nn.edge_mlp import edge_network, split
 from polygraph.nn.message_passing import Steps

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polygraph.nn._choices import as_index, check_choice, check_positive
+from polygraph._checks import as_index, check_choice, check_positive
 from polygraph.nn.ecc import DifferenceHidden, LightEdgeFilter, edge_differences
 from polygraph.nn.edge_mlp import edge_network, split
 from polygraph.nn.knn import pixel_knn
@@ -126,7 +126,7 @@ class NonLocalGraphConv2d(torch.nn.Module):
         )
         graph = graph_from_table(near, height * width)
         if self.coordinates:
-            x = torch.cat([x, self._coordinates(x)], 1)
+            x = torch.cat([x, self.pixel_coordinates(x)], 1)
         local: Tensor = self.local(x)
         nodes = x.permute(0, 2, 3, 1).flatten(0, 2)
         gamma = None
@@ -137,7 +137,9 @@ class NonLocalGraphConv2d(torch.nn.Module):
         out = (found + local) / 2
         return out if self.bias is None else out + self.bias[:, None, None]
 
-    def _coordinates(self, x: Tensor) -> Tensor:
+    @staticmethod
+    def pixel_coordinates(x: Tensor) -> Tensor:
+        """Row and column of each pixel of ``x [B, C, H, W]`` in [-1, 1]: ``[B, 2, H, W]``."""
         batch, _, height, width = x.shape
         # Not torch.linspace, which is compiled for one length.
         wide = torch.float64 if x.dtype == torch.float64 else torch.float32

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn, ones, zeros
 
-from polygraph.nn._choices import check_choice, check_positive
+from polygraph._checks import check_choice, check_positive
 from polygraph.nn.layout import LAYOUTS, Layout
 
 NORMS = ("rms", "vertex_rms", "instance", "instance_vertex", "batch", "batch_channel", "none")

@@ -23,7 +23,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from polygraph.nn._choices import check_positive
+from polygraph._checks import check_positive
 from polygraph.nn.block import (
     ACTIVATIONS,
     OperatorFactory,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from polygraph import ops
-from polygraph.nn._choices import check_positive
+from polygraph._checks import check_positive
 from polygraph.nn.tables import Tables, check_table, table_of
 
 

@@ -14,7 +14,7 @@ from polygraph.report.render import Up, View, draw_mesh, error_colormap, make_vi
 
 Floats = NDArray[np.float64]
 
-_COLORS = ("#4c6a92", "#d1603d", "#3d8f6e", "#8c5a9e", "#b08a2e", "#b2456e", "#5a5a5a", "#2f9fb0")
+COLORS = ("#4c6a92", "#d1603d", "#3d8f6e", "#8c5a9e", "#b08a2e", "#b2456e", "#5a5a5a", "#2f9fb0")
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def curve_figure(
     for number, (name, (steps, values)) in enumerate(curves.items()):
         y = np.asarray(values, dtype=np.float64)
         y = np.where(np.isfinite(y) & (y > 0), y, np.nan)
-        color = _COLORS[number % len(_COLORS)]
+        color = COLORS[number % len(COLORS)]
         axes.plot(np.asarray(steps), y, label=name, color=color, linewidth=1.6)
     for name, value in (lines or {}).items():
         axes.axhline(value, label=name, color="#222222", linestyle="--", linewidth=1.1)

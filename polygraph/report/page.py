@@ -9,7 +9,6 @@ from __future__ import annotations
 import html
 import importlib
 import json
-import os
 import re
 from datetime import datetime, timezone
 from importlib import resources
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 
 import polygraph
-from polygraph._files import temporary_beside
+from polygraph._files import write_atomic
 from polygraph.report.grid_rows import (
     AVERAGED,
     COUNTED,
@@ -81,12 +80,7 @@ def write_report(
     text = page(title, content, library)
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_beside(out)
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomic(out, text.encode())
     return out
 
 

@@ -94,7 +94,7 @@ def load_items(
 
 
 def _files(path: Path) -> list[Path]:
-    from polygraph.data.registered import natural_key
+    from polygraph._files import natural_key
 
     if not path.is_dir():
         return [path]

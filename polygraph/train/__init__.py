@@ -1,7 +1,6 @@
-"""Training.
+"""The engine of training, whatever is trained (see :mod:`polygraph.tasks`).
 
-One loop for every kind of model (:mod:`~polygraph.train.loop`), mesh autoencoders
-(:mod:`~polygraph.train.mesh`), finished runs (:mod:`~polygraph.train.run`), grids of them
-(:mod:`~polygraph.train.grid`), small grids with pictures (:mod:`~polygraph.train.compare`),
-checkpoints (:mod:`~polygraph.train.checkpoint`). Needs the extra ``train``.
+One loop (:mod:`~polygraph.train.loop`) with its settings (:mod:`~polygraph.train.config`, read from
+the command line by :mod:`~polygraph.train.arguments`), checkpoints
+(:mod:`~polygraph.train.checkpoint`), logs, batches and processes. Needs the extra ``train``.
 """

@@ -1,39 +1,23 @@
-"""Settings of `polygraph train mesh` and `train points`: options, YAML files, presets."""
+"""Settings from the command line: options, YAML files, the words of docstrings as help."""
 
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jsonargparse
 import yaml  # type: ignore[import-untyped]
 
 from polygraph._files import read_regular
-from polygraph.data import MeshDataConfig, ShapeDataConfig
-from polygraph.mesh.spiral import SpiralConfig
-from polygraph.models.dgcnn import DGCNNClassifierConfig
-from polygraph.models.mesh_autoencoder import MeshAutoencoderConfig
-from polygraph.models.presets import get_preset
+from polygraph._names import nearest_name
 from polygraph.train.config import TrainConfig
-from polygraph.train.mesh import LOSSES, NORMALIZATIONS, MeshRunConfig
-from polygraph.train.points import RECIPE, PointsRunConfig
 
 PACKAGED = Path(__file__).parent.parent / "configs"
-DEFAULT_PRESET = "full-2"
 _MOST_BYTES = 1 << 20  # of a configuration
-_OF_THE_RUN = ("upsampling", "normalization", "loss", "augmentation")
-_NESTED: dict[str, Any] = {
-    "model": MeshAutoencoderConfig,
-    "spiral": SpiralConfig,
-    "data": MeshDataConfig,
-}
-_OF_POINTS = ("label_smoothing", "scale", "shift")
-_NESTED_POINTS: dict[str, Any] = {"model": DGCNNClassifierConfig, "data": ShapeDataConfig}
 
 
 def packaged_configs(kind: str = "mesh") -> list[str]:
@@ -65,7 +49,7 @@ def attribute_help(cls: type) -> dict[str, str]:
     return found
 
 
-def _base_parser(kind: str, description: str, known: Sequence[str]) -> Any:
+def base_parser(kind: str, description: str, known: Sequence[str]) -> Any:
     """A parser with what every kind of run has: configurations, folder, resume."""
     parser = jsonargparse.ArgumentParser(
         prog=f"polygraph train {kind}",
@@ -80,38 +64,7 @@ def _base_parser(kind: str, description: str, known: Sequence[str]) -> Any:
     return parser
 
 
-def make_parser(preset: str) -> Any:
-    """The parser of meshes, with the settings of a preset as its defaults."""
-    parser = _base_parser("mesh", "Train a mesh autoencoder.", packaged_configs("mesh"))
-    parser.add_argument("--preset", type=str, default=preset, help="model to start from")
-    parser.add_argument(
-        "--factors", type=list[int], default=[4, 4, 4, 4], help="vertices divided by, per level"
-    )
-    parser.add_argument("--upsampling", type=str, default="barycentric")
-    parser.add_argument("--augmentation", type=float, default=0.0)
-    for name, choices in (("normalization", NORMALIZATIONS), ("loss", LOSSES)):
-        parser.add_argument(f"--{name}", type=Literal[choices], default=choices[0])
-    model, spiral = get_preset(preset)
-    _add_nested(parser, _NESTED, {"model": model, "spiral": spiral, "data": MeshDataConfig()})
-    _add_help(parser, _NESTED, MeshRunConfig, _OF_THE_RUN)
-    return parser
-
-
-def make_points_parser() -> Any:
-    """The parser of point clouds, with the published recipe as its defaults."""
-    parser = _base_parser(
-        "points", "Train a classifier of point clouds.", packaged_configs("points")
-    )
-    run = PointsRunConfig()
-    for name in _OF_POINTS:
-        parser.add_argument(f"--{name}", type=float, default=getattr(run, name))
-    _add_nested(parser, _NESTED_POINTS, {"model": run.model, "data": run.data})
-    parser.set_defaults(RECIPE)
-    _add_help(parser, _NESTED_POINTS, PointsRunConfig, _OF_POINTS)
-    return parser
-
-
-def _add_nested(parser: Any, nested: dict[str, Any], defaults: dict[str, Any]) -> None:
+def add_nested(parser: Any, nested: dict[str, Any], defaults: dict[str, Any]) -> None:
     """Add the fields of each class under its name, and those of training as they are."""
     for name, default in defaults.items():
         parser.add_class_arguments(nested[name], name, fail_untyped=False)
@@ -119,7 +72,7 @@ def _add_nested(parser: Any, nested: dict[str, Any], defaults: dict[str, Any]) -
     parser.add_class_arguments(TrainConfig, None)
 
 
-def _add_help(parser: Any, nested: dict[str, Any], run: type, own: Sequence[str]) -> None:
+def add_help(parser: Any, nested: dict[str, Any], run: type, own: Sequence[str]) -> None:
     """Put the words of the docstrings into --help."""
     words = {
         f"{name}.{key}": text
@@ -133,7 +86,7 @@ def _add_help(parser: Any, nested: dict[str, Any], run: type, own: Sequence[str]
             action.help = words[action.dest]
 
 
-def _configs(
+def read_configs(
     arguments: Sequence[str], kind: str
 ) -> tuple[list[dict[str, Any]], list[str], list[str]]:
     """What the configurations hold, the words that name them by path, and all other words."""
@@ -153,20 +106,7 @@ def _configs(
     return contents, words, rest
 
 
-def _first_look(arguments: Sequence[str]) -> tuple[str, list[str]]:
-    """The preset that is asked for, and the arguments with names of configurations made paths."""
-    contents, words, rest = _configs(arguments, "mesh")
-    look = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    look.add_argument("--preset")
-    known, rest = look.parse_known_args(rest)
-    preset = DEFAULT_PRESET
-    for content in contents:
-        preset = str(content.get("preset", preset))
-    preset = known.preset or preset
-    return preset, [*words, "--preset", preset, *rest]
-
-
-def _parsed(parser: Any, words: Sequence[str], nested: dict[str, Any]) -> dict[str, Any]:
+def parse_values(parser: Any, words: Sequence[str], nested: dict[str, Any]) -> dict[str, Any]:
     """The values of all settings; those of ``nested`` classes and ``train`` are still values."""
     try:
         values: dict[str, Any] = parser.parse_args(list(words)).as_dict()
@@ -176,54 +116,6 @@ def _parsed(parser: Any, words: Sequence[str], nested: dict[str, Any]) -> dict[s
         values[name] = {f.name: _tuple(values[name][f.name]) for f in fields(cls)}
     values["train"] = {f.name: values[f.name] for f in fields(TrainConfig)}
     return values
-
-
-def parse_train_mesh(arguments: Sequence[str]) -> tuple[MeshRunConfig, str, bool]:
-    """Read the command line of `polygraph train mesh`.
-
-    Later settings win: defaults, the preset, configurations in their order, options.
-
-    Returns:
-        The run's configuration, its folder, whether to resume.
-
-    Raises:
-        ValueError: a setting is unknown or has a bad value; an unknown preset suggests the nearest.
-    """
-    preset, words = _first_look(arguments)
-    values = _parsed(make_parser(preset), words, _NESTED)
-    data = values["data"]
-    if data["path"] is not None and not any(w.startswith("--data.kind") for w in words):
-        # A path alone means a folder of registered meshes.
-        data["kind"] = "registered" if data["kind"] == "synthetic" else data["kind"]
-    config = MeshRunConfig(
-        preset=preset,
-        train=TrainConfig(**values["train"]),
-        factors=tuple(values["factors"]),
-        **{name: values[name] for name in _OF_THE_RUN},
-        **{name: cls(**values[name]) for name, cls in _NESTED.items()},
-    )
-    return config, values["out"], values["resume"]
-
-
-def parse_train_points(arguments: Sequence[str]) -> tuple[PointsRunConfig, str, bool]:
-    """Read the command line of `polygraph train points`.
-
-    Later settings win: the published recipe, configurations in their order, options.
-
-    Returns:
-        The run's configuration, its folder, whether to resume.
-
-    Raises:
-        ValueError: a setting is unknown or has a bad value.
-    """
-    _, words, rest = _configs(arguments, "points")
-    values = _parsed(make_points_parser(), [*words, *rest], _NESTED_POINTS)
-    config = PointsRunConfig(
-        train=TrainConfig(**values["train"]),
-        **{name: values[name] for name in _OF_POINTS},
-        **{name: cls(**values[name]) for name, cls in _NESTED_POINTS.items()},
-    )
-    return config, values["out"], values["resume"]
 
 
 def _tuple(value: Any) -> Any:
@@ -245,6 +137,6 @@ def _readable(message: str, parser: Any) -> str:
     unknown = re.fullmatch(r"unrecognized arguments: (--\S+).*", text, re.IGNORECASE)
     if unknown:
         options = [word for action in parser._actions for word in action.option_strings]
-        near = difflib.get_close_matches(unknown[1].split("=")[0], options, n=1, cutoff=0.4)
-        return f"unknown setting {unknown[1]}" + (f"; did you mean {near[0]}?" if near else "")
+        near = nearest_name(unknown[1].split("=")[0], options)
+        return f"unknown setting {unknown[1]}" + (f"; did you mean {near}?" if near else "")
     return text

@@ -16,7 +16,7 @@ from torch import Tensor
 from polygraph._memory import available_bytes
 from polygraph.data.images import ImageDataset, to_float
 from polygraph.data.shapes import ShapeDataset
-from polygraph.models.mesh_autoencoder import MeshAutoencoder
+from polygraph.models.mesh.mesh_autoencoder import MeshAutoencoder
 from polygraph.train.config import TrainConfig, sample_indices
 
 _AUGMENTATION = 1  # sets its draws apart from others of the same seed and step
@@ -106,8 +106,8 @@ class PointBatches:
         config: batch size and seed.
         device: where batches are wanted.
         dtype: of the points.
-        scale: see `polygraph.train.points.PointsRunConfig`.
-        shift: see `polygraph.train.points.PointsRunConfig`.
+        scale: see `polygraph.tasks.points.training.PointsRunConfig`.
+        shift: see `polygraph.tasks.points.training.PointsRunConfig`.
         rank: of this process.
         world: number of processes; each takes every world-th cloud of a batch.
     """

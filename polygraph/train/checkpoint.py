@@ -26,10 +26,10 @@ from safetensors.torch import load as decode_safetensors
 from safetensors.torch import save as encode_safetensors
 from torch import Tensor, nn
 
-from polygraph import _json
-from polygraph._files import TEMPORARY_SUFFIX, read_regular, temporary_beside
+from polygraph import _files, _json
+from polygraph._files import TEMPORARY_SUFFIX, read_regular
 from polygraph._memory import readable_bytes
-from polygraph.models._state import StateError, load_state
+from polygraph.models.state import StateError, load_state
 
 _HEADER = "polygraph"
 _UNKNOWN = "0" * 64  # stands for the hash in what is hashed
@@ -51,31 +51,9 @@ def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
         OSError: the disk is full or the folder cannot be written; the old file is untouched.
         CheckpointError: a folder is in the place of the file.
     """
-    path = Path(path)
-    if path.is_dir():
+    if Path(path).is_dir():
         raise CheckpointError(f"{path}: not a file but a folder")
-    temporary = temporary_beside(path)
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename durable; a file system that refuses to sync a folder still renames at once."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    _files.write_atomic(path, data)
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

@@ -11,9 +11,9 @@ from polygraph.analysis import CodeGaussian, analogy, decode_codes, encode_meshe
 from polygraph.cli import main
 from polygraph.mesh import read_mesh
 from polygraph.models import MeshAutoencoder
-from polygraph.train.latent import LatentRun
-from polygraph.train.mesh import train_mesh
-from polygraph.train.run import load_run
+from polygraph.tasks.mesh.latent import LatentRun
+from polygraph.tasks.mesh.run import load_run
+from polygraph.tasks.mesh.training import train_mesh
 
 
 class Doubling:

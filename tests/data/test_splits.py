@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from polygraph._names import unknown_name
 from polygraph.data.splits import (
     carve_validation,
     interpolation_split,
@@ -15,7 +16,6 @@ from polygraph.data.splits import (
     make_split,
     read_splits,
     spread,
-    unknown_name,
 )
 
 

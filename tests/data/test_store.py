@@ -14,6 +14,7 @@ import warnings
 import numpy as np
 import pytest
 
+from polygraph._files import file_sha256
 from polygraph.data import store
 from polygraph.data.store import (
     MANIFEST,
@@ -22,7 +23,6 @@ from polygraph.data.store import (
     NpyWriter,
     content_hash,
     default_cache_dir,
-    file_sha256,
     open_converted,
 )
 from polygraph.mesh.io import MeshError

@@ -169,10 +169,12 @@ def make_runs(root: Path) -> dict[str, Callable[[Path], Any]]:
     from train.tiny_gan import random_images, tiny_gan
 
     from polygraph.models import MeshAutoencoder
-    from polygraph.train.gan_run import sample_run, train_gan
-    from polygraph.train.mesh import train_mesh
-    from polygraph.train.points import load_classifier, train_points
-    from polygraph.train.run import evaluate_run, export_run, load_run
+    from polygraph.tasks.images.run import sample_run
+    from polygraph.tasks.images.training import train_gan
+    from polygraph.tasks.mesh.run import evaluate_run, export_run, load_run
+    from polygraph.tasks.mesh.training import train_mesh
+    from polygraph.tasks.points.run import load_classifier
+    from polygraph.tasks.points.training import train_points
 
     config = tiny_run(root, steps=2)
     train_mesh(config, root / "mesh")
@@ -381,9 +383,9 @@ def trainers(root: Path) -> dict[str, Callable[[Path], Any]]:
     from train.tiny import tiny_run
     from train.tiny_gan import random_images, tiny_gan
 
-    from polygraph.train.gan_run import train_gan
-    from polygraph.train.mesh import train_mesh
-    from polygraph.train.points import train_points
+    from polygraph.tasks.images.training import train_gan
+    from polygraph.tasks.mesh.training import train_mesh
+    from polygraph.tasks.points.training import train_points
 
     often = {"checkpoint_every": 3, "log_every": 5, "eval_every": 4}
     mesh, points = tiny_run(root, steps=60, **often), tiny_points(steps=30, **often)

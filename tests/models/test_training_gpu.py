@@ -22,13 +22,13 @@ from polygraph.models import (
     MeshAutoencoder,
     MeshAutoencoderConfig,
 )
-from polygraph.models.graph_gan import (
+from polygraph.models.images.graph_gan import (
     GraphCritic,
     GraphCriticConfig,
     GraphGenerator,
     GraphGeneratorConfig,
 )
-from polygraph.train.gan_losses import CriticLoss, GanConfig, GeneratorLoss
+from polygraph.tasks.images.losses import CriticLoss, GanConfig, GeneratorLoss
 
 pytestmark = pytest.mark.gpu
 

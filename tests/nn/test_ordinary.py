@@ -7,7 +7,7 @@ from torch.nn import BatchNorm1d, Linear, ReLU, Sequential
 from torch.nn.utils import parametrizations, prune, weight_norm
 
 from polygraph import nn
-from polygraph.models.dgcnn import DGCNNSegmenter, DGCNNSegmenterConfig
+from polygraph.models.points.dgcnn import DGCNNSegmenter, DGCNNSegmenterConfig
 from polygraph.nn import mesh_conv
 from polygraph.nn.ordinary import is_linear, is_ordinary, is_sequence, slope_of
 

@@ -7,8 +7,8 @@ import trimesh
 
 from polygraph.data import MeshDataConfig
 from polygraph.models import MeshAutoencoderConfig
+from polygraph.tasks.mesh.training import MeshRunConfig
 from polygraph.train.config import TrainConfig
-from polygraph.train.mesh import MeshRunConfig
 
 MODEL = MeshAutoencoderConfig(
     encoder_channels=(4, 6), decoder_channels=(6, 4, 3), latent_channels=3, block="full", order=2

@@ -5,9 +5,9 @@ from dataclasses import fields, replace
 import numpy as np
 
 from polygraph.data import ImageDataset
+from polygraph.tasks.images.presets import get_gan_preset
+from polygraph.tasks.images.training import GanRunConfig
 from polygraph.train.config import TrainConfig
-from polygraph.train.gan_presets import get_gan_preset
-from polygraph.train.gan_run import GanRunConfig
 
 NARROW = {
     "channels": 4,  # of residual networks

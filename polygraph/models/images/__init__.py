@@ -1,0 +1,56 @@
+"""Models of images: generators and critics, a classifier, Inception."""
+
+from polygraph.models.images._images import SIZE
+from polygraph.models.images.dcgan import (
+    ConvCritic,
+    ConvCriticConfig,
+    DeconvGenerator,
+    DeconvGeneratorConfig,
+)
+from polygraph.models.images.graph_gan import (
+    GraphCritic,
+    GraphCriticConfig,
+    GraphGenerator,
+    GraphGeneratorConfig,
+)
+from polygraph.models.images.growing_gan import (
+    GrowingCritic,
+    GrowingCriticConfig,
+    GrowingGenerator,
+    GrowingGeneratorConfig,
+)
+from polygraph.models.images.inception import InceptionV3, load_inception
+from polygraph.models.images.lenet import LeNet, LeNetConfig
+from polygraph.models.images.polynomial_gan import PolynomialGenerator, PolynomialGeneratorConfig
+from polygraph.models.images.sngan import (
+    ResidualCritic,
+    ResidualCriticConfig,
+    ResidualGenerator,
+    ResidualGeneratorConfig,
+)
+
+__all__ = [
+    "SIZE",
+    "ConvCritic",
+    "ConvCriticConfig",
+    "DeconvGenerator",
+    "DeconvGeneratorConfig",
+    "GraphCritic",
+    "GraphCriticConfig",
+    "GraphGenerator",
+    "GraphGeneratorConfig",
+    "GrowingCritic",
+    "GrowingCriticConfig",
+    "GrowingGenerator",
+    "GrowingGeneratorConfig",
+    "InceptionV3",
+    "LeNet",
+    "LeNetConfig",
+    "PolynomialGenerator",
+    "PolynomialGeneratorConfig",
+    "ResidualCritic",
+    "ResidualCriticConfig",
+    "ResidualGenerator",
+    "ResidualGeneratorConfig",
+    "load_inception",
+]

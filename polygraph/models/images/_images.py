@@ -1,0 +1,49 @@
+"""Checks and helpers that generators and critics of images share."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from polygraph._checks import check_positive
+
+SIZE = 32  #: height and width of the images
+
+
+def check_channels(owner: str, name: str, channels: tuple[int, ...], count: int) -> None:
+    """Refuse anything but ``count`` positive integers."""
+    if len(channels) != count:
+        raise ValueError(f"{owner}: {name} must be {count} numbers, got {list(channels)}")
+    for value in channels:
+        check_positive(owner, **{name: value})
+
+
+def check_images(owner: str, name: str, channels: int) -> None:
+    """Refuse images that are neither grey nor coloured."""
+    if channels not in (1, 3):
+        raise ValueError(f"{owner}: {name} must be 1 or 3, got {channels}")
+
+
+def normalize_spectra(module: nn.Module) -> None:
+    """Put spectral normalisation on every convolution and linear layer, in place.
+
+    Source: Miyato et al., "Spectral Normalization for Generative Adversarial Networks", ICLR 2018.
+    One power iteration per call in training mode.
+    """
+    for child in list(module.modules()):
+        if isinstance(child, nn.Conv2d | nn.Linear):
+            spectral_norm(child)
+
+
+def check_latent(owner: str, z: Tensor, channels: int) -> None:
+    """Refuse a z of another shape."""
+    if z.dim() != 2 or z.shape[1] != channels:
+        raise ValueError(f"{owner}: z must have shape [B, {channels}], got {list(z.shape)}")
+
+
+def check_batch(owner: str, x: Tensor, channels: int) -> None:
+    """Refuse images of another shape."""
+    if x.dim() != 4 or tuple(x.shape[1:]) != (channels, SIZE, SIZE):
+        raise ValueError(
+            f"{owner}: x must have shape [B, {channels}, {SIZE}, {SIZE}], got {list(x.shape)}"
+        )

@@ -1,0 +1,132 @@
+"""DCGAN's generator and critic of 32 x 32 images.
+
+Source: Radford, Metz and Chintala, "Unsupervised Representation Learning with Deep Convolutional
+Generative Adversarial Networks", ICLR 2016.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from polygraph._checks import check_positive
+from polygraph.models.images._images import (
+    check_batch,
+    check_channels,
+    check_images,
+    check_latent,
+    normalize_spectra,
+)
+
+
+@dataclass(frozen=True)
+class DeconvGeneratorConfig:
+    """A `DeconvGenerator`.
+
+    Attributes:
+        latent_channels: size of z.
+        out_channels: of the images: 1 or 3.
+        channels: features at 4 x 4, 8 x 8, 16 x 16 and 32 x 32.
+    """
+
+    latent_channels: int = 128
+    out_channels: int = 3
+    channels: tuple[int, ...] = (512, 256, 128, 64)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built."""
+        object.__setattr__(self, "channels", tuple(self.channels))
+        check_positive("generator", latent_channels=self.latent_channels)
+        check_channels("generator", "channels", self.channels, 4)
+        check_images("generator", "out_channels", self.out_channels)
+
+
+@dataclass(frozen=True)
+class ConvCriticConfig:
+    """A `ConvCritic`.
+
+    Attributes:
+        in_channels: of the images: 1 or 3.
+        channels: features at 16 x 16, 8 x 8 and 4 x 4.
+        batch_norm: after the second and third convolution, as published; no gradient penalty then,
+            which needs each image's value to depend on that image alone.
+        spectral_norm: divide each weight by its largest singular value.
+    """
+
+    in_channels: int = 3
+    channels: tuple[int, ...] = (64, 128, 256)
+    batch_norm: bool = True
+    spectral_norm: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built."""
+        object.__setattr__(self, "channels", tuple(self.channels))
+        check_channels("critic", "channels", self.channels, 3)
+        check_images("critic", "in_channels", self.in_channels)
+        if self.batch_norm and self.spectral_norm:
+            raise ValueError("critic: batch_norm and spectral_norm exclude each other")
+
+
+class DeconvGenerator(nn.Module):
+    """DCGAN's generator: ``[B, latent_channels]`` to ``[B, out_channels, 32, 32]`` in (-1, 1).
+
+    Linear to 4 x 4, three transposed 4 x 4 convolutions of stride 2, BN and ReLU after each, 3 x 3
+    to the image, tanh.
+
+    Source: Radford, Metz and Chintala, "Unsupervised Representation Learning with Deep
+    Convolutional Generative Adversarial Networks", ICLR 2016.
+
+    Args:
+        config: what to build.
+    """
+
+    def __init__(self, config: DeconvGeneratorConfig) -> None:
+        super().__init__()
+        self.config = config
+        first, *rest = config.channels
+        self.input = nn.Linear(config.latent_channels, 16 * first)
+        layers: list[nn.Module] = [nn.BatchNorm2d(first), nn.ReLU()]
+        for before, width in zip(config.channels, rest, strict=False):
+            layers.append(nn.ConvTranspose2d(before, width, 4, 2, 1))
+            layers += [nn.BatchNorm2d(width), nn.ReLU()]
+        layers += [nn.Conv2d(rest[-1], config.out_channels, 3, padding=1), nn.Tanh()]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Images of latent vectors."""
+        check_latent("DeconvGenerator", z, self.config.latent_channels)
+        out: Tensor = self.layers(self.input(z).view(len(z), -1, 4, 4))
+        return out
+
+
+class ConvCritic(nn.Module):
+    """DCGAN's discriminator: ``[B, in_channels, 32, 32]`` to ``[B]``.
+
+    Three 4 x 4 convolutions of stride 2 with leaky ReLU (0.2), linear; values are logits.
+
+    Args:
+        config: what to build.
+    """
+
+    def __init__(self, config: ConvCriticConfig) -> None:
+        super().__init__()
+        self.config = config
+        layers: list[nn.Module] = []
+        before = config.in_channels
+        for n, width in enumerate(config.channels):
+            layers.append(nn.Conv2d(before, width, 4, 2, 1))
+            if config.batch_norm and n:
+                layers.append(nn.BatchNorm2d(width))
+            layers.append(nn.LeakyReLU(0.2))
+            before = width
+        self.layers = nn.Sequential(*layers)
+        self.output = nn.Linear(16 * before, 1)
+        if config.spectral_norm:
+            normalize_spectra(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Values of images."""
+        check_batch("ConvCritic", x, self.config.in_channels)
+        out: Tensor = self.output(self.layers(x).flatten(1))
+        return out.squeeze(1)

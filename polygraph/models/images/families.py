@@ -1,0 +1,83 @@
+"""Generators and critics by the name of their family: what a checkpoint says to rebuild one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from polygraph._checks import check_choice
+from polygraph.models.images.dcgan import (
+    ConvCritic,
+    ConvCriticConfig,
+    DeconvGenerator,
+    DeconvGeneratorConfig,
+)
+from polygraph.models.images.graph_gan import (
+    GraphCritic,
+    GraphCriticConfig,
+    GraphGenerator,
+    GraphGeneratorConfig,
+)
+from polygraph.models.images.growing_gan import (
+    GrowingCritic,
+    GrowingCriticConfig,
+    GrowingGenerator,
+    GrowingGeneratorConfig,
+)
+from polygraph.models.images.polynomial_gan import PolynomialGenerator, PolynomialGeneratorConfig
+from polygraph.models.images.sngan import (
+    ResidualCritic,
+    ResidualCriticConfig,
+    ResidualGenerator,
+    ResidualGeneratorConfig,
+)
+
+#: family -> (class of the config, class of the module)
+GENERATORS: dict[str, tuple[type, type[nn.Module]]] = {
+    "graph": (GraphGeneratorConfig, GraphGenerator),
+    "polynomial": (PolynomialGeneratorConfig, PolynomialGenerator),
+    "residual": (ResidualGeneratorConfig, ResidualGenerator),
+    "deconv": (DeconvGeneratorConfig, DeconvGenerator),
+    "growing": (GrowingGeneratorConfig, GrowingGenerator),
+}
+CRITICS: dict[str, tuple[type, type[nn.Module]]] = {
+    "graph": (GraphCriticConfig, GraphCritic),
+    "residual": (ResidualCriticConfig, ResidualCritic),
+    "conv": (ConvCriticConfig, ConvCritic),
+    "growing": (GrowingCriticConfig, GrowingCritic),
+}
+
+
+def family_of(config: Any) -> str:
+    """The family that a generator's or critic's config belongs to.
+
+    Raises:
+        TypeError: it is no such config.
+    """
+    for families in (GENERATORS, CRITICS):
+        for name, (cls, _) in families.items():
+            if type(config) is cls:
+                return name
+    raise TypeError(f"family_of: not a config of a generator or critic: {type(config).__name__}")
+
+
+def build(config: Any) -> nn.Module:
+    """The generator or critic of a config, initialised from torch's global generator."""
+    family = family_of(config)
+    for families in (GENERATORS, CRITICS):
+        cls, module = families.get(family, (None, None))
+        if cls is type(config) and module is not None:
+            return module(config)
+    raise AssertionError(family)
+
+
+def config_of(families: dict[str, tuple[type, type[nn.Module]]], family: str, fields: Any) -> Any:
+    """The config of a family from its fields, as a checkpoint holds them.
+
+    Raises:
+        ValueError: an unknown family, or a field has a bad value.
+        TypeError: an unknown field.
+    """
+    check_choice("checkpoint", "family", family, families)
+    return families[family][0](**fields)

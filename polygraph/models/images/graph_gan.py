@@ -1,0 +1,292 @@
+"""A generator and a critic of 32 x 32 images with graph convolutions in feature space.
+
+The generator's second convolution at 16 x 16 and at 32 x 32 may be a graph convolution, whose
+neighbours are the pixels that look most alike, or a 3 x 3 convolution followed by self-attention,
+the peer that also joins distant pixels. The critic may have the same layers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from polygraph._checks import check_choice, check_positive
+from polygraph.models.images._images import (
+    SIZE,
+    check_batch,
+    check_channels,
+    check_images,
+    check_latent,
+    normalize_spectra,
+)
+
+GRAPH_KINDS = ("none", "edge", "ecc", "light", "attention")
+NORMS = ("batch", "none")
+_SLOPE = 0.2  # of the leaky ReLU
+
+
+@dataclass(frozen=True)
+class GraphGeneratorConfig:
+    """A `GraphGenerator`.
+
+    Attributes:
+        latent_channels: size of z.
+        out_channels: of the images: 1 or 3.
+        channels: features at 4 x 4, 8 x 8, 16 x 16 and 32 x 32.
+        graph: what the second layer is at the sizes of ``graph_sizes``: ``none`` (a 3 x 3
+            convolution as elsewhere), ``edge``, ``ecc``, ``light`` or ``attention``.
+        graph_sizes: where; of 16 and 32.
+        k: neighbours of each pixel.
+        rank: of ``light``.
+        delta: of the weights ``exp(-d² / delta)`` of neighbours, for ``ecc`` and ``light``; None
+            weighs all alike.
+        coordinates: whether graph convolutions see each pixel's row and column.
+        norm: ``batch`` or ``none``, after every layer but the last.
+    """
+
+    latent_channels: int = 132
+    out_channels: int = 3
+    channels: tuple[int, ...] = (528, 264, 132, 66)
+    graph: str = "none"
+    graph_sizes: tuple[int, ...] = (16, 32)
+    k: int = 8
+    rank: int = 11
+    delta: float | None = None
+    coordinates: bool = True
+    norm: str = "batch"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built."""
+        for name in ("channels", "graph_sizes"):  # JSON has lists
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        check_positive("generator", latent_channels=self.latent_channels)
+        check_channels("generator", "channels", self.channels, 4)
+        check_images("generator", "out_channels", self.out_channels)
+        check_choice("generator", "norm", self.norm, NORMS)
+        _check_graph("generator", self)
+
+
+@dataclass(frozen=True)
+class GraphCriticConfig:
+    """A `GraphCritic`.
+
+    Attributes:
+        in_channels: of the images: 1 or 3.
+        channels: features at 16 x 16, 8 x 8 and 4 x 4.
+        graph: kind of an additional layer at the sizes of ``graph_sizes``; see
+            `GraphGeneratorConfig`.
+        graph_sizes: where: 16 is after the first convolution; 32 before it, from the image itself
+            to half of the first features.
+        k: neighbours of each pixel.
+        rank: of ``light``.
+        delta: see `GraphGeneratorConfig`.
+        coordinates: see `GraphGeneratorConfig`. Off, because a gradient penalty cannot hold what
+            they tell: where neighbours lie changes by jumps, and its gradient is 0. A critic
+            that saw it was measured to grow without bound.
+        spectral_norm: divide each weight by its largest singular value; not with graph
+            convolutions.
+    """
+
+    in_channels: int = 3
+    channels: tuple[int, ...] = (132, 264, 528)
+    graph: str = "none"
+    graph_sizes: tuple[int, ...] = (16,)
+    k: int = 8
+    rank: int = 11
+    delta: float | None = None
+    coordinates: bool = False
+    spectral_norm: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be built."""
+        for name in ("channels", "graph_sizes"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        check_channels("critic", "channels", self.channels, 3)
+        check_images("critic", "in_channels", self.in_channels)
+        _check_graph("critic", self)
+        if self.spectral_norm and self.graph not in ("none", "attention"):
+            raise ValueError(
+                "critic: spectral_norm is for convolutions, graph must be none or attention with "
+                f"it, got {self.graph!r}"
+            )
+
+
+def _check_graph(owner: str, config: GraphGeneratorConfig | GraphCriticConfig) -> None:
+    check_choice(owner, "graph", config.graph, GRAPH_KINDS)
+    if not set(config.graph_sizes) <= {16, 32} or not config.graph_sizes:
+        raise ValueError(f"{owner}: graph_sizes must be of 16 and 32, got {config.graph_sizes}")
+    check_positive(owner, k=config.k, rank=config.rank)
+    candidates = min(config.graph_sizes) ** 2 - 9
+    if config.k > candidates:
+        raise ValueError(
+            f"{owner}: k must be at most {candidates}, the pixels outside of a 3 x 3 window, got "
+            f"{config.k}"
+        )
+    if config.delta is not None:
+        if config.graph not in ("ecc", "light"):
+            raise ValueError(f"{owner}: delta is for graph ecc or light, got {config.graph!r}")
+        if not (config.delta > 0 and math.isfinite(config.delta)):
+            raise ValueError(f"{owner}: delta must be positive and finite, got {config.delta}")
+
+
+class SelfAttention2d(nn.Module):
+    """Self-attention over the pixels of an image, added to it with a weight that starts at 0.
+
+    ``x + γ V(h softmax(fᵀ g))``: queries f and keys g with C/8 channels, values h with C/2; keys
+    and values are pooled 2 x 2.
+
+    Source: Zhang et al., "Self-Attention Generative Adversarial Networks", ICML 2019, equations 1
+    to 3 (and the authors' code for the pooling).
+
+    Args:
+        channels: C.
+
+    Call it with ``[B, C, H, W]``, H and W even; the output has the same shape.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        check_positive("SelfAttention2d", channels=channels)
+        self.inner, self.values = max(1, channels // 8), max(1, channels // 2)
+        self.query = nn.Conv2d(channels, self.inner, 1, bias=False)
+        self.key = nn.Conv2d(channels, self.inner, 1, bias=False)
+        self.value = nn.Conv2d(channels, self.values, 1, bias=False)
+        self.output = nn.Conv2d(self.values, channels, 1, bias=False)
+        self.gamma = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, H, W]`` to the same."""
+        query = self.query(x).flatten(2)
+        key = F.max_pool2d(self.key(x), 2).flatten(2)
+        value = F.max_pool2d(self.value(x), 2).flatten(2)
+        # Spelled out: the fused kernels have no second derivative.
+        weight = torch.softmax(query.transpose(1, 2) @ key, dim=-1)
+        found = (value @ weight.transpose(1, 2)).view(len(x), -1, *x.shape[2:])
+        out: Tensor = x + self.gamma * self.output(found)
+        return out
+
+
+def _layer(
+    config: GraphGeneratorConfig | GraphCriticConfig, in_channels: int, out_channels: int
+) -> nn.Module:
+    """The layer that ``config.graph`` names."""
+    if config.graph == "attention":
+        conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        return nn.Sequential(conv, SelfAttention2d(out_channels))
+    from polygraph.nn.nonlocal_conv import NonLocalGraphConv2d
+
+    return NonLocalGraphConv2d(
+        in_channels,
+        out_channels,
+        config.k,
+        config.graph,
+        rank=config.rank,
+        delta=config.delta,
+        coordinates=config.coordinates,
+    )
+
+
+class GraphGenerator(nn.Module):
+    """Images from z: ``[B, latent_channels]`` to ``[B, out_channels, 32, 32]`` in (-1, 1).
+
+    A linear layer to 4 x 4; three times: nearest-neighbour upsampling by 2, a 3 x 3 convolution to
+    fewer features, a second layer at the same width; 1 x 1 to the image; tanh. The second layer is
+    a 3 x 3 convolution, or the graph convolution of `polygraph.nn.NonLocalGraphConv2d` where the
+    configuration says so.
+
+    Source: the graph convolution and its place follow Valsesia, Fracastoro and Magli, "Learning
+    Localized Generative Models for 3D Point Clouds via Graph Convolution", ICLR 2019, carried over
+    to images. Leaky ReLU (0.2), and batch normalisation as in WGAN-GP's generator.
+
+    Args:
+        config: what to build.
+    """
+
+    def __init__(self, config: GraphGeneratorConfig) -> None:
+        super().__init__()
+        self.config = config
+        first, *rest = config.channels
+        self.input = nn.Linear(config.latent_channels, 16 * first)
+        self.input_norm = _norm(config.norm, first)
+        self.stages = nn.ModuleList()
+        before, size = first, 4
+        for width in rest:
+            size *= 2
+            if config.graph != "none" and size in config.graph_sizes:
+                second = _layer(config, width, width)
+            else:
+                second = nn.Conv2d(width, width, 3, padding=1)
+            self.stages.append(
+                nn.Sequential(
+                    nn.Upsample(scale_factor=2),
+                    nn.Conv2d(before, width, 3, padding=1),
+                    _norm(config.norm, width),
+                    nn.LeakyReLU(_SLOPE),
+                    second,
+                    _norm(config.norm, width),
+                    nn.LeakyReLU(_SLOPE),
+                )
+            )
+            before = width
+        self.output = nn.Conv2d(before, config.out_channels, 1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Images of latent vectors."""
+        check_latent("GraphGenerator", z, self.config.latent_channels)
+        x = self.input(z).view(len(z), -1, 4, 4)
+        x = F.leaky_relu(self.input_norm(x), _SLOPE)
+        for stage in self.stages:
+            x = stage(x)
+        return torch.tanh(self.output(x))
+
+
+class GraphCritic(nn.Module):
+    """A number for each image: ``[B, in_channels, 32, 32]`` to ``[B]``.
+
+    Three 5 x 5 convolutions of stride 2 with leaky ReLU (0.2), no normalisation over the batch, one
+    linear output; additional layers on graphs where the configuration says so. Differentiable
+    twice, as a gradient penalty needs.
+
+    Args:
+        config: what to build.
+    """
+
+    def __init__(self, config: GraphCriticConfig) -> None:
+        super().__init__()
+        self.config = config
+        layers: list[nn.Module] = []
+        before, size = config.in_channels, SIZE
+        if config.graph != "none" and size in config.graph_sizes:
+            half = max(1, config.channels[0] // 2)
+            layers += [_layer(config, before, half), nn.LeakyReLU(_SLOPE)]
+            before = half
+        for width in config.channels:
+            layers += [nn.Conv2d(before, width, 5, stride=2, padding=2), nn.LeakyReLU(_SLOPE)]
+            before, size = width, size // 2
+            if config.graph != "none" and size in config.graph_sizes:
+                layers += [_layer(config, width, width), nn.LeakyReLU(_SLOPE)]
+        self.layers = nn.Sequential(*layers)
+        self.output = nn.Linear(before * 16, 1)
+        if config.spectral_norm:
+            normalize_spectra(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Values of images."""
+        check_batch("GraphCritic", x, self.config.in_channels)
+        out: Tensor = self.output(self.layers(x).flatten(1))
+        return out.squeeze(1)
+
+
+_NORM: dict[str, Callable[[int], nn.Module]] = {
+    "batch": nn.BatchNorm2d,
+    "none": lambda channels: nn.Identity(),
+}
+
+
+def _norm(kind: str, channels: int) -> nn.Module:
+    return _NORM[kind](channels)

@@ -1,0 +1,370 @@
+"""Mesh autoencoders over spirals and other operators, of first order and polynomial.
+
+Sources: Bouritsas et al., Neural 3D Morphable Models, ICCV 2019 (first order); Chrysos et al., Deep
+Polynomial Neural Networks, T-PAMI 2021, section 4.4 (polynomial). We depart from the published
+code in two ways, both optional: the normalisation of the products (see `SecondOrderNorm`), and
+that a convolution before a down-sampling is evaluated only on the vertices that stay.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from polygraph._checks import check_choice, check_positive
+from polygraph.mesh.origin import ZERO, Point
+from polygraph.models.mesh._levels import Hierarchy, level_operators, with_dummy
+from polygraph.models.mesh.pretrained import PretrainedMixin
+from polygraph.nn import (
+    NCP,
+    FirstOrder,
+    NCPSkip,
+    PolynomialBlock,
+    Resample,
+    SelectVertices,
+    Simple,
+)
+from polygraph.nn.block import ACTIVATIONS, OperatorFactory
+from polygraph.nn.norm import NORMS
+from polygraph.nn.tables import table_of
+
+COORDINATES = 3
+BLOCKS = ("first_order", "simple", "full", "skip", "skip_code")
+PUBLISHED = "published"  #: rule of the dummy vertex
+OPERATORS = ("spiral", "chebyshev", "gat", "feastnet", "monet", "edgeconv", "ecc")
+
+
+@dataclass(frozen=True)
+class MeshAutoencoderConfig:
+    """What a `MeshAutoencoder` is made of.
+
+    Attributes:
+        encoder_channels: channels after each encoder layer, finest first; one per down-sampling.
+        decoder_channels: channels after the decoder's linear layer, then after each decoder layer,
+            coarsest first, the last being the 3 coordinates; one more than encoder channels, or
+            two more, which adds a convolution at the finest level.
+        latent_channels: numbers in the code of a mesh.
+        block: ``"first_order"`` (spiral convolution), ``"simple"`` (one operator, its powers),
+            ``"full"`` (NCP), ``"skip"`` (NCP-Skip) or ``"skip_code"`` (NCP-Skip as the public code
+            has it, whose residual begins with the second step; of order 2 it is ``"full"``).
+        order: degree of each polynomial block; first-order blocks ignore it.
+        operator: of the blocks: ``"spiral"`` convolution, or one on the edges of the mesh
+            (`polygraph.nn.mesh_conv`): ``"chebyshev"``, ``"gat"``, ``"feastnet"``, ``"monet"``,
+            ``"edgeconv"`` or ``"ecc"``.
+        activation: after every block but the last: ``"elu"``, ``"none"``, ``"relu"``,
+            ``"leaky_relu"`` (slope 0.2) or ``"leaky_relu_0.02"`` (the public code's slope).
+        norm: of the products, a kind of `polygraph.nn.SecondOrderNorm`. With ``"none"`` and
+            activation ``"none"`` the network is exactly a polynomial.
+        fuse_downsampling: evaluate the last step of an encoder layer on the vertices that stay.
+            A quarter of the work, and the same result where ``norm`` is per vertex (``"batch"``,
+            ``"none"``); the other norms then take their statistics over the vertices that stay.
+        dummy_vertex: the vertex that the public code adds to every level, and that gaps of spirals
+            read. True counts it in the linear layers and in norm ``"batch"``, for the published
+            counts of parameters; it is always zero. ``"published"`` computes with it as the public
+            code does: it is zero between the layers, but the first layer of the decoder reads a
+            learned row there, and within a layer, from order 3 on, the next step reads the bias
+            that ``"batch"`` has there. So published weights give what they gave (see
+            `polygraph.models.load_published`).
+    """
+
+    encoder_channels: tuple[int, ...] = (16, 16, 16, 32)
+    decoder_channels: tuple[int, ...] = (32, 32, 16, 16, 3)
+    latent_channels: int = 16
+    block: Literal["first_order", "simple", "full", "skip", "skip_code"] = "full"
+    order: int = 2
+    operator: Literal["spiral", "chebyshev", "gat", "feastnet", "monet", "edgeconv", "ecc"] = (
+        "spiral"
+    )
+    activation: Literal["elu", "none", "relu", "leaky_relu", "leaky_relu_0.02"] = "elu"
+    norm: Literal[
+        "rms", "vertex_rms", "instance", "instance_vertex", "batch", "batch_channel", "none"
+    ] = "vertex_rms"
+    fuse_downsampling: bool = True
+    dummy_vertex: bool | Literal["published"] = False
+
+    def __post_init__(self) -> None:
+        """Check every field; a list of channels (from JSON or YAML) becomes a tuple."""
+        name = type(self).__name__
+        for field in ("encoder_channels", "decoder_channels"):
+            object.__setattr__(self, field, tuple(getattr(self, field)))
+            for channels in getattr(self, field):
+                check_positive(name, **{field: channels})
+        check_positive(name, latent_channels=self.latent_channels, order=self.order)
+        check_choice(name, "block", self.block, BLOCKS)
+        check_choice(name, "operator", self.operator, OPERATORS)
+        check_choice(name, "activation", self.activation, ACTIVATIONS)
+        check_choice(name, "norm", self.norm, NORMS)
+        if not isinstance(self.dummy_vertex, bool):
+            check_choice(name, "dummy_vertex", self.dummy_vertex, (PUBLISHED,))
+            if self.operator != "spiral":
+                raise ValueError(
+                    f"{name}: dummy_vertex {PUBLISHED!r} belongs to operator 'spiral', got "
+                    f"{self.operator!r}"
+                )
+        levels, decoder = len(self.encoder_channels), self.decoder_channels
+        if levels < 1 or len(decoder) not in (levels + 1, levels + 2):
+            raise ValueError(
+                f"{name}: decoder_channels must be one or two more than encoder_channels, of which "
+                f"there is at least one; got {len(decoder)} and {levels}"
+            )
+        if decoder[-1] != COORDINATES:
+            raise ValueError(
+                f"{name}: decoder_channels must end with 3 coordinates, got {decoder[-1]}"
+            )
+
+
+class MeshAutoencoder(PretrainedMixin):
+    """Encodes meshes of one template to a few numbers, and decodes them.
+
+    Encoder: per level a block, then vertices are selected; then a linear layer. Decoder: a linear
+    layer, then per level up-sampling and a block; the last block has no activation. Inside, meshes
+    are normalised per vertex and coordinate, see `set_normalization`.
+
+    Args:
+        config: channels, kind of block, and so on.
+        hierarchy: of the template: a `polygraph.mesh.MeshHierarchy`, or anything with its
+            ``vertices``, ``spirals``, ``keep``, ``up_index``, ``up_weight`` and ``hash``.
+
+    Attributes:
+        config: as given.
+        hierarchy: as given; it is not part of the ``state_dict``.
+        hierarchy_hash: of the hierarchy.
+        num_vertices: V of the template.
+        mean, std: ``[V, 3]``, in the units of the meshes.
+        origin: x, y and z that were subtracted from the meshes before the model saw them, and are
+            to be added to what it makes; zeros but for meshes far from 0, see
+            `polygraph.mesh.origin`. Numbers of Python: float32 could not hold them.
+
+    Raises:
+        ValueError: if the config does not have one encoder layer per down-sampling.
+    """
+
+    config_class = MeshAutoencoderConfig
+    config: MeshAutoencoderConfig
+    hierarchy: Hierarchy
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: MeshAutoencoderConfig, hierarchy: Hierarchy) -> None:
+        super().__init__()
+        levels = len(hierarchy.keep)
+        if len(config.encoder_channels) != levels:
+            raise ValueError(
+                f"MeshAutoencoder: encoder_channels must have one entry for each of the {levels} "
+                f"down-samplings of the hierarchy, got {len(config.encoder_channels)}"
+            )
+        self.config = config
+        self.hierarchy = hierarchy
+        self.hierarchy_hash = hierarchy.hash
+        self.origin: Point = ZERO
+        self.num_vertices = len(hierarchy.vertices[0])
+        self.computes_dummy = config.dummy_vertex == PUBLISHED
+        if self.computes_dummy:
+            hierarchy = with_dummy(hierarchy)
+        sizes = [len(vertices) for vertices in hierarchy.vertices]
+        factories = [level_operators(config.operator, hierarchy, level) for level in range(levels)]
+
+        self.encoder = nn.ModuleList()
+        self.select = None if config.fuse_downsampling else nn.ModuleList()
+        width = COORDINATES
+        for level, channels in enumerate(config.encoder_channels):
+            keep = table_of(hierarchy.keep[level])
+            select = SelectVertices(keep, sizes[level])
+            every, kept = factories[level]
+            if self.select is None:
+                self.encoder.append(_kept_block(config, every, kept, select, width, channels))
+            else:
+                self.encoder.append(_block(config, every, width, channels))
+                self.select.append(select)
+            width = channels
+
+        self.dummy = int(config.dummy_vertex is True)
+        coarse = sizes[-1] + self.dummy
+        self.to_latent = nn.Linear(coarse * width, config.latent_channels)
+        self.coarse_shape = (coarse, config.decoder_channels[0])
+        self.from_latent = nn.Linear(config.latent_channels, math.prod(self.coarse_shape))
+
+        self.upsample = nn.ModuleList(
+            Resample(hierarchy.up_index[n], hierarchy.up_weight[n], sizes[n + 1])
+            for n in reversed(range(levels))
+        )
+        widths, last = config.decoder_channels, len(config.decoder_channels) - 2
+        self.decoder = nn.ModuleList(
+            _block(
+                config,
+                factories[levels - 1 - n][0],
+                widths[n],
+                widths[n + 1],
+                activation="none" if n == last else config.activation,
+            )
+            for n in range(levels)
+        )
+        self.head: PolynomialBlock | None = None
+        if last == levels:
+            self.head = _block(config, factories[0][0], *widths[-2:], activation="none")
+
+        self.register_buffer("mean", torch.zeros(self.num_vertices, COORDINATES))
+        self.register_buffer("std", torch.ones(self.num_vertices, COORDINATES))
+
+    @property
+    def degree(self) -> int | None:
+        """The exact degree of the network as a polynomial, or None if it is none."""
+        blocks = [m for m in self.modules() if isinstance(m, PolynomialBlock)]
+        degrees = [block.degree for block in blocks if block.degree is not None]
+        return math.prod(degrees) if len(degrees) == len(blocks) else None
+
+    def set_normalization(self, mean: Tensor | np.ndarray, std: Tensor | np.ndarray) -> None:
+        """Set mean and standard deviation per vertex and coordinate, both ``[V, 3]``.
+
+        A coordinate that never moves (std zero) is given a hundredth of the mean deviation, so
+        that it can be divided by and what the decoder adds to it stays small.
+
+        Raises:
+            ValueError: on another shape, values that are not finite, a negative std, or a std
+                that is zero everywhere (a single mesh has no deviation).
+        """
+        wanted = (self.num_vertices, COORDINATES)
+        values = {
+            name: torch.as_tensor(value).to(self.mean)
+            for name, value in (("mean", mean), ("std", std))
+        }
+        for name, value in values.items():
+            if value.shape != wanted or not bool(torch.isfinite(value).all()):
+                raise ValueError(
+                    f"MeshAutoencoder: {name} must be finite, of shape {list(wanted)} (vertices of "
+                    f"the template), got {list(value.shape)}"
+                    + ("" if value.shape != wanted else " with values that are not finite")
+                )
+        deviation = values["std"]
+        if bool((deviation < 0).any()) or not bool((deviation > 0).any()):
+            raise ValueError(
+                "MeshAutoencoder: std must not be negative, and not zero everywhere (it takes at "
+                f"least two different meshes), got values from {float(deviation.min()):g} to "
+                f"{float(deviation.max()):g}"
+            )
+        self.mean.copy_(values["mean"])
+        self.std.copy_(torch.where(deviation > 0, deviation, 0.01 * deviation.mean()))
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """``(x - mean) / std`` of meshes ``[B, V, 3]``; the loss is taken in these units."""
+        return (x - self.mean) / self.std
+
+    def denormalize(self, x: Tensor) -> Tensor:
+        """``x · std + mean``: back to the units of the meshes."""
+        return torch.addcmul(self.mean, x, self.std)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Latent codes ``[B, latent_channels]`` of meshes ``x [B, V, 3]``.
+
+        Raises:
+            ValueError: if x does not have the vertices of the template.
+        """
+        return self._encode(self.normalize(self._check(x)))
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Meshes ``[B, V, 3]`` of latent codes ``z [B, latent_channels]``."""
+        if z.dim() != 2 or z.shape[1] != self.config.latent_channels:
+            raise ValueError(
+                f"MeshAutoencoder: z must have shape [B, {self.config.latent_channels}], "
+                f"got {list(z.shape)}"
+            )
+        return self.denormalize(self._decode(z))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Reconstruct meshes ``x [B, V, 3]``, in and out in their own units.
+
+        Raises:
+            ValueError: if x does not have the vertices of the template.
+        """
+        return self.denormalize(self._decode(self._encode(self.normalize(self._check(x)))))
+
+    def forward_normalized(self, x: Tensor) -> Tensor:
+        """Reconstruct meshes that are normalised already; the result is normalised, too."""
+        return self._decode(self._encode(self._check(x)))
+
+    def _check(self, x: Tensor) -> Tensor:
+        if x.dim() != 3 or x.shape[1] != self.num_vertices or x.shape[2] != COORDINATES:
+            raise ValueError(
+                f"MeshAutoencoder: x must have shape [B, {self.num_vertices}, 3] (vertices of the "
+                f"template), got {list(x.shape)}"
+            )
+        return x
+
+    def _encode(self, x: Tensor) -> Tensor:
+        if self.computes_dummy:
+            x = nn.functional.pad(x, (0, 0, 0, 1))
+        for level, block in enumerate(self.encoder):
+            x = self._blanked(block(x))
+            if self.select is not None:
+                x = self.select[level](x)
+        if self.dummy:
+            x = nn.functional.pad(x, (0, 0, 0, 1))
+        z: Tensor = self.to_latent(x.flatten(1))
+        return z
+
+    def _decode(self, z: Tensor) -> Tensor:
+        x: Tensor = self.from_latent(z).view(z.shape[0], *self.coarse_shape)
+        if self.dummy:
+            x = x[:, :-1]
+        for upsample, block in zip(self.upsample, self.decoder, strict=True):
+            x = self._blanked(block(upsample(x)))
+        x = x if self.head is None else self.head(x)
+        return x[:, :-1] if self.computes_dummy else x
+
+    def _blanked(self, x: Tensor) -> Tensor:
+        """The same with a dummy vertex that is zero, where there is one."""
+        return nn.functional.pad(x[:, :-1], (0, 0, 0, 1)) if self.computes_dummy else x
+
+
+_POLYNOMIALS: dict[str, Any] = {
+    "simple": Simple,
+    "full": NCP,
+    "skip": NCPSkip,
+    "skip_code": partial(NCPSkip, skip_first=False),
+}
+
+
+def _block(
+    config: MeshAutoencoderConfig,
+    factory: OperatorFactory,
+    in_channels: int,
+    out_channels: int,
+    *,
+    activation: str | None = None,
+    **ncp: Any,
+) -> PolynomialBlock:
+    """A block of the kind that ``config`` asks for; ``ncp`` goes to the NCPs."""
+    activation = config.activation if activation is None else activation
+    if config.block == "first_order":
+        return FirstOrder(factory, in_channels, out_channels, activation=activation)
+    block: PolynomialBlock = _POLYNOMIALS[config.block](
+        factory,
+        in_channels,
+        out_channels,
+        config.order,
+        norm=config.norm,
+        activation=activation,
+        dummy_vertex=config.dummy_vertex is True,
+        **ncp,
+    )
+    return block
+
+
+def _kept_block(
+    config: MeshAutoencoderConfig,
+    full: OperatorFactory,
+    kept: OperatorFactory,
+    select: SelectVertices,
+    in_channels: int,
+    out_channels: int,
+) -> PolynomialBlock:
+    """A block and the down-sampling that follows it, in one."""
+    if config.block in ("first_order", "simple"):
+        return _block(config, kept, in_channels, out_channels)
+    return _block(config, full, in_channels, out_channels, final_factory=kept, select=select)

@@ -1,0 +1,51 @@
+"""What the engine of :mod:`polygraph.train` is used for: a folder for each task.
+
+All folders have one shape: ``arguments.py`` reads the command line, ``training.py`` has the
+configuration of a run, what the loop needs to know, and the function that trains; ``run.py`` and
+others work on finished runs. A new task is a new folder, whose ``command`` says what is called,
+and a line in `TASKS`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+#: what `polygraph train` calls a task -> its folder
+TASKS = {
+    "gan": "images",
+    "mesh": "mesh",
+    "points": "points",
+}
+
+
+class Command(NamedTuple):
+    """What `polygraph train KIND` calls.
+
+    Attributes:
+        parse: reads the words of the command line: the run's configuration, its folder, whether to
+            resume. Raises ValueError or TypeError on what cannot be.
+        train: called with the configuration, the folder and ``resume=``; returns what
+            ``result.json`` holds.
+        describe: makes of that a line for people.
+    """
+
+    parse: Callable[[Sequence[str]], tuple[Any, str, bool]]
+    train: Callable[..., dict[str, Any]]
+    describe: Callable[[dict[str, Any]], str]
+
+
+def summary(kind: str) -> str:
+    """What a task is, in one line: the first of its folder's docstring."""
+    return str(_folder(kind).__doc__).splitlines()[0]
+
+
+def load_command(kind: str) -> Command:
+    """Import what trains; `TASKS` has the kinds."""
+    found: Command = _folder(kind).command()
+    return found
+
+
+def _folder(kind: str) -> Any:
+    return importlib.import_module(f"{__name__}.{TASKS[kind]}")

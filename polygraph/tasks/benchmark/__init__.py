@@ -1,0 +1,1 @@
+"""Grids of mesh autoencoders: all competitors trained, measured and timed alike."""

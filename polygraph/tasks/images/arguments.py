@@ -1,0 +1,86 @@
+"""Settings of `polygraph train gan`: options, YAML files, presets."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+from polygraph.data.images import ImageDataConfig
+from polygraph.tasks.images.losses import GanConfig
+from polygraph.tasks.images.presets import GanPreset, get_gan_preset
+from polygraph.tasks.images.training import GanRunConfig
+from polygraph.train.arguments import (
+    add_help,
+    add_nested,
+    base_parser,
+    packaged_configs,
+    parse_values,
+    read_configs,
+)
+from polygraph.train.config import TrainConfig
+
+DEFAULT_PRESET = "digits"
+_OWN = ("score_images", "classifier")
+
+
+def _nested(preset: GanPreset) -> dict[str, Any]:
+    return {
+        "generator": type(preset.generator),
+        "critic": type(preset.critic),
+        "data": ImageDataConfig,
+        "gan": GanConfig,
+    }
+
+
+def make_gan_parser(name: str) -> Any:
+    """The parser, with the settings of a preset as its defaults."""
+    preset = get_gan_preset(name)
+    parser = base_parser(
+        "gan", "Train a generator and a critic of images.", packaged_configs("gan")
+    )
+    parser.add_argument("--preset", type=str, default=name, help="networks and settings")
+    parser.add_argument("--score_images", type=int, default=0)
+    parser.add_argument("--classifier", type=str | None, default=None)
+    nested = _nested(preset)
+    defaults = {
+        "generator": preset.generator,
+        "critic": preset.critic,
+        "data": ImageDataConfig(),
+        "gan": preset.gan,
+    }
+    add_nested(parser, nested, defaults)
+    parser.set_defaults(preset.train)
+    add_help(parser, nested, GanRunConfig, _OWN)
+    return parser
+
+
+def parse_train_gan(arguments: Sequence[str]) -> tuple[GanRunConfig, str, bool]:
+    """Read the command line of `polygraph train gan`.
+
+    Later settings win: defaults, the preset, configurations in their order, options.
+
+    Returns:
+        The run's configuration, its folder, whether to resume.
+
+    Raises:
+        ValueError: a setting is unknown or has a bad value; an unknown preset suggests the nearest.
+    """
+    contents, words, rest = read_configs(arguments, "gan")
+    look = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    look.add_argument("--preset")
+    known, rest = look.parse_known_args(rest)
+    name = DEFAULT_PRESET
+    for content in contents:
+        name = str(content.get("preset", name))
+    name = known.preset or name
+    nested = _nested(get_gan_preset(name))
+    values = parse_values(make_gan_parser(name), [*words, "--preset", name, *rest], nested)
+    config = GanRunConfig(
+        train=TrainConfig(**{f.name: values["train"][f.name] for f in fields(TrainConfig)}),
+        preset=name,
+        **{key: values[key] for key in _OWN},
+        **{key: cls(**values[key]) for key, cls in nested.items()},
+    )
+    return config, values["out"], values["resume"]

@@ -1,0 +1,227 @@
+"""Training of adversarial pairs: the configuration of a run, its networks and its folder."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from polygraph.data.images import ImageDataConfig, ImageDataset, open_images
+from polygraph.data.known import remember
+from polygraph.models.images import SIZE
+from polygraph.models.images.families import CRITICS, GENERATORS, build, family_of
+from polygraph.models.images.graph_gan import GraphCriticConfig, GraphGeneratorConfig
+from polygraph.tasks.images.losses import GanConfig
+from polygraph.tasks.images.pair import GanTask
+from polygraph.tasks.images.presets import GanPreset, get_gan_preset
+from polygraph.tasks.images.scores import CLASSIFIER, SELECTED, Scorer
+from polygraph.train.checkpoint import write_json
+from polygraph.train.config import TrainConfig, config_hash
+from polygraph.train.distributed import make_fabric, process_group
+from polygraph.train.loop import Progress, Trainer
+from polygraph.train.provenance import provenance
+
+RUN, RESULT = "run.json", "result.json"
+
+
+@dataclass(frozen=True)
+class GanRunConfig:
+    """Everything that decides about an adversarial pair.
+
+    Attributes:
+        generator: config of a family of `polygraph.models.images.families.GENERATORS`.
+        critic: config of a family of `polygraph.models.images.families.CRITICS`.
+        data: the images; they decide about the channels of both networks.
+        gan: losses, critic steps, optimizers, average.
+        train: generator steps, batch, rate, schedule, seed.
+        preset: name that the settings started from; for people.
+        score_images: generated images that every validation scores through a classifier that is
+            trained on the same data; 0 for no scores. With them the weights of the lowest FID are
+            kept too.
+        classifier: folder of that classifier's weights, which several runs may share; null: the
+            run's own.
+    """
+
+    generator: Any = field(default_factory=GraphGeneratorConfig)
+    critic: Any = field(default_factory=GraphCriticConfig)
+    data: ImageDataConfig = field(default_factory=ImageDataConfig)
+    gan: GanConfig = field(default_factory=GanConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    preset: str = ""
+    score_images: int = 0
+    classifier: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot train."""
+        for name, families in (("generator", GENERATORS), ("critic", CRITICS)):
+            found = getattr(self, name)
+            if type(found) not in [cls for cls, _ in families.values()]:
+                raise TypeError(f"train: {name} must be a config of a {name}, got {found!r}")
+        if self.score_images < 0:
+            raise ValueError(f"train: score_images must be 0 or more, got {self.score_images}")
+        if self.data.size != SIZE:
+            raise ValueError(
+                f"data: size must be {SIZE}, that of the networks, got {self.data.size}"
+            )
+
+    def semantics(self) -> dict[str, Any]:
+        """What decides about the weights, besides the loop's settings and the images."""
+        gan = asdict(self.gan)
+        del gan["compile"]
+        return {
+            "generator": {"family": family_of(self.generator), **asdict(self.generator)},
+            "critic": {"family": family_of(self.critic), **asdict(self.critic)},
+            "gan": gan,
+        }
+
+    def digest(self) -> str:
+        """SHA-256 of what decides about the weights, the same on every machine."""
+        data = {k: v for k, v in asdict(self.data).items() if k not in ("path", "cache_dir")}
+        train = {**self.train.semantics(), "length": self.train.length()}
+        return config_hash({**self.semantics(), "data": data, "train": train})
+
+
+def gan_run_config(preset: str, data: ImageDataConfig | None = None, **train: Any) -> GanRunConfig:
+    """The run of a preset, with other settings of `TrainConfig` where they are given."""
+    found: GanPreset = get_gan_preset(preset)
+    return GanRunConfig(
+        found.generator,
+        found.critic,
+        data or ImageDataConfig(),
+        found.gan,
+        TrainConfig(**{**found.train, **train}),
+        preset,
+    )
+
+
+def fit_to_images(config: GanRunConfig, dataset: ImageDataset) -> GanRunConfig:
+    """The same run with networks for the channels of the images.
+
+    Raises:
+        ValueError: the images are not 32 x 32.
+    """
+    if dataset.size != SIZE:
+        raise ValueError(f"{dataset.name}: images must be {SIZE} x {SIZE}, got {dataset.size}")
+    return replace(
+        config,
+        generator=replace(config.generator, out_channels=dataset.channels),
+        critic=replace(config.critic, in_channels=dataset.channels),
+    )
+
+
+def build_pair(config: GanRunConfig) -> tuple[nn.Module, nn.Module]:
+    """Generator and critic initialised from the seed.
+
+    The generator comes first and does not depend on the critic: variants of a critic begin with
+    the same generator.
+    """
+    torch.manual_seed(config.train.seed)
+    generator = build(config.generator)
+    torch.manual_seed(config.train.seed + 1)
+    return generator, build(config.critic)
+
+
+def train_gan(
+    config: GanRunConfig,
+    folder: str | Path,
+    *,
+    resume: bool = False,
+    dataset: ImageDataset | None = None,
+) -> dict[str, Any]:
+    """Train a pair.
+
+    A run that was resumed ends with the same bits as one that was never stopped.
+
+    Args:
+        config: the run.
+        folder: receives ``run.json``, ``last.safetensors`` (and ``best.safetensors`` with scores),
+            ``log.jsonl``, ``curve.csv``, ``samples/``, ``interpolations/`` and ``result.json``.
+        resume: go on from the last checkpoint when there is one.
+        dataset: opened already; default: opened from ``config.data``.
+
+    Returns:
+        What ``result.json`` holds.
+
+    Raises:
+        ValueError: the data are bad, or do not fit the networks.
+        CheckpointError: the folder holds another run, or one and ``resume`` is False.
+        TrainingStopped: a loss, weight or feature that is not finite, a full disk, no memory. The
+            last checkpoint is good.
+    """
+    folder = Path(folder)
+    dataset = open_images(config.data) if dataset is None else dataset
+    remember(config.data.kind, config.data.path, config.data.cache_dir)
+    remember(CLASSIFIER, config.classifier)
+    config = fit_to_images(config, dataset)
+    fabric = make_fabric(config.train)
+    with process_group(fabric) as owned:
+        generator, critic = build_pair(config)
+        identity = {
+            **config.semantics(),
+            "dataset_hash": dataset.content_hash,
+            "split_hash": dataset.split_hash,
+        }
+        meta = {
+            "kind": "gan",
+            "config": asdict(config),
+            "config_hash": config.digest(),
+            "families": [family_of(config.generator), family_of(config.critic)],
+            "dataset": dataset.name,
+            **provenance(fabric.device),
+        }
+        measure = None
+        if config.score_images:
+            kept = Path(config.classifier or folder / CLASSIFIER)
+            measure = Scorer(dataset, kept, config.score_images, config.train.seed, fabric)
+        task = GanTask(
+            fabric,
+            config.train,
+            config.gan,
+            generator,
+            critic,
+            dataset,
+            folder,
+            measure=measure,
+            score=SELECTED if measure else None,
+        )
+        trainer = Trainer(task, config.train, fabric, folder, meta=meta, identity=identity)
+        owned += [task, trainer]
+
+        def describe() -> None:
+            write_json(folder / RUN, {**meta, "identity": identity})
+
+        progress = trainer.run(resume=resume, describe=describe)
+        result = _finish(task, progress, folder, {**meta, **identity})
+        del generator, critic, task, trainer
+    return result
+
+
+def _finish(
+    task: GanTask, progress: Progress, folder: Path, meta: dict[str, Any]
+) -> dict[str, Any]:
+    result = {
+        "steps": progress.step,
+        "best_step": progress.best_step,
+        "parameters": sum(p.numel() for p in task.generator.parameters()),
+        "critic_parameters": sum(p.numel() for p in task.critic.parameters()),
+        "seconds": progress.seconds,
+        "step_ms": 1000 * progress.seconds / max(1, progress.step),
+        "processes": task.fabric.world_size,
+        **meta,
+    }
+    if progress.best_step is not None:
+        result[SELECTED] = progress.best_score
+    if task.fabric.global_rank == 0:
+        write_json(folder / RESULT, result)
+    return result
+
+
+def describe_result(result: dict[str, Any]) -> str:
+    """What `train_gan` reached, in a line."""
+    best = ""
+    if result["best_step"] is not None:
+        best = f", lowest FID {result['fid']:.2f} at step {result['best_step']}"
+    return f"{result['steps']:,} generator steps, {result['step_ms']:.0f} ms each{best}"

@@ -1,0 +1,189 @@
+"""Generators of the Π-net papers: exact degrees, shapes, published sizes, bad settings."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from polygraph.analysis import check_degree
+from polygraph.models.images._mapping import PRODUCT_NORMS
+from polygraph.models.images.dcgan import (
+    ConvCritic,
+    ConvCriticConfig,
+    DeconvGenerator,
+    DeconvGeneratorConfig,
+)
+from polygraph.models.images.families import build
+from polygraph.models.images.polynomial_gan import (
+    BODIES,
+    DECOMPOSITIONS,
+    PolynomialGenerator,
+    PolynomialGeneratorConfig,
+)
+from polygraph.models.images.sngan import (
+    ResidualCritic,
+    ResidualCriticConfig,
+    ResidualGenerator,
+    ResidualGeneratorConfig,
+)
+
+TINY = PolynomialGeneratorConfig(latent_channels=4, channels=(5, 4, 3, 3))
+
+
+def enlarged(generator):
+    """With weights of which no order is lost in rounding."""
+    torch.manual_seed(1)
+    generator.double()
+    with torch.no_grad():
+        for name, parameter in generator.named_parameters():
+            if name.endswith("scale"):
+                parameter.fill_(1.0)
+            elif parameter.dim() > 1 and parameter.numel():
+                fan = parameter[0].numel() if parameter.dim() == 2 else parameter.shape[1]
+                parameter.normal_(0, fan**-0.5)
+    return generator
+
+
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize(
+    ("decomposition", "order", "degree"),
+    [
+        *((name, order, order) for name in ("ccp", "ncp", "ncp-skip") for order in (1, 2, 4, 6)),
+        ("prodpoly", 1, 1),
+        ("prodpoly", 2, 16),
+    ],
+)
+def test_is_polynomial_of_its_degree(decomposition, order, degree, body):
+    """Along lines the next finite difference vanishes, and the one before does not."""
+    config = replace(TINY, decomposition=decomposition, order=order, body=body)
+    generator = enlarged(PolynomialGenerator(config))
+    assert generator.degree == degree
+    report = check_degree(generator.polynomial, (4,), degree)
+    assert report, report.message
+    z = torch.randn(2, 4, dtype=torch.float64)
+    torch.testing.assert_close(generator(z), generator.polynomial(z).tanh())
+
+
+def test_mapping_multiplies_the_degree():
+    """An NCP of order 2 before one of order 3."""
+    generator = enlarged(PolynomialGenerator(replace(TINY, mapping_order=2, order=3)))
+    assert generator.degree == 6
+    report = check_degree(generator.polynomial, (4,), 6)
+    assert report, report.message
+
+
+@pytest.mark.parametrize("norm", [n for n in PRODUCT_NORMS if n != "none"])
+@pytest.mark.parametrize("decomposition", DECOMPOSITIONS)
+def test_normalised_forms(decomposition, norm):
+    """Images that depend on z; no degree is promised."""
+    torch.manual_seed(0)
+    generator = PolynomialGenerator(replace(TINY, decomposition=decomposition, norm=norm))
+    assert generator.degree is None
+    z = torch.randn(3, 4)
+    values, images = generator.polynomial(z), generator(z)
+    assert images.shape == (3, 3, 32, 32)
+    # At most 1, which float32's tanh rounds to from 9 on: the products of prodpoly with
+    # batch_channel, whose scale starts at 1 and not at 0.1, have entries beyond it.
+    assert images.abs().max() <= 1
+    assert torch.isfinite(values).all()
+    assert (values - values[:1]).abs().amax((1, 2, 3))[1:].min() > 1e-5
+
+
+@pytest.mark.parametrize("kind", ["plain", "ncp", "prodpoly"])
+@pytest.mark.parametrize("mapping", [0, 2])
+def test_residual_generator(kind, mapping):
+    """Grey images of the right size, with a mapping network and without."""
+    torch.manual_seed(0)
+    config = ResidualGeneratorConfig(kind, 6, 1, 5, mapping_order=mapping)
+    assert ResidualGenerator(config)(torch.randn(2, 6)).shape == (2, 1, 32, 32)
+
+
+def test_residual_kinds_differ_from_plain_by_their_products():
+    """A z = 1 and b = 0, or a scale of 0: the plain generator."""
+    torch.manual_seed(0)
+    config = ResidualGeneratorConfig(latent_channels=6, channels=5)
+    plain = ResidualGenerator(config)
+    z = torch.randn(2, 6)
+    for kind in ("ncp", "prodpoly"):
+        other = ResidualGenerator(replace(config, kind=kind))
+        missing = other.load_state_dict(plain.state_dict(), strict=False)
+        assert not missing.unexpected_keys
+        assert missing.missing_keys
+        assert not torch.allclose(other(z), plain(z), atol=1e-3)
+        with torch.no_grad():
+            for layer in other.latent:
+                layer.weight.zero_()
+            for norm in other.norms:
+                norm.scale.zero_()
+        torch.testing.assert_close(other(z), plain(z))
+
+
+def test_published_sizes():
+    """SNGAN's pair: the parameters of the layers in the paper's table, counted by hand."""
+    block = 2 * (256 * 256 * 9 + 256) + (256 * 256 + 256) + 2 * 2 * 256
+    wanted = (128 * 4096 + 4096) + 3 * block + 2 * 256 + (256 * 27 + 3)
+    assert sum(p.numel() for p in build(ResidualGeneratorConfig()).parameters()) == wanted
+    square, first = 128 * 128 * 9 + 128, 3 * 128 * 9 + 128
+    wanted = first + square + (3 * 128 + 128) + 2 * square + (128 * 128 + 128) + 4 * square + 129
+    assert sum(p.numel() for p in build(ResidualCriticConfig()).parameters()) == wanted
+
+
+@pytest.mark.parametrize("spectral", [False, True])
+def test_critics(spectral):
+    """A number per image; with spectral normalisation no weight stretches more than by 1."""
+    torch.manual_seed(0)
+    x = torch.randn(3, 1, 32, 32)
+    critics = (
+        ResidualCritic(ResidualCriticConfig(1, 4, spectral)),
+        ConvCritic(ConvCriticConfig(1, (3, 4, 5), not spectral, spectral)),
+    )
+    for critic in critics:
+        for _ in range(30):  # power iterations
+            assert critic(x).shape == (3,)
+        if spectral:
+            assert critic.output.weight.detach().norm() == pytest.approx(1, abs=1e-4)
+            convs = [m for m in critic.modules() if isinstance(m, torch.nn.Conv2d)]
+            for conv in convs:
+                assert torch.linalg.matrix_norm(conv.weight.flatten(1), 2) < 1.05
+
+
+def test_spectral_norm_compiles():
+    """Power iterations are part of the graph."""
+    critic = ResidualCritic(ResidualCriticConfig(1, 4))
+    torch.compiler.reset()
+    x = torch.randn(2, 1, 32, 32)
+    compiled = torch.compile(critic.eval(), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), critic(x))
+    twin = copy.deepcopy(critic.train())
+    compiled = torch.compile(critic, fullgraph=True, backend="aot_eager")
+    for _ in range(2):  # each call moves the singular vectors, which are buffers
+        torch.testing.assert_close(compiled(x), twin(x))
+    for one, other in zip(critic.buffers(), twin.buffers(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_deconv_generator():
+    generator = DeconvGenerator(DeconvGeneratorConfig(6, 1, (6, 5, 4, 3)))
+    assert generator(torch.randn(2, 6)).shape == (2, 1, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("config", "settings", "message"),
+    [
+        (PolynomialGeneratorConfig, {"decomposition": "npc"}, "did you mean 'ncp'"),
+        (PolynomialGeneratorConfig, {"body": "resnet"}, "body must be one of dcgan, sngan"),
+        (PolynomialGeneratorConfig, {"order": 0}, "order must be a positive integer"),
+        (PolynomialGeneratorConfig, {"norm": "batch"}, "norm must be one of"),
+        (PolynomialGeneratorConfig, {"mapping_order": -1}, "mapping_order must be 0 or more"),
+        (PolynomialGeneratorConfig, {"channels": (1,)}, "channels must be 4 numbers"),
+        (ResidualGeneratorConfig, {"kind": "plane"}, "did you mean 'plain'"),
+        (ResidualGeneratorConfig, {"out_channels": 4}, "out_channels must be 1 or 3"),
+        (DeconvGeneratorConfig, {"channels": (1, 2)}, "channels must be 4 numbers"),
+        (ResidualCriticConfig, {"channels": 0}, "channels must be a positive integer"),
+        (ConvCriticConfig, {"spectral_norm": True}, "exclude each other"),
+    ],
+)
+def test_bad_settings(config, settings, message):
+    with pytest.raises(ValueError, match=message):
+        config(**settings)

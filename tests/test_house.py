@@ -1,0 +1,244 @@
+"""How the house is built: sizes of files, which way imports point, what is private, what is public.
+
+Every rule has a list of exceptions that may only shrink: an exception that is no longer needed
+fails, too. New code is not added to the lists.
+"""
+
+import ast
+import importlib
+import re
+from collections import defaultdict
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+import polygraph.ops  # noqa: F401  registers the operators
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+MOST_LINES, MOST_ARGUMENTS = 450, 12
+FOLDERS = ("polygraph", "csrc", "tests", "scripts", "benchmarks")
+SUFFIXES = {".py", ".cpp", ".h", ".inc", ".cu", ".cuh", ".js", ".css", ".html", ".sh"}
+
+# From below to above: a folder imports from those before it. What lies on the ground floor
+# (polygraph/_*.py) is before all of them.
+FLOORS = (
+    "ops",
+    "reference",
+    "nn",
+    "transforms",
+    "mesh",
+    "data",
+    "metrics",
+    "image_metrics",
+    "models",
+    "analysis",
+    "report",
+    "train",
+    "tasks",
+    "cli",
+    "__main__",
+)
+
+LONG_FILES = {
+    "csrc/ecc/lane_ecc_kernel.inc",
+    "csrc/edge_softmax/edge_softmax_kernel.inc",
+    "csrc/knn/knn_cpu.cpp",
+    "csrc/knn/knn_kernel.inc",
+    "csrc/knn/knn_select.inc",
+    "csrc/poly_step/poly_step_kernels.cuh",
+    "polygraph/nn/knn.py",
+    "polygraph/nn/mesh_conv.py",
+    "polygraph/ops/_ecc_ways.py",
+    "polygraph/ops/ecc.py",
+    "polygraph/ops/edge_conv.py",
+    "polygraph/report/assets/report.js",
+    "polygraph/train/loop.py",
+    "tests/data/test_images.py",
+    "tests/data/test_registered.py",
+    "tests/fuzz/edges.py",
+    "tests/fuzz/runs.py",
+    "tests/nn/layer_contract.py",
+    "tests/nn/test_ecc.py",
+    "tests/nn/test_knn.py",
+    "tests/ops/contract.py",
+    "tests/ops/test_ecc.py",
+    "tests/ops/test_edge_conv.py",
+    "tests/ops/test_knn_contract.py",
+    "tests/ops/test_poly_step.py",
+}
+PRIVATE_USES = {
+    "polygraph/nn/edge_mlp.py: polygraph.ops._common.decide",
+    "polygraph/nn/knn.py: polygraph.ops._common",
+    "polygraph/nn/message_passing.py: polygraph.ops._common",
+    "polygraph/ops/ecc.py: polygraph.ops.edge_conv._forward",
+    "polygraph/ops/knn.py: polygraph.ops.edge_conv._forward",
+    "polygraph/ops/light_ecc.py: polygraph.ops.edge_conv._forward",
+    "scripts/emulator/emulator.py: polygraph.ops._common",
+    "scripts/gpu_graph_checks.py: polygraph.ops.edge_conv._forward",
+}
+LONG_SCHEMAS = {
+    "polygraph::ecc",
+    "polygraph::ecc_backward",
+    "polygraph::edge_dot",
+    "polygraph::edge_form",
+    "polygraph::edge_inner_",
+    "polygraph::edge_outer_",
+    "polygraph::edge_softmax_backward",
+    "polygraph::edge_sum",
+    "polygraph::edge_values",
+    "polygraph::lane_ecc_",
+    "polygraph::lane_ecc_backward_",
+    "polygraph::tile_ecc_",
+}
+
+
+@cache
+def modules():
+    """Every module of the package by its dotted name: its file and its syntax."""
+    found = {}
+    for path in sorted((REPOSITORY / "polygraph").rglob("*.py")):
+        parts = path.relative_to(REPOSITORY).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        found[name] = path, ast.parse(path.read_text())
+    return found
+
+
+def imported(tree):
+    """``(module, name or None)`` of all that a file imports from the package, wherever it does."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, "imports are absolute"
+            if node.module.split(".")[0] == "polygraph":
+                yield from ((node.module, alias.name) for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from ((a.name, None) for a in node.names if a.name.split(".")[0] == "polygraph")
+
+
+def target(module, name):
+    """The module that an import reaches: a name may be one itself."""
+    full = f"{module}.{name}"
+    return full if full in modules() else module
+
+
+def floor(module):
+    """The place of a module among `FLOORS`; -1 for the ground floor."""
+    parts = module.split(".")
+    if len(parts) == 1 or (parts[1].startswith("_") and parts[1] != "__main__"):
+        return -1
+    return FLOORS.index(parts[1])
+
+
+def test_files_are_short():
+    long = set()
+    for folder in FOLDERS:
+        for path in (REPOSITORY / folder).rglob("*"):
+            name = path.relative_to(REPOSITORY).as_posix()
+            if path.suffix in SUFFIXES and "/results/" not in name:
+                if len(path.read_text().splitlines()) > MOST_LINES:
+                    long.add(name)
+    assert long - LONG_FILES == set(), f"split what is longer than {MOST_LINES} lines"
+    assert LONG_FILES - long == set(), "no exceptions any more: take them off the list"
+
+
+def test_imports_point_down():
+    wrong = [
+        f"{name} imports {module}"
+        for name, (_, tree) in modules().items()
+        for module in (target(*found) for found in imported(tree))
+        if floor(module) > floor(name)
+    ]
+    assert wrong == []
+
+
+def test_no_circle_of_modules():
+    below = {
+        name: {target(*found) for found in imported(tree)} - {name}
+        for name, (_, tree) in modules().items()
+    }
+    while True:
+        done = {name for name, wanted in below.items() if not wanted & below.keys()}
+        if not done:
+            break
+        below = {name: wanted for name, wanted in below.items() if name not in done}
+    assert below == {}, "these import each other"
+
+
+def is_private(name):
+    return name.startswith("_") and not name.startswith("__")
+
+
+def may_use(own, module, name):
+    """Whether the file of module ``own`` (None: outside of the package) may import a name."""
+    parts = [*module.split("."), name]
+    place = next((n for n, part in enumerate(parts) if is_private(part)), None)
+    if place is None:
+        return True
+    home = ".".join(parts[:place])
+    if f"{home}.{parts[place]}" not in modules():
+        return False  # not a module: a private name of one
+    return home == "polygraph" or own == home or str(own).startswith(f"{home}.")
+
+
+def private_uses(tree, own):
+    """Private names of other modules in a file."""
+    aliases = {}
+    for module, name in imported(tree):
+        if name is not None and not may_use(own, module, name):
+            yield f"{module}.{name}"
+        if f"{module}.{name}" in modules():
+            aliases[name] = f"{module}.{name}"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and is_private(node.attr):
+            if isinstance(node.value, ast.Name) and node.value.id in aliases:
+                yield f"{aliases[node.value.id]}.{node.attr}"
+
+
+def test_private_names_stay_in_their_file():
+    """A module ``_name.py`` is for its own folder, one of the ground floor for all."""
+    files = [(path, tree, name) for name, (path, tree) in modules().items()]
+    for folder in ("scripts", "benchmarks"):
+        for path in (REPOSITORY / folder).rglob("*.py"):
+            files.append((path, ast.parse(path.read_text()), None))
+    used = {
+        f"{path.relative_to(REPOSITORY).as_posix()}: {use}"
+        for path, tree, own in files
+        for use in private_uses(tree, own)
+    }
+    assert used - PRIVATE_USES == set(), "give them public names, or a place that both may use"
+    assert PRIVATE_USES - used == set(), "no exceptions any more: take them off the list"
+
+
+def test_schemas_are_short():
+    counts = {
+        schema.name: len(schema.arguments)
+        for schema in torch._C._jit_get_all_schemas()
+        if schema.name.startswith("polygraph::")
+    }
+    assert counts
+    long = {name for name, count in counts.items() if count > MOST_ARGUMENTS}
+    assert long - LONG_SCHEMAS == set(), f"no operator takes more than {MOST_ARGUMENTS} arguments"
+    assert LONG_SCHEMAS - long == set(), "no exceptions any more: take them off the list"
+
+
+def promised():
+    """Names in the README's table of packages, with the package that they are promised of."""
+    packages, found = [], defaultdict(set)
+    for row in re.findall(
+        r"^\|(.*)\|(.*)\|$", (REPOSITORY / "README.md").read_text(), re.MULTILINE
+    ):
+        named = re.findall(r"`polygraph\.([a-z_]+)`", row[0])
+        packages = named or (packages if not row[0].strip() else [])
+        for package in packages:
+            found[f"polygraph.{package}"] |= set(re.findall(r"`([A-Za-z_]\w*)`", row[1]))
+    return dict(found)
+
+
+@pytest.mark.parametrize("package", sorted(promised()))
+def test_public_names_are_where_the_readme_says(package):
+    module = importlib.import_module(package)
+    names = promised()[package]
+    assert {name for name in names if not hasattr(module, name)} - {"state_dict"} == set()
+    for name in getattr(module, "__all__", ()):
+        assert hasattr(module, name)
