@@ -25,9 +25,9 @@ from torch import Tensor
 
 from polygraph import ops
 from polygraph.ops import Graph
-from polygraph.ops._graph_side import GraphSide
 from polygraph.ops.ecc import EdgeLayer
 from polygraph.ops.edge_sum import dot_along, masks_of
+from polygraph.ops.graph_side import GraphSide
 
 
 def dot_of_both_ends(u: Tensor, v: Tensor, grad: Tensor, far_grad: Tensor, g: Graph) -> Tensor:

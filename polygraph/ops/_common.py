@@ -105,13 +105,6 @@ def wide(tensor: Tensor | None) -> Tensor | None:
     return tensor.float() if tensor is not None and tensor.dtype in HALF_TYPES else tensor
 
 
-def activate(x: Tensor, slope: float) -> Tensor:
-    """``slope x`` where x is not positive; with a slope of 0 that is 0 for infinity, too."""
-    if slope == 1:
-        return x
-    return torch.relu(x) if slope == 0 else torch.nn.functional.leaky_relu(x, slope)
-
-
 def check_devices(op: str, like: str, x: Tensor, **others: Tensor | None) -> None:
     """Refuse arguments that lie elsewhere than ``x`` (called ``like``).
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from polygraph import _load
 from polygraph.ops import _common
 from polygraph.ops._autograd import Gradients, register_autograd
-from polygraph.ops._graph_side import GraphSide
+from polygraph.ops.graph_side import GraphSide
 
 _load.load_libraries()
 _ops = torch.ops.polygraph

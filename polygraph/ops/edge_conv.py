@@ -7,11 +7,11 @@ from torch import Tensor
 
 from polygraph import _load
 from polygraph.ops import _common
-from polygraph.ops._common import activate, autocast_dtype, cast, check_devices, unrecorded, wide
-from polygraph.ops._graph_side import ANY_NODES, GraphSide
+from polygraph.ops._common import autocast_dtype, cast, check_devices, unrecorded, wide
 from polygraph.ops.edge_max import edge_max
-from polygraph.ops.edge_sum import masks_of, sum_along
+from polygraph.ops.edge_sum import activate, masks_of, sum_along
 from polygraph.ops.graph import Graph
+from polygraph.ops.graph_side import ANY_NODES, GraphSide
 
 _load.load_libraries()
 _ops = torch.ops.polygraph

@@ -16,9 +16,9 @@ from polygraph.ops._autograd import (
     register_autograd,
     side_by_side,
 )
-from polygraph.ops._graph_side import GraphSide
 from polygraph.ops.edge_sum import edge_sum, sum_to_others
 from polygraph.ops.graph import Graph, targets_of
+from polygraph.ops.graph_side import GraphSide
 from polygraph.ops.transpose_table import transpose_table
 
 _load.load_libraries()

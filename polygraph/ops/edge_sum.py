@@ -16,8 +16,8 @@ from polygraph.ops._autograd import (
     side_by_side,
 )
 from polygraph.ops._common import autocast_dtype, cast, check_devices
-from polygraph.ops._graph_side import GraphSide
 from polygraph.ops.graph import Graph, transpose_graph
+from polygraph.ops.graph_side import GraphSide
 
 _load.load_libraries()
 _ops = torch.ops.polygraph
@@ -66,6 +66,13 @@ def edge_dist2(x: Tensor, graph: Graph) -> Tensor:
     opposite = -x
     side = GraphSide.of(graph)
     return dot_along(side, x.shape[0], graph.num_slots, x, opposite, near=x, far=opposite)
+
+
+def activate(x: Tensor, slope: float) -> Tensor:
+    """``slope x`` where x is not positive; with a slope of 0 that is 0 for infinity, too."""
+    if slope == 1:
+        return x
+    return torch.relu(x) if slope == 0 else torch.nn.functional.leaky_relu(x, slope)
 
 
 # ---- the compiled operators, their arguments by name ----

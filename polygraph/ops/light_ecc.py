@@ -17,10 +17,10 @@ from polygraph.ops._common import (
     check_devices,
     unrecorded,
 )
-from polygraph.ops._graph_side import GraphSide
 from polygraph.ops._light_ecc_form import edge_form, nodes_at_a_time
 from polygraph.ops.edge_sum import edge_values
 from polygraph.ops.graph import Graph
+from polygraph.ops.graph_side import GraphSide
 
 _load.load_libraries()
 _ops = torch.ops.polygraph

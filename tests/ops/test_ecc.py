@@ -15,8 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from polygraph import ops, reference
 from polygraph.ops import Graph, _common, _light_ecc_form
-from polygraph.ops._graph_side import GraphSide
 from polygraph.ops.ecc import EdgeLayer, choice, chunks
+from polygraph.ops.graph_side import GraphSide
 
 
 def ecc(x, phi, weight, source, ptr, edge=None, aggr="sum", edge_weight=None, side=None):

@@ -15,8 +15,8 @@ from tolerances import KERNEL, SUM_FLOAT32, assert_close
 
 from polygraph import ops, reference
 from polygraph.ops import Graph, graph_from_coo, graph_from_table
-from polygraph.ops._graph_side import GraphSide
 from polygraph.ops.edge_conv import edge_conv_in_place
+from polygraph.ops.graph_side import GraphSide
 from polygraph.reference.edge_conv import ends
 
 

@@ -13,17 +13,17 @@ from torch import Tensor
 
 from polygraph import _load
 from polygraph.ops._common import (
-    activate,
     autocast_disabled,
     autocast_dtype,
     cast,
     check_devices,
     wide,
 )
-from polygraph.ops._graph_side import GraphSide
 from polygraph.ops.ecc import derivatives as _derivatives  # noqa: F401  registers the operators
 from polygraph.ops.ecc.choice import source_is_cheaper
+from polygraph.ops.edge_sum import activate
 from polygraph.ops.graph import Graph
+from polygraph.ops.graph_side import GraphSide
 
 _load.load_libraries()
 _ops = torch.ops.polygraph

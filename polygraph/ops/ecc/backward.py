@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from polygraph import _load
-from polygraph.ops._graph_side import GraphSide
 from polygraph.ops.ecc.choice import way_of
 from polygraph.ops.ecc.chunks import CHUNK_NODES, NARROW, chunks, flat
 from polygraph.ops.ecc.forward import summed
 from polygraph.ops.ecc.hidden import Hidden, through_layer, widened
 from polygraph.ops.edge_sum import sum_along
+from polygraph.ops.graph_side import GraphSide
 
 _load.load_libraries()
 _ops = torch.ops.polygraph

@@ -29,8 +29,8 @@ import torch
 from torch import Tensor
 
 from polygraph.ops import _common
-from polygraph.ops._graph_side import GraphSide
 from polygraph.ops.graph import Graph
+from polygraph.ops.graph_side import GraphSide
 
 # Targets side by side in vectors are filled up to the most neighbours among them: up to this share
 # more slots than there are, and this many bytes for what they need.

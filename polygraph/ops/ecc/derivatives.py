@@ -17,11 +17,11 @@ from torch import Tensor
 from polygraph import _load
 from polygraph.ops._autograd import Gradients, recording, register_autograd
 from polygraph.ops._common import HALF_TYPES, autocast_disabled, cast, outside_autocast
-from polygraph.ops._graph_side import GraphSide
 from polygraph.ops.ecc.backward import EccGradients, Wanted, ecc_gradients, laid_out
 from polygraph.ops.ecc.forward import ecc_values
 from polygraph.ops.ecc.hidden import Hidden, past_activation, through_layer, widened
 from polygraph.ops.edge_sum import masks_of, sum_along, sum_to_others, values_along
+from polygraph.ops.graph_side import GraphSide
 
 _load.load_libraries()
 _ops = torch.ops.polygraph

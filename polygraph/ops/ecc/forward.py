@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from polygraph import _load
-from polygraph.ops._graph_side import ANY_NODES, GraphSide
 from polygraph.ops.ecc.choice import way_of
 from polygraph.ops.ecc.chunks import chunks, flat
 from polygraph.ops.ecc.hidden import Hidden, widened
 from polygraph.ops.edge_sum import sum_along
+from polygraph.ops.graph_side import ANY_NODES, GraphSide
 
 _load.load_libraries()
 _ops = torch.ops.polygraph

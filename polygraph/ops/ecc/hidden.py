@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from polygraph.ops import _common
-from polygraph.ops._common import activate
 from polygraph.ops.ecc.chunks import Chunk
+from polygraph.ops.edge_sum import activate
 
 
 class Hidden(NamedTuple):
