@@ -57,7 +57,6 @@ LONG_FILES = {
     "tests/fuzz/edges.py",
     "tests/fuzz/runs.py",
     "tests/nn/layer_contract.py",
-    "tests/nn/test_ecc.py",
     "tests/nn/test_knn.py",
     "tests/ops/contract.py",
     "tests/ops/test_ecc.py",
