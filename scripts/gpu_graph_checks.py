@@ -26,15 +26,15 @@ from torch import Tensor
 from polygraph import ops
 from polygraph.ops import Graph
 from polygraph.ops.ecc import EdgeLayer
-from polygraph.ops.edge_conv import _forward
+from polygraph.ops.edge_sum import dot_along, masks_of
+from polygraph.ops.graph_side import GraphSide
 
 
-def dot_of_both_ends(u: Tensor, v: Tensor, grad: Tensor, oth_grad: Tensor, g: Graph) -> Tensor:
+def dot_of_both_ends(u: Tensor, v: Tensor, grad: Tensor, far_grad: Tensor, g: Graph) -> Tensor:
     """Of sums of a target and a source under the activation, with such sums."""
-    found: Tensor = torch.ops.polygraph.edge_dot(
-        grad, oth_grad, u.detach(), v.detach(), u, v, 0.2, v.shape[0], g.num_slots, *_forward(g)
-    )
-    return found
+    ends = (GraphSide.of(g), v.shape[0], g.num_slots)
+    masks = masks_of(u.detach(), v.detach(), 0.2)
+    return dot_along(*ends, grad, far_grad, near=u, far=v, masks=masks, slope=0.2)
 
 
 def edge_conv_checks() -> Iterator[Check]:

@@ -18,7 +18,7 @@ _LAZY = {
     "DynamicEdgeConv": "edge_conv",
     "ECConv": "ecc",
     "EdgeConv": "edge_conv",
-    "LightECConv": "ecc",
+    "LightECConv": "light_ecc",
     "NNConv": "ecc",
     "NonLocalGraphConv2d": "nonlocal_conv",
     "OnGraph": "nonlocal_conv",

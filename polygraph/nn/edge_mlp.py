@@ -20,15 +20,9 @@ from polygraph.nn.ordinary import (
     slope_of,
 )
 from polygraph.ops._common import decide
-from polygraph.ops.edge_conv import (
-    AGGREGATIONS,
-    activate,
-    edge_aggregate,
-    edge_conv_in_place,
-    edge_max,
-    edge_sum,
-    edge_values,
-)
+from polygraph.ops.edge_conv import AGGREGATIONS, edge_aggregate, edge_conv_in_place
+from polygraph.ops.edge_max import edge_max
+from polygraph.ops.edge_sum import activate, edge_sum, edge_values
 from polygraph.ops.graph import Graph
 
 Step = Callable[[Tensor], Tensor]

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from polygraph._checks import as_index, check_choice, check_positive
-from polygraph.nn.ecc import DifferenceHidden, LightEdgeFilter, edge_differences
+from polygraph.nn.ecc import DifferenceHidden, edge_differences
 from polygraph.nn.edge_mlp import edge_network, split
 from polygraph.nn.knn import pixel_knn
+from polygraph.nn.light_ecc import LightEdgeFilter
 from polygraph.nn.ordinary import is_linear
 from polygraph.nn.tables import Tables
 from polygraph.ops import ecc, edge_aggregate, edge_values, graph_from_table, light_ecc

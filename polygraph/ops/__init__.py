@@ -1,15 +1,10 @@
 """The operators: compiled kernels, differentiable any number of times."""
 
 from polygraph.ops.ecc import ecc
-from polygraph.ops.edge_conv import (
-    edge_aggregate,
-    edge_conv,
-    edge_dist2,
-    edge_max,
-    edge_sum,
-    edge_values,
-)
+from polygraph.ops.edge_conv import edge_aggregate, edge_conv
+from polygraph.ops.edge_max import edge_max
 from polygraph.ops.edge_softmax import edge_softmax
+from polygraph.ops.edge_sum import edge_dist2, edge_sum, edge_values
 from polygraph.ops.graph import Graph, graph_from_coo, graph_from_table
 from polygraph.ops.knn import knn
 from polygraph.ops.light_ecc import light_ecc

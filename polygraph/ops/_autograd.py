@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.utils import _pytree as pytree
 
 Formula = Callable[..., Any]
+Gradients = dict[str, Tensor | None]  #: of an operator's arguments, by their names in its schema
 
 _library = torch.library.Library("polygraph", "IMPL")
 _BelowAutograd = torch._C._AutoDispatchBelowAutograd
@@ -35,21 +39,28 @@ def register_autograd(
 
     On small meshes and batches a call costs more than its kernel. In reverse mode it goes through a
     `torch.autograd.Function` and nothing else: our operators have neither keyword-only arguments
-    nor defaults nor lists of tensors, for which PyTorch reads the schema again at every call. And
-    where no graph is recorded, operators in a formula go to their kernels at once. Transforms of
-    `torch.func` take another Function, which they can take apart.
+    nor defaults, for which PyTorch reads the schema again at every call. A list of tensors is a
+    constant, such as the tables of a graph: autograd does not see into it. Where no graph is
+    recorded, operators in a formula go to their kernels at once. Transforms of `torch.func` take
+    another Function, which they can take apart.
+
+    Formulas know arguments by their names in the operator's schema: ``given`` below is a named
+    tuple of the arguments, and ``needs``, ``tangents`` and ``dims`` are named tuples of one thing
+    for each argument.
 
     Args:
         name: of the operator.
-        backward: ``(ctx, saved, *grads)`` to the gradient of every argument, a tuple. ``saved``
-            are the saved tensors: they are unpacked once, where operations are still recorded, as
-            `torch.utils.checkpoint` requires.
-        save: ``(ctx, inputs, output)``: saves what ``backward`` needs.
-        jvp: ``(inputs, output, tangents)`` to the tangent of every output (one, or a tuple; None
+        backward: ``(ctx, saved, needs, *grads)`` to a dictionary of gradients by argument; those
+            left out are None. ``saved`` are the saved tensors: they are unpacked once, where
+            operations are still recorded, as `torch.utils.checkpoint` requires. ``needs`` says
+            whether an argument's gradient is wanted.
+        save: ``(ctx, given, output)``: saves what ``backward`` needs.
+        jvp: ``(given, output, tangents)`` to the tangent of every output (one, or a tuple; None
             of an output without derivative). ``tangents`` are None where there is none.
-        vmap: ``(size, dims, *inputs)``: the outputs for a whole batch at once, with the batch in
+        vmap: ``(size, dims, given)``: the outputs for a whole batch at once, with the batch in
             front, or None where that cannot be done; ``dims`` is the batch dimension of every
-            argument, or None. Without it, samples are taken one after the other.
+            argument (a list of them where one in a list has one), or None. Without it, samples are
+            taken one after the other.
         composite: the operator in differentiable PyTorch, which forward mode and transforms take
             instead of ``jvp`` and ``vmap``.
         records: whether ``backward`` itself records operations and differentiates them.
@@ -58,30 +69,35 @@ def register_autograd(
     arguments = op._schema.arguments
     assert not any(a.kwarg_only or a.has_default_value() for a in arguments), op._schema
     assert (jvp is None) == (composite is not None), name
+    named = _named_tuple(name, [a.name for a in arguments])
+    order = {a.name: place for place, a in enumerate(arguments)}
 
     # What comes last is not the operator's: `ctx.needs_input_grad` starts with its own arguments.
-    def forward(ctx: Any, *given: Any) -> Any:
-        *inputs, (keyset, has_tangent) = given
+    def forward(ctx: Any, *all_inputs: Any) -> Any:
+        *inputs, (keyset, has_tangent) = all_inputs
         with _BelowAutograd():
             output = op.redispatch(keyset & _BACKENDS, *inputs)
-        save(ctx, inputs, output)
+        given = named(inputs)
+        save(ctx, given, output)
         if has_tangent is not None:
-            ctx.of_jvp = inputs, output, has_tangent
+            ctx.of_jvp = given, output, named(has_tangent)
         return output
 
     def reverse(ctx: Any, *grads: Tensor | None) -> Any:
-        saved = ctx.saved_tensors
+        saved, needs = ctx.saved_tensors, named(ctx.needs_input_grad[:-1])
         if records or recording():
-            return *backward(ctx, saved, *grads), None
-        with _BelowAutograd():
-            return *backward(ctx, saved, *grads), None
+            found = backward(ctx, saved, needs, *grads)
+        else:
+            with _BelowAutograd():
+                found = backward(ctx, saved, needs, *grads)
+        return *_in_order(found, order), None
 
     def forward_mode(ctx: Any, *tangents: Tensor | None) -> Any:
         assert jvp is not None
-        inputs, output, has_tangent = ctx.of_jvp
+        given, output, has_tangent = ctx.of_jvp
         del ctx.of_jvp  # the output refers to ctx
-        given = [t if has else None for t, has in zip(tangents, has_tangent, strict=False)]
-        return jvp(inputs, output, given)
+        moved = [t if has else None for t, has in zip(tangents, has_tangent, strict=False)]
+        return jvp(given, output, named(moved))
 
     function: Any = type(
         f"{name}_autograd",
@@ -108,8 +124,23 @@ def register_autograd(
             return op.redispatch(keyset & _BACKENDS, *inputs)
 
     _library.impl(name, call, "Autograd", with_keyset=True)
-    transformed = _transformable(op, backward, save, jvp, vmap).apply
+    transformed = _transformable(op, named, order, backward, save, jvp, vmap).apply
     _library.impl(name, composite or transformed, "FuncTorchDynamicLayerFrontMode")
+    if any(str(a.type) == "List[Tensor]" for a in arguments):
+        _library.impl(name, partial(_grads_batched, op), "Batched")
+
+
+def _named_tuple(name: str, fields: Sequence[str]) -> Callable[[Sequence[Any]], Any]:
+    """Makes named tuples of sequences: quicker than the class, which looks at every keyword."""
+    return partial(tuple.__new__, namedtuple(name, fields))
+
+
+def _in_order(found: Gradients, order: dict[str, int]) -> list[Tensor | None]:
+    """Gradients by name as a list in the order of the arguments."""
+    gradients: list[Tensor | None] = [None] * len(order)
+    for name, gradient in found.items():
+        gradients[order[name]] = gradient
+    return gradients
 
 
 def _has_tangent(value: Any) -> bool:
@@ -117,7 +148,13 @@ def _has_tangent(value: Any) -> bool:
 
 
 def _transformable(
-    op: Any, backward: Formula, save: Formula, jvp: Formula | None, vmap: Formula | None
+    op: Any,
+    named: Callable[[Sequence[Any]], Any],
+    order: dict[str, int],
+    backward: Formula,
+    save: Formula,
+    jvp: Formula | None,
+    vmap: Formula | None,
 ) -> Any:
     """A Function for the transforms of `torch.func`, of which each takes what it needs."""
 
@@ -125,31 +162,34 @@ def _transformable(
         return op(*inputs)
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        save(ctx, inputs, output)
+        save(ctx, named(inputs), output)
         outputs = output if isinstance(output, tuple) else (output,)
         # An undefined gradient stays apart from a tangent of zeros, which costs an operation.
         ctx.set_materialize_grads(False)
         ctx.zeros = [t.new_zeros(()).expand(t.shape) for t in outputs]
-        tensors = [t if isinstance(t, Tensor) else None for t in inputs]
-        ctx.constants = [None if isinstance(t, Tensor) else t for t in inputs]
+        leaves, ctx.structure = pytree.tree_flatten(list(inputs))
+        tensors = [t if isinstance(t, Tensor) else None for t in leaves]
+        ctx.constants = [None if isinstance(t, Tensor) else t for t in leaves]
         ctx.save_for_forward(*tensors, *outputs)
 
     def reverse(ctx: Any, *grads: Tensor | None) -> Any:
         given = [zero if g is None else g for g, zero in zip(grads, ctx.zeros, strict=True)]
-        return backward(ctx, ctx.saved_tensors, *given)
+        found = backward(ctx, ctx.saved_tensors, named(ctx.needs_input_grad), *given)
+        return tuple(_in_order(found, order))
 
     def forward_mode(ctx: Any, *tangents: Tensor | None) -> Any:
         assert jvp is not None
         saved, constants = ctx.saved_tensors, ctx.constants
-        inputs = [
+        leaves = [
             c if t is None else t for t, c in zip(saved[: len(constants)], constants, strict=True)
         ]
+        given = named(pytree.tree_unflatten(leaves, ctx.structure))
         outputs = saved[len(constants) :]
-        return jvp(inputs, outputs[0] if len(outputs) == 1 else outputs, tangents)
+        return jvp(given, outputs[0] if len(outputs) == 1 else outputs, named(tangents))
 
     def batched(info: Any, dims: tuple[Any, ...], *inputs: Any) -> Any:
-        dims = tuple(d if isinstance(d, int) else None for d in dims)
-        found = None if vmap is None else vmap(info.batch_size, dims, *inputs)
+        dims = tuple(_batch_dimension(d) for d in dims)
+        found = None if vmap is None else vmap(info.batch_size, named(dims), named(inputs))
         if found is None:
             found = one_by_one(op, info.batch_size, dims, inputs)
         return found, (0,) * len(found) if isinstance(found, tuple) else 0
@@ -169,23 +209,63 @@ def _transformable(
 
 # ---- batching ----
 
-Dims = Sequence[int | None]
+
+def _batch_dimension(dim: Any) -> Any:
+    """An integer, a list of them and None where a tensor in a list has one, or None."""
+    if isinstance(dim, list | tuple):
+        each = [_batch_dimension(d) for d in dim]
+        return None if all(d is None for d in each) else each
+    return dim if isinstance(dim, int) else None
 
 
-def one_by_one(op: Any, size: int, dims: Dims, inputs: Sequence[Any]) -> Any:
+def _sample(value: Any, dim: Any, i: int) -> Any:
+    if isinstance(dim, list):
+        return [_sample(v, d, i) for v, d in zip(value, dim, strict=True)]
+    return value if dim is None else value.select(dim, i)
+
+
+def one_by_one(op: Any, size: int, dims: Sequence[Any], inputs: Sequence[Any]) -> Any:
     """The samples of a batch, one after the other."""
     found = [
-        op(*(a if d is None else a.select(d, i) for a, d in zip(inputs, dims, strict=True)))
-        for i in range(size)
+        op(*(_sample(a, d, i) for a, d in zip(inputs, dims, strict=True))) for i in range(size)
     ]
     if isinstance(found[0], tuple):
         return tuple(torch.stack(parts) for parts in zip(*found, strict=True))
     return torch.stack(found)
 
 
-def only_batched(dims: Dims, *places: int) -> bool:
+def _grads_batched(op: Any, *inputs: Any) -> Any:
+    """An operator in a backward pass of several gradients, ``is_grads_batched``.
+
+    Such a batch is not one of `torch.func`, and PyTorch's loop over it takes no lists of tensors.
+    """
+    leaves, structure = pytree.tree_flatten(inputs)
+    for level in range(1, 65):  # of nested batches
+        # Of a tensor without a batch at this level, none: `[0, ...]`.
+        parts = [
+            torch._remove_batch_dim(t, level, 0, 0) if isinstance(t, Tensor) else None
+            for t in leaves
+        ]
+        sizes = [p.shape[0] for p in parts if p is not None and p.shape[0] > 0]
+        if sizes:
+            break
+    else:
+        raise RuntimeError(f"{op._schema.name}: a batch of no gradients")
+    dims = [None if p is None or p.shape[0] == 0 else 0 for p in parts]
+    values = [t if d is None else p for t, p, d in zip(leaves, parts, dims, strict=True)]
+
+    def flat(*values: Any) -> Any:
+        return op(*pytree.tree_unflatten(values, structure))
+
+    found = one_by_one(flat, sizes[0], dims, values)
+    if isinstance(found, tuple):
+        return tuple(torch._add_batch_dim(t, 0, level) for t in found)
+    return torch._add_batch_dim(found, 0, level)
+
+
+def only_batched(dims: Any, *names: str) -> bool:
     """Whether no arguments but these have a batch dimension."""
-    return all(d is None for place, d in enumerate(dims) if place not in places)
+    return all(d is None for name, d in zip(dims._fields, dims, strict=True) if name not in names)
 
 
 def in_front(value: Any, dim: int | None, size: int) -> Any:

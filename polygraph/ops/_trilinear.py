@@ -8,10 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polygraph.ops._autograd import Dims, in_front, only_batched, register_autograd
+from polygraph.ops._autograd import Gradients, in_front, only_batched, register_autograd
 from polygraph.ops.transpose_table import table_or_transpose
-
-Gradients = tuple[Tensor | None, ...]
 
 
 def register_trilinear(stem: str, apply: Callable[..., Tensor], *, bias: bool) -> None:
@@ -30,115 +28,114 @@ def register_trilinear(stem: str, apply: Callable[..., Tensor], *, bias: bool) -
     backward_x = getattr(torch.ops.polygraph, f"{stem}_backward_x")
     backward_weight = getattr(torch.ops.polygraph, f"{stem}_backward_weight")
 
-    def save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        # The bias is not needed: x, index, weight, t_ptr, t_entry.
-        ctx.save_for_backward(*inputs[:3], *inputs[-2:])
+    def save(ctx: Any, given: Any, output: Tensor) -> None:
+        ctx.save_for_backward(given.x, given.index, given.weight, given.t_ptr, given.t_entry)
 
-    def backward(ctx: Any, saved: tuple[Any, ...], grad: Tensor) -> Gradients:
+    def backward(ctx: Any, saved: tuple[Any, ...], needs: Any, grad: Tensor) -> Gradients:
         x, index, weight, ptr, entry = saved
-        needs = ctx.needs_input_grad
-        grad_x = grad_weight = None
-        if needs[0]:
+        found: Gradients = {}
+        if needs.x:
             table = table_or_transpose(index, x.shape[1], ptr, entry)
-            grad_x = backward_x(grad, index, weight, *table)
-        if needs[2]:
-            grad_weight = backward_weight(grad, x, index, ptr, entry)
-        if not bias:
-            return grad_x, None, grad_weight, None, None
-        grad_bias = grad.sum((0, 1)) if needs[3] else None
-        return grad_x, None, grad_weight, grad_bias, None, None
-
-    def backward_x_backward(ctx: Any, saved: tuple[Any, ...], grad_x: Tensor) -> Gradients:
-        grad, index, weight, ptr, entry = saved
-        needs = ctx.needs_input_grad
-        to_grad = apply(grad_x, index, weight, ptr, entry) if needs[0] else None
-        to_weight = backward_weight(grad, grad_x, index, ptr, entry) if needs[2] else None
-        return to_grad, None, to_weight, None, None
-
-    def backward_weight_backward(
-        ctx: Any, saved: tuple[Any, ...], grad_weight: Tensor
-    ) -> Gradients:
-        grad, x, index, ptr, entry = saved
-        needs = ctx.needs_input_grad
-        to_grad = apply(x, index, grad_weight, ptr, entry) if needs[0] else None
-        to_x = None
-        if needs[1]:
-            table = table_or_transpose(index, x.shape[1], ptr, entry)
-            to_x = backward_x(grad, index, grad_weight, *table)
-        return to_grad, to_x, None, None, None
-
-    def jvp(inputs: Any, output: Tensor, tangents: Any) -> Tensor:
-        x, index, weight, *given, ptr, entry = inputs
-        for_x, _, for_weight, *for_bias, _, _ = tangents
-        shift = for_bias[0] if for_bias else None
-        found = None
-        if for_x is not None:
-            rest = (shift, ptr, entry) if given else (ptr, entry)
-            found = forward(for_x, index, weight, *rest)
-            shift = None
-        if for_weight is not None:
-            rest = (shift, ptr, entry) if given else (ptr, entry)
-            part = forward(x, index, for_weight, *rest)
-            found, shift = part if found is None else found + part, None
-        if found is None:
-            assert shift is not None
-            found = shift.expand(output.shape).clone()
+            found["x"] = backward_x(grad, index, weight, *table)
+        if needs.weight:
+            found["weight"] = backward_weight(grad, x, index, ptr, entry)
+        if bias and needs.bias:
+            found["bias"] = grad.sum((0, 1))
         return found
 
-    def jvp_of_x(inputs: Any, output: Tensor, tangents: Any) -> Tensor:
-        grad, index, weight, *table = inputs
-        for_grad, _, for_weight, *_ = tangents
+    def save_x(ctx: Any, given: Any, output: Tensor) -> None:
+        ctx.save_for_backward(given.grad, given.index, given.weight, given.t_ptr, given.t_entry)
+
+    def backward_x_backward(
+        ctx: Any, saved: tuple[Any, ...], needs: Any, grad_x: Tensor
+    ) -> Gradients:
+        grad, index, weight, ptr, entry = saved
+        found: Gradients = {}
+        if needs.grad:
+            found["grad"] = apply(grad_x, index, weight, ptr, entry)
+        if needs.weight:
+            found["weight"] = backward_weight(grad, grad_x, index, ptr, entry)
+        return found
+
+    def save_weight(ctx: Any, given: Any, output: Tensor) -> None:
+        ctx.save_for_backward(given.grad, given.x, given.index, given.t_ptr, given.t_entry)
+
+    def backward_weight_backward(
+        ctx: Any, saved: tuple[Any, ...], needs: Any, grad_weight: Tensor
+    ) -> Gradients:
+        grad, x, index, ptr, entry = saved
+        found: Gradients = {}
+        if needs.grad:
+            found["grad"] = apply(x, index, grad_weight, ptr, entry)
+        if needs.x:
+            table = table_or_transpose(index, x.shape[1], ptr, entry)
+            found["x"] = backward_x(grad, index, grad_weight, *table)
+        return found
+
+    def jvp(given: Any, output: Tensor, tangents: Any) -> Tensor:
+        # Of the two products, the first brings the bias's tangent along.
+        shift = {"bias": tangents.bias} if bias else {}
+        found = None
+        if tangents.x is not None:
+            found = forward(*given._replace(x=tangents.x, **shift))
+            shift = {"bias": None} if bias else {}
+        if tangents.weight is not None:
+            part = forward(*given._replace(weight=tangents.weight, **shift))
+            found = part if found is None else found + part
+        return tangents.bias.expand(output.shape).clone() if found is None else found
+
+    def jvp_of_x(given: Any, output: Tensor, tangents: Any) -> Tensor:
         parts = []
-        if for_grad is not None:
-            parts.append(backward_x(for_grad, index, weight, *table))
-        if for_weight is not None:
-            parts.append(backward_x(grad, index, for_weight, *table))
+        if tangents.grad is not None:
+            parts.append(backward_x(*given._replace(grad=tangents.grad)))
+        if tangents.weight is not None:
+            parts.append(backward_x(*given._replace(weight=tangents.weight)))
         return total(parts)
 
-    def jvp_of_weight(inputs: Any, output: Tensor, tangents: Any) -> Tensor:
-        grad, x, *table = inputs
+    def jvp_of_weight(given: Any, output: Tensor, tangents: Any) -> Tensor:
         parts = []
-        if tangents[0] is not None:
-            parts.append(backward_weight(tangents[0], x, *table))
-        if tangents[1] is not None:
-            parts.append(backward_weight(grad, tangents[1], *table))
+        if tangents.grad is not None:
+            parts.append(backward_weight(*given._replace(grad=tangents.grad)))
+        if tangents.x is not None:
+            parts.append(backward_weight(*given._replace(x=tangents.x)))
         return total(parts)
 
-    def batched(operator: Any) -> Callable[..., Any]:
+    def batched(operator: Any, name: str) -> Callable[..., Any]:
         """Samples of a batch of x, or of its gradient, are more samples of x."""
 
-        def rule(size: int, dims: Dims, x: Tensor, *rest: Any) -> Tensor | None:
-            if not only_batched(dims, 0):
+        def rule(size: int, dims: Any, given: Any) -> Tensor | None:
+            if not only_batched(dims, name):
                 return None
-            out: Tensor = operator(in_front(x, dims[0], size).flatten(0, 1), *rest)
+            x = in_front(getattr(given, name), getattr(dims, name), size).flatten(0, 1)
+            out: Tensor = operator(*given._replace(**{name: x}))
             return out.unflatten(0, (size, out.shape[0] // size))
 
         return rule
 
-    def stacked(size: int, dims: Dims, x: Tensor, index: Tensor, *rest: Any) -> Tensor | None:
+    def stacked(size: int, dims: Any, given: Any) -> Tensor | None:
         """Of weights ``[D, S*C]`` with a bias, outputs side by side."""
-        if only_batched(dims, 0):
-            return batched(forward)(size, dims, x, index, *rest)
-        if not only_batched(dims, 2, 3):
+        if only_batched(dims, "x"):
+            return batched(forward, "x")(size, dims, given)
+        if not only_batched(dims, "weight", "bias"):
             return None
-        weight, shift, *table = rest
-        weight = in_front(weight, dims[2], size).flatten(0, 1)
-        shift = None if shift is None else in_front(shift, dims[3], size).flatten()
-        out: Tensor = forward(x, index, weight, shift, *table)
+        weight = in_front(given.weight, dims.weight, size).flatten(0, 1)
+        shift = in_front(given.bias, dims.bias, size)
+        shift = None if shift is None else shift.flatten()
+        out: Tensor = forward(*given._replace(weight=weight, bias=shift))
         return out.unflatten(2, (size, out.shape[2] // size)).movedim(2, 0)
 
     register_autograd(
-        stem, backward, save=save, jvp=jvp, vmap=stacked if bias else batched(forward)
+        stem, backward, save=save, jvp=jvp, vmap=stacked if bias else batched(forward, "x")
     )
     register_autograd(
         f"{stem}_backward_x",
         backward_x_backward,
-        save=save,
+        save=save_x,
         jvp=jvp_of_x,
-        vmap=batched(backward_x),
+        vmap=batched(backward_x, "grad"),
     )
     register_autograd(
-        f"{stem}_backward_weight", backward_weight_backward, save=save, jvp=jvp_of_weight
+        f"{stem}_backward_weight", backward_weight_backward, save=save_weight, jvp=jvp_of_weight
     )
 
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from polygraph import _load
 from polygraph.ops._autograd import (
-    Dims,
+    Gradients,
     apart,
     only_batched,
     register_autograd,
     side_by_side,
 )
-from polygraph.ops._common import autocast_dtype, cast, check_devices
-from polygraph.ops.edge_conv import turned
+from polygraph.ops._common import HALF_TYPES, autocast_dtype, cast, check_devices, wide
+from polygraph.ops.edge_sum import masks_of, sum_along, values_along
 from polygraph.ops.graph import Graph
+from polygraph.ops.graph_side import GraphSide
 
 _load.load_libraries()
 _ops = torch.ops.polygraph
@@ -62,14 +63,14 @@ def edge_softmax(
     check_devices("edge_softmax", "u", u, v=v, **graph._asdict())
     dtype = autocast_dtype(u)
     u, v = cast(u, dtype), cast(v, dtype)
-    graph_ = (graph.ptr, None, graph.source, graph.edge, graph.t_ptr, graph.t_slot, graph.target)
-    found: Tensor = _ops.edge_softmax(u, v, slope, over == "features", graph.num_slots, *graph_)
+    options = (slope, over == "features", graph.num_slots)
+    found: Tensor = _ops.edge_softmax(u, v, *options, *GraphSide.of(graph))
     return found
 
 
 @torch.library.register_fake("polygraph::edge_softmax")
 def _(
-    u: Tensor, v: Tensor, slope: float, over_features: bool, rows: int, *sides: Tensor | None
+    u: Tensor, v: Tensor, slope: float, over_features: bool, rows: int, *side: Tensor | None
 ) -> Tensor:
     return u.new_empty(rows, u.shape[1])
 
@@ -79,129 +80,129 @@ def _(grad: Tensor, p: Tensor, *rest: Any) -> Tensor:
     return p.new_empty(p.shape)
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    u, v, ctx.slope, ctx.over_features, ctx.rows, *sides = inputs
-    ctx.save_for_backward(output, u, v, *sides)
+class _Shares(NamedTuple):
+    """What the shares of edges are shares of."""
+
+    side: GraphSide
+    others: int
+    over_features: bool
+
+    def backward(
+        self, grad: Tensor, p: Tensor, u: Any = None, v: Any = None, slope: float = 1.0
+    ) -> Tensor:
+        """``m p (grad - T(p grad))``; m is 1 without u and v."""
+        options = (u, v, slope, self.over_features, self.others)
+        found: Tensor = _ops.edge_softmax_backward(grad, p, *options, *self.side)
+        return found
+
+    def totals(self, values: Tensor) -> Tensor:
+        """T: for every edge the sum over those that its share is a share of."""
+        if self.over_features:
+            return values.sum(1, keepdim=True)
+        graph = (self.side, self.others, values.shape[0])
+        return values_along(*graph, near=sum_along(*graph, per_edge=values))
+
+    def masked(self, values: Tensor, u: Any, v: Any, slope: float) -> Tensor:
+        """What arrives at edges, times the slope m of the activation there."""
+        if u is None:
+            return values
+        graph = (self.side, self.others, values.shape[0])
+        return values_along(*graph, per_edge=values, masks=(u, v), slope=slope)
 
 
-def _backward(ctx: Any, saved: tuple[Any, ...], grad: Tensor) -> tuple[Tensor | None, ...]:
-    p, u, v, *sides = saved
-    dtype, others = u.dtype, v.shape[0]
-    if dtype in (torch.half, torch.bfloat16):
+def _save(ctx: Any, given: Any, output: Tensor) -> None:
+    ctx.slope, ctx.over_features, ctx.rows = given.slope, given.over_features, given.rows
+    ctx.save_for_backward(output, given.u, given.v, *given[5:])
+
+
+def _backward(ctx: Any, saved: tuple[Any, ...], needs: Any, grad: Tensor) -> Gradients:
+    p, u, v, *tables = saved
+    side, dtype, others = GraphSide(*tables), u.dtype, v.shape[0]
+    if dtype in HALF_TYPES:
         # Shares and what flows to single edges are not rounded to half a type on the way.
         grad, u, v = grad.float(), u.float(), v.float()
-        p = _ops.edge_softmax(u, v, ctx.slope, ctx.over_features, ctx.rows, *sides)
-    masks = (None, None) if ctx.slope == 1 else (u, v)
-    options = (*masks, ctx.slope, ctx.over_features, others)
-    inner = _ops.edge_softmax_backward(grad, p, *options, *sides)
-    to_u = to_v = None
-    values = (None, None, None, None, inner, None, 1.0)
-    if ctx.needs_input_grad[0]:
-        to_u = _ops.edge_sum(*values, others, ctx.rows, *sides).to(dtype)
-    if ctx.needs_input_grad[1]:
-        back = turned(tuple(sides), others)
-        to_v = _ops.edge_sum(*values, u.shape[0], ctx.rows, *back).to(dtype)
-    return to_u, to_v, *(None,) * 10
-
-
-def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    grad, p, u, v, ctx.slope, ctx.over_features, ctx.others, *sides = inputs
-    ctx.save_for_backward(grad, p, u, v, *sides)
-
-
-def _backward_backward(
-    ctx: Any, saved: tuple[Any, ...], upstream: Tensor
-) -> tuple[Tensor | None, ...]:
-    """Of ``m p (g - T(p g))``, T being the totals, with respect to g and p; m is constant."""
-    grad, p, u, v, *sides = saved
-    moved = _masked(upstream, u, v, ctx.slope, ctx.others, sides)
-
-    def totals(values: Tensor) -> Tensor:
-        return _totals(values, ctx.over_features, ctx.others, sides)
-
-    to_grad = to_p = None
-    if ctx.needs_input_grad[0]:
-        options = (None, None, 1.0, ctx.over_features, ctx.others)
-        to_grad = _ops.edge_softmax_backward(moved, p, *options, *sides)
-    if ctx.needs_input_grad[1]:
-        to_p = moved * (grad - totals(p * grad)) - grad * totals(p * moved)
-    return to_grad, to_p, *(None,) * 12
-
-
-def _masked(values: Tensor, u: Any, v: Any, slope: float, others: int, sides: Any) -> Tensor:
-    """What arrives at edges, times the slope of the activation there."""
-    if u is None:
-        return values
-    options = (None, None, values, slope, others, values.shape[0])
-    found: Tensor = _ops.edge_values(u, v, *options, *sides)
+        p = _ops.edge_softmax(u, v, ctx.slope, ctx.over_features, ctx.rows, *side)
+    shares = _Shares(side, others, ctx.over_features)
+    inner = shares.backward(grad, p, *masks_of(u, v, ctx.slope), ctx.slope)
+    found: Gradients = {}
+    if needs.u:
+        found["u"] = sum_along(side, others, ctx.rows, per_edge=inner).to(dtype)
+    if needs.v:
+        back = side.turned(others)
+        found["v"] = sum_along(back, u.shape[0], ctx.rows, per_edge=inner).to(dtype)
     return found
 
 
-def _totals(values: Tensor, over_features: bool, others: int, sides: Any) -> Tensor:
-    """For every edge the sum over those that its share is a share of."""
-    if over_features:
-        return values.sum(1, keepdim=True)
-    numbers = (others, values.shape[0])
-    sums = _ops.edge_sum(None, None, None, None, values, None, 1.0, *numbers, *sides)
-    spread: Tensor = _ops.edge_values(None, None, sums, None, None, 1.0, *numbers, *sides)
-    return spread
+def _save_backward(ctx: Any, given: Any, output: Tensor) -> None:
+    ctx.slope, ctx.over_features, ctx.others = given.slope, given.over_features, given.others
+    ctx.save_for_backward(given.grad, given.p, given.u, given.v, *given[7:])
+
+
+def _backward_backward(ctx: Any, saved: tuple[Any, ...], needs: Any, upstream: Tensor) -> Gradients:
+    """Of ``m p (g - T(p g))``, T being the totals, with respect to g and p; m is constant."""
+    grad, p, u, v, *tables = saved
+    shares = _Shares(GraphSide(*tables), ctx.others, ctx.over_features)
+    moved = shares.masked(upstream, u, v, ctx.slope)
+    found: Gradients = {}
+    if needs.grad:
+        found["grad"] = shares.backward(moved, p)
+    if needs.p:
+        found["p"] = moved * (grad - shares.totals(p * grad)) - grad * shares.totals(p * moved)
+    return found
 
 
 # The derivative of a softmax is symmetric: forward mode is backward's formula without the mask,
 # which the tangent has gone through already.
 
 
-def _jvp(inputs: Any, output: Tensor, tangents: Any) -> Tensor:
-    u, v, slope, over_features, rows, *sides = inputs
-    for_u, for_v = tangents[:2]
+def _jvp(given: Any, output: Tensor, tangents: Any) -> Tensor:
+    u, v, slope, over_features, rows, *tables = given
+    for_u, for_v = tangents.u, tangents.v
     if for_u is None and for_v is None:
         return torch.zeros_like(output)
-    dtype, p, others = output.dtype, output, v.shape[0]
-    if dtype in (torch.half, torch.bfloat16):
-        u, v = u.float(), v.float()
-        for_u, for_v = cast(for_u, torch.float32), cast(for_v, torch.float32)
-        p = _ops.edge_softmax(u, v, slope, over_features, rows, *sides)
-    masks = (None, None) if slope == 1 else (u, v)
-    moved = _ops.edge_values(*masks, for_u, for_v, None, slope, others, rows, *sides)
-    options = (None, None, 1.0, over_features, others)
-    found: Tensor = _ops.edge_softmax_backward(moved, p, *options, *sides)
-    return found.to(dtype)
+    side, dtype, p, others = GraphSide(*tables), output.dtype, output, v.shape[0]
+    if dtype in HALF_TYPES:
+        u, v, for_u, for_v = u.float(), v.float(), wide(for_u), wide(for_v)
+        p = _ops.edge_softmax(u, v, slope, over_features, rows, *side)
+    masks = masks_of(u, v, slope)
+    moved = values_along(side, others, rows, near=for_u, far=for_v, masks=masks, slope=slope)
+    return _Shares(side, others, over_features).backward(moved, p).to(dtype)
 
 
-def _backward_jvp(inputs: Any, output: Tensor, tangents: Any) -> Tensor:
+def _backward_jvp(given: Any, output: Tensor, tangents: Any) -> Tensor:
     """Of ``m p (g - T(p g))``."""
-    grad, p, u, v, slope, over_features, others, *sides = inputs
-    for_grad, for_p = tangents[:2]
+    grad, p = given.grad, given.p
     found = None
-    if for_grad is not None:
-        found = _ops.edge_softmax_backward(for_grad, *inputs[1:])
-    if for_p is not None:
-        inner = for_p * (grad - _totals(p * grad, over_features, others, sides))
-        inner = inner - p * _totals(for_p * grad, over_features, others, sides)
-        part = _masked(inner, u, v, slope, others, sides)
+    if tangents.grad is not None:
+        found = _ops.edge_softmax_backward(*given._replace(grad=tangents.grad))
+    if tangents.p is not None:
+        shares = _Shares(GraphSide(*given[7:]), given.others, given.over_features)
+        inner = tangents.p * (grad - shares.totals(p * grad))
+        inner = inner - p * shares.totals(tangents.p * grad)
+        part = shares.masked(inner, given.u, given.v, given.slope)
         found = part if found is None else found + part
     return torch.zeros_like(output) if found is None else found
 
 
-def _vmap(size: int, dims: Dims, u: Any, v: Any, slope: float, over: bool, *rest: Any) -> Any:
-    if over or not only_batched(dims, 0, 1):
-        return None
-    values = side_by_side(u, dims[0], size), side_by_side(v, dims[1], size)
-    return apart(_ops.edge_softmax(*values, slope, over, *rest), size)
+def _batched(operator: Any, *names: str) -> Any:
+    """Columns do not meet, so the samples lie side by side; but not over features, which do."""
+
+    def vmap(size: int, dims: Any, given: Any) -> Tensor | None:
+        if given.over_features or not only_batched(dims, *names):
+            return None
+        rows = {n: side_by_side(getattr(given, n), getattr(dims, n), size) for n in names}
+        return apart(operator(*given._replace(**rows)), size)
+
+    return vmap
 
 
-def _backward_vmap(size: int, dims: Dims, *inputs: Any) -> Any:
-    if inputs[5] or not only_batched(dims, 0, 1, 2, 3):
-        return None
-    values = [side_by_side(t, d, size) for t, d in zip(inputs[:4], dims[:4], strict=True)]
-    return apart(_ops.edge_softmax_backward(*values, *inputs[4:]), size)
-
-
-register_autograd("edge_softmax", _backward, save=_save, jvp=_jvp, vmap=_vmap)
+register_autograd(
+    "edge_softmax", _backward, save=_save, jvp=_jvp, vmap=_batched(_ops.edge_softmax, "u", "v")
+)
 register_autograd(
     "edge_softmax_backward",
     _backward_backward,
     save=_save_backward,
     jvp=_backward_jvp,
-    vmap=_backward_vmap,
+    vmap=_batched(_ops.edge_softmax_backward, "grad", "p", "u", "v"),
 )

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from polygraph import _load
-from polygraph.ops._autograd import Dims, in_front, only_batched, register_autograd
+from polygraph.ops._autograd import Gradients, in_front, only_batched, register_autograd
 from polygraph.ops._common import check_devices
-from polygraph.ops.edge_conv import _forward, turned
+from polygraph.ops.edge_sum import dot_along, sum_along
 from polygraph.ops.graph import Graph, graph_from_table
+from polygraph.ops.graph_side import GraphSide
 
 _load.load_libraries()
 _ops = torch.ops.polygraph
@@ -131,11 +132,10 @@ def _(
 # size M·k·C.
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, y, *_ = inputs
+def _save(ctx: Any, given: Any, output: tuple[Tensor, Tensor]) -> None:
     index, _ = output
     ctx.mark_non_differentiable(index)
-    ctx.save_for_backward(x, y, index)
+    ctx.save_for_backward(given.x, given.y, index)
 
 
 def _as_graph(x: Tensor, y: Tensor, index: Tensor) -> tuple[Graph, Tensor, Tensor]:
@@ -144,50 +144,45 @@ def _as_graph(x: Tensor, y: Tensor, index: Tensor) -> tuple[Graph, Tensor, Tenso
     return graph, 0.5 * y.double().flatten(0, 1), -0.5 * x.double().flatten(0, 1)
 
 
-def _backward(
-    ctx: Any, saved: tuple[Any, ...], _: Tensor, grad: Tensor
-) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, saved: tuple[Any, ...], needs: Any, _: Tensor, grad: Tensor) -> Gradients:
     x, y, index = saved
     graph, near, far = _as_graph(x, y, index)
     weight = grad.double().reshape(-1)
-    if ctx.needs_input_grad[0]:
+    if needs.x:
         graph = graph.with_transposed(far.shape[0])
-    sides = _forward(graph)
-    rest = (None, weight, 1.0)
-    grad_x = grad_y = None
-    if ctx.needs_input_grad[1]:
-        sizes = (far.shape[0], graph.num_slots)
-        grad_y = 4 * _ops.edge_sum(None, None, near, far, *rest, *sizes, *sides)
-        grad_y = grad_y.reshape(y.shape).to(y.dtype)
-    if ctx.needs_input_grad[0]:
-        sizes = (near.shape[0], graph.num_slots)
-        back = turned(sides, far.shape[0])
-        grad_x = -4 * _ops.edge_sum(None, None, far, near, *rest, *sizes, *back)
-        grad_x = grad_x.reshape(x.shape).to(x.dtype)
-    return grad_x, grad_y, *(None,) * 8
+    side, rows = GraphSide.of(graph), graph.num_slots
+    found: Gradients = {}
+    if needs.y:
+        grad_y = 4 * sum_along(side, far.shape[0], rows, near=near, far=far, weight=weight)
+        found["y"] = grad_y.reshape(y.shape).to(y.dtype)
+    if needs.x:
+        back = side.turned(far.shape[0])
+        grad_x = -4 * sum_along(back, near.shape[0], rows, near=far, far=near, weight=weight)
+        found["x"] = grad_x.reshape(x.shape).to(x.dtype)
+    return found
 
 
-def _vmap(size: int, dims: Dims, x: Any, y: Any, *rest: Any) -> tuple[Tensor, Tensor] | None:
-    if not only_batched(dims, 0, 1) or rest[0] is not None:
+def _vmap(size: int, dims: Any, given: Any) -> tuple[Tensor, Tensor] | None:
+    if not only_batched(dims, "x", "y") or given.x_ptr is not None:
         return None
-    x, y = (in_front(t, dims[place], size).flatten(0, 1) for place, t in ((0, x), (1, y)))
-    index, dist2 = _ops.knn(x, y, *rest)
+    x = in_front(given.x, dims.x, size).flatten(0, 1)
+    y = in_front(given.y, dims.y, size).flatten(0, 1)
+    index, dist2 = _ops.knn(*given._replace(x=x, y=y))
     samples = (size, index.shape[0] // size)
     return index.unflatten(0, samples), dist2.unflatten(0, samples)
 
 
-def _jvp(inputs: Any, output: tuple[Tensor, Tensor], tangents: Any) -> tuple[None, Tensor]:
-    x, y = inputs[:2]
+def _jvp(given: Any, output: tuple[Tensor, Tensor], tangents: Any) -> tuple[None, Tensor]:
     index, dist2 = output
-    for_x, for_y = tangents[:2]
+    for_x, for_y = tangents.x, tangents.y
     if for_x is None and for_y is None:
         return None, torch.zeros_like(dist2)
     # 2 Σ_c (y - x)(dy - dx), over the edges of all samples.
-    graph, near, far = _as_graph(x, y, index)
+    graph, near, far = _as_graph(given.x, given.y, index)
     for_x = None if for_x is None else -for_x.double().reshape(far.shape)
     for_y = None if for_y is None else for_y.double().reshape(near.shape)
-    numbers = (1.0, far.shape[0], graph.num_slots)
-    moved = 4 * _ops.edge_dot(near, far, None, None, for_y, for_x, *numbers, *_forward(graph))
+    ends = (GraphSide.of(graph), far.shape[0], graph.num_slots)
+    moved = 4 * dot_along(*ends, near, far, near=for_y, far=for_x)
     return None, moved.view(dist2.shape).to(dist2.dtype)
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from polygraph import _load
 from polygraph.ops import _common
-from polygraph.ops._autograd import register_autograd
 from polygraph.ops._common import (
     autocast_disabled,
     autocast_dtype,
@@ -18,8 +17,10 @@ from polygraph.ops._common import (
     check_devices,
     unrecorded,
 )
-from polygraph.ops.edge_conv import Sides, _forward, edge_values, turned
+from polygraph.ops._light_ecc_form import edge_form, nodes_at_a_time
+from polygraph.ops.edge_sum import edge_values
 from polygraph.ops.graph import Graph
+from polygraph.ops.graph_side import GraphSide
 
 _load.load_libraries()
 _ops = torch.ops.polygraph
@@ -114,7 +115,7 @@ def light_ecc(
             made_phi = hidden[0]
             if len(hidden) == 2:
                 made_phi = edge_values(hidden[0], hidden[1], graph, slope)
-            out = _light_ecc(x, made_phi, *weights, _forward(graph))
+            out = _light_ecc(x, made_phi, *weights, GraphSide.of(graph))
     if aggr == "mean":
         out = out / graph.degree().clamp(min=1)[:, None].to(out.dtype)
     return out.to(result)
@@ -171,16 +172,13 @@ def _light_ecc_on_the_fly(
 ) -> Tensor:
     """`_light_ecc` of φ = act(u_i + v_j), made twice: for some sources, and for some targets."""
     ranks, width = kappa.shape[0], kappa.shape[1] - 1
-    _, _, _, _, t_ptr, t_slot, target = _forward(graph)
-    assert t_ptr is not None
-    assert t_slot is not None
-    assert target is not None
+    back = GraphSide.of(graph).turned(len(x))
     # For every slot: φ · P_g, with all different matrices of R, and φ · κ_r, all without biases.
     sources, known = len(x), right.matrix.shape[1]
     if not sources:
         return x.new_zeros(graph.num_targets, left.matrix.shape[0])
     found = x.new_zeros(graph.num_slots, known + ranks)
-    step = _step((known + ranks) * width, sources, x)
+    step = nodes_at_a_time((known + ranks) * width, sources, x)
     p = x.new_empty(step, known + ranks, width)
     p[:, known:] = kappa[:, :-1]
     for first in range(0, sources, step):
@@ -188,12 +186,13 @@ def _light_ecc_on_the_fly(
         part = p[: last - first]
         torch.mm(x[first:last], right.flat(), out=part.flatten(1)[:, : known * width])
         sizes = (False, False, len(u), graph.num_slots, first, last)
-        lists = (t_ptr, t_slot, target, None)
+        # A row of `found` for every slot, whatever its row of edge features is.
+        lists = (back.ptr, back.slot, back.other, None)
         _ops.edge_inner_(part, None, None, None, slope, u, v, *sizes, *lists, found, None, False)
     constant, ones = x @ right.bias[..., 0], x.new_ones(sources, 1)
     out = x.new_empty(graph.num_targets, left.matrix.shape[0])
     groups = left.matrix.shape[1]
-    step = _step(groups * width, len(out), x)
+    step = nodes_at_a_time(groups * width, len(out), x)
     z = x.new_empty(step, groups, width)
     sums = x.new_empty(step, ranks, 1)
     for first, last, ptr, at in _parts(graph.ptr, step):
@@ -229,194 +228,16 @@ def _light_ecc(
     right: _Side,
     kappa: Tensor,
     edge_weight: Tensor | None,
-    sides: Sides,
+    side: GraphSide,
 ) -> Tensor:
-    sources = turned(sides, x.shape[0])
+    sources = side.turned(x.shape[0])
     ones = phi.new_ones(phi.shape[0], 1)
-    found = _edge_form("a", x, phi, None, right.matrix, sources)
+    found = edge_form("a", sources, x=x, phi=phi, weight=right.matrix)
     found = found if right.spread is None else found @ right.spread
-    found = found + _edge_form("a", x, ones, None, right.bias, sources)
+    found = found + edge_form("a", sources, x=x, phi=ones, weight=right.bias)
     scale = torch.addmm(kappa[:, -1], phi, kappa[:, :-1].t()) * found
     if edge_weight is not None:
         scale = scale * edge_weight[:, None]
     shared = scale if left.spread is None else scale @ left.spread.t()
-    out = _edge_form("x", None, phi, shared, left.matrix, sides)
-    return out + _edge_form("x", None, ones, scale, left.bias, sides)
-
-
-# ---- one form, linear in each of four tensors, over the edges e of every segment s ----
-#
-#   Q(x [S, C], φ [E, H], a [E, R], W [C, R, H]) = Σ_e Σ_crh x_s,c φ_e,h a_e,r W_crh
-#
-# edge_form gives its derivatives by those of the four that are wanted; with the gradients of these
-# in the place of what they are derivatives by it gives their derivatives too, of every order.
-# Segments are taken some at a time: P_s = W x_s and Z_s = Σ a_e ⊗ φ_e, both [R, H], are in cache.
-
-_library = torch.library.Library("polygraph", "FRAGMENT")
-_library.define(
-    "edge_form(Tensor? x, Tensor? phi, Tensor? a, Tensor? weight, bool to_x, bool to_phi, "
-    "bool to_a, bool to_weight, Tensor ptr, Tensor? slot, Tensor other, Tensor? edge, "
-    "Tensor? t_ptr, Tensor? t_slot, Tensor? t_other) -> (Tensor, Tensor, Tensor, Tensor)"
-)
-_NAMES = ("x", "phi", "a", "weight")
-_BYTES = {"cpu": 3 << 20, "cuda": 256 << 20}  # of P and of Z, at a time
-
-
-def _edge_form(
-    by: str,
-    x: Tensor | None,
-    phi: Tensor | None,
-    a: Tensor | None,
-    weight: Tensor | None,
-    sides: Sides,
-) -> Tensor:
-    """The derivative by one of the four, which is not needed itself."""
-    wanted = [name == by for name in _NAMES]
-    found: Tensor = _ops.edge_form(x, phi, a, weight, *wanted, *sides)[_NAMES.index(by)]
-    return found
-
-
-def _sizes(given: tuple[Tensor | None, ...], ptr: Tensor) -> tuple[int, int, int, int, int]:
-    """S, E, C, R and H: what is not there shares them with what is."""
-    x, phi, a, weight = given
-    edges = phi if phi is not None else a
-    assert edges is not None
-    if weight is not None:
-        C, R, H = weight.shape
-    else:
-        assert x is not None
-        assert phi is not None
-        assert a is not None
-        C, R, H = x.shape[1], a.shape[1], phi.shape[1]
-    return ptr.shape[0] - 1, edges.shape[0], C, R, H
-
-
-def _step(numbers: int, segments: int, like: Tensor) -> int:
-    """Segments whose P or Z, so many numbers each, exist at a time."""
-    device = "cuda" if _common.takes_cuda_kernels(like) else "cpu"
-    fit = _BYTES[device] // max(1, numbers * like.element_size())
-    return min(max(16, fit), max(1, segments))
-
-
-def _empty(given: tuple[Tensor | None, ...], wanted: Sequence[bool], ptr: Tensor) -> list[Tensor]:
-    S, E, C, R, H = _sizes(given, ptr)
-    like = next(t for t in given if t is not None)
-    shapes: list[tuple[int, ...]] = [(S, C), (E, H), (E, R), (C, R, H)]
-    make = like.new_empty
-    return [make(shape if want else (0,)) for shape, want in zip(shapes, wanted, strict=True)]
-
-
-def _visits_all(rows: int, sides: Sides) -> bool:
-    """Whether all rows of edges surely have a slot.
-
-    On a GPU nobody waits for the answer, and a list of rows may leave some out.
-    """
-    ptr, slot, other, edge = sides[:4]
-    assert ptr is not None
-    assert other is not None
-    if _common.takes_cuda_kernels(other) or edge is not None:
-        return False
-    return rows == int((other >= 0).sum() if slot is None else ptr[-1])
-
-
-def _edge_form_of(
-    x: Tensor | None,
-    phi: Tensor | None,
-    a: Tensor | None,
-    weight: Tensor | None,
-    *rest: Any,
-) -> tuple[Tensor, ...]:
-    given = (x, phi, a, weight)
-    wanted, sides = rest[:4], rest[4:]
-    ptr = sides[0]
-    assert ptr is not None
-    S, E, C, R, H = _sizes(given, ptr)
-    to_x, to_phi, to_a, to_weight = found = _empty(given, wanted, ptr)
-    to_weight.zero_()
-    if not _visits_all(E, sides):
-        to_phi.zero_()
-        to_a.zero_()
-    flat = None if weight is None else weight.view(C, R * H)
-    of_weight = to_weight.view(C, R * H) if wanted[3] else None
-    graph = (sides[4].shape[0] - 1, E), sides[:4]
-    like = found[0]
-    step = _step(R * H, S, like)
-    p = like.new_empty(step, R, H) if wanted[1] or wanted[2] else None
-    z = like.new_empty(step, R, H) if wanted[0] or wanted[3] else None
-    for first in range(0, S, step):
-        last = min(first + step, S)
-        (others, rows), lists = graph
-        sizes = (others, rows, first, last)
-        if p is not None:
-            assert x is not None
-            assert flat is not None
-            part = p[: last - first]
-            torch.mm(x[first:last], flat, out=part.view(last - first, R * H))
-            results = (to_a if wanted[2] else None, to_phi if wanted[1] else None, False)
-            options = (a if wanted[1] else None, None, None, 1.0, phi if wanted[2] else None, None)
-            _ops.edge_inner_(part, *options, True, False, *sizes, *lists, *results)
-        if z is not None:
-            part = z[: last - first]
-            _ops.edge_outer_(a, None, None, 1.0, phi, None, True, False, *sizes, *lists, part)
-            if wanted[0]:
-                assert flat is not None
-                torch.mm(part.view(last - first, R * H), flat.t(), out=to_x[first:last])
-            if of_weight is not None:
-                assert x is not None
-                of_weight.addmm_(x[first:last].t(), part.view(last - first, R * H))
-    return tuple(found)
-
-
-for _key in ("CPU", "CUDA"):
-    _library.impl("edge_form", _edge_form_of, _key)
-
-
-@torch.library.register_fake("polygraph::edge_form")
-def _(
-    x: Tensor | None,
-    phi: Tensor | None,
-    a: Tensor | None,
-    weight: Tensor | None,
-    *rest: Any,
-) -> tuple[Tensor, ...]:
-    return tuple(_empty((x, phi, a, weight), rest[:4], rest[4]))
-
-
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.wanted = inputs[4:8]
-    ctx.save_for_backward(*inputs[:4], *inputs[8:])
-
-
-def _backward(ctx: Any, saved: tuple[Any, ...], *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-    given, sides = saved[:4], saved[4:]
-    total: list[Tensor | None] = [None] * 4
-    for place, grad in enumerate(grads):
-        needs = [need and n != place for n, need in enumerate(ctx.needs_input_grad[:4])]
-        if not ctx.wanted[place] or grad is None or not any(needs):
-            continue
-        at = [grad.contiguous() if n == place else t for n, t in enumerate(given)]
-        for n, value in enumerate(_ops.edge_form(*at, *needs, *sides)):
-            if needs[n]:
-                have = total[n]
-                total[n] = value if have is None else have + value
-    return *total, *(None,) * 11
-
-
-def _jvp(inputs: Any, output: Any, tangents: Any) -> tuple[Tensor, ...]:
-    given, wanted, sides = inputs[:4], inputs[4:8], inputs[8:]
-    found: list[Tensor | None] = [None] * 4
-    for place, tangent in enumerate(tangents[:4]):
-        needed = [want and n != place for n, want in enumerate(wanted)]
-        if tangent is None or not any(needed):
-            continue
-        at = [tangent.contiguous() if n == place else t for n, t in enumerate(given)]
-        for n, value in enumerate(_ops.edge_form(*at, *needed, *sides)):
-            if needed[n]:
-                have = found[n]
-                found[n] = value if have is None else have + value
-    return tuple(
-        torch.zeros_like(out) if t is None else t for t, out in zip(found, output, strict=True)
-    )
-
-
-register_autograd("edge_form", _backward, save=_save, jvp=_jvp)
+    out = edge_form("x", side, phi=phi, a=shared, weight=left.matrix)
+    return out + edge_form("x", side, phi=ones, a=scale, weight=left.bias)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from polygraph import _load
-from polygraph.ops._autograd import Dims, in_front, only_batched, register_autograd
+from polygraph.ops._autograd import Gradients, in_front, only_batched, register_autograd
 from polygraph.ops._common import autocast_dtype, cast, check_devices
 
 _load.load_libraries()
@@ -132,22 +132,19 @@ def _(
     )
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    a, s, scale, bias, _, norm, eps, activation = inputs
+def _save(ctx: Any, given: Any, output: tuple[Tensor, Tensor]) -> None:
     out, rnorm = output
     ctx.mark_non_differentiable(rnorm)
-    ctx.save_for_backward(a, s, scale, out, rnorm)
-    ctx.settings = (norm, eps, activation, bias is not None and bias.dim() == 2)
+    ctx.save_for_backward(given.a, given.s, given.scale, out, rnorm)
+    vertex_bias = given.bias is not None and given.bias.dim() == 2
+    ctx.settings = (given.norm, given.eps, given.activation, vertex_bias)
 
 
-def _backward(
-    ctx: Any, saved: tuple[Any, ...], grad: Tensor, _: Tensor
-) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, saved: tuple[Any, ...], needs: Any, grad: Tensor, _: Tensor) -> Gradients:
     a, s, scale, out, rnorm = saved
-    needs = ctx.needs_input_grad
-    grads = _ops.poly_step_backward(grad, a, s, scale, out, rnorm, *ctx.settings, needs[4])
-    wanted = [g if need else None for g, need in zip(grads, needs[:5], strict=True)]
-    return *wanted, None, None, None
+    grads = _ops.poly_step_backward(grad, a, s, scale, out, rnorm, *ctx.settings, needs.skip)
+    names = ("a", "s", "scale", "bias", "skip")
+    return {n: g for n, g in zip(names, grads, strict=True) if getattr(needs, n)}
 
 
 def _past_activation(out: Tensor, value: Tensor, activation: int) -> Tensor:
@@ -215,15 +212,15 @@ def _backward_formula(
     return grad_first, grad_second, grad_scale, grad_bias, dz if need_skip else empty
 
 
-def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    grad, a, s, scale, out, _, *settings = inputs
+def _save_backward(ctx: Any, given: Any, output: tuple[Tensor, ...]) -> None:
+    grad, a, s, scale, out, _, *settings = given
     ctx.save_for_backward(grad, a, s, scale, out)
     ctx.settings = settings
 
 
 def _backward_backward(
-    ctx: Any, saved: tuple[Any, ...], *upstream: Tensor
-) -> tuple[Tensor | None, ...]:
+    ctx: Any, saved: tuple[Any, ...], needs: Any, *upstream: Tensor
+) -> Gradients:
     # `rnorm` is a function of a and s: its share of the derivative is in theirs.
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
@@ -231,7 +228,7 @@ def _backward_backward(
         # graph they come from.
         local: Any = [None if t is None else t.view_as(t) for t in saved]
         if not any(t is not None and t.requires_grad for t in local):
-            return (None,) * 11
+            return {}
         grad, a, s, scale, out = local
         results = _backward_composite(grad, a, s, scale, out, None, *ctx.settings)
         pairs = [(r, u) for r, u in zip(results, upstream, strict=True) if r.requires_grad]
@@ -245,12 +242,13 @@ def _backward_backward(
                 allow_unused=True,
             )
         )
-    found = [next(grads) if t is not None and t.requires_grad else None for t in local]
-    return *found, None, None, None, None, None, None
+    names = ("grad", "a", "s", "scale", "out")
+    recorded = (t is not None and t.requires_grad for t in local)
+    return {n: next(grads) for n, r in zip(names, recorded, strict=True) if r}
 
 
-def _jvp(inputs: Any, output: tuple[Tensor, Tensor], tangents: Any) -> tuple[Tensor, None]:
-    a, s, scale, *_, norm, eps, activation = inputs
+def _jvp(given: Any, output: tuple[Tensor, Tensor], tangents: Any) -> tuple[Tensor, None]:
+    a, s, scale, *_, norm, eps, activation = given
     dtype, out = output[0].dtype, output[0]
     wide = _wide(dtype)
     a, s, scale = cast(a, wide), cast(s, wide), cast(scale, wide)
@@ -280,15 +278,13 @@ def _jvp(inputs: Any, output: tuple[Tensor, Tensor], tangents: Any) -> tuple[Ten
     return _past_activation(out.to(wide), moved, activation).to(dtype), None
 
 
-def _vmap(size: int, dims: Dims, *inputs: Any) -> tuple[Tensor, Tensor] | None:
-    a, s, scale, bias, skip, *settings = inputs
-    if not only_batched(dims, 0, 1, 4):
+def _vmap(size: int, dims: Any, given: Any) -> tuple[Tensor, Tensor] | None:
+    names = ("a", "s", "skip")
+    if not only_batched(dims, *names):
         return None
-    a, s, skip = (
-        None if t is None else in_front(t, dims[place], size).flatten(0, 1)
-        for place, t in ((0, a), (1, s), (4, skip))
-    )
-    out, rnorm = _ops.poly_step(a, s, scale, bias, skip, *settings)
+    batches = {n: in_front(getattr(given, n), getattr(dims, n), size) for n in names}
+    rows = {n: None if t is None else t.flatten(0, 1) for n, t in batches.items()}
+    out, rnorm = _ops.poly_step(*given._replace(**rows))
     samples = (size, out.shape[0] // size)
     return out.unflatten(0, samples), rnorm.unflatten(0, samples)
 

@@ -1,9 +1,10 @@
 """The operators in plain PyTorch: slow, short; the definition every kernel is tested against."""
 
-from polygraph.reference.ecc import ecc, light_ecc
+from polygraph.reference.ecc import ecc
 from polygraph.reference.edge_conv import edge_aggregate, edge_conv, edge_values
 from polygraph.reference.edge_softmax import edge_softmax
 from polygraph.reference.knn import knn
+from polygraph.reference.light_ecc import light_ecc
 from polygraph.reference.poly_step import poly_step
 from polygraph.reference.resample import resample
 from polygraph.reference.spiral_conv import spiral_conv

@@ -1,6 +1,5 @@
 """Edge-conditioned convolutions: no matrix per edge, and the same numbers."""
 
-import sys
 from functools import partial
 
 import pytest
@@ -15,8 +14,9 @@ from support.tolerances import KERNEL, assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from polygraph import ops, reference
-from polygraph.ops import Graph, _common, _ecc_ways
-from polygraph.ops.ecc import EdgeLayer
+from polygraph.ops import Graph, _common, _light_ecc_form
+from polygraph.ops.ecc import EdgeLayer, choice, chunks
+from polygraph.ops.graph_side import GraphSide
 
 
 def ecc(x, phi, weight, source, ptr, edge=None, aggr="sum", edge_weight=None, side=None):
@@ -99,7 +99,7 @@ BROKEN = {
 def sides():
     """A graph as the compiled operators take it."""
     graph = Graph(**random_edges(6, 7, 23)).with_transposed(7)
-    return (graph.ptr, None, graph.source, None, graph.t_ptr, graph.t_slot, graph.target)
+    return GraphSide.of(graph).packed()
 
 
 def arguments():
@@ -108,9 +108,9 @@ def arguments():
     u, v = normal(6, 3), normal(7, 3)
     features, layer, shift = normal(23, 5), normal(3, 5), normal(3)
     return [
-        [x, phi, None, None, 1.0, None, None, weight, bias, False, 23, *sides()],
-        [x, None, u, v, 0.2, None, None, weight, None, True, 23, *sides()],
-        [x, features, None, None, 0.2, layer, shift, weight, bias, False, 23, *sides()],
+        [x, phi, None, None, 1.0, None, None, weight, bias, False, *sides()],
+        [x, None, u, v, 0.2, None, None, weight, None, True, *sides()],
+        [x, features, None, None, 0.2, layer, shift, weight, bias, False, *sides()],
     ]
 
 
@@ -119,10 +119,10 @@ def backward_arguments():
     start = [normal(6, 2), normal(7, 4), normal(23, 3), 1.0, None, None, normal(3, 4, 2)]
     every = [True] * 5
     return [
-        [*start, normal(4, 2), False, *every, *sides()],
-        [*start, normal(4, 2), True, *every, *sides()],
-        [*start[:6], normal(4, 2, 3).permute(2, 0, 1), None, False, *every, *sides()],
-        [*start, None, False, False, True, False, False, False, *sides()],
+        [*start, normal(4, 2), False, every, *sides()],
+        [*start, normal(4, 2), True, every, *sides()],
+        [*start[:6], normal(4, 2, 3).permute(2, 0, 1), None, False, every, *sides()],
+        [*start, None, False, [False, True, False, False, False], *sides()],
     ]
 
 
@@ -173,12 +173,11 @@ class TestEcc(WithProducts):
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Few nodes, and few columns of φ, at a time."""
-    names = vars(_ecc_ways)
-    monkeypatch.setitem(names["CHUNK_NODES"], "cpu", 4)
-    monkeypatch.setitem(names["CHUNK_BYTES"], "cpu", 4 * 8 * 4 * 2)
-    monkeypatch.setitem(names, "SMALL_BYTES", 0)
-    monkeypatch.setitem(names, "FEW", 0)
-    monkeypatch.setitem(names, "LANE_SHARE", 0.0)
+    monkeypatch.setitem(chunks.CHUNK_NODES, "cpu", 4)
+    monkeypatch.setitem(chunks.CHUNK_BYTES, "cpu", 4 * 8 * 4 * 2)
+    monkeypatch.setattr(chunks, "SMALL_BYTES", 0)
+    monkeypatch.setattr(choice, "FEW", 0)
+    monkeypatch.setattr(choice, "LANE_SHARE", 0.0)
 
 
 @pytest.mark.parametrize("side", ["target", "source"])
@@ -251,10 +250,9 @@ def layer_apart(values, graph, slope, aggr="sum"):
 @pytest.mark.parametrize(("slope", "edge", "holes"), [(0.0, True, False), (0.2, False, True)])
 def test_layer_of_hidden_features(monkeypatch, side, slope, edge, holes, path):
     """As with the hidden features stored: values, first and second derivatives; all CPU paths."""
-    names = vars(_ecc_ways)
-    monkeypatch.setitem(names, "LANE_SHARE", 100.0 if path == "lanes" else 0.0)
-    monkeypatch.setitem(names, "FEW", 0 if path == "pieces" else names["FEW"])
-    monkeypatch.setitem(names["CHUNK_NODES"], "cpu", 5)
+    monkeypatch.setattr(choice, "LANE_SHARE", 100.0 if path == "lanes" else 0.0)
+    monkeypatch.setattr(choice, "FEW", 0 if path == "pieces" else choice.FEW)
+    monkeypatch.setitem(chunks.CHUNK_NODES, "cpu", 5)
     inputs, graph = layered(11, 5, 24, 3, 2, 3, 2, edge=edge, holes=holes)
     values = [t.requires_grad_() for t in inputs.values()]
     function = partial(with_layer, graph=graph, slope=slope, side=side)
@@ -277,7 +275,7 @@ SIZES = [
 @pytest.mark.parametrize("sizes", SIZES)
 def test_lanes_at_odd_sizes(monkeypatch, set_threads, sizes, dtype):
     """Values and first derivatives; the result is the same to the bit on one thread and on two."""
-    monkeypatch.setattr(_ecc_ways, "LANE_SHARE", 100.0)
+    monkeypatch.setattr(choice, "LANE_SHARE", 100.0)
     inputs, graph = layered(*sizes)
     exact = [t.clone().requires_grad_() for t in inputs.values()]
     values = [t.to(dtype).requires_grad_() for t in inputs.values()]
@@ -432,7 +430,7 @@ TILES = {
 @pytest.mark.parametrize("sizes", TILES.values(), ids=TILES)
 def test_tiles(set_threads, sizes, ones, dtype):
     """Values and first derivatives, which are the same to the bit on one thread and on two."""
-    assert (sizes[5] + ones) * sizes[3] <= _ecc_ways.FEW
+    assert (sizes[5] + ones) * sizes[3] <= choice.FEW
     inputs = call(*sizes, ones=ones, edge=True, holes=True, aggr="mean", **TARGET)
     expected = run(ecc_reference, inputs)
     found = []
@@ -447,7 +445,7 @@ def test_tiles(set_threads, sizes, ones, dtype):
 def test_tiles_refuse():
     """The compiled operators name what does not fit."""
     compiled = torch.ops.polygraph
-    graph = sides()[:4]
+    graph = GraphSide.unpacked(*sides())[:4]
     x, phi, weight, grad = normal(7, 4), normal(23, 3), normal(3, 4, 2), normal(6, 2)
     out, a, y, to = normal(6, 2), normal(23, 3), normal(23, 4), normal(3, 4, 2)
     forward = [phi, None, None, 1.0, x, weight, False, 23, *graph, out]
@@ -643,7 +641,7 @@ def test_light_makes_no_table_on_the_host():
 )
 def test_light_with_features_made_from_nodes(monkeypatch, options, aggr, part_bytes):
     """On the fly without gradients, stored with them: the same numbers, in parts or at once."""
-    monkeypatch.setitem(sys.modules["polygraph.ops.light_ecc"]._BYTES, "cpu", part_bytes)
+    monkeypatch.setitem(_light_ecc_form.FORM_BYTES, "cpu", part_bytes)
     M, N, E, H = 70, 50, 400, 5
     inputs = light_call(M, N, E, 4, 3, H, 2, aggr=aggr, **options)
     u, v, slope = normal(M, H, seed=8), normal(N, H, seed=9), 0.2

@@ -16,6 +16,7 @@ from support.tolerances import KERNEL, SUM_FLOAT32, assert_close
 from polygraph import ops, reference
 from polygraph.ops import Graph, graph_from_coo, graph_from_table
 from polygraph.ops.edge_conv import edge_conv_in_place
+from polygraph.ops.graph_side import GraphSide
 from polygraph.reference.edge_conv import ends
 
 
@@ -92,8 +93,8 @@ BROKEN = (
 def sides(N=7, M=6, E=23):
     """A graph as the compiled operators take it, from both sides."""
     graph = Graph(**random_edges(M, N, E)).with_transposed(N)
-    here = (graph.ptr, None, graph.source, None, graph.t_ptr, graph.t_slot, graph.target)
-    return here, (*here[4:], None, *here[:3])
+    here = GraphSide.of(graph)
+    return here, here.turned(N)
 
 
 HERE, BACK = sides()
@@ -130,13 +131,13 @@ def numbered(count, first):
     return with_value(0, first)(torch.arange(count))
 
 
-LIST = (HERE[6], HERE[4], HERE[5])  # target, t_ptr, t_slot
+LIST = (HERE.t_other, HERE.t_ptr, HERE.t_slot)
 
 
 def max_arguments():
     """For edge_max."""
     sign = torch.tensor([1.0, -1, 1, -1], dtype=torch.float64)
-    graph = (HERE[0], HERE[2])
+    graph = (HERE.ptr, HERE.other)
     return [[V, sign, True, *graph, *LIST], [V, None, False, *graph, None, None, None]]
 
 
@@ -171,20 +172,28 @@ def form_arguments():
     """For edge_form: every derivative alone, without what it does not need, and some together."""
     given = [normal(6, 3), EDGES, normal(23, 2), normal(3, 2, 4)]
     alone = [
-        [*(None if n == m else t for m, t in enumerate(given)), *(n == m for m in range(4)), *HERE]
+        [
+            *(None if n == m else t for m, t in enumerate(given)),
+            [n == m for m in range(4)],
+            *HERE.packed(),
+        ]
         for n in range(4)
     ]
-    return [*alone, [*given, *[True] * 4, *HERE], [*given, False, True, True, False, *HERE]]
+    return [
+        *alone,
+        [*given, [True] * 4, *HERE.packed()],
+        [*given, [False, True, True, False], *HERE.packed()],
+    ]
 
 
 RAW = {
     "edge_sum": sum_arguments,
-    "edge_sum_": lambda: [[U.clone(), V, 0.3, HERE[0], HERE[2]]],
+    "edge_sum_": lambda: [[U.clone(), V, 0.3, HERE.ptr, HERE.other]],
     "edge_values": values_arguments,
     "edge_dot": dot_arguments,
     "edge_max": max_arguments,
-    "edge_max_backward": lambda: [[U, chosen(), 7, HERE[2], *LIST]],
-    "edge_take": lambda: [[V, chosen(), HERE[2], *LIST]],
+    "edge_max_backward": lambda: [[U, chosen(), 7, HERE.other, *LIST]],
+    "edge_take": lambda: [[V, chosen(), HERE.other, *LIST]],
     "edge_outer_": outer_arguments,
     "edge_inner_": inner_arguments,
     "edge_form": form_arguments,
@@ -297,7 +306,7 @@ def test_features_made_within_the_kernel(name, device):
     at_x, outs = (4, [-1]) if name == "edge_outer_" else (5, [-3, -2])
     made = RAW[name]()[1]
     x, of_segments = made[at_x : at_x + 2]
-    stored = reference.edge_values(of_segments, x, Graph(HERE[0], HERE[2]), 0.3)
+    stored = reference.edge_values(of_segments, x, Graph(HERE.ptr, HERE.other), 0.3)
     plain = [*made[:at_x], stored, None, True, *made[at_x + 3 :]]
     for arguments in (plain, made):
         arguments[:] = [
@@ -400,7 +409,7 @@ def test_maximum_and_sum_in_one_pass():
 
 def test_dots_with_gradients_of_both_ends():
     """Values and all derivatives of the dots of sums; masks are constant."""
-    graph, (grad, value) = Graph(HERE[0], HERE[2]), (normal(13, 4, seed=s) for s in (4, 5))
+    graph, (grad, value) = Graph(HERE.ptr, HERE.other), (normal(13, 4, seed=s) for s in (4, 5))
     into, out_of, row = ends(graph)
     mask = torch.where(U[into] + V[out_of] > 0, 1.0, 0.3)
     sums = [t[:6][into] + t[6:][out_of] for t in (grad, value)]
