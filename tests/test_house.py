@@ -42,8 +42,6 @@ FLOORS = (
 )
 
 LONG_FILES = {
-    "csrc/ecc/lane_ecc_kernel.inc",
-    "csrc/edge_softmax/edge_softmax_kernel.inc",
     "csrc/knn/knn_cpu.cpp",
     "csrc/knn/knn_kernel.inc",
     "csrc/knn/knn_select.inc",
@@ -59,7 +57,6 @@ LONG_FILES = {
     "tests/nn/layer_contract.py",
     "tests/nn/test_knn.py",
     "tests/ops/contract.py",
-    "tests/ops/test_ecc.py",
     "tests/ops/test_edge_conv.py",
     "tests/ops/test_knn_contract.py",
     "tests/ops/test_poly_step.py",
@@ -70,17 +67,7 @@ PRIVATE_USES = {
     "polygraph/nn/message_passing.py: polygraph.ops._common",
     "scripts/emulator/emulator.py: polygraph.ops._common",
 }
-LONG_SCHEMAS = {
-    "polygraph::edge_dot",
-    "polygraph::edge_inner_",
-    "polygraph::edge_outer_",
-    "polygraph::edge_softmax_backward",
-    "polygraph::edge_sum",
-    "polygraph::edge_values",
-    "polygraph::lane_ecc_",
-    "polygraph::lane_ecc_backward_",
-    "polygraph::tile_ecc_",
-}
+LONG_SCHEMAS: set[str] = set()
 
 
 @cache
