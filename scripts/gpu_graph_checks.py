@@ -186,20 +186,25 @@ def ecc_halves() -> Iterator[Check]:
         targets, sources, g = GRAPHS[where]
         sides, rows = (g.ptr, None, g.source, g.edge), g.num_slots
         first, last = targets // 3, targets
-        span, options = last - first, (sources, rows, first, last)
+        span, options = last - first, (sources, first)
+
+        def given(*parts):
+            return [part for part in parts if part is not None]
 
         def outer(phi, u, v, x, seg, per_edge, ones, *s, to=(span, H, C), options=options):
             made = phi if phi is not None else v
             z = made.new_full((to[0], made.shape[1] + ones, to[2]), 7)
-            raw.edge_outer_(phi, u, v, 0.2, x, seg, per_edge, ones, *options, *s, z)
+            side = GraphSide(*s, None, None, None).packed()
+            lists = (given(u, v, phi), 0.2, given(seg, x), per_edge)
+            raw.edge_outer_(*lists, *options, *side, z)
             return z
 
         def inner(G, phi, u, v, x, seg, per_edge, ones, add, *s, options=options, rows=rows):
             a = None if x is None else G.new_zeros(rows, G.shape[1])
             y = None if phi is None and v is None else G.new_full((rows, G.shape[2]), 0.5)
-            raw.edge_inner_(
-                G, phi, u, v, 0.2, x, seg, per_edge, ones, *options, *s, a, y, add
-            )  # fmt: skip
+            side = GraphSide(*s, None, None, None).packed()
+            lists = (given(u, v, phi), 0.2, given(seg, x), per_edge)
+            raw.edge_inner_(G, *lists, *options, *side, a, y, add)
             return (a, y)
 
         phi, x = normal(rows, H, seed=1), normal(sources, C, seed=2)

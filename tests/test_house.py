@@ -42,12 +42,9 @@ FLOORS = (
 )
 
 LONG_FILES = {
-    "csrc/ecc/lane_ecc_kernel.inc",
-    "csrc/edge_softmax/edge_softmax_kernel.inc",
     "polygraph/nn/knn.py",
     "polygraph/nn/mesh_conv.py",
     "tests/fuzz/runs.py",
-    "tests/ops/test_ecc.py",
     "tests/ops/test_edge_conv.py",
 }
 PRIVATE_USES = {
@@ -56,17 +53,7 @@ PRIVATE_USES = {
     "polygraph/nn/message_passing.py: polygraph.ops._common",
     "scripts/emulator/emulator.py: polygraph.ops._common",
 }
-LONG_SCHEMAS = {
-    "polygraph::edge_dot",
-    "polygraph::edge_inner_",
-    "polygraph::edge_outer_",
-    "polygraph::edge_softmax_backward",
-    "polygraph::edge_sum",
-    "polygraph::edge_values",
-    "polygraph::lane_ecc_",
-    "polygraph::lane_ecc_backward_",
-    "polygraph::tile_ecc_",
-}
+LONG_SCHEMAS: set[str] = set()
 
 
 @cache

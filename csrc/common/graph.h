@@ -9,7 +9,13 @@
 // that leave each source and `other` holds targets. One kernel serves both directions. The order of a sum is that of
 // the positions, on CUDA (common/segments.cuh) in pieces of 256 that are then added in order; so results repeat bit for
 // bit.
+//
+// Operators take a graph as two arguments (polygraph/ops/graph_side.py): the list `graph` holds ptr and other, and
+// those that there are of slot, edge, t_ptr, t_slot and t_other, in this order; the bits 1, 2, 4, 8 and 16 of `tables`
+// say which. The last three are the graph from the other side, for derivatives: kernels do not read them.
 #pragma once
+
+#include <vector>
 
 #include "common/rounding.h"
 #include "common/table.h"
@@ -34,10 +40,37 @@ struct GraphPointers {
   }
 };
 
+// What a kernel reads, as it was given.
+struct GraphTables {
+  Tensor ptr;
+  std::optional<Tensor> slot = std::nullopt;
+  Tensor other;
+  std::optional<Tensor> edge = std::nullopt;
+};
+
+// The arguments `graph` and `tables` of an operator.
+inline GraphTables read_tables(const char* op, const std::vector<Tensor>& graph, int64_t tables) {
+  constexpr int64_t kSlot = 1, kEdge = 2, kMost = 32;
+  int64_t count = 2;
+  for (int64_t bits = tables; bits > 0; bits >>= 1) {
+    count += bits & 1;
+  }
+  POLYGRAPH_CHECK(
+      tables >= 0 && tables < kMost && static_cast<int64_t>(graph.size()) == count, op, ": tables ", tables,
+      " says that graph has ", count, " tensors, got ", graph.size());
+  GraphTables found{.ptr = graph[0], .other = graph[1]};
+  if ((tables & kSlot) != 0) {
+    found.slot = graph[2];
+  }
+  if ((tables & kEdge) != 0) {
+    found.edge = graph[(tables & kSlot) != 0 ? 3 : 2];
+  }
+  return found;
+}
+
 // Shapes, dtypes and devices; O is the number of other nodes.
-inline GraphSizes check_graph(
-    const char* op, const Tensor& like, int64_t O, const Tensor& ptr, const std::optional<Tensor>& slot,
-    const Tensor& other, const std::optional<Tensor>& edge) {
+inline GraphSizes check_graph(const char* op, const Tensor& like, int64_t O, const GraphTables& graph) {
+  const auto& [ptr, slot, other, edge] = graph;
   check_dtype(op, "ptr", ptr, ScalarType::Long);
   check_shape(op, "ptr", ptr, "[S+1]", {-1});
   check_device(op, "ptr", ptr, like);
@@ -55,7 +88,7 @@ inline GraphSizes check_graph(
       check_device(op, name, *tensor, like);
     }
   }
-  return {ptr.size(0) - 1, O, E};
+  return {.S = ptr.size(0) - 1, .O = O, .E = E};
 }
 
 inline bool all_within(const int64_t* values, int64_t count, int64_t low, int64_t high) {
@@ -137,6 +170,8 @@ inline void check_graph_values(const char* op, const GraphSizes& n, const GraphP
 struct GraphTensors {
   Tensor ptr, other;
   std::optional<Tensor> slot, edge;
+
+#include <vector>
 
   GraphTensors(
       const Tensor& ptr_, const std::optional<Tensor>& slot_, const Tensor& other_, const std::optional<Tensor>& edge_)

@@ -3,16 +3,13 @@
 
 STABLE_TORCH_LIBRARY_FRAGMENT(polygraph, m) {
   m.def(
-      "edge_sum(Tensor? seg_mask, Tensor? oth_mask, Tensor? seg_val, Tensor? oth_val, Tensor? edge_val, "
-      "Tensor? weight, float slope, SymInt others, SymInt rows, Tensor ptr, Tensor? slot, Tensor other, Tensor? edge, "
-      "Tensor? t_ptr, Tensor? t_slot, Tensor? t_other) -> Tensor");
+      "edge_sum(Tensor? near_mask, Tensor? far_mask, Tensor? near, Tensor? far, Tensor? per_edge, Tensor? weight, "
+      "float slope, SymInt others, SymInt rows, Tensor[] graph, int tables) -> Tensor");
   m.def("edge_sum_(Tensor(a!) u, Tensor v, float slope, Tensor ptr, Tensor other) -> ()");
   m.def(
-      "edge_values(Tensor? seg_mask, Tensor? oth_mask, Tensor? seg_val, Tensor? oth_val, Tensor? edge_val, "
-      "float slope, SymInt others, SymInt rows, Tensor ptr, Tensor? slot, Tensor other, Tensor? edge, "
-      "Tensor? t_ptr, Tensor? t_slot, Tensor? t_other) -> Tensor");
+      "edge_values(Tensor? near_mask, Tensor? far_mask, Tensor? near, Tensor? far, Tensor? per_edge, float slope, "
+      "SymInt others, SymInt rows, Tensor[] graph, int tables) -> Tensor");
   m.def(
-      "edge_dot(Tensor grad, Tensor? oth_grad, Tensor? seg_mask, Tensor? oth_mask, Tensor? seg_val, Tensor? oth_val, "
-      "float slope, SymInt others, SymInt rows, Tensor ptr, Tensor? slot, Tensor other, Tensor? edge, "
-      "Tensor? t_ptr, Tensor? t_slot, Tensor? t_other) -> Tensor");
+      "edge_dot(Tensor grad, Tensor? far_grad, Tensor? near_mask, Tensor? far_mask, Tensor? near, Tensor? far, "
+      "float slope, SymInt others, SymInt rows, Tensor[] graph, int tables) -> Tensor");
 }

@@ -1,26 +1,27 @@
-// Sums over the edges of a graph whose values are u_s + v_o under an activation, and all their derivatives.
+// Sums over the edges of a graph whose values are near_s + far_o under an activation, and all their derivatives.
 //
-// A slot joins the segment s and the other node o and has the row e of edge features (common/graph.h).
+// A slot joins the segment s, the near node, and the other node o, the far one, and has the row e of edge features
+// (common/graph.h).
 //
-//   edge_sum     out[s]  = sum over the slots of s of  weight[e] * m * (seg_val[s] + oth_val[o] + edge_val[e])
-//   edge_values  out[e]  = m * (seg_val[s] + oth_val[o] + edge_val[e])            rows of empty slots are 0
-//   edge_dot     out[e]  = sum over channels of  (grad[s] + oth_grad[o]) * m * (seg_val[s] + oth_val[o])
-//   edge_sum_    u[s]   = sum over the slots of s of  m * (u[s] + v[o]),  the masks being u and v: edge_sum in place of
-//                         its segments' values, for inference, where nobody asks for them again; on the CPU alone
+//   edge_sum     out[s]  = sum over the slots of s of  weight[e] * m * (near[s] + far[o] + per_edge[e])      [S, D]
+//   edge_values  out[e]  = m * (near[s] + far[o] + per_edge[e]);  rows of empty slots are 0                  [E', D]
+//   edge_dot     out[e]  = sum over channels of  (grad[s] + far_grad[o]) * m * (near[s] + far[o])            [E']
+//   edge_sum_    u[s]    = sum over the slots of s of  m * (u[s] + v[o]),  the masks being u and v: edge_sum in place
+//   of
+//                          its segments' values, for inference, where nobody asks for them again; on the CPU alone
 //
-//   m = slope where seg_mask[s] + oth_mask[o] <= 0, else 1 (channel by channel); without masks, m = 1. With a slope of
+//   m = slope where near_mask[s] + far_mask[o] <= 0, else 1 (channel by channel); without masks, m = 1. With a slope of
 //   0 what is multiplied with m is left out, even if it is not finite.
 //
-// With seg_val = seg_mask = u and oth_val = oth_mask = v, m (u + v) is the activation max(a, slope a) of a = u + v:
-// none (slope 1), ReLU (0), leaky ReLU. Almost everywhere m is constant, and the three are partial derivatives of one
-// form, linear in grad, in weight and in the values: their derivatives of every order are these three again, over the
-// graph or its transpose.
+// With near = near_mask = u and far = far_mask = v, m (u + v) is the activation max(a, slope a) of a = u + v: none
+// (slope 1), ReLU (0), leaky ReLU. Almost everywhere m is constant, and the three are partial derivatives of one form,
+// linear in grad, in weight and in the values: their derivatives of every order are these three again, over the graph
+// or its transpose.
 //
-// t_ptr, t_slot, t_other are the same graph seen from the other side, for the derivatives; the kernels do not read
-// them. seg_* [S, D], oth_* [O, D], edge_val [E', D], weight [E'], grad [S, D]; all but grad may be absent: the masks
-// come both or not at all, at least one value must be there, and weight does not come with edge_val. The sums of a
-// segment and another node are formed before anything is multiplied: with opposite signs they are exact differences of
-// what lies close together, however far from 0 that is.
+// near_mask, near and grad [S, D], far_mask, far and far_grad [O, D], per_edge [E', D], weight [E']. All but grad may
+// be absent: the masks come both or not at all, at least one value must be there, and weight does not come with
+// per_edge. The sums of a segment and another node are formed before anything is multiplied: with opposite signs they
+// are exact differences of what lies close together, however far from 0 that is.
 #pragma once
 
 #include "common/graph.h"
@@ -34,25 +35,72 @@ struct EdgeConvSizes {
 };
 
 struct EdgeConvTensors {
-  std::optional<Tensor> seg_mask, oth_mask, seg_val, oth_val, edge_val, weight;
+  std::optional<Tensor> near_mask = std::nullopt, far_mask = std::nullopt;
+  std::optional<Tensor> near = std::nullopt, far = std::nullopt, per_edge = std::nullopt, weight = std::nullopt;
+  std::optional<Tensor> grad = std::nullopt, far_grad = std::nullopt;  // edge_dot only
+
+  const Tensor& any_value() const {
+    return near.has_value() ? *near : far.has_value() ? *far : *per_edge;
+  }
+
+  // Each of them made ready for a kernel.
+  template <class F>
+  EdgeConvTensors each(const F& ready) const {
+    return {
+        .near_mask = ready(near_mask),
+        .far_mask = ready(far_mask),
+        .near = ready(near),
+        .far = ready(far),
+        .per_edge = ready(per_edge),
+        .weight = ready(weight),
+        .grad = ready(grad),
+        .far_grad = ready(far_grad)};
+  }
+};
+
+// What kernels of both devices read; null where absent.
+template <class T>
+struct EdgeConvParams {
+  EdgeConvSizes n;
+  GraphPointers graph;
+  const T* near_mask = nullptr;  // [S, D]
+  const T* far_mask = nullptr;   // [O, D]
+  const T* near = nullptr;       // [S, D]
+  const T* far = nullptr;        // [O, D]
+  const T* per_edge = nullptr;   // [E', D]
+  const T* weight = nullptr;     // [E']
+  const T* grad = nullptr;       // [S, D], edge_dot only
+  const T* far_grad = nullptr;   // [O, D], edge_dot only
+  T* out = nullptr;
+
+  EdgeConvParams(const EdgeConvSizes& sizes, const GraphPointers& pointers, const EdgeConvTensors& t, const Tensor& to)
+      : n(sizes),
+        graph(pointers),
+        near_mask(const_data<T>(t.near_mask)),
+        far_mask(const_data<T>(t.far_mask)),
+        near(const_data<T>(t.near)),
+        far(const_data<T>(t.far)),
+        per_edge(const_data<T>(t.per_edge)),
+        weight(const_data<T>(t.weight)),
+        grad(const_data<T>(t.grad)),
+        far_grad(const_data<T>(t.far_grad)),
+        out(mutable_data<T>(to)) {}
 };
 
 inline EdgeConvSizes check_edge_conv(
-    const char* op, const EdgeConvTensors& t, int64_t others, int64_t rows, const Tensor& ptr,
-    const std::optional<Tensor>& slot, const Tensor& other, const std::optional<Tensor>& edge) {
-  const std::optional<Tensor>& first = t.seg_val.has_value()   ? t.seg_val
-                                       : t.oth_val.has_value() ? t.oth_val
-                                                               : t.edge_val;
-  POLYGRAPH_CHECK(first.has_value(), op, ": one of seg_val, oth_val and edge_val is needed");
-  POLYGRAPH_CHECK(t.seg_mask.has_value() == t.oth_mask.has_value(), op, ": seg_mask and oth_mask come together");
-  POLYGRAPH_CHECK(!t.weight.has_value() || !t.edge_val.has_value(), op, ": weight and edge_val exclude each other");
+    const char* op, const EdgeConvTensors& t, int64_t others, int64_t rows, const GraphTables& graph) {
+  const std::optional<Tensor>& first = t.near.has_value() ? t.near : t.far.has_value() ? t.far : t.per_edge;
+  POLYGRAPH_CHECK(first.has_value(), op, ": one of near, far and per_edge is needed");
+  POLYGRAPH_CHECK(t.near_mask.has_value() == t.far_mask.has_value(), op, ": near_mask and far_mask come together");
+  POLYGRAPH_CHECK(!t.weight.has_value() || !t.per_edge.has_value(), op, ": weight and per_edge exclude each other");
   check_count(op, "others", others);
   check_count(op, "rows", rows);
   const Tensor& like = *first;
   check_floating(op, "values", like);
   POLYGRAPH_CHECK(like.dim() == 2, op, ": values must have shape [*, D], got ", shape_string(like));
-  const EdgeConvSizes n{check_graph(op, like, others, ptr, slot, other, edge), like.size(1), rows};
-  POLYGRAPH_CHECK(edge.has_value() || rows == n.g.E, op, ": there are ", n.g.E, " slots and ", rows, " rows of edges");
+  const EdgeConvSizes n{.g = check_graph(op, like, others, graph), .D = like.size(1), .rows = rows};
+  POLYGRAPH_CHECK(
+      graph.edge.has_value() || rows == n.g.E, op, ": there are ", n.g.E, " slots and ", rows, " rows of edges");
   const auto check = [&](const char* name, const std::optional<Tensor>& tensor, const char* meaning, int64_t count) {
     if (tensor.has_value()) {
       check_dtype(op, name, *tensor, like.scalar_type());
@@ -60,11 +108,11 @@ inline EdgeConvSizes check_edge_conv(
       check_device(op, name, *tensor, like);
     }
   };
-  check("seg_mask", t.seg_mask, "[S, D]", n.g.S);
-  check("oth_mask", t.oth_mask, "[O, D]", n.g.O);
-  check("seg_val", t.seg_val, "[S, D]", n.g.S);
-  check("oth_val", t.oth_val, "[O, D]", n.g.O);
-  check("edge_val", t.edge_val, "[E, D]", n.rows);
+  check("near_mask", t.near_mask, "[S, D]", n.g.S);
+  check("far_mask", t.far_mask, "[O, D]", n.g.O);
+  check("near", t.near, "[S, D]", n.g.S);
+  check("far", t.far, "[O, D]", n.g.O);
+  check("per_edge", t.per_edge, "[E, D]", n.rows);
   if (t.weight.has_value()) {
     check_dtype(op, "weight", *t.weight, like.scalar_type());
     check_shape(op, "weight", *t.weight, "[E]", {n.rows});
@@ -73,16 +121,16 @@ inline EdgeConvSizes check_edge_conv(
   return n;
 }
 
-inline void check_edge_dot_grads(
-    const EdgeConvSizes& n, const Tensor& grad, const std::optional<Tensor>& oth_grad, const Tensor& like) {
+inline void check_edge_dot_grads(const EdgeConvSizes& n, const EdgeConvTensors& t) {
   const char* op = "edge_dot";
-  check_dtype(op, "grad", grad, like.scalar_type());
-  check_shape(op, "grad", grad, "[S, D]", {n.g.S, n.D});
-  check_device(op, "grad", grad, like);
-  if (oth_grad.has_value()) {
-    check_dtype(op, "oth_grad", *oth_grad, like.scalar_type());
-    check_shape(op, "oth_grad", *oth_grad, "[O, D]", {n.g.O, n.D});
-    check_device(op, "oth_grad", *oth_grad, like);
+  const Tensor& like = t.any_value();
+  check_dtype(op, "grad", *t.grad, like.scalar_type());
+  check_shape(op, "grad", *t.grad, "[S, D]", {n.g.S, n.D});
+  check_device(op, "grad", *t.grad, like);
+  if (t.far_grad.has_value()) {
+    check_dtype(op, "far_grad", *t.far_grad, like.scalar_type());
+    check_shape(op, "far_grad", *t.far_grad, "[O, D]", {n.g.O, n.D});
+    check_device(op, "far_grad", *t.far_grad, like);
   }
 }
 

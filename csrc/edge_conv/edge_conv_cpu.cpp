@@ -8,30 +8,22 @@ namespace polygraph {
 namespace {
 
 template <class T>
-struct EdgeConvParams {
-  EdgeConvSizes n;
-  GraphPointers graph;
-  const T* seg_mask;  // [S, D]; these are null where absent
-  const T* oth_mask;  // [O, D]
-  const T* seg_val;   // [S, D]
-  const T* oth_val;   // [O, D]
-  const T* edge_val;  // [E', D]
-  const T* weight;    // [E']
-  const T* grad;      // [S, D], edge_dot only
-  const T* oth_grad;  // [O, D], edge_dot only
+struct EdgeConvCpuParams : EdgeConvParams<T> {
   T slope;
-  T* out;
   bool fetch;  // the other nodes' rows, or those of edges in another order, do not fit in a cache that is near
+
+  EdgeConvCpuParams(const EdgeConvParams<T>& given, double slope_, bool fetch_)
+      : EdgeConvParams<T>(given), slope(static_cast<T>(slope_)), fetch(fetch_) {}
 };
 
 // What a sum adds up. The last two look at run time for what is there.
 enum class Form {
   activation,      // m (u + v), with the masks as values
-  others,          // oth_val
-  edges,           // edge_val
-  masked_others,   // m oth_val
-  masked_segment,  // m seg_val
-  weighted,        // weight (seg_val + oth_val)
+  others,          // far
+  edges,           // per_edge
+  masked_others,   // m far
+  masked_segment,  // m near
+  weighted,        // weight (near + far)
   masked,
   plain,
 };
@@ -40,8 +32,8 @@ enum class Form {
 enum class Kink { none, leaky, relu };
 
 template <class T>
-Kink kink_of(const EdgeConvParams<T>& p) {
-  return p.seg_mask == nullptr ? Kink::none : p.slope == T(0) ? Kink::relu : Kink::leaky;
+Kink kink_of(const EdgeConvCpuParams<T>& p) {
+  return p.near_mask == nullptr ? Kink::none : p.slope == T(0) ? Kink::relu : Kink::leaky;
 }
 
 constexpr int64_t kNearBytes = 1 << 20;
@@ -50,58 +42,40 @@ constexpr int64_t kNearBytes = 1 << 20;
 #include "common/each_isa.inc"
 
 // Contiguous and wide enough; these own what the parameters point to.
-EdgeConvTensors ready(const EdgeConvTensors& t) {
-  return {widened(dense(t.seg_mask)), widened(dense(t.oth_mask)), widened(dense(t.seg_val)),
-          widened(dense(t.oth_val)),  widened(dense(t.edge_val)), widened(dense(t.weight))};
+EdgeConvTensors ready(const EdgeConvTensors& given) {
+  return given.each([](const std::optional<Tensor>& t) { return widened(dense(t)); });
 }
 
 template <class T>
-EdgeConvParams<T> params(
-    const EdgeConvSizes& n, const GraphPointers& graph, const EdgeConvTensors& t, double slope, Tensor& out,
-    const std::optional<Tensor>& grad = std::nullopt, const std::optional<Tensor>& oth_grad = std::nullopt) {
-  const bool nodes = t.oth_val.has_value() || t.oth_mask.has_value();
-  const bool scattered = t.edge_val.has_value() && (graph.slot != nullptr || graph.edge != nullptr);
+EdgeConvCpuParams<T> params(
+    const EdgeConvSizes& n, const GraphPointers& graph, const EdgeConvTensors& t, double slope, const Tensor& out) {
+  const bool nodes = t.far.has_value() || t.far_mask.has_value();
+  const bool scattered = t.per_edge.has_value() && (graph.slot != nullptr || graph.edge != nullptr);
   const int64_t rows = nodes ? n.g.O : scattered ? n.rows : 0;  // that may lie anywhere
-  return {
-      n,
-      graph,
-      const_data<T>(t.seg_mask),
-      const_data<T>(t.oth_mask),
-      const_data<T>(t.seg_val),
-      const_data<T>(t.oth_val),
-      const_data<T>(t.edge_val),
-      const_data<T>(t.weight),
-      const_data<T>(grad),
-      const_data<T>(oth_grad),
-      static_cast<T>(slope),
-      static_cast<T*>(out.mutable_data_ptr()),
-      rows * n.D * static_cast<int64_t>(sizeof(T)) > kNearBytes};
+  const bool fetch = rows * n.D * static_cast<int64_t>(sizeof(T)) > kNearBytes;
+  return {EdgeConvParams<T>(n, graph, t, out), slope, fetch};
 }
 
 int64_t work_per_segment(const EdgeConvSizes& n) {
   return (n.g.E / std::max<int64_t>(1, n.g.S) + 1) * n.D;
 }
 
-const Tensor& any_value(const EdgeConvTensors& t) {
-  return t.seg_val.has_value() ? *t.seg_val : t.oth_val.has_value() ? *t.oth_val : *t.edge_val;
-}
-
 template <class T>
-void edge_sum_cpu(const EdgeConvParams<T>& p) {
+void edge_sum_cpu(const EdgeConvCpuParams<T>& p) {
   parallel_tasks(p.n.g.S, work_per_segment(p.n), [&](int64_t begin, int64_t end) {
     POLYGRAPH_SIMD_CALL(edge_sum<T>(p, begin, end));
   });
 }
 
 template <class T>
-void edge_values_cpu(const EdgeConvParams<T>& p) {
+void edge_values_cpu(const EdgeConvCpuParams<T>& p) {
   parallel_tasks(p.n.g.S, work_per_segment(p.n), [&](int64_t begin, int64_t end) {
     POLYGRAPH_SIMD_CALL(edge_values<T>(p, begin, end));
   });
 }
 
 template <class T>
-void edge_dot_cpu(const EdgeConvParams<T>& p) {
+void edge_dot_cpu(const EdgeConvCpuParams<T>& p) {
   parallel_tasks(p.n.g.S, work_per_segment(p.n), [&](int64_t begin, int64_t end) {
     POLYGRAPH_SIMD_CALL(edge_dot<T>(p, begin, end));
   });
@@ -110,89 +84,75 @@ void edge_dot_cpu(const EdgeConvParams<T>& p) {
 }  // namespace
 
 Tensor edge_sum_cpu(
-    const std::optional<Tensor>& seg_mask, const std::optional<Tensor>& oth_mask, const std::optional<Tensor>& seg_val,
-    const std::optional<Tensor>& oth_val, const std::optional<Tensor>& edge_val, const std::optional<Tensor>& weight,
-    double slope, int64_t others, int64_t rows, const Tensor& ptr, const std::optional<Tensor>& slot,
-    const Tensor& other, const std::optional<Tensor>& edge, const std::optional<Tensor>& /*t_ptr*/,
-    const std::optional<Tensor>& /*t_slot*/, const std::optional<Tensor>& /*t_other*/) {
-  const EdgeConvTensors given{seg_mask, oth_mask, seg_val, oth_val, edge_val, weight};
-  const EdgeConvSizes n = check_edge_conv("edge_sum", given, others, rows, ptr, slot, other, edge);
-  const GraphTensors graph(ptr, slot, other, edge);
-  check_graph_values("edge_sum", n.g, graph.pointers(), rows);
+    const std::optional<Tensor>& near_mask, const std::optional<Tensor>& far_mask, const std::optional<Tensor>& near,
+    const std::optional<Tensor>& far, const std::optional<Tensor>& per_edge, const std::optional<Tensor>& weight,
+    double slope, int64_t others, int64_t rows, const std::vector<Tensor>& graph, int64_t tables) {
+  const char* op = "edge_sum";
+  const EdgeConvTensors given{
+      .near_mask = near_mask, .far_mask = far_mask, .near = near, .far = far, .per_edge = per_edge, .weight = weight};
+  const GraphTables read = read_tables(op, graph, tables);
+  const EdgeConvSizes n = check_edge_conv(op, given, others, rows, read);
+  const GraphTensors held(read);
+  check_graph_values(op, n.g, held.pointers(), rows);
   const EdgeConvTensors t = ready(given);
-  Tensor out = torch::stable::new_empty(any_value(t), {n.g.S, n.D});
-  if (out.scalar_type() == ScalarType::Double) {
-    edge_sum_cpu(params<double>(n, graph.pointers(), t, slope, out));
-  } else {
-    edge_sum_cpu(params<float>(n, graph.pointers(), t, slope, out));
-  }
-  return narrowed(out, any_value(given).scalar_type());
+  const Tensor out = torch::stable::new_empty(t.any_value(), {n.g.S, n.D});
+  dispatch_wide(out, [&](auto zero) { edge_sum_cpu(params<decltype(zero)>(n, held.pointers(), t, slope, out)); });
+  return narrowed(out, given.any_value().scalar_type());
 }
 
 void edge_sum_in_place_cpu(Tensor u, const Tensor& v, double slope, const Tensor& ptr, const Tensor& other) {
   const char* op = "edge_sum_";
   check_shape(op, "v", v, "[O, D]", {-1, -1});
-  const EdgeConvTensors given{u, v, u, v, std::nullopt, std::nullopt};
+  const GraphTables graph{.ptr = ptr, .other = other};
+  const EdgeConvTensors given{.near_mask = u, .far_mask = v, .near = u, .far = v};
   const int64_t slots = other.numel();
-  const EdgeConvSizes n = check_edge_conv(op, given, v.size(0), slots, ptr, std::nullopt, other, std::nullopt);
+  const EdgeConvSizes n = check_edge_conv(op, given, v.size(0), slots, graph);
   POLYGRAPH_CHECK(!is_half(u.scalar_type()), op, ": u must be float32 or float64, got ", dtype_name(u.scalar_type()));
   POLYGRAPH_CHECK(u.is_contiguous(), op, ": u must be contiguous");
   POLYGRAPH_CHECK(
       u.numel() == 0 || u.const_data_ptr() != v.const_data_ptr(), op, ": u and v must be different tensors");
-  const GraphTensors graph(ptr, std::nullopt, other, std::nullopt);
-  check_graph_values(op, n.g, graph.pointers(), slots);
+  const GraphTensors held(graph);
+  check_graph_values(op, n.g, held.pointers(), slots);
   const Tensor rows = dense(v);
-  const EdgeConvTensors t{u, rows, u, rows, std::nullopt, std::nullopt};
-  if (u.scalar_type() == ScalarType::Double) {
-    edge_sum_cpu(params<double>(n, graph.pointers(), t, slope, u));
-  } else {
-    edge_sum_cpu(params<float>(n, graph.pointers(), t, slope, u));
-  }
+  const EdgeConvTensors t{.near_mask = u, .far_mask = rows, .near = u, .far = rows};
+  dispatch_wide(u, [&](auto zero) { edge_sum_cpu(params<decltype(zero)>(n, held.pointers(), t, slope, u)); });
 }
 
 Tensor edge_values_cpu(
-    const std::optional<Tensor>& seg_mask, const std::optional<Tensor>& oth_mask, const std::optional<Tensor>& seg_val,
-    const std::optional<Tensor>& oth_val, const std::optional<Tensor>& edge_val, double slope, int64_t others,
-    int64_t rows, const Tensor& ptr, const std::optional<Tensor>& slot, const Tensor& other,
-    const std::optional<Tensor>& edge, const std::optional<Tensor>& /*t_ptr*/, const std::optional<Tensor>& /*t_slot*/,
-    const std::optional<Tensor>& /*t_other*/) {
-  const EdgeConvTensors given{seg_mask, oth_mask, seg_val, oth_val, edge_val, std::nullopt};
-  const EdgeConvSizes n = check_edge_conv("edge_values", given, others, rows, ptr, slot, other, edge);
-  const GraphTensors graph(ptr, slot, other, edge);
-  check_graph_values("edge_values", n.g, graph.pointers(), rows);
+    const std::optional<Tensor>& near_mask, const std::optional<Tensor>& far_mask, const std::optional<Tensor>& near,
+    const std::optional<Tensor>& far, const std::optional<Tensor>& per_edge, double slope, int64_t others, int64_t rows,
+    const std::vector<Tensor>& graph, int64_t tables) {
+  const char* op = "edge_values";
+  const EdgeConvTensors given{
+      .near_mask = near_mask, .far_mask = far_mask, .near = near, .far = far, .per_edge = per_edge};
+  const GraphTables read = read_tables(op, graph, tables);
+  const EdgeConvSizes n = check_edge_conv(op, given, others, rows, read);
+  const GraphTensors held(read);
+  check_graph_values(op, n.g, held.pointers(), rows);
   const EdgeConvTensors t = ready(given);
   // Where the rows are named by a list, some may be named by no slot.
-  const bool whole = !slot.has_value() && !edge.has_value() && rows == n.g.E;
-  Tensor out =
-      whole ? torch::stable::new_empty(any_value(t), {rows, n.D}) : torch::stable::new_zeros(any_value(t), {rows, n.D});
-  if (out.scalar_type() == ScalarType::Double) {
-    edge_values_cpu(params<double>(n, graph.pointers(), t, slope, out));
-  } else {
-    edge_values_cpu(params<float>(n, graph.pointers(), t, slope, out));
-  }
-  return narrowed(out, any_value(given).scalar_type());
+  const bool whole = !read.slot.has_value() && !read.edge.has_value() && rows == n.g.E;
+  const Tensor out = whole ? torch::stable::new_empty(t.any_value(), {rows, n.D})
+                           : torch::stable::new_zeros(t.any_value(), {rows, n.D});
+  dispatch_wide(out, [&](auto zero) { edge_values_cpu(params<decltype(zero)>(n, held.pointers(), t, slope, out)); });
+  return narrowed(out, given.any_value().scalar_type());
 }
 
 Tensor edge_dot_cpu(
-    const Tensor& grad, const std::optional<Tensor>& oth_grad, const std::optional<Tensor>& seg_mask,
-    const std::optional<Tensor>& oth_mask, const std::optional<Tensor>& seg_val, const std::optional<Tensor>& oth_val,
-    double slope, int64_t others, int64_t rows, const Tensor& ptr, const std::optional<Tensor>& slot,
-    const Tensor& other, const std::optional<Tensor>& edge, const std::optional<Tensor>& /*t_ptr*/,
-    const std::optional<Tensor>& /*t_slot*/, const std::optional<Tensor>& /*t_other*/) {
-  const EdgeConvTensors given{seg_mask, oth_mask, seg_val, oth_val, std::nullopt, std::nullopt};
-  const EdgeConvSizes n = check_edge_conv("edge_dot", given, others, rows, ptr, slot, other, edge);
-  check_edge_dot_grads(n, grad, oth_grad, any_value(given));
-  const GraphTensors graph(ptr, slot, other, edge);
-  check_graph_values("edge_dot", n.g, graph.pointers(), rows);
+    const Tensor& grad, const std::optional<Tensor>& far_grad, const std::optional<Tensor>& near_mask,
+    const std::optional<Tensor>& far_mask, const std::optional<Tensor>& near, const std::optional<Tensor>& far,
+    double slope, int64_t others, int64_t rows, const std::vector<Tensor>& graph, int64_t tables) {
+  const char* op = "edge_dot";
+  const EdgeConvTensors given{
+      .near_mask = near_mask, .far_mask = far_mask, .near = near, .far = far, .grad = grad, .far_grad = far_grad};
+  const GraphTables read = read_tables(op, graph, tables);
+  const EdgeConvSizes n = check_edge_conv(op, given, others, rows, read);
+  check_edge_dot_grads(n, given);
+  const GraphTensors held(read);
+  check_graph_values(op, n.g, held.pointers(), rows);
   const EdgeConvTensors t = ready(given);
-  const std::optional<Tensor> near = widened(dense(grad));
-  const std::optional<Tensor> far = widened(dense(oth_grad));
-  Tensor out = torch::stable::new_zeros(any_value(t), {rows});
-  if (out.scalar_type() == ScalarType::Double) {
-    edge_dot_cpu(params<double>(n, graph.pointers(), t, slope, out, near, far));
-  } else {
-    edge_dot_cpu(params<float>(n, graph.pointers(), t, slope, out, near, far));
-  }
+  const Tensor out = torch::stable::new_zeros(t.any_value(), {rows});
+  dispatch_wide(out, [&](auto zero) { edge_dot_cpu(params<decltype(zero)>(n, held.pointers(), t, slope, out)); });
   return narrowed(out, grad.scalar_type());
 }
 

@@ -5,9 +5,9 @@ namespace polygraph {
 namespace {
 
 template <class T>
-bool takes_packs(const EdgeConvParams<T>& p) {
+bool takes_packs(const EdgeConvCudaParams<T>& p) {
   bool aligned = p.n.D % kPackWidth<T> == 0;
-  const T* const rows[] = {p.seg_mask, p.oth_mask, p.seg_val, p.oth_val, p.edge_val, p.grad, p.oth_grad};
+  const T* const rows[] = {p.near_mask, p.far_mask, p.near, p.far, p.per_edge, p.grad, p.far_grad};
   for (const T* pointer : rows) {
     aligned = aligned && is_aligned(pointer, 16);
   }
@@ -15,15 +15,15 @@ bool takes_packs(const EdgeConvParams<T>& p) {
 }
 
 template <class T>
-Form form_of(const EdgeConvParams<T>& p) {
-  const bool nodes = p.seg_mask != nullptr || p.seg_val != nullptr || p.oth_val != nullptr;
-  if (p.edge_val != nullptr) {
+Form form_of(const EdgeConvCudaParams<T>& p) {
+  const bool nodes = p.near_mask != nullptr || p.near != nullptr || p.far != nullptr;
+  if (p.per_edge != nullptr) {
     return nodes ? Form::any : Form::edges;
   }
-  if (p.seg_mask == nullptr) {
+  if (p.near_mask == nullptr) {
     return Form::plain;
   }
-  return p.seg_mask == p.seg_val && p.oth_mask == p.oth_val ? Form::activation : Form::masked;
+  return p.near_mask == p.near && p.far_mask == p.far ? Form::activation : Form::masked;
 }
 
 // Calls fn with the form as a compile-time constant, which is one of kForms.
@@ -33,7 +33,7 @@ void with_form(Form form, const F& fn) {
 }
 
 template <class T>
-void launch_edge_sum(EdgeConvParams<T> p, SegmentMemory& memory, const DeviceScope& scope) {
+void launch_edge_sum(EdgeConvCudaParams<T> p, SegmentMemory& memory, const DeviceScope& scope) {
   constexpr int kVec = kPackWidth<T>;
   if (p.n.g.S * p.n.D == 0) {
     return;
@@ -50,7 +50,7 @@ void launch_edge_sum(EdgeConvParams<T> p, SegmentMemory& memory, const DeviceSco
 }
 
 template <class T>
-void launch_edge_values(EdgeConvParams<T> p, SegmentMemory& memory, const DeviceScope& scope) {
+void launch_edge_values(EdgeConvCudaParams<T> p, SegmentMemory& memory, const DeviceScope& scope) {
   constexpr int kVec = kPackWidth<T>;
   if (p.n.g.S * p.n.D == 0) {
     return;
@@ -67,14 +67,14 @@ void launch_edge_values(EdgeConvParams<T> p, SegmentMemory& memory, const Device
 }
 
 template <class T>
-void launch_edge_dot(EdgeConvParams<T> p, SegmentMemory& memory, const DeviceScope& scope) {
+void launch_edge_dot(EdgeConvCudaParams<T> p, SegmentMemory& memory, const DeviceScope& scope) {
   if (p.n.g.S * p.n.D == 0) {
     return;
   }
   const int64_t parts = std::min<int64_t>(ceil_div(p.n.D, kPackWidth<T>), kWarp);
   p.work = share_segments("edge_dot", p.n.g, p.graph.ptr, parts, memory);
   const bool packed = takes_packs(p);
-  if (p.oth_grad == nullptr) {
+  if (p.far_grad == nullptr) {
     with_form<Form::plain, Form::activation, Form::masked>(form_of(p), [&](auto form) {
       start_kernel(
           all_units(p.work, parts), scope,
@@ -90,107 +90,81 @@ void launch_edge_dot(EdgeConvParams<T> p, SegmentMemory& memory, const DeviceSco
   });
 }
 
-EdgeConvTensors dense(const EdgeConvTensors& t) {
-  return {polygraph::dense(t.seg_mask), polygraph::dense(t.oth_mask), polygraph::dense(t.seg_val),
-          polygraph::dense(t.oth_val),  polygraph::dense(t.edge_val), polygraph::dense(t.weight)};
-}
-
-const Tensor& any_value(const EdgeConvTensors& t) {
-  return t.seg_val.has_value() ? *t.seg_val : t.oth_val.has_value() ? *t.oth_val : *t.edge_val;
+EdgeConvTensors ready(const EdgeConvTensors& given) {
+  return given.each([](const std::optional<Tensor>& t) { return dense(t); });
 }
 
 // Nodes whose rows are read, and rows of edges, are numbered by 32 bits; more nodes may there be if none has rows.
-void check_numbers(const char* op, const EdgeConvSizes& n, const EdgeConvTensors& t, bool far = false) {
-  const bool rows = far || t.oth_mask.has_value() || t.oth_val.has_value();
-  check_row_numbers(op, rows ? n.g.O : 0, n.rows, n.D * any_value(t).element_size());
-}
-
-template <class T>
-EdgeConvParams<T> params(
-    const EdgeConvSizes& n, const GraphPointers& graph, const EdgeConvTensors& t, double slope, const Tensor& out,
-    const std::optional<Tensor>& grad = std::nullopt, const std::optional<Tensor>& oth_grad = std::nullopt) {
-  return {
-      n,
-      graph,
-      const_data<T>(t.seg_mask),
-      const_data<T>(t.oth_mask),
-      const_data<T>(t.seg_val),
-      const_data<T>(t.oth_val),
-      const_data<T>(t.edge_val),
-      const_data<T>(t.weight),
-      const_data<T>(grad),
-      const_data<T>(oth_grad),
-      bend_at_zero<Acc<T>>(slope),
-      mutable_data<T>(out),
-      static_cast<uint32_t>(n.D * static_cast<int64_t>(sizeof(T))),
-      {},
-      nullptr};
+void check_numbers(const char* op, const EdgeConvSizes& n, const EdgeConvTensors& t) {
+  const bool rows = t.far_grad.has_value() || t.far_mask.has_value() || t.far.has_value();
+  check_row_numbers(op, rows ? n.g.O : 0, n.rows, n.D * t.any_value().element_size());
 }
 
 }  // namespace
 
 Tensor edge_sum_cuda(
-    const std::optional<Tensor>& seg_mask, const std::optional<Tensor>& oth_mask, const std::optional<Tensor>& seg_val,
-    const std::optional<Tensor>& oth_val, const std::optional<Tensor>& edge_val, const std::optional<Tensor>& weight,
-    double slope, int64_t others, int64_t rows, const Tensor& ptr, const std::optional<Tensor>& slot,
-    const Tensor& other, const std::optional<Tensor>& edge, const std::optional<Tensor>& /*t_ptr*/,
-    const std::optional<Tensor>& /*t_slot*/, const std::optional<Tensor>& /*t_other*/) {
-  const EdgeConvTensors given{seg_mask, oth_mask, seg_val, oth_val, edge_val, weight};
-  const EdgeConvSizes n = check_edge_conv("edge_sum", given, others, rows, ptr, slot, other, edge);
-  check_numbers("edge_sum", n, given);
-  const DeviceScope scope(any_value(given));
-  const GraphTensors graph(ptr, slot, other, edge);
-  const EdgeConvTensors t = dense(given);
-  const Tensor out = torch::stable::new_empty(any_value(t), {n.g.S, n.D});
+    const std::optional<Tensor>& near_mask, const std::optional<Tensor>& far_mask, const std::optional<Tensor>& near,
+    const std::optional<Tensor>& far, const std::optional<Tensor>& per_edge, const std::optional<Tensor>& weight,
+    double slope, int64_t others, int64_t rows, const std::vector<Tensor>& graph, int64_t tables) {
+  const char* op = "edge_sum";
+  const EdgeConvTensors given{
+      .near_mask = near_mask, .far_mask = far_mask, .near = near, .far = far, .per_edge = per_edge, .weight = weight};
+  const GraphTables read = read_tables(op, graph, tables);
+  const EdgeConvSizes n = check_edge_conv(op, given, others, rows, read);
+  check_numbers(op, n, given);
+  const DeviceScope scope(given.any_value());
+  const GraphTensors held(read);
+  const EdgeConvTensors t = ready(given);
+  const Tensor out = torch::stable::new_empty(t.any_value(), {n.g.S, n.D});
   SegmentMemory memory(out);
   dispatch_floating(out.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
-    launch_edge_sum<T>(params<T>(n, graph.pointers(), t, slope, out), memory, scope);
+    launch_edge_sum<T>({EdgeConvParams<T>(n, held.pointers(), t, out), slope}, memory, scope);
   });
   return out;
 }
 
 Tensor edge_values_cuda(
-    const std::optional<Tensor>& seg_mask, const std::optional<Tensor>& oth_mask, const std::optional<Tensor>& seg_val,
-    const std::optional<Tensor>& oth_val, const std::optional<Tensor>& edge_val, double slope, int64_t others,
-    int64_t rows, const Tensor& ptr, const std::optional<Tensor>& slot, const Tensor& other,
-    const std::optional<Tensor>& edge, const std::optional<Tensor>& /*t_ptr*/, const std::optional<Tensor>& /*t_slot*/,
-    const std::optional<Tensor>& /*t_other*/) {
-  const EdgeConvTensors given{seg_mask, oth_mask, seg_val, oth_val, edge_val, std::nullopt};
-  const EdgeConvSizes n = check_edge_conv("edge_values", given, others, rows, ptr, slot, other, edge);
-  check_numbers("edge_values", n, given);
-  const DeviceScope scope(any_value(given));
-  const GraphTensors graph(ptr, slot, other, edge);
-  const EdgeConvTensors t = dense(given);
-  const Tensor out = torch::stable::new_zeros(any_value(t), {rows, n.D});
+    const std::optional<Tensor>& near_mask, const std::optional<Tensor>& far_mask, const std::optional<Tensor>& near,
+    const std::optional<Tensor>& far, const std::optional<Tensor>& per_edge, double slope, int64_t others, int64_t rows,
+    const std::vector<Tensor>& graph, int64_t tables) {
+  const char* op = "edge_values";
+  const EdgeConvTensors given{
+      .near_mask = near_mask, .far_mask = far_mask, .near = near, .far = far, .per_edge = per_edge};
+  const GraphTables read = read_tables(op, graph, tables);
+  const EdgeConvSizes n = check_edge_conv(op, given, others, rows, read);
+  check_numbers(op, n, given);
+  const DeviceScope scope(given.any_value());
+  const GraphTensors held(read);
+  const EdgeConvTensors t = ready(given);
+  const Tensor out = torch::stable::new_zeros(t.any_value(), {rows, n.D});
   SegmentMemory memory(out);
   dispatch_floating(out.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
-    launch_edge_values<T>(params<T>(n, graph.pointers(), t, slope, out), memory, scope);
+    launch_edge_values<T>({EdgeConvParams<T>(n, held.pointers(), t, out), slope}, memory, scope);
   });
   return out;
 }
 
 Tensor edge_dot_cuda(
-    const Tensor& grad, const std::optional<Tensor>& oth_grad, const std::optional<Tensor>& seg_mask,
-    const std::optional<Tensor>& oth_mask, const std::optional<Tensor>& seg_val, const std::optional<Tensor>& oth_val,
-    double slope, int64_t others, int64_t rows, const Tensor& ptr, const std::optional<Tensor>& slot,
-    const Tensor& other, const std::optional<Tensor>& edge, const std::optional<Tensor>& /*t_ptr*/,
-    const std::optional<Tensor>& /*t_slot*/, const std::optional<Tensor>& /*t_other*/) {
-  const EdgeConvTensors given{seg_mask, oth_mask, seg_val, oth_val, std::nullopt, std::nullopt};
-  const EdgeConvSizes n = check_edge_conv("edge_dot", given, others, rows, ptr, slot, other, edge);
-  check_edge_dot_grads(n, grad, oth_grad, any_value(given));
-  check_numbers("edge_dot", n, given, oth_grad.has_value());
-  const DeviceScope scope(grad);
-  const GraphTensors graph(ptr, slot, other, edge);
-  const EdgeConvTensors t = dense(given);
-  const std::optional<Tensor> near = polygraph::dense(grad);
-  const std::optional<Tensor> far = polygraph::dense(oth_grad);
+    const Tensor& grad, const std::optional<Tensor>& far_grad, const std::optional<Tensor>& near_mask,
+    const std::optional<Tensor>& far_mask, const std::optional<Tensor>& near, const std::optional<Tensor>& far,
+    double slope, int64_t others, int64_t rows, const std::vector<Tensor>& graph, int64_t tables) {
+  const char* op = "edge_dot";
+  const EdgeConvTensors given{
+      .near_mask = near_mask, .far_mask = far_mask, .near = near, .far = far, .grad = grad, .far_grad = far_grad};
+  const GraphTables read = read_tables(op, graph, tables);
+  const EdgeConvSizes n = check_edge_conv(op, given, others, rows, read);
+  check_edge_dot_grads(n, given);
+  check_numbers(op, n, given);
+  const DeviceScope scope(given.any_value());
+  const GraphTensors held(read);
+  const EdgeConvTensors t = ready(given);
   const Tensor out = torch::stable::new_zeros(grad, {rows});
   SegmentMemory memory(out);
   dispatch_floating(out.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
-    launch_edge_dot<T>(params<T>(n, graph.pointers(), t, slope, out, near, far), memory, scope);
+    launch_edge_dot<T>({EdgeConvParams<T>(n, held.pointers(), t, out), slope}, memory, scope);
   });
   return out;
 }

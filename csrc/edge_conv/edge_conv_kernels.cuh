@@ -8,22 +8,16 @@ namespace polygraph {
 namespace {
 
 template <class T>
-struct EdgeConvParams {
-  EdgeConvSizes n;
-  GraphPointers graph;
-  const T* seg_mask;  // [S, D]; these are null where absent
-  const T* oth_mask;  // [O, D]
-  const T* seg_val;   // [S, D]
-  const T* oth_val;   // [O, D]
-  const T* edge_val;  // [E', D]
-  const T* weight;    // [E']
-  const T* grad;      // [S, D], edge_dot only
-  const T* oth_grad;  // [O, D], edge_dot only
+struct EdgeConvCudaParams : EdgeConvParams<T> {
   Bend<Acc<T>> bend;
-  T* out;
   uint32_t row_bytes;
-  SegmentWork work;
-  Acc<T>* partial;  // [places, D], edge_sum only
+  SegmentWork work = {};
+  Acc<T>* partial = nullptr;  // [places, D], edge_sum only
+
+  EdgeConvCudaParams(const EdgeConvParams<T>& given, double slope)
+      : EdgeConvParams<T>(given),
+        bend(bend_at_zero<Acc<T>>(slope)),
+        row_bytes(static_cast<uint32_t>(given.n.D * static_cast<int64_t>(sizeof(T)))) {}
 };
 
 // What a kernel was compiled for.
@@ -46,33 +40,33 @@ struct EdgeRows {
   static constexpr int kAtOnce = !kPacked || kForm == Form::any ? 1 : kForm == Form::masked ? 2 : 4;
   using Part = Pack<T, kWidth>;
 
-  const EdgeConvParams<T>& p;
+  const EdgeConvCudaParams<T>& p;
   int64_t left;  // channels from c on
-  const T *oth_mask, *oth_val, *edge_val;
-  Acc<T> seg_sign[kWidth] = {}, seg_value[kWidth] = {};
+  const T *far_mask, *far, *per_edge;
+  Acc<T> near_sign[kWidth] = {}, near_value[kWidth] = {};
 
   struct Slot {
     Part sign, node, edge;
     bool filled;
   };
 
-  __device__ __forceinline__ explicit EdgeRows(const EdgeConvParams<T>& p_) : p(p_) {}
+  __device__ __forceinline__ explicit EdgeRows(const EdgeConvCudaParams<T>& p_) : p(p_) {}
 
   // Those of the segment; a group without a segment has zeros.
   __device__ __forceinline__ void read_segment(int32_t segment, int64_t c) {
     left = p.n.D - c;
-    oth_mask = from_channel(p.oth_mask, c);
-    oth_val = from_channel(p.oth_val, c);
-    edge_val = from_channel(p.edge_val, c);
+    far_mask = from_channel(p.far_mask, c);
+    far = from_channel(p.far, c);
+    per_edge = from_channel(p.per_edge, c);
 #pragma unroll
     for (int v = 0; v < kWidth; ++v) {
-      seg_sign[v] = seg_value[v] = 0;
+      near_sign[v] = near_value[v] = 0;
     }
-    if (kMasks && segment >= 0 && p.seg_mask != nullptr) {
-      add(seg_sign, read(p.seg_mask + c, segment));
+    if (kMasks && segment >= 0 && p.near_mask != nullptr) {
+      add(near_sign, read(p.near_mask + c, segment));
     }
-    if (kNodes && segment >= 0 && p.seg_val != nullptr) {
-      add(seg_value, read(p.seg_val + c, segment));
+    if (kNodes && segment >= 0 && p.near != nullptr) {
+      add(near_value, read(p.near + c, segment));
     }
   }
 
@@ -80,14 +74,14 @@ struct EdgeRows {
   __device__ __forceinline__ Slot read_slot(int32_t other, int32_t row) const {
     Slot slot{{}, {}, {}, other >= 0};
     if (slot.filled) {
-      if (kForm == Form::any ? p.oth_mask != nullptr : kMasks) {
-        slot.sign = read(oth_mask, other);
+      if (kForm == Form::any ? p.far_mask != nullptr : kMasks) {
+        slot.sign = read(far_mask, other);
       }
-      if (kNodes && p.oth_val != nullptr) {
-        slot.node = read(oth_val, other);
+      if (kNodes && p.far != nullptr) {
+        slot.node = read(far, other);
       }
-      if (kForm == Form::any ? p.edge_val != nullptr : kEdges) {
-        slot.edge = read(edge_val, row);
+      if (kForm == Form::any ? p.per_edge != nullptr : kEdges) {
+        slot.edge = read(per_edge, row);
       }
     }
     return slot;
@@ -98,23 +92,23 @@ struct EdgeRows {
     Acc<T> mask[kWidth];
 #pragma unroll
     for (int v = 0; v < kWidth; ++v) {
-      mask[v] = seg_sign[v];
-      value[v] = seg_value[v];
+      mask[v] = near_sign[v];
+      value[v] = near_value[v];
     }
-    if (kForm == Form::any ? p.oth_mask != nullptr : kMasks) {
+    if (kForm == Form::any ? p.far_mask != nullptr : kMasks) {
       add(mask, slot.sign);
     }
-    if (kNodes && p.oth_val != nullptr) {
+    if (kNodes && p.far != nullptr) {
       add(value, slot.node);
     }
-    if (kForm == Form::any ? p.edge_val != nullptr : kEdges) {
+    if (kForm == Form::any ? p.per_edge != nullptr : kEdges) {
       add(value, slot.edge);
     }
 #pragma unroll
     for (int v = 0; v < kWidth; ++v) {
       if (kForm == Form::activation) {
         value[v] = p.bend.of(mask[v]);
-      } else if (kForm == Form::any ? p.oth_mask != nullptr : kMasks) {
+      } else if (kForm == Form::any ? p.far_mask != nullptr : kMasks) {
         value[v] = p.bend.of(mask[v], value[v]);
       }
       value[v] = slot.filled ? value[v] : Acc<T>(0);
@@ -165,7 +159,7 @@ struct WeightedIds {
 // shuffle, because the walk is as long as the warp's longest unit.
 template <class T, int kVec, Form kForm>
 __global__ void __launch_bounds__(kSegmentThreads, kBlocks<kVec>)
-    edge_sum_kernel(const __grid_constant__ EdgeConvParams<T> p) {
+    edge_sum_kernel(const __grid_constant__ EdgeConvCudaParams<T> p) {
   const Group group = this_group(p.work);
   const SegmentUnit unit = find_unit(
       p.work, group, [&](int64_t first, int64_t last) { POLYGRAPH_CHECK_SEGMENT("edge_sum", first, last, p.n.g.E); });
@@ -221,7 +215,7 @@ __global__ void __launch_bounds__(kSegmentThreads, kBlocks<kVec>)
 // As edge_sum_kernel, but each value goes to its edge's row. Rows that no slot names are zero before.
 template <class T, int kVec, Form kForm>
 __global__ void __launch_bounds__(kSegmentThreads, kBlocks<kVec>)
-    edge_values_kernel(const __grid_constant__ EdgeConvParams<T> p) {
+    edge_values_kernel(const __grid_constant__ EdgeConvCudaParams<T> p) {
   const Group group = this_group(p.work);
   const SegmentUnit unit = find_unit(p.work, group, [&](int64_t first, int64_t last) {
     POLYGRAPH_CHECK_SEGMENT("edge_values", first, last, p.n.g.E);
@@ -257,11 +251,11 @@ __global__ void __launch_bounds__(kSegmentThreads, kBlocks<kVec>)
 
 // A group computes the dots of a unit's slots, kAtOnce at a time: a lane adds the channels of the kWidth-wide parts
 // lane, lane + lanes, ... in order, and the lanes are folded by halves. Which lane has which channel depends on D
-// alone; kPacked says whether a part is one load, kFar whether there is an oth_grad. Reading and safety as of
+// alone; kPacked says whether a part is one load, kFar whether there is an far_grad. Reading and safety as of
 // edge_sum_kernel; one writer a number.
 template <class T, bool kPacked, Form kForm, bool kFar>
 __global__ void __launch_bounds__(kSegmentThreads, kBlocks<kPackWidth<T>>)
-    edge_dot_kernel(const __grid_constant__ EdgeConvParams<T> p) {
+    edge_dot_kernel(const __grid_constant__ EdgeConvCudaParams<T> p) {
   constexpr int kWidth = kPackWidth<T>;
   const Group group = this_group(p.work);
   const SegmentUnit unit = find_unit(
@@ -292,7 +286,7 @@ __global__ void __launch_bounds__(kSegmentThreads, kBlocks<kPackWidth<T>>)
         if (kFar) {
           far[u] = {};
           if (other[u] >= 0) {
-            far[u] = rows.read(p.oth_grad + c, other[u]);
+            far[u] = rows.read(p.far_grad + c, other[u]);
           }
         }
       }

@@ -28,7 +28,7 @@ inline EdgeMaxSizes check_edge_max(
   const char* op = "edge_max";
   check_floating(op, "v", v);
   check_shape(op, "v", v, "[N, D]", {-1, -1});
-  const EdgeMaxSizes n{check_graph(op, v, v.size(0), ptr, std::nullopt, other, std::nullopt), v.size(1)};
+  const EdgeMaxSizes n{check_graph(op, v, v.size(0), {.ptr = ptr, .other = other}), v.size(1)};
   if (sign.has_value()) {
     check_dtype(op, "sign", *sign, v.scalar_type());
     check_shape(op, "sign", *sign, "[D]", {n.D});

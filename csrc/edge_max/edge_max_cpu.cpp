@@ -95,7 +95,7 @@ std::tuple<Tensor, Tensor, Tensor> edge_max_cpu(
     const std::optional<Tensor>& /*target*/, const std::optional<Tensor>& /*t_ptr*/,
     const std::optional<Tensor>& /*t_slot*/) {
   const EdgeMaxSizes n = check_edge_max(v, sign, ptr, other);
-  const GraphTensors graph(ptr, std::nullopt, other, std::nullopt);
+  const GraphTensors graph({.ptr = ptr, .other = other});
   check_graph_values("edge_max", n.g, graph.pointers(), n.g.E);
   const Tensor features = widened(dense(v));
   std::optional<Tensor> signs;

@@ -311,7 +311,7 @@ std::tuple<Tensor, Tensor, Tensor> edge_max_cuda(
   const EdgeMaxSizes n = check_edge_max(v, sign, ptr, other);
   check_row_numbers("edge_max", n.g.O, n.g.E, n.D * v.element_size());
   const DeviceScope scope(v);
-  const GraphTensors graph(ptr, std::nullopt, other, std::nullopt);
+  const GraphTensors graph({.ptr = ptr, .other = other});
   const Tensor features = dense(v);
   const std::optional<Tensor> signs = dense(sign);
   const Tensor value = torch::stable::new_empty(features, {n.g.S, n.D});

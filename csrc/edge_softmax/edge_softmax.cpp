@@ -3,10 +3,9 @@
 
 STABLE_TORCH_LIBRARY_FRAGMENT(polygraph, m) {
   m.def(
-      "edge_softmax(Tensor u, Tensor v, float slope, bool over_features, SymInt rows, Tensor ptr, Tensor? slot, "
-      "Tensor other, Tensor? edge, Tensor? t_ptr, Tensor? t_slot, Tensor? t_other) -> Tensor");
+      "edge_softmax(Tensor u, Tensor v, float slope, bool over_features, SymInt rows, Tensor[] graph, int tables) "
+      "-> Tensor");
   m.def(
       "edge_softmax_backward(Tensor grad, Tensor p, Tensor? u, Tensor? v, float slope, bool over_features, "
-      "SymInt others, Tensor ptr, Tensor? slot, Tensor other, Tensor? edge, Tensor? t_ptr, Tensor? t_slot, "
-      "Tensor? t_other) -> Tensor");
+      "SymInt others, Tensor[] graph, int tables) -> Tensor");
 }

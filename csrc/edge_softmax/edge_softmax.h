@@ -9,8 +9,7 @@
 //                                     m = slope where u[s, h] + v[o, h] <= 0, else 1; without u and v, m = 1
 //
 // u [S, H], v [O, H], p and grad and inner [E', H]. Rows of empty slots are 0. The largest score is taken off before
-// exp. t_ptr, t_slot, t_other are the same graph seen from the other side, for derivatives; the kernels do not read
-// them. Each sum has a fixed order, so results repeat bit for bit.
+// exp. Each sum has a fixed order, so results repeat bit for bit.
 #pragma once
 
 #include "common/graph.h"
@@ -23,17 +22,29 @@ struct EdgeSoftmaxSizes {
   int64_t rows;  // of edge features, E'
 };
 
+// What kernels of both devices read.
+template <class T>
+struct EdgeSoftmaxParams {
+  EdgeSoftmaxSizes n;
+  GraphPointers graph;
+  const T* u = nullptr;     // [S, H]; null in the derivative of linear scores
+  const T* v = nullptr;     // [O, H]
+  const T* p = nullptr;     // [E', H], backward only
+  const T* grad = nullptr;  // [E', H], backward only
+  T* out = nullptr;         // [E', H]; 0 before in rows that no slot names
+};
+
 inline EdgeSoftmaxSizes check_edge_softmax(
     const char* op, const Tensor& like, const std::optional<Tensor>& u, const std::optional<Tensor>& v, int64_t others,
-    int64_t rows, const Tensor& ptr, const std::optional<Tensor>& slot, const Tensor& other,
-    const std::optional<Tensor>& edge) {
+    int64_t rows, const GraphTables& graph) {
   check_floating(op, "scores", like);
   POLYGRAPH_CHECK(like.dim() == 2, op, ": scores must have shape [*, H], got ", shape_string(like));
   check_count(op, "others", others);
   check_count(op, "rows", rows);
   POLYGRAPH_CHECK(u.has_value() == v.has_value(), op, ": u and v come together");
-  const EdgeSoftmaxSizes n{check_graph(op, like, others, ptr, slot, other, edge), like.size(1), rows};
-  POLYGRAPH_CHECK(edge.has_value() || rows == n.g.E, op, ": there are ", n.g.E, " slots and ", rows, " rows of edges");
+  const EdgeSoftmaxSizes n{.g = check_graph(op, like, others, graph), .H = like.size(1), .rows = rows};
+  POLYGRAPH_CHECK(
+      graph.edge.has_value() || rows == n.g.E, op, ": there are ", n.g.E, " slots and ", rows, " rows of edges");
   const auto check = [&](const char* name, const std::optional<Tensor>& tensor, const char* meaning, int64_t count) {
     if (tensor.has_value()) {
       check_dtype(op, name, *tensor, like.scalar_type());

@@ -15,18 +15,16 @@ struct Total {
 };
 
 template <class T>
-struct EdgeSoftmaxParams {
-  EdgeSoftmaxSizes n;
-  GraphPointers graph;
-  const T* u;     // [S, H]; null in the derivative of linear scores
-  const T* v;     // [O, H]
-  const T* p;     // [E', H], backward only
-  const T* grad;  // [E', H], likewise
+struct EdgeSoftmaxCudaParams : EdgeSoftmaxParams<T> {
   Bend<Acc<T>> bend;
-  T* out;  // [E', H], 0 before
   uint32_t row_bytes;
-  SegmentWork work;
-  Total<Acc<T>>* totals;  // [places, H]: of pieces; joined, at the place of the first. Backward: sum alone
+  SegmentWork work = {};
+  Total<Acc<T>>* totals = nullptr;  // [places, H]: of pieces; joined, at the place of the first. Backward: sum alone
+
+  EdgeSoftmaxCudaParams(const EdgeSoftmaxParams<T>& given, double slope)
+      : EdgeSoftmaxParams<T>(given),
+        bend(bend_at_zero<Acc<T>>(slope)),
+        row_bytes(static_cast<uint32_t>(given.n.H * static_cast<int64_t>(sizeof(T)))) {}
 };
 
 template <class T>
@@ -48,7 +46,7 @@ __device__ __forceinline__ double power(double x) {
 }
 
 template <class T>
-__device__ __forceinline__ SegmentUnit find_unit_of(const EdgeSoftmaxParams<T>& p, const Group& group) {
+__device__ __forceinline__ SegmentUnit find_unit_of(const EdgeSoftmaxCudaParams<T>& p, const Group& group) {
   return find_unit(p.work, group, [&](int64_t first, int64_t last) {
     POLYGRAPH_CHECK_SEGMENT("edge_softmax", first, last, p.n.g.E);
   });
@@ -58,12 +56,13 @@ __device__ __forceinline__ SegmentUnit find_unit_of(const EdgeSoftmaxParams<T>& 
 template <class T>
 class SlotScores {
  public:
-  const EdgeSoftmaxParams<T>& p;
+  const EdgeSoftmaxCudaParams<T>& p;
   const SegmentUnit& unit;
   const Group& group;
   int64_t h = 0;
 
-  __device__ __forceinline__ SlotScores(const EdgeSoftmaxParams<T>& p_, const SegmentUnit& unit_, const Group& group_)
+  __device__ __forceinline__
+  SlotScores(const EdgeSoftmaxCudaParams<T>& p_, const SegmentUnit& unit_, const Group& group_)
       : p(p_), unit(unit_), group(group_), walk_(group_, unit_) {}
 
   // The segment's part of the scores; the same steps are taken by a group without a segment.
@@ -103,7 +102,7 @@ class SlotScores {
 
 template <class T>
 __device__ __forceinline__ void store_shares(SlotScores<T>& scores, bool mine, const Total<Acc<T>>& total) {
-  const EdgeSoftmaxParams<T>& p = scores.p;
+  const EdgeSoftmaxCudaParams<T>& p = scores.p;
   T* const out = p.out + scores.h;
   scores.each([&](Acc<T> sum, int32_t row) {
     if (mine) {
@@ -119,7 +118,7 @@ __device__ __forceinline__ void store_shares(SlotScores<T>& scores, bool mine, c
 // longest unit, and a warp has pieces alone or whole segments alone.
 template <class T>
 __global__ void __launch_bounds__(kSegmentThreads, 3)
-    softmax_of_slots_kernel(const __grid_constant__ EdgeSoftmaxParams<T> p) {
+    softmax_of_slots_kernel(const __grid_constant__ EdgeSoftmaxCudaParams<T> p) {
   const Group group = this_group(p.work);
   const SegmentUnit unit = find_unit_of(p, group);
   SlotScores<T> scores(p, unit, group);
@@ -142,7 +141,7 @@ __global__ void __launch_bounds__(kSegmentThreads, 3)
 // The totals of long segments, joined (common/segments.cuh).
 template <class T>
 __global__ void __launch_bounds__(kJoinLanes* kJoinRows)
-    join_totals_kernel(const __grid_constant__ EdgeSoftmaxParams<T> p) {
+    join_totals_kernel(const __grid_constant__ EdgeSoftmaxCudaParams<T> p) {
   using Item = Total<Acc<T>>;
   join_pieces<Item>(
       p.work, p.n.H, Item{kLeast<Acc<T>>, 0}, [&](int64_t place, int64_t h) { return p.totals[place * p.n.H + h]; },
@@ -159,7 +158,7 @@ __global__ void __launch_bounds__(kJoinLanes* kJoinRows)
 // The shares of the slots of long segments, a group a piece. As softmax_of_slots_kernel.
 template <class T>
 __global__ void __launch_bounds__(kSegmentThreads, 3)
-    softmax_of_pieces_kernel(const __grid_constant__ EdgeSoftmaxParams<T> p) {
+    softmax_of_pieces_kernel(const __grid_constant__ EdgeSoftmaxCudaParams<T> p) {
   const Group group = this_group(p.work);
   const SegmentUnit unit = known_piece(p.work, group);
   SlotScores<T> scores(p, unit, group);
@@ -175,7 +174,7 @@ __global__ void __launch_bounds__(kSegmentThreads, 3)
 
 // Calls fn(segment, ids) for the slots of this thread, of a unit every kSlotPacks-th, that hold an edge.
 template <class T, class F>
-__device__ __forceinline__ void each_slot(const EdgeSoftmaxParams<T>& p, const F& fn) {
+__device__ __forceinline__ void each_slot(const EdgeSoftmaxCudaParams<T>& p, const F& fn) {
   const Group group = this_group(p.work);
   const SegmentUnit unit = find_unit_of(p, group);
   for (uint32_t at = group.lane; at < unit.count; at += group.lanes) {
@@ -189,7 +188,7 @@ __device__ __forceinline__ void each_slot(const EdgeSoftmaxParams<T>& p, const F
 // A thread has whole slots. Safe: one writer a row.
 template <class T>
 __global__ void __launch_bounds__(kSegmentThreads)
-    softmax_of_columns_kernel(const __grid_constant__ EdgeSoftmaxParams<T> p) {
+    softmax_of_columns_kernel(const __grid_constant__ EdgeSoftmaxCudaParams<T> p) {
   each_slot(p, [&](int32_t s, const SlotIds& ids) {
     const T* const near = row_at(p.u, s, p.row_bytes);
     const T* const far = row_at(p.v, ids.other, p.row_bytes);
@@ -211,14 +210,15 @@ __global__ void __launch_bounds__(kSegmentThreads)
 
 // Column h of the derivative of a slot, whose scores are of u_h + v_h = `sum`.
 template <class T>
-__device__ __forceinline__ T moved(const EdgeSoftmaxParams<T>& p, Acc<T> sum, Acc<T> share, Acc<T> grad, Acc<T> total) {
+__device__ __forceinline__ T
+moved(const EdgeSoftmaxCudaParams<T>& p, Acc<T> sum, Acc<T> share, Acc<T> grad, Acc<T> total) {
   const Acc<T> of_score = share * (grad - total);
   return static_cast<T>(p.u == nullptr ? of_score : p.bend.of(sum, of_score));
 }
 
 template <class T>
 __device__ __forceinline__ void store_moved(SlotScores<T>& scores, bool mine, Acc<T> total) {
-  const EdgeSoftmaxParams<T>& p = scores.p;
+  const EdgeSoftmaxCudaParams<T>& p = scores.p;
   scores.each([&](Acc<T> sum, int32_t row) {
     const Acc<T> share = value(row_at(p.p + scores.h, row, p.row_bytes));
     const Acc<T> grad = value(row_at(p.grad + scores.h, row, p.row_bytes));
@@ -231,7 +231,7 @@ __device__ __forceinline__ void store_moved(SlotScores<T>& scores, bool mine, Ac
 // As softmax_of_slots_kernel.
 template <class T>
 __global__ void __launch_bounds__(kSegmentThreads, 3)
-    backward_of_slots_kernel(const __grid_constant__ EdgeSoftmaxParams<T> p) {
+    backward_of_slots_kernel(const __grid_constant__ EdgeSoftmaxCudaParams<T> p) {
   const Group group = this_group(p.work);
   const SegmentUnit unit = find_unit_of(p, group);
   SlotScores<T> scores(p, unit, group);
@@ -252,7 +252,7 @@ __global__ void __launch_bounds__(kSegmentThreads, 3)
 
 template <class T>
 __global__ void __launch_bounds__(kJoinLanes* kJoinRows)
-    join_backward_kernel(const __grid_constant__ EdgeSoftmaxParams<T> p) {
+    join_backward_kernel(const __grid_constant__ EdgeSoftmaxCudaParams<T> p) {
   join_pieces<Acc<T>>(
       p.work, p.n.H, Acc<T>(0), [&](int64_t place, int64_t h) { return p.totals[place * p.n.H + h].sum; },
       [](Acc<T> a, Acc<T> b) { return a + b; },
@@ -264,7 +264,7 @@ __global__ void __launch_bounds__(kJoinLanes* kJoinRows)
 // As softmax_of_pieces_kernel.
 template <class T>
 __global__ void __launch_bounds__(kSegmentThreads, 3)
-    backward_of_pieces_kernel(const __grid_constant__ EdgeSoftmaxParams<T> p) {
+    backward_of_pieces_kernel(const __grid_constant__ EdgeSoftmaxCudaParams<T> p) {
   const Group group = this_group(p.work);
   const SegmentUnit unit = known_piece(p.work, group);
   SlotScores<T> scores(p, unit, group);
@@ -278,7 +278,7 @@ __global__ void __launch_bounds__(kSegmentThreads, 3)
 // As softmax_of_columns_kernel.
 template <class T>
 __global__ void __launch_bounds__(kSegmentThreads)
-    backward_of_columns_kernel(const __grid_constant__ EdgeSoftmaxParams<T> p) {
+    backward_of_columns_kernel(const __grid_constant__ EdgeSoftmaxCudaParams<T> p) {
   each_slot(p, [&](int32_t s, const SlotIds& ids) {
     const T* const shares = row_at(p.p, ids.row, p.row_bytes);
     const T* const grads = row_at(p.grad, ids.row, p.row_bytes);
@@ -300,15 +300,15 @@ __global__ void __launch_bounds__(kSegmentThreads)
 // The kernels of one direction.
 template <class T>
 struct SoftmaxKernels {
-  void (*of_slots)(EdgeSoftmaxParams<T>);
-  void (*join)(EdgeSoftmaxParams<T>);
-  void (*of_pieces)(EdgeSoftmaxParams<T>);
-  void (*of_columns)(EdgeSoftmaxParams<T>);
+  void (*of_slots)(EdgeSoftmaxCudaParams<T>);
+  void (*join)(EdgeSoftmaxCudaParams<T>);
+  void (*of_pieces)(EdgeSoftmaxCudaParams<T>);
+  void (*of_columns)(EdgeSoftmaxCudaParams<T>);
 };
 
 template <class T>
 void launch(
-    const char* op, EdgeSoftmaxParams<T> p, bool over_features, SegmentMemory& memory, const DeviceScope& scope,
+    const char* op, EdgeSoftmaxCudaParams<T> p, bool over_features, SegmentMemory& memory, const DeviceScope& scope,
     const SoftmaxKernels<T>& kernels) {
   if (p.n.g.S * p.n.H == 0) {
     return;
@@ -330,35 +330,28 @@ void launch(
 }  // namespace
 
 Tensor edge_softmax_cuda(
-    const Tensor& u, const Tensor& v, double slope, bool over_features, int64_t rows, const Tensor& ptr,
-    const std::optional<Tensor>& slot, const Tensor& other, const std::optional<Tensor>& edge,
-    const std::optional<Tensor>& /*t_ptr*/, const std::optional<Tensor>& /*t_slot*/,
-    const std::optional<Tensor>& /*t_other*/) {
+    const Tensor& u, const Tensor& v, double slope, bool over_features, int64_t rows, const std::vector<Tensor>& graph,
+    int64_t tables) {
   const char* op = "edge_softmax";
   check_shape(op, "v", v, "[O, H]", {-1, -1});
-  const EdgeSoftmaxSizes n = check_edge_softmax(op, u, u, v, v.size(0), rows, ptr, slot, other, edge);
+  const GraphTables read = read_tables(op, graph, tables);
+  const EdgeSoftmaxSizes n = check_edge_softmax(op, u, u, v, v.size(0), rows, read);
   check_row_numbers(op, n.g.O, n.rows, n.H * u.element_size());
   const DeviceScope scope(u);
-  const GraphTensors graph(ptr, slot, other, edge);
+  const GraphTensors held(read);
   const Tensor near = dense(u), far = dense(v);
   const Tensor out = torch::stable::new_zeros(u, {rows, n.H});
   SegmentMemory memory(out);
   dispatch_floating(out.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     const EdgeSoftmaxParams<T> p{
-        n,
-        graph.pointers(),
-        const_data<T>(near),
-        const_data<T>(far),
-        nullptr,
-        nullptr,
-        bend_at_zero<Acc<T>>(slope),
-        mutable_data<T>(out),
-        static_cast<uint32_t>(n.H * static_cast<int64_t>(sizeof(T))),
-        {},
-        nullptr};
+        .n = n,
+        .graph = held.pointers(),
+        .u = const_data<T>(near),
+        .v = const_data<T>(far),
+        .out = mutable_data<T>(out)};
     launch<T>(
-        op, p, over_features, memory, scope,
+        op, {p, slope}, over_features, memory, scope,
         {softmax_of_slots_kernel<T>, join_totals_kernel<T>, softmax_of_pieces_kernel<T>, softmax_of_columns_kernel<T>});
   });
   return out;
@@ -366,16 +359,15 @@ Tensor edge_softmax_cuda(
 
 Tensor edge_softmax_backward_cuda(
     const Tensor& grad, const Tensor& p, const std::optional<Tensor>& u, const std::optional<Tensor>& v, double slope,
-    bool over_features, int64_t others, const Tensor& ptr, const std::optional<Tensor>& slot, const Tensor& other,
-    const std::optional<Tensor>& edge, const std::optional<Tensor>& /*t_ptr*/, const std::optional<Tensor>& /*t_slot*/,
-    const std::optional<Tensor>& /*t_other*/) {
+    bool over_features, int64_t others, const std::vector<Tensor>& graph, int64_t tables) {
   const char* op = "edge_softmax_backward";
   check_shape(op, "p", p, "[E, H]", {-1, -1});
-  const EdgeSoftmaxSizes n = check_edge_softmax(op, p, u, v, others, p.size(0), ptr, slot, other, edge);
+  const GraphTables read = read_tables(op, graph, tables);
+  const EdgeSoftmaxSizes n = check_edge_softmax(op, p, u, v, others, p.size(0), read);
   check_edge_rows(op, n, grad, p);
   check_row_numbers(op, v.has_value() ? n.g.O : 0, n.rows, n.H * p.element_size());
   const DeviceScope scope(p);
-  const GraphTensors graph(ptr, slot, other, edge);
+  const GraphTensors held(read);
   const std::optional<Tensor> near = dense(u), far = dense(v);
   const Tensor shares = dense(p), upstream = dense(grad);
   const Tensor out = torch::stable::new_zeros(p, {n.rows, n.H});
@@ -383,19 +375,15 @@ Tensor edge_softmax_backward_cuda(
   dispatch_floating(out.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     const EdgeSoftmaxParams<T> params{
-        n,
-        graph.pointers(),
-        const_data<T>(near),
-        const_data<T>(far),
-        const_data<T>(shares),
-        const_data<T>(upstream),
-        bend_at_zero<Acc<T>>(slope),
-        mutable_data<T>(out),
-        static_cast<uint32_t>(n.H * static_cast<int64_t>(sizeof(T))),
-        {},
-        nullptr};
+        .n = n,
+        .graph = held.pointers(),
+        .u = const_data<T>(near),
+        .v = const_data<T>(far),
+        .p = const_data<T>(shares),
+        .grad = const_data<T>(upstream),
+        .out = mutable_data<T>(out)};
     launch<T>(
-        op, params, over_features, memory, scope,
+        op, {params, slope}, over_features, memory, scope,
         {backward_of_slots_kernel<T>, join_backward_kernel<T>, backward_of_pieces_kernel<T>,
          backward_of_columns_kernel<T>});
   });

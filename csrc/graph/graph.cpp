@@ -97,7 +97,7 @@ std::tuple<Tensor, Tensor, Tensor> sort_coo_cpu(
 
 std::tuple<Tensor, Tensor> transpose_graph_cpu(const Tensor& ptr, const Tensor& other, int64_t others) {
   const GraphSizes n = check_transpose_graph(ptr, other, others);
-  const GraphTensors graph(ptr, std::nullopt, other, std::nullopt);
+  const GraphTensors graph({.ptr = ptr, .other = other});
   check_graph_values("transpose_graph", n, graph.pointers(), n.E);
   Tensor t_ptr = torch::stable::new_empty(other, {others + 1});
   Tensor t_other = torch::stable::new_empty(other, {n.E});

@@ -52,7 +52,7 @@ inline int64_t check_targets_of(const Tensor& ptr, int64_t slots) {
 inline GraphSizes check_transpose_graph(const Tensor& ptr, const Tensor& other, int64_t others) {
   const char* op = "transpose_graph";
   check_count(op, "others", others);
-  const GraphSizes n = check_graph(op, other, others, ptr, std::nullopt, other, std::nullopt);
+  const GraphSizes n = check_graph(op, other, others, {.ptr = ptr, .other = other});
   POLYGRAPH_CHECK(others > 0 || n.E == 0, op, ": others must be at least 1 where there are slots, got ", others);
   return n;
 }

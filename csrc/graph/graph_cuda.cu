@@ -164,7 +164,7 @@ std::tuple<Tensor, Tensor> transpose_graph_cuda(const Tensor& ptr, const Tensor&
       others <= kMostKeys && n.S < (int64_t(1) << 31), "transpose_graph: at most ", kMostKeys,
       " other nodes and 2^31 - 1 segments on CUDA, got ", others, " and ", n.S);
   const DeviceScope scope(other);
-  const GraphTensors graph(ptr, std::nullopt, other, std::nullopt);
+  const GraphTensors graph({.ptr = ptr, .other = other});
   const Tensor t_ptr = torch::stable::new_empty(other, {others + 1});
   const Tensor t_other = torch::stable::new_empty(other, {n.E});
   const SortBuffers buffers(other, n.E);

@@ -123,21 +123,20 @@ def _derivatives(
     p = found.x.new_empty(step, n.R, n.H) if to.phi or to.a else None
     z = found.x.new_empty(step, n.R, n.H) if to.x or to.weight else None
     assert side.t_ptr is not None
-    others = (side.t_ptr.shape[0] - 1, n.E)
+    others = side.t_ptr.shape[0] - 1
     for first in range(0, n.S, step):
         last = min(first + step, n.S)
-        lists = (*others, first, last, *side[:4])
         if p is not None:
             part = p[: last - first]
             assert x is not None
             assert matrix is not None
             torch.mm(x[first:last], matrix, out=part.view(last - first, n.R * n.H))
-            options = (a if to.phi else None, None, None, 1.0, phi if to.a else None, None)
+            rows = ([a] if to.phi else [], 1.0, [phi] if to.a else [], True)
             results = (found.a if to.a else None, found.phi if to.phi else None, False)
-            _ops.edge_inner_(part, *options, True, False, *lists, *results)
+            _ops.edge_inner_(part, *rows, others, first, graph, tables, *results)
         if z is not None:
             part = z[: last - first]
-            _ops.edge_outer_(a, None, None, 1.0, phi, None, True, False, *lists, part)
+            _ops.edge_outer_([a], 1.0, [phi], True, others, first, graph, tables, part)
             if to.x:
                 assert matrix is not None
                 flat = part.view(last - first, n.R * n.H)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -64,13 +65,19 @@ def edge_softmax(
     dtype = autocast_dtype(u)
     u, v = cast(u, dtype), cast(v, dtype)
     options = (slope, over == "features", graph.num_slots)
-    found: Tensor = _ops.edge_softmax(u, v, *options, *GraphSide.of(graph))
+    found: Tensor = _ops.edge_softmax(u, v, *options, *GraphSide.of(graph).packed())
     return found
 
 
 @torch.library.register_fake("polygraph::edge_softmax")
 def _(
-    u: Tensor, v: Tensor, slope: float, over_features: bool, rows: int, *side: Tensor | None
+    u: Tensor,
+    v: Tensor,
+    slope: float,
+    over_features: bool,
+    rows: int,
+    graph: Sequence[Tensor],
+    tables: int,
 ) -> Tensor:
     return u.new_empty(rows, u.shape[1])
 
@@ -92,7 +99,7 @@ class _Shares(NamedTuple):
     ) -> Tensor:
         """``m p (grad - T(p grad))``; m is 1 without u and v."""
         options = (u, v, slope, self.over_features, self.others)
-        found: Tensor = _ops.edge_softmax_backward(grad, p, *options, *self.side)
+        found: Tensor = _ops.edge_softmax_backward(grad, p, *options, *self.side.packed())
         return found
 
     def totals(self, values: Tensor) -> Tensor:
@@ -111,17 +118,18 @@ class _Shares(NamedTuple):
 
 
 def _save(ctx: Any, given: Any, output: Tensor) -> None:
-    ctx.slope, ctx.over_features, ctx.rows = given.slope, given.over_features, given.rows
-    ctx.save_for_backward(output, given.u, given.v, *given[5:])
+    ctx.slope, ctx.over_features = given.slope, given.over_features
+    ctx.rows, ctx.tables = given.rows, given.tables
+    ctx.save_for_backward(output, given.u, given.v, *given.graph)
 
 
 def _backward(ctx: Any, saved: tuple[Any, ...], needs: Any, grad: Tensor) -> Gradients:
-    p, u, v, *tables = saved
-    side, dtype, others = GraphSide(*tables), u.dtype, v.shape[0]
+    p, u, v, *graph = saved
+    side, dtype, others = GraphSide.unpacked(graph, ctx.tables), u.dtype, v.shape[0]
     if dtype in HALF_TYPES:
         # Shares and what flows to single edges are not rounded to half a type on the way.
         grad, u, v = grad.float(), u.float(), v.float()
-        p = _ops.edge_softmax(u, v, ctx.slope, ctx.over_features, ctx.rows, *side)
+        p = _ops.edge_softmax(u, v, ctx.slope, ctx.over_features, ctx.rows, *side.packed())
     shares = _Shares(side, others, ctx.over_features)
     inner = shares.backward(grad, p, *masks_of(u, v, ctx.slope), ctx.slope)
     found: Gradients = {}
@@ -134,14 +142,15 @@ def _backward(ctx: Any, saved: tuple[Any, ...], needs: Any, grad: Tensor) -> Gra
 
 
 def _save_backward(ctx: Any, given: Any, output: Tensor) -> None:
-    ctx.slope, ctx.over_features, ctx.others = given.slope, given.over_features, given.others
-    ctx.save_for_backward(given.grad, given.p, given.u, given.v, *given[7:])
+    ctx.slope, ctx.over_features = given.slope, given.over_features
+    ctx.others, ctx.tables = given.others, given.tables
+    ctx.save_for_backward(given.grad, given.p, given.u, given.v, *given.graph)
 
 
 def _backward_backward(ctx: Any, saved: tuple[Any, ...], needs: Any, upstream: Tensor) -> Gradients:
     """Of ``m p (g - T(p g))``, T being the totals, with respect to g and p; m is constant."""
-    grad, p, u, v, *tables = saved
-    shares = _Shares(GraphSide(*tables), ctx.others, ctx.over_features)
+    grad, p, u, v, *graph = saved
+    shares = _Shares(GraphSide.unpacked(graph, ctx.tables), ctx.others, ctx.over_features)
     moved = shares.masked(upstream, u, v, ctx.slope)
     found: Gradients = {}
     if needs.grad:
@@ -156,14 +165,15 @@ def _backward_backward(ctx: Any, saved: tuple[Any, ...], needs: Any, upstream: T
 
 
 def _jvp(given: Any, output: Tensor, tangents: Any) -> Tensor:
-    u, v, slope, over_features, rows, *tables = given
+    u, v, slope, over_features, rows, graph, tables = given
     for_u, for_v = tangents.u, tangents.v
     if for_u is None and for_v is None:
         return torch.zeros_like(output)
-    side, dtype, p, others = GraphSide(*tables), output.dtype, output, v.shape[0]
+    side, others = GraphSide.unpacked(graph, tables), v.shape[0]
+    dtype, p = output.dtype, output
     if dtype in HALF_TYPES:
         u, v, for_u, for_v = u.float(), v.float(), wide(for_u), wide(for_v)
-        p = _ops.edge_softmax(u, v, slope, over_features, rows, *side)
+        p = _ops.edge_softmax(u, v, slope, over_features, rows, *side.packed())
     masks = masks_of(u, v, slope)
     moved = values_along(side, others, rows, near=for_u, far=for_v, masks=masks, slope=slope)
     return _Shares(side, others, over_features).backward(moved, p).to(dtype)
@@ -176,7 +186,8 @@ def _backward_jvp(given: Any, output: Tensor, tangents: Any) -> Tensor:
     if tangents.grad is not None:
         found = _ops.edge_softmax_backward(*given._replace(grad=tangents.grad))
     if tangents.p is not None:
-        shares = _Shares(GraphSide(*given[7:]), given.others, given.over_features)
+        side = GraphSide.unpacked(given.graph, given.tables)
+        shares = _Shares(side, given.others, given.over_features)
         inner = tangents.p * (grad - shares.totals(p * grad))
         inner = inner - p * shares.totals(tangents.p * grad)
         part = shares.masked(inner, given.u, given.v, given.slope)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -102,7 +103,7 @@ def sum_along(
 ) -> Tensor:
     """``[S, D]``: sums over the slots of each segment; ``weight [E']``."""
     values = (near, far, per_edge, weight)
-    out: Tensor = _ops.edge_sum(*masks, *values, slope, others, rows, *side)
+    out: Tensor = _ops.edge_sum(*masks, *values, slope, others, rows, *side.packed())
     return out
 
 
@@ -118,7 +119,7 @@ def values_along(
     slope: float = 1.0,
 ) -> Tensor:
     """``[E', D]``: the value of each edge."""
-    out: Tensor = _ops.edge_values(*masks, near, far, per_edge, slope, others, rows, *side)
+    out: Tensor = _ops.edge_values(*masks, near, far, per_edge, slope, others, rows, *side.packed())
     return out
 
 
@@ -135,7 +136,9 @@ def dot_along(
     slope: float = 1.0,
 ) -> Tensor:
     """``[E']``: products of the edges' values with ``grad [S, D] + far_grad [O, D]``."""
-    out: Tensor = _ops.edge_dot(grad, far_grad, *masks, near, far, slope, others, rows, *side)
+    out: Tensor = _ops.edge_dot(
+        grad, far_grad, *masks, near, far, slope, others, rows, *side.packed()
+    )
     return out
 
 
@@ -187,20 +190,20 @@ def _first_given(*values: Tensor | None) -> Tensor:
 
 @torch.library.register_fake("polygraph::edge_sum")
 def _(
-    seg_mask: Tensor | None,
-    oth_mask: Tensor | None,
-    seg_val: Tensor | None,
-    oth_val: Tensor | None,
-    edge_val: Tensor | None,
+    near_mask: Tensor | None,
+    far_mask: Tensor | None,
+    near: Tensor | None,
+    far: Tensor | None,
+    per_edge: Tensor | None,
     weight: Tensor | None,
     slope: float,
     others: int,
     rows: int,
-    ptr: Tensor,
-    *sides: Tensor | None,
+    graph: Sequence[Tensor],
+    tables: int,
 ) -> Tensor:
-    like = _first_given(seg_val, oth_val, edge_val)
-    return like.new_empty(ptr.shape[0] - 1, like.shape[1])
+    like = _first_given(near, far, per_edge)
+    return like.new_empty(graph[0].shape[0] - 1, like.shape[1])
 
 
 @torch.library.register_fake("polygraph::edge_sum_")
@@ -210,32 +213,34 @@ def _(u: Tensor, v: Tensor, slope: float, ptr: Tensor, other: Tensor) -> None:
 
 @torch.library.register_fake("polygraph::edge_values")
 def _(
-    seg_mask: Tensor | None,
-    oth_mask: Tensor | None,
-    seg_val: Tensor | None,
-    oth_val: Tensor | None,
-    edge_val: Tensor | None,
+    near_mask: Tensor | None,
+    far_mask: Tensor | None,
+    near: Tensor | None,
+    far: Tensor | None,
+    per_edge: Tensor | None,
     slope: float,
     others: int,
     rows: int,
-    *sides: Tensor | None,
+    graph: Sequence[Tensor],
+    tables: int,
 ) -> Tensor:
-    like = _first_given(seg_val, oth_val, edge_val)
+    like = _first_given(near, far, per_edge)
     return like.new_empty(rows, like.shape[1])
 
 
 @torch.library.register_fake("polygraph::edge_dot")
 def _(
     grad: Tensor,
-    oth_grad: Tensor | None,
-    seg_mask: Tensor | None,
-    oth_mask: Tensor | None,
-    seg_val: Tensor | None,
-    oth_val: Tensor | None,
+    far_grad: Tensor | None,
+    near_mask: Tensor | None,
+    far_mask: Tensor | None,
+    near: Tensor | None,
+    far: Tensor | None,
     slope: float,
     others: int,
     rows: int,
-    *sides: Tensor | None,
+    graph: Sequence[Tensor],
+    tables: int,
 ) -> Tensor:
     return grad.new_empty(rows)
 
@@ -243,69 +248,74 @@ def _(
 # ---- derivatives: partial derivatives of one form, so they are made of the three again ----
 
 
+def _keep_numbers(ctx: Any, given: Any) -> None:
+    ctx.slope, ctx.others = given.slope, given.others
+    ctx.rows, ctx.tables = given.rows, given.tables
+
+
 def _sum_save(ctx: Any, given: Any, output: Tensor) -> None:
-    ctx.slope, ctx.others, ctx.rows = given.slope, given.others, given.rows
-    values = (given.seg_val, given.oth_val, given.weight)
-    ctx.save_for_backward(given.seg_mask, given.oth_mask, *values, *given[9:])
+    _keep_numbers(ctx, given)
+    values = (given.near, given.far, given.weight)
+    ctx.save_for_backward(given.near_mask, given.far_mask, *values, *given.graph)
 
 
 def _sum_backward(ctx: Any, saved: tuple[Any, ...], needs: Any, grad: Tensor) -> Gradients:
     near_mask, far_mask, near, far, weight, *tables = saved
-    graph = (GraphSide(*tables), ctx.others, ctx.rows)
+    graph = (GraphSide.unpacked(tables, ctx.tables), ctx.others, ctx.rows)
     bend: Any = {"masks": (near_mask, far_mask), "slope": ctx.slope}
     found: Gradients = {}
-    if needs.seg_val:
-        found["seg_val"] = sum_along(*graph, near=grad, weight=weight, **bend)
-    if needs.oth_val:
-        found["oth_val"] = sum_to_others(*graph, near=grad, weight=weight, **bend)
-    if needs.edge_val:
-        found["edge_val"] = values_along(*graph, near=grad, **bend)
+    if needs.near:
+        found["near"] = sum_along(*graph, near=grad, weight=weight, **bend)
+    if needs.far:
+        found["far"] = sum_to_others(*graph, near=grad, weight=weight, **bend)
+    if needs.per_edge:
+        found["per_edge"] = values_along(*graph, near=grad, **bend)
     if needs.weight:
         found["weight"] = dot_along(*graph, grad, near=near, far=far, **bend)
     return found
 
 
 def _values_save(ctx: Any, given: Any, output: Tensor) -> None:
-    ctx.slope, ctx.others, ctx.rows = given.slope, given.others, given.rows
-    ctx.save_for_backward(given.seg_mask, given.oth_mask, *given[8:])
+    _keep_numbers(ctx, given)
+    ctx.save_for_backward(given.near_mask, given.far_mask, *given.graph)
 
 
 def _values_backward(ctx: Any, saved: tuple[Any, ...], needs: Any, grad: Tensor) -> Gradients:
     near_mask, far_mask, *tables = saved
-    graph = (GraphSide(*tables), ctx.others, ctx.rows)
+    graph = (GraphSide.unpacked(tables, ctx.tables), ctx.others, ctx.rows)
     bend: Any = {"masks": (near_mask, far_mask), "slope": ctx.slope}
     found: Gradients = {}
-    if needs.seg_val:
-        found["seg_val"] = sum_along(*graph, per_edge=grad, **bend)
-    if needs.oth_val:
-        found["oth_val"] = sum_to_others(*graph, per_edge=grad, **bend)
-    if needs.edge_val:
-        found["edge_val"] = values_along(*graph, per_edge=grad, **bend)
+    if needs.near:
+        found["near"] = sum_along(*graph, per_edge=grad, **bend)
+    if needs.far:
+        found["far"] = sum_to_others(*graph, per_edge=grad, **bend)
+    if needs.per_edge:
+        found["per_edge"] = values_along(*graph, per_edge=grad, **bend)
     return found
 
 
 def _dot_save(ctx: Any, given: Any, output: Tensor) -> None:
-    ctx.slope, ctx.others, ctx.rows = given.slope, given.others, given.rows
-    masks, values = (given.seg_mask, given.oth_mask), (given.seg_val, given.oth_val)
-    ctx.save_for_backward(given.grad, given.oth_grad, *masks, *values, *given[9:])
+    _keep_numbers(ctx, given)
+    masks, values = (given.near_mask, given.far_mask), (given.near, given.far)
+    ctx.save_for_backward(given.grad, given.far_grad, *masks, *values, *given.graph)
 
 
 def _dot_backward(ctx: Any, saved: tuple[Any, ...], needs: Any, weight: Tensor) -> Gradients:
     grad, far_grad, near_mask, far_mask, near, far, *tables = saved
-    side = GraphSide(*tables)
-    if needs.oth_grad or needs.oth_val:  # both read the graph from its other side: made once
+    side = GraphSide.unpacked(tables, ctx.tables)
+    if needs.far_grad or needs.far:  # both read the graph from its other side: made once
         side = side.with_both(ctx.others)
     graph = (side, ctx.others, ctx.rows)
     by: Any = {"weight": weight, "masks": (near_mask, far_mask), "slope": ctx.slope}
     found: Gradients = {}
     if needs.grad:
         found["grad"] = sum_along(*graph, near=near, far=far, **by)
-    if needs.oth_grad:
-        found["oth_grad"] = sum_to_others(*graph, near=near, far=far, **by)
-    if needs.seg_val:
-        found["seg_val"] = sum_along(*graph, near=grad, far=far_grad, **by)
-    if needs.oth_val:
-        found["oth_val"] = sum_to_others(*graph, near=grad, far=far_grad, **by)
+    if needs.far_grad:
+        found["far_grad"] = sum_to_others(*graph, near=near, far=far, **by)
+    if needs.near:
+        found["near"] = sum_along(*graph, near=grad, far=far_grad, **by)
+    if needs.far:
+        found["far"] = sum_to_others(*graph, near=grad, far=far_grad, **by)
     return found
 
 
@@ -320,7 +330,7 @@ def _moved(tangents: Any, *names: str) -> dict[str, Any] | None:
 
 def _sum_jvp(given: Any, output: Tensor, tangents: Any) -> Tensor:
     parts = []
-    values = _moved(tangents, "seg_val", "oth_val", "edge_val")
+    values = _moved(tangents, "near", "far", "per_edge")
     if values is not None:
         parts.append(_ops.edge_sum(*given._replace(**values)))
     if tangents.weight is not None:
@@ -329,18 +339,18 @@ def _sum_jvp(given: Any, output: Tensor, tangents: Any) -> Tensor:
 
 
 def _values_jvp(given: Any, output: Tensor, tangents: Any) -> Tensor:
-    values = _moved(tangents, "seg_val", "oth_val", "edge_val")
+    values = _moved(tangents, "near", "far", "per_edge")
     return _total([] if values is None else [_ops.edge_values(*given._replace(**values))], output)
 
 
 def _dot_jvp(given: Any, output: Tensor, tangents: Any) -> Tensor:
     parts = []
-    grads = _moved(tangents, "grad", "oth_grad")
+    grads = _moved(tangents, "grad", "far_grad")
     if grads is not None:
         if grads["grad"] is None:
             grads["grad"] = torch.zeros_like(given.grad)
         parts.append(_ops.edge_dot(*given._replace(**grads)))
-    values = _moved(tangents, "seg_val", "oth_val")
+    values = _moved(tangents, "near", "far")
     if values is not None:
         parts.append(_ops.edge_dot(*given._replace(**values)))
     return _total(parts, output)
@@ -352,7 +362,7 @@ def _total(parts: list[Tensor], like: Tensor) -> Tensor:
 
 # Batches: channels do not meet, so the samples lie side by side. `edge_dot` adds channels up.
 
-_ROWS = ("seg_mask", "oth_mask", "seg_val", "oth_val", "edge_val")
+_ROWS = ("near_mask", "far_mask", "near", "far", "per_edge")
 
 
 def _batched(operator: Any) -> Any:

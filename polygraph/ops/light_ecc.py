@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -172,7 +172,8 @@ def _light_ecc_on_the_fly(
 ) -> Tensor:
     """`_light_ecc` of φ = act(u_i + v_j), made twice: for some sources, and for some targets."""
     ranks, width = kappa.shape[0], kappa.shape[1] - 1
-    back = GraphSide.of(graph).turned(len(x))
+    # A row of `found` for every slot, whatever its row of edge features is.
+    lists = GraphSide.of(graph).turned(len(x))._replace(edge=None).packed()
     # For every slot: φ · P_g, with all different matrices of R, and φ · κ_r, all without biases.
     sources, known = len(x), right.matrix.shape[1]
     if not sources:
@@ -185,10 +186,8 @@ def _light_ecc_on_the_fly(
         last = min(first + step, sources)
         part = p[: last - first]
         torch.mm(x[first:last], right.flat(), out=part.flatten(1)[:, : known * width])
-        sizes = (False, False, len(u), graph.num_slots, first, last)
-        # A row of `found` for every slot, whatever its row of edge features is.
-        lists = (back.ptr, back.slot, back.other, None)
-        _ops.edge_inner_(part, None, None, None, slope, u, v, *sizes, *lists, found, None, False)
+        made: tuple[Any, ...] = ([], slope, [v, u], False, len(u), first)
+        _ops.edge_inner_(part, *made, *lists, found, None, False)
     constant, ones = x @ right.bias[..., 0], x.new_ones(sources, 1)
     out = x.new_empty(graph.num_targets, left.matrix.shape[0])
     groups = left.matrix.shape[1]
@@ -203,11 +202,11 @@ def _light_ecc_on_the_fly(
         if edge_weight is not None:
             c *= edge_weight[at if graph.edge is None else graph.edge[at], None]
         a = c if left.spread is None else c @ left.spread.t()
-        where = (len(v), len(others), 0, last - first, ptr, None, others, None)
+        where = (False, len(v), 0, [ptr, others], 0)
         part, total = z[: last - first], sums[: last - first]
-        _ops.edge_outer_(a, None, None, slope, v, u[first:last], False, False, *where, part)
+        _ops.edge_outer_([a], slope, [u[first:last], v], *where, part)
         torch.mm(part.flatten(1), left.flat().t(), out=out[first:last])
-        _ops.edge_outer_(c, None, None, 1.0, ones, None, False, False, *where, total)
+        _ops.edge_outer_([c], 1.0, [ones], *where, total)
         out[first:last].addmm_(total[..., 0], left.bias[..., 0].t())
     return out
 

@@ -4,17 +4,16 @@ from functools import partial
 
 import pytest
 import torch
-from support.calls import convert, floats, leaves, require_same, run, upstream_like
-from support.contract import OperatorContract
+from support.calls import convert, leaves, require_same, run, upstream_like
 from support.devices import GPU
 from support.edges import random_edges
 from support.faults import put, with_value
+from support.products import WithProducts
 from support.tables import normal
 from support.tolerances import KERNEL, assert_close
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from polygraph import ops, reference
-from polygraph.ops import Graph, _common, _light_ecc_form
+from polygraph.ops import Graph, _common
 from polygraph.ops.ecc import EdgeLayer, choice, chunks
 from polygraph.ops.graph_side import GraphSide
 
@@ -126,31 +125,6 @@ def backward_arguments():
     ]
 
 
-class WithProducts(OperatorContract):
-    """Some of the work are PyTorch's matrix products, which depend on the number of threads."""
-
-    products = True
-
-    test_without_batch = None  # there is no batch dimension
-    test_gpu_more_than_2_31_elements = None
-
-    def test_repeats_bit_for_bit(self, dtype, set_threads):
-        """Twice the same on one thread and on two, and within rounding of each other."""
-        inputs = convert(self.cases[self.threaded](), dtype=dtype)
-        set_threads(1)
-        expected = run(self.op, inputs)
-        require_same(run(self.op, inputs), expected)
-        set_threads(2)
-        actual = run(self.op, inputs)
-        for name, value in expected.items():
-            assert_close(actual[name], value, KERNEL[dtype], name)
-        torch.use_deterministic_algorithms(True)
-        try:
-            require_same(run(self.op, inputs), actual)
-        finally:
-            torch.use_deterministic_algorithms(False)
-
-
 class TestEcc(WithProducts):
     """The contract."""
 
@@ -162,6 +136,7 @@ class TestEcc(WithProducts):
     empty = EMPTY
     threaded = "many rows"
     broken = BROKEN
+    apart = ("ecc_tile", "ecc_lane")
     raw = {"ecc": arguments, "ecc_backward": backward_arguments}  # noqa: RUF012
     vectors = ("many neighbours",)
     gpu_asserts = {  # noqa: RUF012
@@ -293,59 +268,6 @@ def test_lanes_at_odd_sizes(monkeypatch, set_threads, sizes, dtype):
         assert_close(a, b, KERNEL[dtype], name)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("made", [False, True])
-@pytest.mark.parametrize("by_source", [False, True])
-def test_halves_at_all_widths(by_source, made, dtype):
-    """edge_outer_ and edge_inner_ for rows of one number to five vectors, seen from either side.
-
-    They write the rows of their segments and slots, and not a number more.
-    """
-    graph = Graph(**random_edges(6, 7, 40, holes=True)).with_transposed(7)
-    ptr, other, slot = graph.ptr, graph.source, None
-    if by_source:
-        ptr, other, slot = graph.t_ptr, graph.target, graph.t_slot
-    segments, others = (7, 6) if by_source else (6, 7)
-    row = torch.randperm(40, generator=torch.Generator().manual_seed(0))
-    of = torch.repeat_interleave(torch.arange(segments), ptr.diff())
-    slots = torch.arange(len(of)) if slot is None else slot[: len(of)]
-    kept = other[slots] >= 0
-    of, slots = of[kept], slots[kept]
-    at, rows = other[slots], row[slots]
-    first, last = 1, segments - 1
-    inside = (of >= first) & (of < last)
-    of, at, rows = of[inside], at[inside], rows[inside]
-    for C in (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 24, 31, 33):
-        for H, ones in ((1, True), (3, False), (8, True), (9, False), (16, True), (19, False)):
-            x, G = normal(others, C), normal(last - first, H + ones, C, seed=1)
-            phi, seg, oth = normal(40, H, seed=2), normal(segments, H, seed=3), normal(others, H)
-            used = phi[rows]
-            if made:
-                used = torch.nn.functional.leaky_relu(seg[of] + oth[at], 0.2)
-            if ones:
-                used = torch.cat([used, used.new_ones(len(used), 1)], 1)
-            features = (None, seg.to(dtype), oth.to(dtype)) if made else (phi.to(dtype), None, None)
-            options = (False, ones, others, 40, first, last, ptr, slot, other, row)
-            x_, guard = x.to(dtype), torch.full((segments, H + ones, C), 7.0, dtype=dtype)
-            out = guard[first:last]
-            torch.ops.polygraph.edge_outer_(*features, 0.2, x_, None, *options, out)
-            assert (guard[[0, -1]] == 7).all()
-            wanted = torch.zeros(segments, H + ones, C, dtype=torch.float64)
-            wanted.index_add_(0, of, used[:, :, None] * x[at][:, None])
-            assert_close(out, wanted[first:last], KERNEL[dtype], f"Z, C {C}, H {H}")
-            a, y = (torch.full((40, n), 7.0, dtype=dtype) for n in (H + ones, C))
-            inner = (G.to(dtype), *features, 0.2, x_, None, *options)
-            torch.ops.polygraph.edge_inner_(*inner, a, y, True)
-            near = G[of - first]
-            for name, found, expected in (
-                ("a", a, torch.einsum("ehc,ec->eh", near, x[at])),
-                ("y", y, 7 + torch.einsum("ehc,eh->ec", near, used)),
-            ):
-                assert_close(found[rows], expected, KERNEL[dtype], f"{name}, C {C}, H {H}")
-                rest = torch.ones(40, dtype=torch.bool).index_fill(0, rows, False)
-                assert (found[rest] == 7).all()
-
-
 def wide_sums(made, seed):
     """Arguments in float16 whose sums over neighbours pass 65,504, and whose results do not."""
     E, M, N, C, D, H = 60, 5, 8, 6, 4, 7
@@ -445,27 +367,27 @@ def test_tiles(set_threads, sizes, ones, dtype):
 def test_tiles_refuse():
     """The compiled operators name what does not fit."""
     compiled = torch.ops.polygraph
-    graph = GraphSide.unpacked(*sides())[:4]
+    graph = sides()
     x, phi, weight, grad = normal(7, 4), normal(23, 3), normal(3, 4, 2), normal(6, 2)
     out, a, y, to = normal(6, 2), normal(23, 3), normal(23, 4), normal(3, 4, 2)
-    forward = [phi, None, None, 1.0, x, weight, False, 23, *graph, out]
-    compiled.tile_ecc_(*forward)
-    backward = [phi, x, grad, weight, False, *graph, a, y, to]
-    compiled.tile_ecc_backward_(*backward)
+    forward = [[phi], 1.0, x, weight, *graph, out]
+    compiled.ecc_tile_(*forward)
+    backward = [phi, x, grad, weight, *graph, a, y, to]
+    compiled.ecc_tile_backward_(*backward)
     for op, arguments, place, value, message in (
-        (compiled.tile_ecc_, forward, 0, None, "phi is needed"),
-        (compiled.tile_ecc_, forward, 5, weight[:, 1:], r"weight must have shape \[H', C, D\]"),
-        (compiled.tile_ecc_, forward, 6, True, r"phi must have shape \[E, H\]"),
-        (compiled.tile_ecc_, forward, 7, 22, r"\[E, H\] = \[22, 3\]"),
-        (compiled.tile_ecc_, forward, 4, x.half(), "half types are widened"),
-        (compiled.tile_ecc_, forward, -1, out[1:], "out must have shape"),
-        (compiled.tile_ecc_, forward, -1, normal(2, 6).t(), "out must be contiguous"),
-        (compiled.tile_ecc_backward_, backward, 0, phi[0], "phi must have 2 dimensions"),
-        (compiled.tile_ecc_backward_, backward, 2, grad[1:], r"grad must have shape \[S, D\]"),
-        (compiled.tile_ecc_backward_, backward, 2, grad.float(), "grad must be"),
-        (compiled.tile_ecc_backward_, backward, -3, a[1:], "a must have shape"),
-        (compiled.tile_ecc_backward_, backward, -2, y.float(), "y must be"),
-        (compiled.tile_ecc_backward_, backward, -1, to[1:], "to must have shape"),
+        (compiled.ecc_tile_, forward, 0, [], "phi is needed"),
+        (compiled.ecc_tile_, forward, 3, weight[:, 1:], r"weight must have shape \[H', C, D\]"),
+        (compiled.ecc_tile_, forward, 3, weight[:2], "of H' = 2 hidden features phi must have"),
+        (compiled.ecc_tile_, forward, 0, [phi[1:]], "23 slots and 22 rows of edges"),
+        (compiled.ecc_tile_, forward, 2, x.half(), "half types are widened"),
+        (compiled.ecc_tile_, forward, -1, out[1:], "out must have shape"),
+        (compiled.ecc_tile_, forward, -1, normal(2, 6).t(), "out must be contiguous"),
+        (compiled.ecc_tile_backward_, backward, 0, phi[0], "phi must have 2 dimensions"),
+        (compiled.ecc_tile_backward_, backward, 2, grad[1:], r"grad must have shape \[S, D\]"),
+        (compiled.ecc_tile_backward_, backward, 2, grad.float(), "grad must be"),
+        (compiled.ecc_tile_backward_, backward, -3, a[1:], "a must have shape"),
+        (compiled.ecc_tile_backward_, backward, -2, y.float(), "y must be"),
+        (compiled.ecc_tile_backward_, backward, -1, to[1:], "to must have shape"),
     ):
         broken = list(arguments)
         broken[place] = value
@@ -485,229 +407,3 @@ def test_layer_refuses():
         with_layer([*values[:5], values[5][1:]], graph, 0.0)
     with pytest.raises(RuntimeError, match="features of the layer must be"):
         with_layer([values[0], values[1].float(), *values[2:]], graph, 0.0)
-
-
-def tied(weight, repeats):
-    """Matrices repeated as a layer repeats them; each has its bias."""
-    rows = torch.stack([weight[rank, :, :-1] for rank in repeats])
-    return torch.cat([rows, weight[..., -1:]], -1)
-
-
-def light(
-    x, phi, left, right, kappa, source, ptr, edge=None, aggr="mean", edge_weight=None, repeats=None
-):
-    """The operator with its graph in parts."""
-    graph = Graph(ptr, source, edge)
-    if repeats is not None:
-        left, right = (tied(*side) for side in zip((left, right), repeats, strict=True))
-    options = {"repeats": repeats, "edge_weight": edge_weight}
-    return ops.light_ecc(x, phi, left, right, kappa, graph, aggr, **options)
-
-
-def light_reference(
-    x, phi, left, right, kappa, source, ptr, edge=None, aggr="mean", edge_weight=None, repeats=None
-):
-    """The definition likewise."""
-    graph = Graph(ptr, source, edge)
-    if repeats is not None:
-        left, right = (tied(*side) for side in zip((left, right), repeats, strict=True))
-    return reference.light_ecc(x, phi, left, right, kappa, graph, aggr, edge_weight=edge_weight)
-
-
-def light_call(M, N, E, C, D, H, R, *, seed=0, edge=False, gamma=False, holes=False, **options):
-    """One call's arguments."""
-    scale = (H + 1) ** -0.5
-    inputs = {
-        "x": normal(N, C, seed=seed),
-        "phi": normal(E, H, seed=seed + 1),
-        "left": scale * normal(R, D, H + 1, seed=seed + 2),
-        "right": scale * normal(R, C, H + 1, seed=seed + 3) / max(1, C) ** 0.5,
-        "kappa": scale * normal(R, H + 1, seed=seed + 4),
-    } | random_edges(M, N, E, seed, holes)
-    if edge:
-        inputs["edge"] = torch.randperm(E, generator=torch.Generator().manual_seed(seed))
-    if gamma:
-        inputs["edge_weight"] = normal(E, seed=seed + 5)
-    return inputs | options
-
-
-class TestLightEcc(WithProducts):
-    """The contract."""
-
-    def check_autocast(self, half, device="cpu"):
-        """Autocast rounds the arguments and the result; gradients come back in float32."""
-        inputs = convert(self.cases[self.small[0]](), dtype=torch.float32, device=device)
-        expected = run(self.op, convert(inputs, dtype=half))
-        wanted = leaves(inputs)
-        with torch.autocast(device, dtype=half):
-            out = self.op(**wanted)
-        assert out.dtype == half
-        assert torch.equal(out, expected["out"])
-        grads = torch.autograd.grad(out, list(floats(wanted).values()), upstream_like(out))
-        for name, grad in zip(floats(wanted), grads, strict=True):
-            assert grad.dtype == torch.float32
-            assert torch.equal(grad, expected[f"grad of {name}"].float())
-
-    stem = "light_ecc"
-    op = staticmethod(light)
-    reference = staticmethod(light_reference)
-    cases = {  # noqa: RUF012
-        "plain": partial(light_call, 6, 7, 23, 4, 3, 5, 2),
-        "weights in another order": partial(
-            light_call, 6, 7, 23, 4, 3, 5, 2, edge=True, gamma=True, aggr="sum"
-        ),
-        "empty slots": partial(light_call, 6, 7, 23, 4, 3, 5, 2, holes=True, gamma=True),
-        "16 to 8 channels": partial(light_call, 6, 7, 40, 16, 8, 7, 3, gamma=True),
-        "wide": partial(light_call, 5, 6, 40, 18, 34, 17, 9),
-        "repeated matrices": partial(
-            light_call, 6, 7, 23, 4, 3, 5, 4, gamma=True, repeats=((0, 1, 0, 1), (0, 0, 0, 3))
-        ),
-        "many rows": partial(light_call, 500, 400, 3000, 9, 8, 10, 4, gamma=True),
-    }
-    small = ("plain", "weights in another order", "empty slots", "repeated matrices")
-    vectors = ("16 to 8 channels",)
-    gpu_asserts = {"source": "transpose_table: index is out of range"}  # noqa: RUF012
-    empty = {  # noqa: RUF012
-        "no targets": partial(light_call, 0, 3, 0, 4, 3, 5, 2),
-        "no sources": partial(light_call, 4, 0, 0, 4, 3, 5, 2),
-        "no edges": partial(light_call, 4, 3, 0, 4, 3, 5, 2),
-    }
-    threaded = "many rows"
-    broken = {  # noqa: RUF012
-        "aggr": (put("aggr", lambda _: "max"), ValueError, "aggr must be sum or mean"),
-        "left": (put("left", lambda t: t[..., 1:]), RuntimeError, "left must have shape"),
-        "right": (put("right", lambda t: t[:, 1:]), RuntimeError, "right must have shape"),
-        "kappa": (put("kappa", lambda t: t[1:]), RuntimeError, "kappa must have shape"),
-        "source": (put("source", with_value(5, 7)), RuntimeError, r"\[-1, 7\), got 7"),
-        "elsewhere": (put("phi", lambda t: t.to("meta")), RuntimeError, "on the device of x"),
-        "edge weights elsewhere": (
-            put("edge_weight", lambda _: torch.ones(23, device="meta")),
-            RuntimeError,
-            r"light_ecc: edge_weight must be on the device of x \(cpu\), got meta",
-        ),
-    }
-
-
-@pytest.mark.parametrize("repeats", [(0,), (0, 2), (1, 1), (0, 0, 0)])
-def test_light_with_bad_repeats(repeats):
-    """Too few or many, a later rank, one that repeats another."""
-    i = light_call(6, 7, 23, 4, 3, 5, 2)
-    tensors = (i[name] for name in ("x", "phi", "left", "right", "kappa"))
-    graph = Graph(i["ptr"], i["source"])
-    with pytest.raises(ValueError, match="repeats of right must name for each of 2 ranks"):
-        ops.light_ecc(*tensors, graph, repeats=((0, 0), repeats))
-
-
-class Ops(TorchDispatchMode):
-    """Names of the operators that run within."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        """Write down, and go on."""
-        self.names.append(str(func.overloadpacket))
-        return func(*args, **(kwargs or {}))
-
-
-def test_light_makes_no_table_on_the_host():
-    """A tensor from Python's numbers is copied to a GPU, which then is waited for."""
-    inputs = leaves(light_call(6, 7, 23, 4, 3, 5, 4, gamma=True))
-    given = [inputs[name] for name in ("x", "phi", "left", "right", "kappa")]
-    graph = Graph(inputs["ptr"], inputs["source"])
-    options = {"repeats": ((0, 1, 0, 1), (0, 0, 0, 3)), "edge_weight": inputs["edge_weight"]}
-    with Ops() as within:
-        out = ops.light_ecc(*given, graph, **options)
-        torch.autograd.grad(out.sum(), given)
-    assert "polygraph.edge_form" in within.names
-    assert "aten.lift_fresh" not in within.names
-    with Ops() as within:
-        torch.tensor([1.0])
-    assert within.names == ["aten.lift_fresh"]
-
-
-@pytest.mark.parametrize("part_bytes", [1, 8 << 20])
-@pytest.mark.parametrize("aggr", ["sum", "mean"])
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"edge": True, "gamma": True},
-        {"holes": True},
-        {"gamma": True, "holes": True, "repeats": ((0, 0), (0, 1))},
-        {"repeats": ((0, 1), (0, 0))},
-    ],
-)
-def test_light_with_features_made_from_nodes(monkeypatch, options, aggr, part_bytes):
-    """On the fly without gradients, stored with them: the same numbers, in parts or at once."""
-    monkeypatch.setitem(_light_ecc_form.FORM_BYTES, "cpu", part_bytes)
-    M, N, E, H = 70, 50, 400, 5
-    inputs = light_call(M, N, E, 4, 3, H, 2, aggr=aggr, **options)
-    u, v, slope = normal(M, H, seed=8), normal(N, H, seed=9), 0.2
-    graph = Graph(inputs["ptr"], inputs["source"], inputs.get("edge"))
-    phi = reference.edge_values(u, v, graph, slope)
-    expected = light_reference(**{**inputs, "phi": phi})
-    with torch.no_grad():
-        found = light(**{**inputs, "phi": (u, v, slope)})
-    torch.testing.assert_close(found, expected)
-    made = (u.requires_grad_(), v.requires_grad_(), slope)
-    stored = light(**{**inputs, "phi": made})
-    torch.testing.assert_close(stored, expected)
-    torch.manual_seed(0)
-    upstream = torch.randn_like(stored)
-    phi = phi.requires_grad_()
-    wanted = torch.autograd.grad(light_reference(**{**inputs, "phi": phi}), phi, upstream)[0]
-    values = reference.edge_values(u, v, graph, slope)
-    torch.testing.assert_close(
-        torch.autograd.grad(stored, (u, v), upstream),
-        torch.autograd.grad(values, (u, v), wanted),
-    )
-
-
-def test_light_from_nodes_elsewhere():
-    """Under autocast, and in half precision, as from stored features."""
-    inputs = convert(light_call(6, 7, 23, 4, 3, 5, 2), dtype=torch.float32)
-    u, v = normal(6, 5, seed=8).float(), normal(7, 5, seed=9).float()
-    half = convert(inputs, dtype=torch.bfloat16)
-    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        cast = light(**{**inputs, "phi": (u, v, 0.2)})
-    with torch.no_grad():
-        made = light(**{**half, "phi": (u.bfloat16(), v.bfloat16(), 0.2)})
-    assert cast.dtype == made.dtype == torch.bfloat16
-    assert torch.equal(cast, made)
-    with pytest.raises(RuntimeError, match=r"v must be torch\.float32"):
-        light(**{**inputs, "phi": (u, v.double(), 0.2)})
-
-
-def test_light_from_nodes_within_function_transforms():
-    """Compiled code takes the way that records, and so do PyTorch's functional transforms."""
-    inputs = light_call(6, 7, 23, 4, 3, 5, 2)
-    u, v = normal(6, 5, seed=8), normal(7, 5, seed=9)
-
-    def of_nodes(x, u, v):
-        return light(**{**inputs, "x": x, "phi": (u, v, 0.2)})
-
-    with torch.no_grad():
-        plain = of_nodes(inputs["x"], u, v)
-        compiled = torch.compile(of_nodes, backend="eager", fullgraph=True)
-        torch.testing.assert_close(compiled(inputs["x"], u, v), plain)
-    found = torch.func.grad(lambda u: of_nodes(inputs["x"], u, v).sum())(u)
-    leaf = u.clone().requires_grad_()
-    (expected,) = torch.autograd.grad(of_nodes(inputs["x"], leaf, v).sum(), leaf)
-    torch.testing.assert_close(found, expected)
-
-
-@pytest.mark.parametrize(
-    ("u", "v", "message"),
-    [
-        (normal(5, 5), normal(7, 5), r"u must have shape \[6, 5\], got \[5, 5\]"),
-        (normal(6, 5), normal(7, 4), r"v must have shape \[7, 5\], got \[7, 4\]"),
-        (normal(6, 4), normal(7, 4), r"left must have shape \[2, 3, 5\]"),
-        (normal(6, 5).float(), normal(7, 5), r"u must be torch\.float64"),
-    ],
-)
-def test_light_from_bad_nodes(u, v, message):
-    inputs = light_call(6, 7, 23, 4, 3, 5, 2)
-    with torch.no_grad(), pytest.raises(RuntimeError, match=message):
-        light(**{**inputs, "phi": (u, v, 0.2)})

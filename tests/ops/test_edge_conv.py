@@ -12,6 +12,7 @@ from support.edges import call, random_edges
 from support.faults import at, put, with_value
 from support.tables import normal
 from support.tolerances import KERNEL, SUM_FLOAT32, assert_close
+from torch.utils import _pytree as pytree
 
 from polygraph import ops, reference
 from polygraph.ops import Graph, graph_from_coo, graph_from_table
@@ -104,25 +105,26 @@ U, V, EDGES, W = normal(6, 4), normal(7, 4, seed=1), normal(23, 4, seed=2), norm
 def sum_arguments():
     """For edge_sum; the last list is the transposed graph."""
     return [
-        [U, V, U, V, None, W, 0.3, 7, 23, *HERE],
-        [None, None, None, V, None, None, 1.0, 7, 23, *HERE],
-        [None, None, None, None, EDGES, None, 1.0, 7, 23, *HERE],
-        [V, U, None, U, None, W, 0.3, 6, 23, *BACK],
+        [U, V, U, V, None, W, 0.3, 7, 23, *HERE.packed()],
+        [None, None, None, V, None, None, 1.0, 7, 23, *HERE.packed()],
+        [None, None, None, None, EDGES, None, 1.0, 7, 23, *HERE.packed()],
+        [V, U, None, U, None, W, 0.3, 6, 23, *BACK.packed()],
     ]
 
 
 def values_arguments():
     """For edge_values."""
-    return [[U, V, U, V, None, 0.3, 7, 23, *HERE], [None, None, U, V, EDGES, 0.3, 7, 23, *HERE]]
+    graph = (7, 23, *HERE.packed())
+    return [[U, V, U, V, None, 0.3, *graph], [None, None, U, V, EDGES, 0.3, *graph]]
 
 
 def dot_arguments():
     """For edge_dot; the last two with gradients of the other nodes."""
     return [
-        [U, None, U, V, U, V, 0.3, 7, 23, *HERE],
-        [V, None, None, None, None, U, 1.0, 6, 23, *BACK],
-        [U, V, U, V, -U, V, 0.3, 7, 23, *HERE],
-        [V, -U, None, None, V, U, 1.0, 6, 23, *BACK],
+        [U, None, U, V, U, V, 0.3, 7, 23, *HERE.packed()],
+        [V, None, None, None, None, U, 1.0, 6, 23, *BACK.packed()],
+        [U, V, U, V, -U, V, 0.3, 7, 23, *HERE.packed()],
+        [V, -U, None, None, V, U, 1.0, 6, 23, *BACK.packed()],
     ]
 
 
@@ -132,6 +134,22 @@ def numbered(count, first):
 
 
 LIST = (HERE.t_other, HERE.t_ptr, HERE.t_slot)
+
+
+def table(place, change):
+    """Changes one of the tables of a graph."""
+    return lambda graph: [change(t) if n == place else t for n, t in enumerate(graph)]
+
+
+def with_table(place, bit, entry):
+    """Arguments with one more table, slots or rows of edges, whose first entry this is."""
+
+    def change(arguments):
+        graph, tables = arguments[place : place + 2]
+        graph = [*graph[:2], numbered(23, entry), *graph[2:]]
+        return [*arguments[:place], graph, tables | bit, *arguments[place + 2 :]]
+
+    return change
 
 
 def max_arguments():
@@ -148,23 +166,19 @@ def chosen():
 
 def outer_arguments():
     """For edge_outer_: segments 1 to 5 of 6."""
-    x, phi = normal(7, 3), normal(23, 2)
+    x, phi, near = normal(7, 3), normal(23, 2), normal(6, 3, seed=1)
     out = normal(4, 3, 3)
-    graph = (7, 23, 1, 5, *HERE[:4])
-    return [
-        [phi, None, None, 0.3, x, of_segments, False, True, *graph, out]
-        for of_segments in (None, normal(6, 3, seed=1))
-    ]
+    graph = (7, 1, *HERE.packed())
+    return [[[phi], 0.3, rows, False, *graph, out] for rows in ([x], [near, x])]
 
 
 def inner_arguments():
     """For edge_inner_."""
-    x, phi = normal(7, 3), normal(23, 2)
-    graph = (7, 23, 1, 5, *HERE[:4])
+    x, phi, near = normal(7, 3), normal(23, 2), normal(6, 3, seed=1)
+    graph = (7, 1, *HERE.packed())
     outs = (torch.zeros(23, 3).double(), torch.zeros(23, 3).double())
     return [
-        [normal(4, 3, 3), phi, None, None, 0.3, x, of_segments, False, True, *graph, *outs, True]
-        for of_segments in (None, normal(6, 3, seed=1))
+        [normal(4, 3, 3), [phi], 0.3, rows, False, *graph, *outs, True] for rows in ([x], [near, x])
     ]
 
 
@@ -205,11 +219,11 @@ RAW_BROKEN = {
             "no values",
             "edge_sum",
             lambda a: [*a[:2], None, None, None, *a[5:]],
-            "one of seg_val, oth_val and edge_val is needed",
+            "one of near, far and per_edge is needed",
         ),
-        ("one mask", "edge_sum", at(0, lambda _: None), "seg_mask and oth_mask come together"),
+        ("one mask", "edge_sum", at(0, lambda _: None), "near_mask and far_mask come together"),
         ("weights of edges", "edge_sum", at(4, lambda _: EDGES), "exclude each other"),
-        ("mask width", "edge_sum", at(1, lambda t: t[:, 1:]), r"oth_mask must have shape \[O, D\]"),
+        ("mask width", "edge_sum", at(1, lambda t: t[:, 1:]), r"far_mask must have shape \[O, D\]"),
         ("weight", "edge_sum", at(5, lambda t: t[1:]), r"weight must have shape \[E\] = \[23\]"),
         ("v", "edge_sum_", at(1, lambda t: t[:, 1:]), r"must have shape \[O, D\]"),
         ("v of one dimension", "edge_sum_", at(1, lambda t: t[0]), r"v must have shape \[O, D\]"),
@@ -217,42 +231,55 @@ RAW_BROKEN = {
         ("strided", "edge_sum_", at(0, lambda t: t.t().contiguous().t()), "u must be contiguous"),
         ("one tensor", "edge_sum_", lambda a: [V, V, 0.3, *sides(7, 7)[0][:3:2]], "different"),
         ("source", "edge_sum_", at(4, with_value(3, 7)), r"other must lie in \[-1, 7\), got 7"),
-        ("dtype", "edge_values", at(3, lambda t: t.float()), "oth_val must be float64"),
+        ("dtype", "edge_values", at(3, lambda t: t.float()), "far must be float64"),
         ("rows", "edge_values", at(7, lambda _: 22), "23 slots and 22 rows of edges"),
         ("grad", "edge_dot", at(0, lambda t: t[1:]), r"grad must have shape \[S, D\] = \[6, 4\]"),
-        ("oth_grad", "edge_dot", at(1, lambda _: U), r"oth_grad must have shape \[O, D\] = \[7, 4"),
-        ("oth_grad dtype", "edge_dot", at(1, lambda _: V.half()), "oth_grad must be float64"),
+        ("far_grad", "edge_dot", at(1, lambda _: U), r"far_grad must have shape \[O, D\] = \[7, 4"),
+        ("far_grad dtype", "edge_dot", at(1, lambda _: V.half()), "far_grad must be float64"),
         ("sign", "edge_max", at(1, lambda t: t[1:]), r"sign must have shape \[D\] = \[4\]"),
         ("arg", "edge_take", at(1, with_value(0, 23)), "arg must name slots"),
         ("arg int64", "edge_max_backward", at(1, lambda t: t.long()), "arg must be int32"),
-        ("edge_outer_: ptr", "edge_outer_", at(12, with_value(2, 24)), "ptr must rise from 0"),
+        (
+            "edge_outer_: ptr",
+            "edge_outer_",
+            at(6, table(0, with_value(2, 24))),
+            "ptr must rise from 0",
+        ),
         (
             "edge_outer_: other",
             "edge_outer_",
-            at(14, with_value(3, 7)),
+            at(6, table(1, with_value(3, 7))),
             r"other must lie in \[-1, 7",
         ),
-        ("segments", "edge_outer_", at(11, lambda _: 7), "segments 1 to 7 of 6 do not exist"),
-        ("out", "edge_outer_", at(16, lambda t: t[1:]), r"out must have shape \[last - first"),
-        ("G", "edge_inner_", at(0, lambda t: t[1:]), r"G must have shape \[last - first"),
-        ("a", "edge_inner_", at(17, lambda t: t[1:]), r"a must have shape \[E, H'\]"),
-        ("seg_x", "edge_inner_", at(6, lambda _: U[1:, :3]), r"seg_x must have shape \[S, C\]"),
+        ("segments", "edge_outer_", at(5, lambda _: 3), "segments 3 to 7 of 6 do not exist"),
+        ("out", "edge_outer_", at(8, lambda t: t[:, :, 1:]), r"out must have shape \[last - first"),
+        ("G", "edge_inner_", at(0, lambda t: t[0]), r"G must have shape \[last - first"),
+        ("columns of G", "edge_inner_", at(0, lambda t: t[:, 1:, 1:]), r"x must have shape \[N, C"),
+        ("hidden", "edge_outer_", at(8, lambda t: t[:, :1].contiguous()), "of H' = 1 hidden feat"),
+        ("a", "edge_inner_", at(9, lambda t: t[:, 1:]), r"a must have shape \[E, H'\]"),
+        ("y", "edge_inner_", at(10, lambda t: t[1:]), "23 slots and 22 rows of edges"),
         (
-            "seg_x of edges",
-            "edge_outer_",
-            lambda a: [*a[:4], normal(23, 3), U[:, :3], True, *a[7:]],
-            "seg_x needs x of nodes",
+            "near of x",
+            "edge_inner_",
+            at(3, lambda x: [U[1:, :3], *x]),
+            r"near of x must have shape \[S, C\]",
         ),
+        ("near of x of edges", "edge_outer_", lambda a: [*a[:2], [U, V], True, *a[4:]], "of nodes"),
+        ("three of phi", "edge_outer_", at(0, lambda phi: phi * 3), "phi is one tensor, or near"),
+        ("three of x", "edge_inner_", at(3, lambda x: x * 3), "x is one tensor, or near and far"),
+        ("without x", "edge_outer_", at(2, lambda _: []), "x is needed"),
+        ("tables", "edge_sum", at(10, lambda _: 29), "says that graph has 6 tensors, got 5"),
+        ("tables of no kind", "edge_sum", at(10, lambda _: 32), "tables 32 says"),
     )
 } | {
-    # In the graph, whose pointers, slots, other nodes and rows of edges begin at this argument.
-    f"{op}: {fault}": (op, at(first + place, change), message)
-    for op, first in (("edge_sum", 9), ("edge_values", 8), ("edge_dot", 9))
-    for fault, place, change, message in (
-        ("ptr", 0, with_value(2, 24), "ptr must rise from 0 to E = 23"),
-        ("slot", 1, lambda _: numbered(23, 23), r"slot must lie in \[0, 23\), got 23"),
-        ("other", 2, with_value(3, 7), r"other must lie in \[-1, 7\), got 7"),
-        ("edge", 3, lambda _: numbered(23, 23), r"edge must lie in \[0, 23\), got 23"),
+    # In the list of a graph's tables.
+    f"{op}: {fault}": (op, change, message)
+    for op, place in (("edge_sum", 9), ("edge_values", 8), ("edge_dot", 9))
+    for fault, change, message in (
+        ("ptr", at(place, table(0, with_value(2, 24))), "ptr must rise from 0 to E = 23"),
+        ("slot", with_table(place, 1, 23), r"slot must lie in \[0, 23\), got 23"),
+        ("other", at(place, table(1, with_value(3, 7))), r"other must lie in \[-1, 7\), got 7"),
+        ("edge", with_table(place, 2, 23), r"edge must lie in \[0, 23\), got 23"),
     )
 }
 
@@ -303,15 +330,17 @@ class TestEdgeConv(OperatorContract):
 @pytest.mark.parametrize("name", ["edge_outer_", "edge_inner_"])
 def test_features_made_within_the_kernel(name, device):
     """Rows act(seg_x + x) of edges, made where they are used, as those that were stored."""
-    at_x, outs = (4, [-1]) if name == "edge_outer_" else (5, [-3, -2])
+    at_x, outs = (2, [-1]) if name == "edge_outer_" else (3, [-3, -2])
     made = RAW[name]()[1]
-    x, of_segments = made[at_x : at_x + 2]
+    of_segments, x = made[at_x]
     stored = reference.edge_values(of_segments, x, Graph(HERE.ptr, HERE.other), 0.3)
-    plain = [*made[:at_x], stored, None, True, *made[at_x + 3 :]]
+    plain = [*made[:at_x], [stored], True, *made[at_x + 2 :]]
+
+    def moved(value):
+        return value.to(device, copy=True) if isinstance(value, torch.Tensor) else value
+
     for arguments in (plain, made):
-        arguments[:] = [
-            t.to(device, copy=True) if isinstance(t, torch.Tensor) else t for t in arguments
-        ]
+        arguments[:] = pytree.tree_map(moved, arguments)
         getattr(torch.ops.polygraph, name)(*arguments)
     for out in outs:
         torch.testing.assert_close(made[out], plain[out])
@@ -414,11 +443,12 @@ def test_dots_with_gradients_of_both_ends():
     mask = torch.where(U[into] + V[out_of] > 0, 1.0, 0.3)
     sums = [t[:6][into] + t[6:][out_of] for t in (grad, value)]
     expected = torch.zeros(23).double().index_copy(0, row, (sums[0] * mask * sums[1]).sum(1))
-    for sides in (HERE, (*HERE[:4], None, None, None)):
+    for side in (HERE, HERE._replace(t_ptr=None, t_slot=None, t_other=None)):
+        graph = side.packed()
 
-        def dots(grad, oth_grad, seg_val, oth_val, sides=sides):
-            values = (U, V, seg_val, oth_val)
-            return torch.ops.polygraph.edge_dot(grad, oth_grad, *values, 0.3, 7, 23, *sides)
+        def dots(grad, far_grad, near, far, graph=graph):
+            values = (U, V, near, far)
+            return torch.ops.polygraph.edge_dot(grad, far_grad, *values, 0.3, 7, 23, *graph)
 
         parts = [p.clone().requires_grad_() for t in (grad, value) for p in (t[:6], t[6:])]
         torch.testing.assert_close(dots(*parts), expected)

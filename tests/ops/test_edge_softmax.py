@@ -11,6 +11,7 @@ from support.tables import normal
 
 from polygraph import ops, reference
 from polygraph.ops import Graph
+from polygraph.ops.graph_side import GraphSide
 
 
 def edge_softmax(u, v, source, ptr, edge=None, slope=1.0, over="neighbours"):
@@ -66,12 +67,12 @@ BROKEN = {
 }
 
 GRAPH = Graph(**random_edges(6, 7, 23)).with_transposed(7)
-SIDES = (GRAPH.ptr, None, GRAPH.source, None, GRAPH.t_ptr, GRAPH.t_slot, GRAPH.target)
+SIDE = GraphSide.of(GRAPH)
 U, V, EDGES = normal(6, 4), normal(7, 4, seed=1), normal(23, 4, seed=2)
 RAW = {
-    "edge_softmax": lambda: [[U, V, 0.3, over, 23, *SIDES] for over in (False, True)],
+    "edge_softmax": lambda: [[U, V, 0.3, over, 23, *SIDE.packed()] for over in (False, True)],
     "edge_softmax_backward": lambda: [
-        [EDGES, EDGES.abs(), *masks, 0.3, over, 7, *SIDES]
+        [EDGES, EDGES.abs(), *masks, 0.3, over, 7, *SIDE.packed()]
         for over in (False, True)
         for masks in ((U, V), (None, None))
     ],
@@ -80,10 +81,14 @@ RAW_BROKEN = {
     "rows": ("edge_softmax", at(4, lambda _: 22), "23 slots and 22 rows of edges"),
     "one mask": ("edge_softmax_backward", at(3, lambda _: None), "u and v come together"),
     "grad": ("edge_softmax_backward", at(0, lambda t: t[1:]), r"grad must have shape \[E, H\]"),
-    "backward: ptr": ("edge_softmax_backward", at(7, with_value(2, 24)), "ptr must rise from 0"),
+    "backward: ptr": (
+        "edge_softmax_backward",
+        at(7, lambda g: [with_value(2, 24)(g[0]), *g[1:]]),
+        "ptr must rise from 0",
+    ),
     "backward: source": (
         "edge_softmax_backward",
-        at(9, with_value(3, 7)),
+        at(7, lambda g: [g[0], with_value(3, 7)(g[1]), *g[2:]]),
         r"other must lie in \[-1, 7\)",
     ),
     "grad dtype": ("edge_softmax_backward", at(0, lambda t: t.float()), "grad must be float64"),

@@ -1,6 +1,7 @@
 """Calls of an operator as dictionaries of keyword arguments, and what is done to them in tests."""
 
 import torch
+from torch.utils import _pytree as pytree
 
 
 def tensors(inputs):
@@ -27,10 +28,12 @@ def convert(inputs, *, dtype=None, device=None):
 
 
 def on_device(arguments, device):
-    """Positional arguments with all tensors copied to a device, without a graph."""
-    return [
-        t.detach().to(device, copy=True) if isinstance(t, torch.Tensor) else t for t in arguments
-    ]
+    """Positional arguments with all tensors copied to a device, without a graph; lists, too."""
+
+    def copied(t):
+        return t.detach().to(device, copy=True)
+
+    return pytree.tree_map_only(torch.Tensor, copied, list(arguments))
 
 
 def upstream_like(out, seed=1):

@@ -12,6 +12,7 @@ import emulator
 import torch
 
 import polygraph.ops  # noqa: F401
+from polygraph.ops.graph_side import GraphSide
 from support.tolerances import KERNEL
 
 # H' without the column of ones, C: for every kernel widths that it reads in packs and others, near
@@ -110,18 +111,10 @@ class Case:
             return room.copy_(value)
 
         phi, u, v, x, near, G = (moved(value) for value in self.values)
-        given = (None, u, v) if self.made else (phi, None, None)
-        graph = (
-            self.O,
-            self.rows,
-            self.first,
-            self.last,
-            self.ptr,
-            self.slot,
-            self.other,
-            self.edge,
-        )
-        inputs = (*given, 0.2, x, near if self.near else None, self.per_edge, self.ones, *graph)
+        given = [u, v] if self.made else [phi]
+        side = GraphSide(self.ptr, self.slot, self.other, self.edge, None, None, None)
+        rows = [near, x] if self.near else [x]
+        inputs = (given, 0.2, rows, self.per_edge, self.O, self.first, *side.packed())
         z, y = torch.full_like(G, 7), moved(torch.full((self.rows, x.shape[1]), 3.0))
         wide = torch.full((self.rows, G.shape[1] + 2), 7, dtype=self.dtype)
         torch.ops.polygraph.edge_outer_(*inputs, z)

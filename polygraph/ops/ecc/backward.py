@@ -87,7 +87,7 @@ def _by_lanes(
     side: GraphSide,
 ) -> EccGradients:
     """Of some targets at a time, with the hidden features of their edges made anew."""
-    phi, layer, shift, edge = hidden.phi, hidden.layer, hidden.shift, side.edge
+    phi, layer, edge, graph = hidden.phi, hidden.layer, side.edge, side.packed()
     assert phi is not None
     H, C, D = weight.shape
     rows, targets, sources = phi.shape[0], side.num_segments, x.shape[0]
@@ -109,12 +109,11 @@ def _by_lanes(
         # Rows of empty slots stay 0.
         a = x.new_zeros(end - start, H) if wanted.phi or wanted.layer else None
         f = None if grad_weight is None else x.new_zeros(end - start, width)
-        options = (phi, layer, shift, None, None, hidden.slope, x, grad, weight, bias)
-        graph = (side.ptr, side.other, edge)
-        _ops.lane_ecc_backward_(*options, rows, first, last, *graph, message, a, f)
+        options = (*hidden.packed(), x, grad, weight, bias, [first, last])
+        _ops.ecc_lane_backward_(*options, *graph, message, a, f)
         at = slots if edge is None else edge[slots]
         if grad_weight is not None:
-            _ops.lane_ecc_weight_(f, x, grad, first, last, side.ptr, side.other, grad_weight)
+            _ops.ecc_lane_weight_(f, x, grad, [first, last], *graph, grad_weight)
         if a is None:
             continue
         if grad_layer is not None and grad_shift is not None:
@@ -197,7 +196,7 @@ def _by_nodes(
     targets, sources = side.num_segments, x.shape[0]
     # Seen from the side whose nodes take the products: `near` has their other factor.
     segments, others = (sources, targets) if by_source else (targets, sources)
-    seen = side.turned(sources) if by_source else side
+    graph = (side.turned(sources) if by_source else side).packed()
     columns, near, far = (D, x, grad) if by_source else (C, grad, x)
     matrices = weight.transpose(1, 2) if by_source else weight  # [H', columns, D or C]
     inner = x.new_zeros(rows, H) if wanted.phi else None
@@ -211,18 +210,16 @@ def _by_nodes(
     buffer = x.new_empty(0)
     for chunk in chunks(segments, H, columns, x):
         part = near[chunk.nodes]
-        made, ones = hidden.columns(chunk)
-        sizes = (others, rows, chunk.first, chunk.last)
+        made = (*hidden.columns(chunk), [far], False, others, chunk.first, *graph)
         matrix = flat(matrices[chunk.columns])
         product = chunk.part_of(buffer, columns)
         buffer = product if buffer.numel() < product.numel() else buffer
         if inner is not None or message is not None:
             torch.mm(part, matrix.t(), out=product.flatten(1))
             a = None if inner is None else inner[:, chunk.columns]
-            graph = (*sizes, *seen[:4])
-            _ops.edge_inner_(product, *made, far, None, False, ones, *graph, a, message, True)
+            _ops.edge_inner_(product, *made, a, message, True)
         if grad_matrices is not None or grad_x is not None:
-            _ops.edge_outer_(*made, far, None, False, ones, *sizes, *seen[:4], product)
+            _ops.edge_outer_(*made, product)
             if grad_matrices is not None:
                 size = (chunk.shape[1] * columns, part.shape[1])
                 to = grad_matrices[chunk.columns].view(size)
@@ -251,7 +248,7 @@ def _by_tiles(
     inner = make((rows, H)) if wanted.phi else None
     message = x.new_empty(rows, C) if wanted.x else None
     total = x.new_empty(weight.shape) if wanted.weight else None
-    _ops.tile_ecc_backward_(phi, x, grad, weight, H > width, *side[:4], inner, message, total)
+    _ops.ecc_tile_backward_(phi, x, grad, weight, *side.packed(), inner, message, total)
     grad_x = None
     if message is not None:
         grad_x = summed(message, side.turned(x.shape[0]))

@@ -81,8 +81,8 @@ def _write_only(*arguments: Any) -> None:
     return None
 
 
-_WRITERS = ("edge_outer_", "edge_inner_", "tile_ecc_", "tile_ecc_backward_")
-for _name in (*_WRITERS, "lane_ecc_", "lane_ecc_backward_", "lane_ecc_weight_"):
+_WRITERS = ("edge_outer_", "edge_inner_", "ecc_tile_", "ecc_tile_backward_")
+for _name in (*_WRITERS, "ecc_lane_", "ecc_lane_backward_", "ecc_lane_weight_"):
     torch.library.register_fake(f"polygraph::{_name}", _write_only)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,46 +50,42 @@ def ecc_values(
         by_source=by_source,
     )
     if way == "lanes":
-        return _by_lanes(x, hidden, weight, bias, rows, side)
+        return _by_lanes(x, hidden, weight, bias, side)
     hidden = hidden.without_layer()
     weight = weight if bias is None else torch.cat([weight, bias[None]])
     if way == "tiles":
-        return _by_tiles(x, hidden, weight, rows, side)
+        return _by_tiles(x, hidden, weight, side)
     if way == "targets":
-        return _by_targets(x, hidden, weight, rows, side)
+        return _by_targets(x, hidden, weight, side)
     return _by_sources(x, hidden, weight, rows, side)
 
 
 def _by_lanes(
-    x: Tensor, hidden: Hidden, weight: Tensor, bias: Tensor | None, rows: int, side: GraphSide
+    x: Tensor, hidden: Hidden, weight: Tensor, bias: Tensor | None, side: GraphSide
 ) -> Tensor:
     out = x.new_empty(side.num_segments, weight.shape[2])
-    phi, near, far, slope, layer, shift = hidden
-    made = (phi, layer, shift, near, far, slope)
-    _ops.lane_ecc_(*made, x, weight, bias, rows, side.ptr, side.other, side.edge, out)
+    _ops.ecc_lane_(*hidden.packed(), x, weight, bias, *side.packed(), out)
     return out
 
 
-def _by_tiles(x: Tensor, hidden: Hidden, weight: Tensor, rows: int, side: GraphSide) -> Tensor:
+def _by_tiles(x: Tensor, hidden: Hidden, weight: Tensor, side: GraphSide) -> Tensor:
     """``weight [H', C, D]``, of which the last matrix may be that of a column of ones of φ."""
     out = x.new_empty(side.num_segments, weight.shape[2])
-    ones = weight.shape[0] > hidden.width
-    _ops.tile_ecc_(*hidden[:4], x, weight, ones, rows, *side[:4], out)
+    _ops.ecc_tile_(*hidden.packed(), x, weight, *side.packed(), out)
     return out
 
 
-def _by_targets(x: Tensor, hidden: Hidden, weight: Tensor, rows: int, side: GraphSide) -> Tensor:
+def _by_targets(x: Tensor, hidden: Hidden, weight: Tensor, side: GraphSide) -> Tensor:
     """Sums of φ ⊗ x for some targets, times W."""
     H, C, D = weight.shape
     targets, sources = side.num_segments, x.shape[0]
+    graph = side.packed()
     out = x.new_zeros(targets, D)
     buffer = x.new_empty(0)
     for chunk in chunks(targets, H, C, x):
         z = chunk.part_of(buffer, C)
         buffer = z if buffer.numel() < z.numel() else buffer
-        made, ones = hidden.columns(chunk)
-        sizes = (sources, rows, chunk.first, chunk.last)
-        _ops.edge_outer_(*made, x, None, False, ones, *sizes, *side[:4], z)
+        _ops.edge_outer_(*hidden.columns(chunk), [x], False, sources, chunk.first, *graph, z)
         out[chunk.nodes].addmm_(z.flatten(1), flat(weight[chunk.columns]))
     return out
 
@@ -97,14 +94,13 @@ def _by_sources(x: Tensor, hidden: Hidden, weight: Tensor, rows: int, side: Grap
     """Products of W with some sources, which their edges combine by φ."""
     H, C, D = weight.shape
     targets, sources = side.num_segments, x.shape[0]
-    back, hidden = side.turned(sources), hidden.turned()
+    hidden, graph = hidden.turned(), side.turned(sources).packed()
     message = x.new_zeros(rows, D)
     for chunk in chunks(sources, H, D, x):
         matrix = weight[chunk.columns].transpose(0, 1).reshape(C, chunk.shape[1] * D)
         y = torch.mm(x[chunk.nodes], matrix).view(*chunk.shape, D)
-        made, ones = hidden.columns(chunk)
-        sizes = (targets, rows, chunk.first, chunk.last)
-        _ops.edge_inner_(y, *made, None, None, False, ones, *sizes, *back[:4], None, message, True)
+        made: tuple[Any, ...] = (*hidden.columns(chunk), [], False)
+        _ops.edge_inner_(y, *made, targets, chunk.first, *graph, None, message, True)
     return summed(message, side)
 
 

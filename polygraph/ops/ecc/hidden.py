@@ -54,12 +54,15 @@ class Hidden(NamedTuple):
         made = torch.nn.functional.linear(self.phi, self.layer, self.shift)
         return Hidden(activate(made, self.slope))
 
-    def columns(self, chunk: Chunk) -> tuple[tuple[Any, ...], bool]:
-        """Columns of φ or its two halves, and the slope; whether the last column is one of ones."""
-        end = min(chunk.h1, self.width)
-        parts = (self.phi, self.near, self.far)
-        cut = [None if p is None else p[:, chunk.h0 : end] for p in parts]
-        return (*cut, self.slope), chunk.h1 > self.width
+    def packed(self) -> tuple[list[Tensor], float]:
+        """The arguments ``phi`` and ``slope`` of the kernels: the form is told by the length."""
+        parts = (self.near, self.far, self.phi, self.layer, self.shift)
+        return [p for p in parts if p is not None], self.slope
+
+    def columns(self, chunk: Chunk) -> tuple[list[Tensor], float]:
+        """The same of some columns, without a layer; a last column of ones is the kernels'."""
+        parts, slope = self.packed()
+        return [p[:, chunk.h0 : min(chunk.h1, self.width)] for p in parts], slope
 
 
 def widened(*tensors: Any) -> tuple[Any, ...]:

@@ -1,11 +1,11 @@
 // CUDA kernels of edge_outer_: Z[s] = sum over the slots of s of phi' (x) x.
 //
-// Both give a thread kRows x kColumns numbers (or fewer columns) of one segment's Z, a "unit", and number the units
+// Both give a thread kRows x kColumns elements (or fewer columns) of one segment's Z, a "unit", and number the units
 // through, so that blocks are full whatever H' and C are. Each number is the sum of one thread, over the slots in the
 // order of their positions: results depend on neither units nor load widths.
 #pragma once
 
-#include "ecc/ecc_edges.cuh"
+#include "edge_product/edge_slots.cuh"
 
 namespace polygraph {
 namespace {
@@ -13,11 +13,12 @@ namespace {
 // Slots list[from .. to) of segment s, times rows h .. and columns c .. of their products.
 template <class T, int kVec, int kRows, bool kPlain>
 __device__ __forceinline__ void add_products(
-    const EccParams<T>& p, const EccSlot* list, int from, int to, int64_t s, int h, int c, Acc<T> (&sum)[kRows][kVec]) {
+    const ProductParams<T>& p, const ProductSlot* list, int from, int to, int64_t s, int h, int c,
+    Acc<T> (&sum)[kRows][kVec]) {
   // Two at a time, to have more loads under way. What is made on the fly spills registers then.
 #pragma unroll(kPlain ? 2 : 1)
   for (int k = from; k < to; ++k) {
-    const EccSlot slot = list[k];
+    const ProductSlot slot = list[k];
     const auto x = x_at<T, kVec, kPlain>(p, slot, s, c);
     Acc<T> phi[kRows];
 #pragma unroll
@@ -34,19 +35,19 @@ __device__ __forceinline__ void add_products(
   }
 }
 
-// Few numbers a segment, or narrow rows. A unit is kRows x kVec numbers; a block takes kFewThreads of them, of some
+// Few elements per segment, or narrow rows. A unit is kRows x kVec elements; a block takes kFewThreads of them, of some
 // neighbouring segments. It lists the slots of these in shared memory, a thread a slot, and then each thread reads
 // phi and x of its slots where they are: threads of a segment read the same sectors, from the L1. Safe: the list is
-// replaced behind a barrier that follows its last use.
-// Bound by memory: 9 x 16 numbers and 7 slots a node, 576 bytes of Z and about 320 of slots and phi, with x from the
+// replaced after a barrier that follows its last use.
+// Bound by memory: 9 x 16 elements and 7 slots a node, 576 bytes of Z and about 320 of slots and phi, with x from the
 // L2; 41,000 nodes should take 12 us at 3.35 TB/s.
 template <class T, int kVec, int kRows>
 __global__ void __launch_bounds__(
     kFewThreads, sizeof(T) == 8      ? 2
                  : kRows * kVec > 12 ? 3
-                                     : 4) edge_outer_few_kernel(EccParams<T> p) {
-  int64_t* ends = reinterpret_cast<int64_t*>(polygraph_shared_memory);  // [kFewThreads + 2]
-  EccSlot* list = reinterpret_cast<EccSlot*>(ends + kFewThreads + 2);   // [kFewThreads]
+                                     : 4) edge_outer_few_kernel(ProductParams<T> p) {
+  int64_t* ends = reinterpret_cast<int64_t*>(polygraph_shared_memory);         // [kFewThreads + 2]
+  ProductSlot* list = reinterpret_cast<ProductSlot*>(ends + kFewThreads + 2);  // [kFewThreads]
   const int hidden = hidden_of(p.n);
   const int packs = channels_of(p.n) / kVec;
   const int64_t units = (static_cast<int64_t>(hidden) + kRows - 1) / kRows * packs;
@@ -67,7 +68,7 @@ __global__ void __launch_bounds__(
     const int c = static_cast<int>(unit - i * units - group * packs) * kVec;
     Acc<T> sum[kRows][kVec] = {};
     for (int64_t at = ends[0]; at < ends[count]; at += kFewThreads) {
-      list[threadIdx.x] = ecc_slot(p, at + static_cast<int64_t>(threadIdx.x), ends[count]);
+      list[threadIdx.x] = product_slot(p, at + static_cast<int64_t>(threadIdx.x), ends[count]);
       __syncthreads();
       const int from = static_cast<int>(min(max(begin - at, int64_t(0)), int64_t(kFewThreads)));
       const int to = static_cast<int>(min(max(end - at, int64_t(0)), int64_t(kFewThreads)));
@@ -90,7 +91,7 @@ __global__ void __launch_bounds__(
 
 constexpr int kOuterThreads = 256;  // at most
 
-// Slots in shared memory at a time, of a product with many numbers.
+// Slots in shared memory at a time, of a product with many elements.
 template <class T>
 constexpr int kOuterSlots = sizeof(Acc<T>) == 8 ? 8 : 16;
 
@@ -101,8 +102,8 @@ struct OuterShape {
 };
 
 template <class T>
-struct EccOuterParams {
-  EccParams<T> e;
+struct OuterParams {
+  ProductParams<T> e;
   OuterShape shape;
 };
 
@@ -144,7 +145,7 @@ __device__ __forceinline__ void multiply_slots(
 // Writes a unit of segment first + i, from row h and column c on.
 template <int kVec, int kRows, class T>
 __device__ __forceinline__ void store_unit(
-    const EccParams<T>& p, int64_t i, int h, int c, int packs, const Acc<T> (&sum)[kRows][kColumns]) {
+    const ProductParams<T>& p, int64_t i, int h, int c, int packs, const Acc<T> (&sum)[kRows][kColumns]) {
   const int hidden = hidden_of(p.n);
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
@@ -162,16 +163,16 @@ __device__ __forceinline__ void store_unit(
   }
 }
 
-// Many numbers a segment. A unit is kRows neighbouring rows times kColumns columns: packs of kVec, a tile's width
+// Many elements per segment. A unit is kRows neighbouring rows times kColumns columns: packs of kVec, a tile's width
 // apart. The block brings phi' of its rows and x of its columns to shared memory, kOuterSlots slots at a time; a slot
 // then costs a thread 3 or 4 loads of packs for 32 products (16 in double precision), and the lanes of a warp read the
-// same rows of phi'. Safe: the operands are replaced behind a barrier that follows their last use.
+// same rows of phi'. Safe: the operands are replaced after a barrier that follows their last use.
 // Bound by writing Z up to about 16 slots (K / 2 operations a byte), beyond that by its multiplications.
 template <class T, int kVec, int kRows>
-__global__ void __launch_bounds__(kOuterThreads, sizeof(T) == 8 ? 2 : 3) edge_outer_kernel(EccOuterParams<T> params) {
+__global__ void __launch_bounds__(kOuterThreads, sizeof(T) == 8 ? 2 : 3) edge_outer_kernel(OuterParams<T> params) {
   using A = Acc<T>;
   constexpr int kSlots = kOuterSlots<T>;
-  const EccParams<T>& p = params.e;
+  const ProductParams<T>& p = params.e;
   const OuterShape& shape = params.shape;
   const int width = kColumns * shape.packs;
   A* phi = reinterpret_cast<A*>(polygraph_shared_memory);  // [kSlots, span]
@@ -203,7 +204,7 @@ __global__ void __launch_bounds__(kOuterThreads, sizeof(T) == 8 ? 2 : 3) edge_ou
       const int count = min(static_cast<int>(end - at), kSlots);
       with_operands(p, [&](auto plain) {
         constexpr bool kPlain = decltype(plain)::value;
-        stage_slots<kSlots>(p, at, end, count, nullptr, [&](int k, const EccSlot& slot) {
+        stage_slots<kSlots>(p, at, end, count, nullptr, [&](int k, const ProductSlot& slot) {
         // Both at a time, to have more loads under way. What is made on the fly spills registers if unrolled.
 #pragma unroll(kPlain ? 2 : 1)
           for (int j = lane; j < max(shape.span, width / kVec); j += kWarp) {
@@ -236,18 +237,18 @@ constexpr int kMostPacks = 128;  // of a tile's columns
 constexpr int kNarrow = 32;      // columns that are read where they are, whatever H' is
 
 template <class T, int kVec, int kRows>
-void launch_outer_few(const EccParams<T>& p, const DeviceScope& scope) {
+void launch_outer_few(const ProductParams<T>& p, const DeviceScope& scope) {
   const int64_t units = (p.n.last - p.n.first) * ceil_div(p.n.hidden(), kRows) * (p.n.C / kVec);
   if (units == 0) {
     return;
   }
-  const int64_t shared = (kFewThreads + 2) * int64_t(sizeof(int64_t)) + kFewThreads * int64_t(sizeof(EccSlot));
+  const int64_t shared = (kFewThreads + 2) * int64_t(sizeof(int64_t)) + kFewThreads * int64_t(sizeof(ProductSlot));
   start_kernel(
       {strided_blocks(units, kFewThreads), 1, kFewThreads, shared}, scope, edge_outer_few_kernel<T, kVec, kRows>, p);
 }
 
 template <class T, int kVec, int kRows>
-void launch_outer(const EccParams<T>& p, const DeviceScope& scope) {
+void launch_outer(const ProductParams<T>& p, const DeviceScope& scope) {
   if (p.n.first == p.n.last || p.n.hidden() == 0) {
     return;
   }
@@ -259,7 +260,7 @@ void launch_outer(const EccParams<T>& p, const DeviceScope& scope) {
   const int64_t threads = ceil_div(ceil_div(groups * packs, parts), kWarp) * kWarp;
   const int64_t span = kRows * std::min(groups, (threads + packs - 2) / packs + 1);
   POLYGRAPH_CHECK(tiles * parts <= kMaxBlocksX, "edge_outer_: ", p.n.hidden(), " x ", p.n.C, " is too large");
-  const EccOuterParams<T> params{
+  const OuterParams<T> params{
       p,
       {static_cast<int>(tiles), static_cast<int>(packs), static_cast<int>(parts), static_cast<int>(threads),
        static_cast<int>(span)}};
@@ -271,7 +272,7 @@ void launch_outer(const EccParams<T>& p, const DeviceScope& scope) {
 // Rows of a thread: more of them are fewer loads a product, but may waste more of the last group. Half types, which no
 // layer brings here, have one kernel of each kind.
 template <class T, int kVec>
-void launch_outer_by_shape(const EccParams<T>& p, const DeviceScope& scope) {
+void launch_outer_by_shape(const ProductParams<T>& p, const DeviceScope& scope) {
   const int64_t hidden = p.n.hidden();
   const auto padded = [&](int64_t rows) { return ceil_div(hidden, rows) * rows; };
   constexpr bool kHalf = sizeof(T) < sizeof(Acc<T>);
@@ -297,10 +298,10 @@ void launch_outer_by_shape(const EccParams<T>& p, const DeviceScope& scope) {
 }  // namespace
 
 template <class T>
-void launch_edge_outer(const EccParams<T>& p, const DeviceScope& scope) {
+void launch_edge_outer(const ProductParams<T>& p, const DeviceScope& scope) {
   if constexpr (sizeof(T) >= sizeof(float)) {
     constexpr int64_t kBytes = kWide<T> * int64_t(sizeof(T));
-    if (p.n.C % kWide<T> == 0 && is_aligned(p.x, kBytes) && is_aligned(p.seg_x, kBytes) && is_aligned(p.out, kBytes)) {
+    if (p.n.C % kWide<T> == 0 && is_aligned(p.x, kBytes) && is_aligned(p.near_x, kBytes) && is_aligned(p.out, kBytes)) {
       return launch_outer_by_shape<T, kWide<T>>(p, scope);
     }
   }

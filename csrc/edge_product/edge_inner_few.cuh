@@ -1,8 +1,8 @@
-// CUDA kernel of edge_inner_ where a segment has few numbers, and the channels of a thread, as ecc_inner.cuh has them
+// CUDA kernel of edge_inner_ where a segment has few elements, and the channels of a thread, as edge_inner.cuh has them
 // too.
 #pragma once
 
-#include "ecc/ecc_edges.cuh"
+#include "edge_product/edge_slots.cuh"
 
 namespace polygraph {
 namespace {
@@ -34,7 +34,7 @@ __device__ __forceinline__ void load_channels(const T* from, int c, int lanes, i
 // The thread's channels of a row of y.
 template <class T, bool kPacks>
 __device__ __forceinline__ void store_channels(
-    const EccParams<T>& p, int64_t row, int c, int lane, int lanes, const Acc<T> (&sum)[kColumns]) {
+    const ProductParams<T>& p, int64_t row, int c, int lane, int lanes, const Acc<T> (&sum)[kColumns]) {
   constexpr int kStep = kPacks ? kWide<T> : 1;
 #pragma unroll
   for (int v = 0; v < kColumns; v += kStep) {
@@ -60,17 +60,17 @@ constexpr int kMostSegments = 64;  // of a block
 constexpr int kRowsAtOnce = 4;     // of G
 
 template <class T>
-struct EccFewParams {
-  EccParams<T> e;
+struct FewParams {
+  ProductParams<T> e;
   int shift;     // 1 << shift threads share a slot
   int segments;  // of a block
 };
 
 // What the threads of a group compute for their slot: see edge_inner_few_kernel. All threads of a warp come here.
 template <class T, bool kPacks, bool kPlain>
-__device__ __forceinline__ void few_of_slot(const EccFewParams<T>& params, EccSlot slot, int64_t s) {
+__device__ __forceinline__ void few_of_slot(const FewParams<T>& params, ProductSlot slot, int64_t s) {
   using A = Acc<T>;
-  const EccParams<T>& p = params.e;
+  const ProductParams<T>& p = params.e;
   const int lanes = 1 << params.shift;
   const int lane = static_cast<int>(threadIdx.x) & (lanes - 1);
   const int hidden = hidden_of(p.n);
@@ -90,7 +90,7 @@ __device__ __forceinline__ void few_of_slot(const EccFewParams<T>& params, EccSl
       }
     }
   }
-  EccSlot factor = slot;
+  ProductSlot factor = slot;
   factor.x = p.y == nullptr ? -1 : slot.x;  // then phi is not read
   A y[kColumns] = {};
   for (int h = 0; h < hidden; h += kRowsAtOnce) {
@@ -147,17 +147,17 @@ __device__ __forceinline__ void few_of_slot(const EccFewParams<T>& params, EccSl
 // A group of threads, which share the channels, computes both rows of a slot: each row of G that it reads, from the L1
 // after the first slot of a segment, serves both. A block takes the slots of some neighbouring segments, which it lists
 // in shared memory, a thread a slot, and its groups take slots from the list in turn, whatever segment they are of.
-// Safe: the list is replaced behind a barrier that follows its last use; a row of the results belongs to one slot.
-// Bound by memory: with 9 x 16 numbers and 7 slots a node, 576 bytes of G and 1,500 of rows of slots; 41,000 nodes
+// Safe: the list is replaced after a barrier that follows its last use; a row of the results belongs to one slot.
+// Bound by memory: with 9 x 16 elements and 7 slots a node, 576 bytes of G and 1,500 of rows of slots; 41,000 nodes
 // should take 25 us at 3.35 TB/s.
 template <class T, bool kPacks>
 __global__ void __launch_bounds__(
     kFewThreads, sizeof(T) == 8 ? 2
                  : kPacks       ? 4
-                                : 3) edge_inner_few_kernel(EccFewParams<T> params) {
-  const EccParams<T>& p = params.e;
-  int64_t* ends = reinterpret_cast<int64_t*>(polygraph_shared_memory);   // [kMostSegments + 2]
-  EccSlot* list = reinterpret_cast<EccSlot*>(ends + kMostSegments + 2);  // [kFewThreads]
+                                : 3) edge_inner_few_kernel(FewParams<T> params) {
+  const ProductParams<T>& p = params.e;
+  int64_t* ends = reinterpret_cast<int64_t*>(polygraph_shared_memory);           // [kMostSegments + 2]
+  ProductSlot* list = reinterpret_cast<ProductSlot*>(ends + kMostSegments + 2);  // [kFewThreads]
   int* segment = reinterpret_cast<int*>(list + kFewThreads);  // [kFewThreads], counted from the block's first
   const int thread = static_cast<int>(threadIdx.x);
   const int groups = kFewThreads >> params.shift;
@@ -169,7 +169,7 @@ __global__ void __launch_bounds__(
     __syncthreads();
     for (int64_t at = ends[0]; at < ends[count]; at += kFewThreads) {
       const int64_t position = at + thread;
-      list[thread] = ecc_slot(p, position, ends[count]);
+      list[thread] = product_slot(p, position, ends[count]);
       int low = 0;  // the last segment that begins at or before the position
       for (int high = count; high - low > 1;) {
         const int middle = (low + high) / 2;
@@ -190,7 +190,7 @@ __global__ void __launch_bounds__(
 }
 
 template <class T, bool kPacks>
-void launch_inner_few(const EccParams<T>& p, const DeviceScope& scope) {
+void launch_inner_few(const ProductParams<T>& p, const DeviceScope& scope) {
   if (p.n.first == p.n.last || (p.a == nullptr && p.y == nullptr)) {
     return;
   }
@@ -200,9 +200,9 @@ void launch_inner_few(const EccParams<T>& p, const DeviceScope& scope) {
   }
   // Segments whose slots take the block's groups about two turns.
   const int64_t segments = 2 * (kFewThreads >> shift) * p.n.g.S / std::max<int64_t>(p.n.g.E, 1);
-  const EccFewParams<T> params{p, shift, static_cast<int>(std::clamp<int64_t>(segments, 1, kMostSegments))};
-  const int64_t shared =
-      (kMostSegments + 2) * int64_t(sizeof(int64_t)) + kFewThreads * (int64_t(sizeof(EccSlot)) + int64_t(sizeof(int)));
+  const FewParams<T> params{p, shift, static_cast<int>(std::clamp<int64_t>(segments, 1, kMostSegments))};
+  const int64_t shared = (kMostSegments + 2) * int64_t(sizeof(int64_t)) +
+                         kFewThreads * (int64_t(sizeof(ProductSlot)) + int64_t(sizeof(int)));
   const int64_t blocks = std::min(ceil_div(p.n.last - p.n.first, params.segments), kMaxBlocksX);
   start_kernel({blocks, 1, kFewThreads, shared}, scope, edge_inner_few_kernel<T, kPacks>, params);
 }

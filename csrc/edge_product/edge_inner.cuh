@@ -5,7 +5,7 @@
 // one over c is that of threads whose sums are added pairwise. What adds what follows from H' and C alone.
 #pragma once
 
-#include "ecc/ecc_inner_few.cuh"
+#include "edge_product/edge_inner_few.cuh"
 
 namespace polygraph {
 namespace {
@@ -27,8 +27,8 @@ template <class T>
 constexpr int kInnerPad = kPackWidth<Acc<T>>;  // between lines in shared memory
 
 template <class T>
-struct EccInnerParams {
-  EccParams<T> e;
+struct InnerParams {
+  ProductParams<T> e;
   int tiles;  // of a segment: warps that its results need
   int parts;  // blocks that these are in
   int depth;  // of the summed dimension at a time, a multiple of kLineColumns
@@ -94,7 +94,7 @@ __device__ __forceinline__ void multiply_to_y(const A (&g)[kDeep][kColumns], con
 // Folds and writes some slots' sums of the warp's tile.
 template <bool kPacks, bool kToPhi, class T>
 __device__ __forceinline__ void store_slots(
-    const EccParams<T>& p, const int64_t* rows, int tile, Acc<T> (&sum)[kHalf * kColumns]) {
+    const ProductParams<T>& p, const int64_t* rows, int tile, Acc<T> (&sum)[kHalf * kColumns]) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int along = lane % kLineLanes;
   const int line = lane / kLineLanes;
@@ -129,14 +129,14 @@ __device__ __forceinline__ void store_slots(
 // Brings x or phi' of `count` slots, from d0 on along the depth, and the slots' rows, to shared memory.
 template <bool kPacks, bool kToPhi, class T>
 __device__ __forceinline__ void stage_factor(
-    const EccInnerParams<T>& params, int64_t s, int64_t at, int64_t end, int count, int d0, Acc<T>* factor,
+    const InnerParams<T>& params, int64_t s, int64_t at, int64_t end, int count, int d0, Acc<T>* factor,
     int64_t* rows) {
   using A = Acc<T>;
   constexpr int kStep = kPacks && kToPhi ? kWide<T> : 1;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   with_operands(params.e, [&](auto plain) {
     constexpr bool kPlain = decltype(plain)::value;
-    stage_slots<kInnerSlots<T>>(params.e, at, end, count, rows, [&](int k, const EccSlot& slot) {
+    stage_slots<kInnerSlots<T>>(params.e, at, end, count, rows, [&](int k, const ProductSlot& slot) {
 #pragma unroll 2
       for (int d = lane * kStep; d < params.depth; d += kWarp * kStep) {
         if constexpr (kToPhi) {
@@ -155,15 +155,15 @@ __device__ __forceinline__ void stage_factor(
 // of the depth at a time. G is read once for 8 or 16 slots, straight to registers: a warp reads 4 rows of G, 32
 // channels of each, in whole sectors, 4 times at once, and multiplies each number with all slots, so that a load from
 // shared memory serves 16 products. For `a` a lane adds over its channels, and the 8 lanes of a line are folded at the
-// end; for `y` over its rows, and the 4 lines are folded. Safe: the factor and the slots' rows are replaced behind a
+// end; for `y` over its rows, and the 4 lines are folded. Safe: the factor and the slots' rows are replaced after a
 // barrier that follows their last use; each row of the results belongs to one slot. Bound by reading G up to about 12
 // slots, beyond that by its multiplications.
 template <class T, bool kPacks, bool kToPhi>
-__global__ void __launch_bounds__(kMostWarps* kWarp, 2) edge_inner_kernel(EccInnerParams<T> params) {
+__global__ void __launch_bounds__(kMostWarps* kWarp, 2) edge_inner_kernel(InnerParams<T> params) {
   using A = Acc<T>;
   constexpr int kSlots = kInnerSlots<T>;
   constexpr int kPhiStep = kSlots + kInnerPad<T>;
-  const EccParams<T>& p = params.e;
+  const ProductParams<T>& p = params.e;
   int64_t* rows = reinterpret_cast<int64_t*>(polygraph_shared_memory);  // [kSlots]
   A* factor = reinterpret_cast<A*>(rows + kSlots);                      // x [kSlots, x_step] or phi' [depth, kPhiStep]
   const int x_step = params.depth + kInnerPad<T>;
@@ -230,7 +230,7 @@ __global__ void __launch_bounds__(kMostWarps* kWarp, 2) edge_inner_kernel(EccInn
 }
 
 template <class T, bool kPacks, bool kToPhi>
-void launch_inner(const EccParams<T>& p, const DeviceScope& scope) {
+void launch_inner(const ProductParams<T>& p, const DeviceScope& scope) {
   const int64_t tiles = kToPhi ? ceil_div(p.n.hidden(), kWarpRows) : ceil_div(p.n.C, kLineColumns);
   if (tiles == 0 || p.n.first == p.n.last) {
     return;
@@ -240,7 +240,7 @@ void launch_inner(const EccParams<T>& p, const DeviceScope& scope) {
   const int64_t all = std::max<int64_t>(kToPhi ? p.n.C : p.n.hidden(), 1);
   const int64_t depth = ceil_div(ceil_div(all, ceil_div(all, kMostDepth)), kLineColumns) * kLineColumns;
   const int64_t parts = ceil_div(tiles, kMostWarps);
-  const EccInnerParams<T> params{p, static_cast<int>(tiles), static_cast<int>(parts), static_cast<int>(depth)};
+  const InnerParams<T> params{p, static_cast<int>(tiles), static_cast<int>(parts), static_cast<int>(depth)};
   const int64_t numbers = kToPhi ? kSlots * (depth + kPad) : depth * (kSlots + kPad);
   const int64_t shared = kSlots * int64_t(sizeof(int64_t)) + numbers * int64_t(sizeof(Acc<T>));
   const int threads = static_cast<int>(ceil_div(tiles, parts)) * kWarp;
@@ -249,7 +249,7 @@ void launch_inner(const EccParams<T>& p, const DeviceScope& scope) {
 }
 
 template <class T, bool kPacks>
-void launch_inner_by_shape(const EccParams<T>& p, const DeviceScope& scope) {
+void launch_inner_by_shape(const ProductParams<T>& p, const DeviceScope& scope) {
   if (p.n.hidden() * p.n.C <= kFew && p.n.C <= kWarp * kColumns) {
     launch_inner_few<T, kPacks>(p, scope);
     return;
@@ -269,7 +269,7 @@ template <class T>
 constexpr int64_t kInnerBytes = kWide<T> * int64_t(sizeof(T));
 
 template <class T>
-void launch_edge_inner(const EccParams<T>& p, const DeviceScope& scope) {
+void launch_edge_inner(const ProductParams<T>& p, const DeviceScope& scope) {
   if constexpr (sizeof(T) >= sizeof(float)) {
     if (p.n.C % kColumns == 0) {
       return launch_inner_by_shape<T, true>(p, scope);

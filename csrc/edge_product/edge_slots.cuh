@@ -2,33 +2,18 @@
 #pragma once
 
 #include "common/graph.cuh"
-#include "ecc/ecc.h"
+#include "edge_product/edge_product.h"
 
 namespace polygraph {
 
 template <class T>
-struct EccParams {
-  EccSizes n;
-  GraphPointers graph;
-  const T* phi;      // [E', H], null: from the nodes
-  const T* seg_phi;  // [S, H]
-  const T* oth_phi;  // [O, H]
-  Acc<T> slope;
-  const T* x;      // [O, C] or [E', C]
-  const T* seg_x;  // [S, C], null: x is as it is
-  const T* G;      // [last - first, H', C], edge_inner only
-  T* out;          // [last - first, H', C], edge_outer only
-  T* a;            // [E', H'], null: not wanted
-  T* y;            // [E', C], likewise
-  int64_t a_step;  // from row to row of a
-  bool add;        // to y
-};
+using ProductParams = EdgeProductParams<T, Acc<T>>;
 
 namespace {  // each source has its own copy: kernels are registered source by source
 
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffU;
-constexpr int kFew = 1024;        // numbers of a segment's Z or G that the kernels for few of them take
+constexpr int kFew = 1024;        // elements of a segment's Z or G that the kernels for few of them take
 constexpr int kFewThreads = 256;  // of these kernels
 constexpr int kColumns = 4;       // of a thread, in all kernels
 
@@ -36,23 +21,23 @@ template <class T>
 constexpr int kWide = kPackWidth<T> < kColumns ? kPackWidth<T> : kColumns;  // columns in one load
 
 // Sizes of rows, which launch_* keep below 2^31.
-__device__ __forceinline__ int hidden_of(const EccSizes& n) {
+__device__ __forceinline__ int hidden_of(const EdgeProductSizes& n) {
   return static_cast<int>(n.H + n.ones);
 }
 
-__device__ __forceinline__ int channels_of(const EccSizes& n) {
+__device__ __forceinline__ int channels_of(const EdgeProductSizes& n) {
   return static_cast<int>(n.C);
 }
 
-// A slot that has been checked: where its rows of x and of phi (or oth_phi) begin, and its row of edge features; all -1
+// A slot that has been checked: where its rows of x and of phi (or far) begin, and its row of edge features; all -1
 // without one.
-struct alignas(16) EccSlot {
+struct alignas(16) ProductSlot {
   int64_t x, phi, row;
 };
 
 // The slot at a position, none from `end` on.
 template <class T>
-__device__ __forceinline__ EccSlot ecc_slot(const EccParams<T>& p, int64_t position, int64_t end) {
+__device__ __forceinline__ ProductSlot product_slot(const ProductParams<T>& p, int64_t position, int64_t end) {
   if (position >= end) {
     return {-1, -1, -1};
   }
@@ -71,7 +56,7 @@ __device__ __forceinline__ A activated(A sum, A slope) {
 
 // phi'[h] of a slot of segment s; 0 past the end, anything finite without a slot. kPlain: operands are as stored.
 template <class T, bool kPlain>
-__device__ __forceinline__ Acc<T> phi_at(const EccParams<T>& p, const EccSlot& slot, int64_t s, int h) {
+__device__ __forceinline__ Acc<T> phi_at(const ProductParams<T>& p, const ProductSlot& slot, int64_t s, int h) {
   Acc<T> value = h < hidden_of(p.n) ? 1 : 0;
   if (slot.x < 0 || h >= static_cast<int>(p.n.H)) {
     return value;
@@ -79,7 +64,7 @@ __device__ __forceinline__ Acc<T> phi_at(const EccParams<T>& p, const EccSlot& s
   if (kPlain || p.phi != nullptr) {
     value = static_cast<Acc<T>>(p.phi[slot.phi + h]);
   } else {
-    value = static_cast<Acc<T>>(p.seg_phi[s * p.n.H + h]) + static_cast<Acc<T>>(p.oth_phi[slot.phi + h]);
+    value = static_cast<Acc<T>>(p.near[s * p.n.H + h]) + static_cast<Acc<T>>(p.far[slot.phi + h]);
     value = activated(value, p.slope);
   }
   return value;
@@ -87,7 +72,8 @@ __device__ __forceinline__ Acc<T> phi_at(const EccParams<T>& p, const EccSlot& s
 
 // kVec channels from c on of a slot's row of x; 0 past the end, of which kVec is a divisor, and 0 without a slot.
 template <class T, int kVec, bool kPlain>
-__device__ __forceinline__ Pack<Acc<T>, kVec> x_at(const EccParams<T>& p, const EccSlot& slot, int64_t s, int c) {
+__device__ __forceinline__ Pack<Acc<T>, kVec> x_at(
+    const ProductParams<T>& p, const ProductSlot& slot, int64_t s, int c) {
   Pack<T, kVec> given = {};
   const bool there = slot.x >= 0 && c < channels_of(p.n);
   if (there) {
@@ -98,8 +84,8 @@ __device__ __forceinline__ Pack<Acc<T>, kVec> x_at(const EccParams<T>& p, const 
   for (int v = 0; v < kVec; ++v) {
     x.lane[v] = static_cast<Acc<T>>(given.lane[v]);
   }
-  if (!kPlain && there && p.seg_x != nullptr) {
-    const auto near = load_pack<T, kVec>(p.seg_x + s * p.n.C + c);
+  if (!kPlain && there && p.near_x != nullptr) {
+    const auto near = load_pack<T, kVec>(p.near_x + s * p.n.C + c);
 #pragma unroll
     for (int v = 0; v < kVec; ++v) {
       const Acc<T> sum = static_cast<Acc<T>>(near.lane[v]) + x.lane[v];
@@ -111,8 +97,8 @@ __device__ __forceinline__ Pack<Acc<T>, kVec> x_at(const EccParams<T>& p, const 
 
 // Calls fn with whether operands are as stored: then nothing else is asked in loops over slots.
 template <class T, class F>
-__device__ __forceinline__ void with_operands(const EccParams<T>& p, const F& fn) {
-  if (p.seg_phi == nullptr && p.seg_x == nullptr) {
+__device__ __forceinline__ void with_operands(const ProductParams<T>& p, const F& fn) {
+  if (p.near == nullptr && p.near_x == nullptr) {
     fn(std::true_type());
   } else {
     fn(std::false_type());
@@ -122,7 +108,7 @@ __device__ __forceinline__ void with_operands(const EccParams<T>& p, const F& fn
 // Positions of `count` segments from s on: ends [count + 1], checked by the threads that read them. A barrier follows
 // in the caller.
 template <class T>
-__device__ __forceinline__ void list_segments(const EccParams<T>& p, int64_t s, int count, int64_t* ends) {
+__device__ __forceinline__ void list_segments(const ProductParams<T>& p, int64_t s, int count, int64_t* ends) {
   for (int j = static_cast<int>(threadIdx.x); j < count; j += kFewThreads) {
     const int64_t begin = p.graph.ptr[s + j];
     const int64_t end = p.graph.ptr[s + j + 1];
@@ -139,19 +125,19 @@ __device__ __forceinline__ void list_segments(const EccParams<T>& p, int64_t s, 
 // slot that does not know its row.
 template <int kSlots, class T, class F>
 __device__ __forceinline__ void stage_slots(
-    const EccParams<T>& p, int64_t at, int64_t end, int count, int64_t* rows, const F& stage) {
+    const ProductParams<T>& p, int64_t at, int64_t end, int count, int64_t* rows, const F& stage) {
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int warps = static_cast<int>(blockDim.x) / kWarp;
-  EccSlot mine{-1, -1, -1};
+  ProductSlot mine{-1, -1, -1};
   if (warp + warps * lane < kSlots) {
-    mine = ecc_slot(p, at + warp + warps * lane, end);
+    mine = product_slot(p, at + warp + warps * lane, end);
     if (rows != nullptr) {
       rows[warp + warps * lane] = mine.row;
     }
   }
   for (int i = 0; warp + warps * i < count; ++i) {
-    const EccSlot slot{__shfl_sync(kAllLanes, mine.x, i), __shfl_sync(kAllLanes, mine.phi, i), -1};
+    const ProductSlot slot{__shfl_sync(kAllLanes, mine.x, i), __shfl_sync(kAllLanes, mine.phi, i), -1};
     stage(warp + warps * i, slot);
   }
 }

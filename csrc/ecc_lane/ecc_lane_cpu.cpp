@@ -2,7 +2,7 @@
 #include <vector>
 
 #include "common/simd.h"
-#include "ecc/lane_ecc.h"
+#include "ecc_lane/ecc_lane.h"
 
 namespace polygraph {
 namespace {
@@ -11,25 +11,25 @@ template <class T>
 struct LaneParams {
   LaneSizes n;
   GraphPointers graph;
-  const T* features;  // null: phi from nodes
-  const T* layer;     // [H, F], null: features are phi
-  const T* shift;     // [H]
-  const T* near;      // [S, H]
-  const T* far;       // [O, H]
+  const T* phi = nullptr;    // [E', H], with a layer [E', F]; null: from nodes
+  const T* layer = nullptr;  // [H, F], null: phi is as it is
+  const T* shift = nullptr;  // [H]
+  const T* near = nullptr;   // [S, H]
+  const T* far = nullptr;    // [O, H]
   T slope;
-  const T* x;     // [O, C]
-  const T* grad;  // [S, D]
-  const T* W;     // of steps w_h, w_c, w_d
-  int64_t w_h, w_c, w_d;
-  const T* bias;  // [C, D] or null
-  T* out;         // [S, D]
-  T* y;           // [E', C] or null
-  T* a;           // [P, H] or null
-  T* f;           // [P, f_step] or null
-  int64_t f_step;
+  const T* x = nullptr;     // [O, C]
+  const T* grad = nullptr;  // [S, D]
+  const T* W = nullptr;     // of steps w_h, w_c, w_d
+  int64_t w_h = 0, w_c = 0, w_d = 0;
+  const T* bias = nullptr;  // [C, D] or null
+  T* out = nullptr;         // [S, D]
+  T* y = nullptr;           // [E', C] or null
+  T* a = nullptr;           // [P, H] or null
+  T* f = nullptr;           // [P, f_step] or null
+  int64_t f_step = 0;
 };
 
-// A group's own: matrices with its lanes last.
+// Per-group scratch: matrices with the lanes of the group last.
 template <class T>
 struct LaneGroup {
   int64_t first;   // segment
@@ -39,7 +39,7 @@ struct LaneGroup {
   T* x;            // [most, C, group]
   T* out;          // [D, group]
   T* a;            // [most, H, group], backward only
-  T* y;            // [most, C, group], likewise
+  T* y;            // [most, C, group], backward only
 };
 
 // A product of a group with shared factors: to [rows, group] from right [outer, depth, group].
@@ -49,7 +49,7 @@ struct LanePlace {
   const T* right;
 };
 
-// A thread's own.
+// Per-thread scratch.
 template <class T>
 struct LaneScratch {
   int64_t groups;    // that go through the weights together
@@ -74,7 +74,7 @@ struct WeightParams {
   T* to;           // [C, D, H]
 };
 
-#define POLYGRAPH_KERNEL_FILE "ecc/lane_ecc_kernel.inc"
+#define POLYGRAPH_KERNEL_FILE "ecc_lane/ecc_lane_kernel.inc"
 #include "common/each_isa.inc"
 
 constexpr int64_t kCacheBytes = 400 << 10;  // of the groups that go through the weights together
@@ -112,9 +112,9 @@ class LaneMemory {
     const int64_t each = n.most * (n.H + n.C) * (backward ? 2 : 1) + n.D + view.channels * n.H;
     const int64_t shared = n.most * n.F + std::max(n.C, n.H);
     const int64_t row = std::max({n.C, n.D, n.F, n.H});
-    numbers.resize(static_cast<size_t>((groups * each + shared) * G + row + kAlignment));
+    elements.resize(static_cast<size_t>((groups * each + shared) * G + row + kAlignment));
     slots.resize(static_cast<size_t>(groups * n.most * G));
-    T* next = aligned(numbers.data());
+    T* next = aligned(elements.data());
     const auto take = [&](int64_t count) {
       T* found = next;
       next += count;
@@ -147,7 +147,7 @@ class LaneMemory {
 
   std::vector<LaneGroup<T>> group;
   std::vector<LanePlace<T>> place;
-  std::vector<T> numbers;
+  std::vector<T> elements;
   std::vector<int64_t> slots;
 };
 
@@ -161,18 +161,18 @@ int64_t work_per_segment(const LaneSizes& n) {
 }
 
 template <class T>
-void lane_ecc_cpu(const LaneParams<T>& p) {
+void ecc_lane_cpu(const LaneParams<T>& p) {
   parallel_tasks(number_of_groups<T>(p.n), lanes<T>() * work_per_segment(p.n), [&](int64_t begin, int64_t end) {
     const LaneMemory<T> memory(p.n, false, groups_together<T>(p.n, false, end - begin));
-    POLYGRAPH_SIMD_CALL(lane_ecc<T>(p, memory.view, begin, end));
+    POLYGRAPH_SIMD_CALL(ecc_lane<T>(p, memory.view, begin, end));
   });
 }
 
 template <class T>
-void lane_ecc_backward_cpu(const LaneParams<T>& p) {
+void ecc_lane_backward_cpu(const LaneParams<T>& p) {
   parallel_tasks(number_of_groups<T>(p.n), lanes<T>() * work_per_segment(p.n), [&](int64_t begin, int64_t end) {
     const LaneMemory<T> memory(p.n, true, groups_together<T>(p.n, true, end - begin));
-    POLYGRAPH_SIMD_CALL(lane_ecc_backward<T>(p, memory.view, begin, end));
+    POLYGRAPH_SIMD_CALL(ecc_lane_backward<T>(p, memory.view, begin, end));
   });
 }
 
@@ -180,14 +180,14 @@ constexpr int64_t kWeightBlock = 4;     // of channels, and of columns of g, as 
 constexpr int64_t kWeightColumns = 64;  // hidden features of any instruction set at a time, at most
 
 template <class T>
-void lane_ecc_weight_cpu(const WeightParams<T>& p) {
+void ecc_lane_weight_cpu(const WeightParams<T>& p) {
   const int64_t segments = p.last - p.first;
   const int64_t blocks = (p.C + kWeightBlock - 1) / kWeightBlock;
   std::vector<T> g(static_cast<size_t>((p.D + kWeightBlock) * segments));
   POLYGRAPH_SIMD_CALL(pack_grad<T>(p, g.data()));
   parallel_tasks(blocks, kWeightBlock * segments * p.H * p.D, [&](int64_t begin, int64_t end) {
     std::vector<T> z(static_cast<size_t>(kWeightBlock * segments * kWeightColumns));
-    POLYGRAPH_SIMD_CALL(lane_ecc_weight<T>(p, g.data(), z.data(), begin, end));
+    POLYGRAPH_SIMD_CALL(ecc_lane_weight<T>(p, g.data(), z.data(), begin, end));
   });
 }
 
@@ -222,120 +222,131 @@ void check_result(
   }
 }
 
-// Everything dense, for as long as a kernel runs.
+// Contiguous tensors, for as long as a kernel runs.
 struct LaneTensors {
-  LaneFeatures phi;
+  LaneHidden hidden;
   Tensor x;
-  std::optional<Tensor> grad, bias;
+  std::optional<Tensor> grad = std::nullopt, bias = std::nullopt;
   Tensor W;
   GraphTensors graph;
 
   template <class T>
   LaneParams<T> params(const LaneSizes& n, double slope) const {
     return {
-        n,
-        graph.pointers(),
-        const_data<T>(phi.features),
-        const_data<T>(phi.layer),
-        const_data<T>(phi.shift),
-        const_data<T>(phi.near),
-        const_data<T>(phi.far),
-        static_cast<T>(slope),
-        const_data<T>(x),
-        const_data<T>(grad),
-        const_data<T>(W),
-        W.stride(0),
-        W.stride(1),
-        W.stride(2),
-        const_data<T>(bias),
-        nullptr,
-        nullptr,
-        nullptr,
-        nullptr,
-        0};
+        .n = n,
+        .graph = graph.pointers(),
+        .phi = const_data<T>(hidden.phi),
+        .layer = const_data<T>(hidden.layer),
+        .shift = const_data<T>(hidden.shift),
+        .near = const_data<T>(hidden.near),
+        .far = const_data<T>(hidden.far),
+        .slope = static_cast<T>(slope),
+        .x = const_data<T>(x),
+        .grad = const_data<T>(grad),
+        .W = const_data<T>(W),
+        .w_h = W.stride(0),
+        .w_c = W.stride(1),
+        .w_d = W.stride(2),
+        .bias = const_data<T>(bias)};
   }
 };
 
-LaneFeatures dense(const LaneFeatures& phi) {
+LaneHidden ready(const LaneHidden& t) {
   return {
-      polygraph::dense(phi.features), polygraph::dense(phi.layer), polygraph::dense(phi.shift),
-      polygraph::dense(phi.near), polygraph::dense(phi.far)};
+      .phi = dense(t.phi),
+      .near = dense(t.near),
+      .far = dense(t.far),
+      .layer = dense(t.layer),
+      .shift = dense(t.shift)};
+}
+
+// The argument `segments`: the first and the one after the last.
+std::pair<int64_t, int64_t> ends_of(const char* op, const std::vector<int64_t>& segments) {
+  POLYGRAPH_CHECK(segments.size() == 2, op, ": segments are the first and the end, got ", segments.size(), " of them");
+  return {segments[0], segments[1]};
 }
 
 }  // namespace
 
-void lane_ecc_cpu(
-    const std::optional<Tensor>& features, const std::optional<Tensor>& layer, const std::optional<Tensor>& shift,
-    const std::optional<Tensor>& near, const std::optional<Tensor>& far, double slope, const Tensor& x,
-    const Tensor& weight, const std::optional<Tensor>& bias, int64_t rows, const Tensor& ptr, const Tensor& other,
-    const std::optional<Tensor>& edge, Tensor out) {
-  const char* op = "lane_ecc_";
+void ecc_lane_cpu(
+    const std::vector<Tensor>& phi, double slope, const Tensor& x, const Tensor& weight,
+    const std::optional<Tensor>& bias, const std::vector<Tensor>& graph, int64_t tables, Tensor out) {
+  const char* op = "ecc_lane_";
   check_shape(op, "weight", weight, "[H, C, D]", {-1, -1, -1});
-  const LaneFeatures phi{features, layer, shift, near, far};
-  const int64_t segments = ptr.size(0) - 1;
-  LaneSizes n = check_lane_ecc(op, x, phi, weight.size(0), weight.size(2), rows, 0, segments, ptr, other, edge);
+  const GraphTables read = read_tables(op, graph, tables);
+  const LaneHidden given = read_hidden(op, phi);
+  const int64_t segments = read.ptr.dim() == 1 ? read.ptr.size(0) - 1 : 0;
+  LaneSizes n = check_ecc_lane(op, x, given, weight.size(0), weight.size(2), 0, segments, read);
   check_weight(op, n, x, weight, bias);
   check_result(op, "out", x, out, segments, n.D);
-  const LaneTensors tensors{dense(phi),  dense(x), std::nullopt,
-                            dense(bias), weight,   GraphTensors(ptr, std::nullopt, other, edge)};
-  check_graph_values(op, n.g, tensors.graph.pointers(), rows);
-  set_most(n, tensors.graph.pointers());
+  const LaneTensors t{
+      .hidden = ready(given), .x = dense(x), .bias = dense(bias), .W = weight, .graph = GraphTensors(read)};
+  check_graph_values(op, n.g, t.graph.pointers(), n.rows);
+  set_most(n, t.graph.pointers());
   dispatch_wide(x, [&](auto zero) {
     using T = decltype(zero);
-    LaneParams<T> p = tensors.params<T>(n, slope);
+    LaneParams<T> p = t.params<T>(n, slope);
     p.out = result<T>(out);
-    lane_ecc_cpu(p);
+    ecc_lane_cpu(p);
   });
 }
 
-void lane_ecc_backward_cpu(
-    const std::optional<Tensor>& features, const std::optional<Tensor>& layer, const std::optional<Tensor>& shift,
-    const std::optional<Tensor>& near, const std::optional<Tensor>& far, double slope, const Tensor& x,
-    const Tensor& grad, const Tensor& weight, const std::optional<Tensor>& bias, int64_t rows, int64_t first,
-    int64_t last, const Tensor& ptr, const Tensor& other, const std::optional<Tensor>& edge, std::optional<Tensor> y,
-    std::optional<Tensor> a, std::optional<Tensor> f) {
-  const char* op = "lane_ecc_backward_";
+void ecc_lane_backward_cpu(
+    const std::vector<Tensor>& phi, double slope, const Tensor& x, const Tensor& grad, const Tensor& weight,
+    const std::optional<Tensor>& bias, const std::vector<int64_t>& segments, const std::vector<Tensor>& graph,
+    int64_t tables, std::optional<Tensor> y, std::optional<Tensor> a, std::optional<Tensor> f) {
+  const char* op = "ecc_lane_backward_";
   check_shape(op, "weight", weight, "[H, C, D]", {-1, -1, -1});
-  const LaneFeatures phi{features, layer, shift, near, far};
-  LaneSizes n = check_lane_ecc(op, x, phi, weight.size(0), weight.size(2), rows, first, last, ptr, other, edge);
+  const GraphTables read = read_tables(op, graph, tables);
+  const LaneHidden given = read_hidden(op, phi);
+  const auto [first, last] = ends_of(op, segments);
+  LaneSizes n = check_ecc_lane(op, x, given, weight.size(0), weight.size(2), first, last, read);
   check_weight(op, n, x, weight, bias);
   check_dtype(op, "grad", grad, x.scalar_type());
   check_shape(op, "grad", grad, "[S, D]", {n.g.S, n.D});
-  const LaneTensors tensors{dense(phi),  dense(x), dense(grad),
-                            dense(bias), weight,   GraphTensors(ptr, std::nullopt, other, edge)};
-  check_graph_values(op, n.g, tensors.graph.pointers(), rows, first, last);
-  const int64_t* bounds = tensors.graph.pointers().ptr;
-  check_result(op, "y", x, y, rows, n.C);
+  const LaneTensors t{
+      .hidden = ready(given),
+      .x = dense(x),
+      .grad = dense(grad),
+      .bias = dense(bias),
+      .W = weight,
+      .graph = GraphTensors(read)};
+  check_graph_values(op, n.g, t.graph.pointers(), n.rows, first, last);
+  const int64_t* bounds = t.graph.pointers().ptr;
+  check_result(op, "y", x, y, n.rows, n.C);
   check_result(op, "a", x, a, bounds[last] - bounds[first], n.H);
   check_result(op, "f", x, f, bounds[last] - bounds[first], f.has_value() ? f->size(1) : 0);
   POLYGRAPH_CHECK(!f.has_value() || f->size(1) >= n.H, op, ": f must have at least H columns");
-  set_most(n, tensors.graph.pointers());
+  set_most(n, t.graph.pointers());
   dispatch_wide(x, [&](auto zero) {
     using T = decltype(zero);
-    LaneParams<T> p = tensors.params<T>(n, slope);
+    LaneParams<T> p = t.params<T>(n, slope);
     p.y = result<T>(y);
     p.a = result<T>(a);
     p.f = result<T>(f);
     p.f_step = f.has_value() ? f->size(1) : 0;
-    lane_ecc_backward_cpu(p);
+    ecc_lane_backward_cpu(p);
   });
 }
 
-void lane_ecc_weight_cpu(
-    const Tensor& f, const Tensor& x, const Tensor& grad, int64_t first, int64_t last, const Tensor& ptr,
-    const Tensor& other, Tensor to) {
-  const char* op = "lane_ecc_weight_";
+void ecc_lane_weight_cpu(
+    const Tensor& f, const Tensor& x, const Tensor& grad, const std::vector<int64_t>& segments,
+    const std::vector<Tensor>& graph, int64_t tables, Tensor to) {
+  const char* op = "ecc_lane_weight_";
   check_shape(op, "to", to, "[C, D, H]", {-1, -1, -1});
-  LaneSizes n = check_lane_ecc(op, x, {}, to.size(2), to.size(1), other.size(0), first, last, ptr, other, std::nullopt);
+  GraphTables read = read_tables(op, graph, tables);
+  read.edge = std::nullopt;  // slots are counted here, not rows
+  const auto [first, last] = ends_of(op, segments);
+  const LaneSizes n = check_ecc_lane(op, x, {}, to.size(2), to.size(1), first, last, read);
   check_dtype(op, "to", to, x.scalar_type());
   check_shape(op, "to", to, "[C, D, H]", {n.C, n.D, n.H});
   POLYGRAPH_CHECK(to.is_contiguous(), op, ": to must be contiguous");
   check_dtype(op, "grad", grad, x.scalar_type());
   check_shape(op, "grad", grad, "[S, D]", {n.g.S, n.D});
   check_dtype(op, "f", f, x.scalar_type());
-  const GraphTensors graph(ptr, std::nullopt, other, std::nullopt);
-  check_graph_values(op, n.g, graph.pointers(), n.rows, first, last);
-  const int64_t* bounds = graph.pointers().ptr;
+  const GraphTensors held(read);
+  check_graph_values(op, n.g, held.pointers(), n.rows, first, last);
+  const int64_t* bounds = held.pointers().ptr;
   check_shape(op, "f", f, "[P, at least H in whole vectors]", {bounds[last] - bounds[first], -1});
   const int64_t lanes = vector_bytes() / (x.scalar_type() == ScalarType::Double ? 8 : 4);
   POLYGRAPH_CHECK(
@@ -344,17 +355,26 @@ void lane_ecc_weight_cpu(
   const Tensor values = dense(f), features = dense(x), upstream = dense(grad);
   dispatch_wide(x, [&](auto zero) {
     using T = decltype(zero);
-    lane_ecc_weight_cpu(
+    ecc_lane_weight_cpu(
         WeightParams<T>{
-            graph.pointers(), first, last, n.H, n.C, n.D, f.size(1), const_data<T>(values), const_data<T>(features),
-            const_data<T>(upstream), static_cast<T*>(to.mutable_data_ptr())});
+            .graph = held.pointers(),
+            .first = n.first,
+            .last = n.last,
+            .H = n.H,
+            .C = n.C,
+            .D = n.D,
+            .f_step = values.size(1),
+            .f = const_data<T>(values),
+            .x = const_data<T>(features),
+            .grad = const_data<T>(upstream),
+            .to = mutable_data<T>(to)});
   });
 }
 
 }  // namespace polygraph
 
 STABLE_TORCH_LIBRARY_IMPL(polygraph, CPU, m) {
-  m.impl("lane_ecc_", TORCH_BOX(&polygraph::lane_ecc_cpu));
-  m.impl("lane_ecc_weight_", TORCH_BOX(&polygraph::lane_ecc_weight_cpu));
-  m.impl("lane_ecc_backward_", TORCH_BOX(&polygraph::lane_ecc_backward_cpu));
+  m.impl("ecc_lane_", TORCH_BOX(&polygraph::ecc_lane_cpu));
+  m.impl("ecc_lane_weight_", TORCH_BOX(&polygraph::ecc_lane_weight_cpu));
+  m.impl("ecc_lane_backward_", TORCH_BOX(&polygraph::ecc_lane_backward_cpu));
 }

@@ -1,0 +1,241 @@
+"""Lightweight edge-conditioned convolution: low-rank matrices per edge, none of them made."""
+
+from functools import partial
+
+import pytest
+import torch
+from support.calls import convert, floats, leaves, run, upstream_like
+from support.edges import random_edges
+from support.faults import put, with_value
+from support.products import WithProducts
+from support.tables import normal
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from polygraph import ops, reference
+from polygraph.ops import Graph, _light_ecc_form
+
+
+def tied(weight, repeats):
+    """Matrices repeated as a layer repeats them; each has its bias."""
+    rows = torch.stack([weight[rank, :, :-1] for rank in repeats])
+    return torch.cat([rows, weight[..., -1:]], -1)
+
+
+def light(
+    x, phi, left, right, kappa, source, ptr, edge=None, aggr="mean", edge_weight=None, repeats=None
+):
+    """The operator with its graph in parts."""
+    graph = Graph(ptr, source, edge)
+    if repeats is not None:
+        left, right = (tied(*side) for side in zip((left, right), repeats, strict=True))
+    options = {"repeats": repeats, "edge_weight": edge_weight}
+    return ops.light_ecc(x, phi, left, right, kappa, graph, aggr, **options)
+
+
+def light_reference(
+    x, phi, left, right, kappa, source, ptr, edge=None, aggr="mean", edge_weight=None, repeats=None
+):
+    """The definition likewise."""
+    graph = Graph(ptr, source, edge)
+    if repeats is not None:
+        left, right = (tied(*side) for side in zip((left, right), repeats, strict=True))
+    return reference.light_ecc(x, phi, left, right, kappa, graph, aggr, edge_weight=edge_weight)
+
+
+def light_call(M, N, E, C, D, H, R, *, seed=0, edge=False, gamma=False, holes=False, **options):
+    """One call's arguments."""
+    scale = (H + 1) ** -0.5
+    inputs = {
+        "x": normal(N, C, seed=seed),
+        "phi": normal(E, H, seed=seed + 1),
+        "left": scale * normal(R, D, H + 1, seed=seed + 2),
+        "right": scale * normal(R, C, H + 1, seed=seed + 3) / max(1, C) ** 0.5,
+        "kappa": scale * normal(R, H + 1, seed=seed + 4),
+    } | random_edges(M, N, E, seed, holes)
+    if edge:
+        inputs["edge"] = torch.randperm(E, generator=torch.Generator().manual_seed(seed))
+    if gamma:
+        inputs["edge_weight"] = normal(E, seed=seed + 5)
+    return inputs | options
+
+
+class TestLightEcc(WithProducts):
+    """The contract."""
+
+    def check_autocast(self, half, device="cpu"):
+        """Autocast rounds the arguments and the result; gradients come back in float32."""
+        inputs = convert(self.cases[self.small[0]](), dtype=torch.float32, device=device)
+        expected = run(self.op, convert(inputs, dtype=half))
+        wanted = leaves(inputs)
+        with torch.autocast(device, dtype=half):
+            out = self.op(**wanted)
+        assert out.dtype == half
+        assert torch.equal(out, expected["out"])
+        grads = torch.autograd.grad(out, list(floats(wanted).values()), upstream_like(out))
+        for name, grad in zip(floats(wanted), grads, strict=True):
+            assert grad.dtype == torch.float32
+            assert torch.equal(grad, expected[f"grad of {name}"].float())
+
+    stem = "light_ecc"
+    op = staticmethod(light)
+    reference = staticmethod(light_reference)
+    cases = {  # noqa: RUF012
+        "plain": partial(light_call, 6, 7, 23, 4, 3, 5, 2),
+        "weights in another order": partial(
+            light_call, 6, 7, 23, 4, 3, 5, 2, edge=True, gamma=True, aggr="sum"
+        ),
+        "empty slots": partial(light_call, 6, 7, 23, 4, 3, 5, 2, holes=True, gamma=True),
+        "16 to 8 channels": partial(light_call, 6, 7, 40, 16, 8, 7, 3, gamma=True),
+        "wide": partial(light_call, 5, 6, 40, 18, 34, 17, 9),
+        "repeated matrices": partial(
+            light_call, 6, 7, 23, 4, 3, 5, 4, gamma=True, repeats=((0, 1, 0, 1), (0, 0, 0, 3))
+        ),
+        "many rows": partial(light_call, 500, 400, 3000, 9, 8, 10, 4, gamma=True),
+    }
+    small = ("plain", "weights in another order", "empty slots", "repeated matrices")
+    vectors = ("16 to 8 channels",)
+    gpu_asserts = {"source": "transpose_table: index is out of range"}  # noqa: RUF012
+    empty = {  # noqa: RUF012
+        "no targets": partial(light_call, 0, 3, 0, 4, 3, 5, 2),
+        "no sources": partial(light_call, 4, 0, 0, 4, 3, 5, 2),
+        "no edges": partial(light_call, 4, 3, 0, 4, 3, 5, 2),
+    }
+    threaded = "many rows"
+    broken = {  # noqa: RUF012
+        "aggr": (put("aggr", lambda _: "max"), ValueError, "aggr must be sum or mean"),
+        "left": (put("left", lambda t: t[..., 1:]), RuntimeError, "left must have shape"),
+        "right": (put("right", lambda t: t[:, 1:]), RuntimeError, "right must have shape"),
+        "kappa": (put("kappa", lambda t: t[1:]), RuntimeError, "kappa must have shape"),
+        "source": (put("source", with_value(5, 7)), RuntimeError, r"\[-1, 7\), got 7"),
+        "elsewhere": (put("phi", lambda t: t.to("meta")), RuntimeError, "on the device of x"),
+        "edge weights elsewhere": (
+            put("edge_weight", lambda _: torch.ones(23, device="meta")),
+            RuntimeError,
+            r"light_ecc: edge_weight must be on the device of x \(cpu\), got meta",
+        ),
+    }
+
+
+@pytest.mark.parametrize("repeats", [(0,), (0, 2), (1, 1), (0, 0, 0)])
+def test_light_with_bad_repeats(repeats):
+    """Too few or many, a later rank, one that repeats another."""
+    i = light_call(6, 7, 23, 4, 3, 5, 2)
+    tensors = (i[name] for name in ("x", "phi", "left", "right", "kappa"))
+    graph = Graph(i["ptr"], i["source"])
+    with pytest.raises(ValueError, match="repeats of right must name for each of 2 ranks"):
+        ops.light_ecc(*tensors, graph, repeats=((0, 0), repeats))
+
+
+class Ops(TorchDispatchMode):
+    """Names of the operators that run within."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        """Write down, and go on."""
+        self.names.append(str(func.overloadpacket))
+        return func(*args, **(kwargs or {}))
+
+
+def test_light_makes_no_table_on_the_host():
+    """A tensor from Python's numbers is copied to a GPU, which then is waited for."""
+    inputs = leaves(light_call(6, 7, 23, 4, 3, 5, 4, gamma=True))
+    given = [inputs[name] for name in ("x", "phi", "left", "right", "kappa")]
+    graph = Graph(inputs["ptr"], inputs["source"])
+    options = {"repeats": ((0, 1, 0, 1), (0, 0, 0, 3)), "edge_weight": inputs["edge_weight"]}
+    with Ops() as within:
+        out = ops.light_ecc(*given, graph, **options)
+        torch.autograd.grad(out.sum(), given)
+    assert "polygraph.edge_form" in within.names
+    assert "aten.lift_fresh" not in within.names
+    with Ops() as within:
+        torch.tensor([1.0])
+    assert within.names == ["aten.lift_fresh"]
+
+
+@pytest.mark.parametrize("part_bytes", [1, 8 << 20])
+@pytest.mark.parametrize("aggr", ["sum", "mean"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"edge": True, "gamma": True},
+        {"holes": True},
+        {"gamma": True, "holes": True, "repeats": ((0, 0), (0, 1))},
+        {"repeats": ((0, 1), (0, 0))},
+    ],
+)
+def test_light_with_features_made_from_nodes(monkeypatch, options, aggr, part_bytes):
+    """On the fly without gradients, stored with them: the same numbers, in parts or at once."""
+    monkeypatch.setitem(_light_ecc_form.FORM_BYTES, "cpu", part_bytes)
+    M, N, E, H = 70, 50, 400, 5
+    inputs = light_call(M, N, E, 4, 3, H, 2, aggr=aggr, **options)
+    u, v, slope = normal(M, H, seed=8), normal(N, H, seed=9), 0.2
+    graph = Graph(inputs["ptr"], inputs["source"], inputs.get("edge"))
+    phi = reference.edge_values(u, v, graph, slope)
+    expected = light_reference(**{**inputs, "phi": phi})
+    with torch.no_grad():
+        found = light(**{**inputs, "phi": (u, v, slope)})
+    torch.testing.assert_close(found, expected)
+    made = (u.requires_grad_(), v.requires_grad_(), slope)
+    stored = light(**{**inputs, "phi": made})
+    torch.testing.assert_close(stored, expected)
+    torch.manual_seed(0)
+    upstream = torch.randn_like(stored)
+    phi = phi.requires_grad_()
+    wanted = torch.autograd.grad(light_reference(**{**inputs, "phi": phi}), phi, upstream)[0]
+    values = reference.edge_values(u, v, graph, slope)
+    torch.testing.assert_close(
+        torch.autograd.grad(stored, (u, v), upstream),
+        torch.autograd.grad(values, (u, v), wanted),
+    )
+
+
+def test_light_from_nodes_elsewhere():
+    """Under autocast, and in half precision, as from stored features."""
+    inputs = convert(light_call(6, 7, 23, 4, 3, 5, 2), dtype=torch.float32)
+    u, v = normal(6, 5, seed=8).float(), normal(7, 5, seed=9).float()
+    half = convert(inputs, dtype=torch.bfloat16)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = light(**{**inputs, "phi": (u, v, 0.2)})
+    with torch.no_grad():
+        made = light(**{**half, "phi": (u.bfloat16(), v.bfloat16(), 0.2)})
+    assert cast.dtype == made.dtype == torch.bfloat16
+    assert torch.equal(cast, made)
+    with pytest.raises(RuntimeError, match=r"v must be torch\.float32"):
+        light(**{**inputs, "phi": (u, v.double(), 0.2)})
+
+
+def test_light_from_nodes_within_function_transforms():
+    """Compiled code takes the way that records, and so do PyTorch's functional transforms."""
+    inputs = light_call(6, 7, 23, 4, 3, 5, 2)
+    u, v = normal(6, 5, seed=8), normal(7, 5, seed=9)
+
+    def of_nodes(x, u, v):
+        return light(**{**inputs, "x": x, "phi": (u, v, 0.2)})
+
+    with torch.no_grad():
+        plain = of_nodes(inputs["x"], u, v)
+        compiled = torch.compile(of_nodes, backend="eager", fullgraph=True)
+        torch.testing.assert_close(compiled(inputs["x"], u, v), plain)
+    found = torch.func.grad(lambda u: of_nodes(inputs["x"], u, v).sum())(u)
+    leaf = u.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(of_nodes(inputs["x"], leaf, v).sum(), leaf)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("u", "v", "message"),
+    [
+        (normal(5, 5), normal(7, 5), r"u must have shape \[6, 5\], got \[5, 5\]"),
+        (normal(6, 5), normal(7, 4), r"v must have shape \[7, 5\], got \[7, 4\]"),
+        (normal(6, 4), normal(7, 4), r"left must have shape \[2, 3, 5\]"),
+        (normal(6, 5).float(), normal(7, 5), r"u must be torch\.float64"),
+    ],
+)
+def test_light_from_bad_nodes(u, v, message):
+    inputs = light_call(6, 7, 23, 4, 3, 5, 2)
+    with torch.no_grad(), pytest.raises(RuntimeError, match=message):
+        light(**{**inputs, "phi": (u, v, 0.2)})
