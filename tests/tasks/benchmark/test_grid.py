@@ -419,4 +419,5 @@ def test_a_digit_that_changed_is_noticed(made, data, tmp_path):
     older = [{k: v for k, v in r.items() if k not in ("sha256", "files")} for r in older]
     (folder / "results.json").write_text(json.dumps(older))
     assert read_rows(folder) == older
-    assert again().rows == made[0].rows
+    # Times are measured again where another test has added a model to the grid.
+    assert timeless(again().rows) == timeless(made[0].rows)
