@@ -171,11 +171,8 @@ struct GraphTensors {
   Tensor ptr, other;
   std::optional<Tensor> slot, edge;
 
-#include <vector>
-
-  GraphTensors(
-      const Tensor& ptr_, const std::optional<Tensor>& slot_, const Tensor& other_, const std::optional<Tensor>& edge_)
-      : ptr(dense(ptr_)), other(dense(other_)), slot(dense(slot_)), edge(dense(edge_)) {}
+  explicit GraphTensors(const GraphTables& given)
+      : ptr(dense(given.ptr)), other(dense(given.other)), slot(dense(given.slot)), edge(dense(given.edge)) {}
 
   GraphPointers pointers() const {
     return {
