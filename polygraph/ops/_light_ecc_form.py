@@ -28,8 +28,9 @@ _ops = torch.ops.polygraph
 
 _library = torch.library.Library("polygraph", "FRAGMENT")
 _library.define(
-    "edge_form(Tensor? x, Tensor? phi, Tensor? a, Tensor? weight, bool[] wanted, "
-    "Tensor[] graph, int tables) -> (Tensor x, Tensor phi, Tensor a, Tensor weight)"
+    "edge_form(Tensor? x, Tensor? phi, Tensor? a, Tensor? weight, bool to_x, bool to_phi, "
+    "bool to_a, bool to_weight, Tensor[] graph, int tables) "
+    "-> (Tensor x, Tensor phi, Tensor a, Tensor weight)"
 )
 FORM_BYTES = {"cpu": 3 << 20, "cuda": 256 << 20}  # of P and of Z, at a time
 
@@ -54,7 +55,7 @@ def edge_form(
 ) -> Tensor:
     """The derivative by one of the four, which is not needed itself."""
     wanted = [name == by for name in Four._fields]
-    found: Tensor = getattr(Four(*_ops.edge_form(x, phi, a, weight, wanted, *side.packed())), by)
+    found: Tensor = getattr(Four(*_ops.edge_form(x, phi, a, weight, *wanted, *side.packed())), by)
     return found
 
 
@@ -105,14 +106,17 @@ def _derivatives(
     phi: Tensor | None,
     a: Tensor | None,
     weight: Tensor | None,
-    wanted: Sequence[bool],
+    to_x: bool,
+    to_phi: bool,
+    to_a: bool,
+    to_weight: bool,
     graph: Sequence[Tensor],
     tables: int,
 ) -> tuple[Tensor, ...]:
-    given, to = Four(x, phi, a, weight), Four(*wanted)
+    given, to = Four(x, phi, a, weight), Four(to_x, to_phi, to_a, to_weight)
     side = GraphSide.unpacked(graph, tables)
     n = _Sizes.of(given, side.ptr)
-    found = _empty(given, wanted, side.ptr)
+    found = _empty(given, to, side.ptr)
     found.weight.zero_()
     if not _visits_all(n.E, side):
         found.phi.zero_()
@@ -157,18 +161,26 @@ def _(
     phi: Tensor | None,
     a: Tensor | None,
     weight: Tensor | None,
-    wanted: Sequence[bool],
+    to_x: bool,
+    to_phi: bool,
+    to_a: bool,
+    to_weight: bool,
     graph: Sequence[Tensor],
     tables: int,
 ) -> tuple[Tensor, ...]:
+    wanted = Four(to_x, to_phi, to_a, to_weight)
     return tuple(_empty(Four(x, phi, a, weight), wanted, graph[0]))
 
 
 # ---- derivatives: the same form, one of the four replaced ----
 
 
+def _wanted(given: Any) -> Four:
+    return Four(given.to_x, given.to_phi, given.to_a, given.to_weight)
+
+
 def _save(ctx: Any, given: Any, output: tuple[Tensor, ...]) -> None:
-    ctx.wanted, ctx.tables = Four(*given.wanted), given.tables
+    ctx.wanted, ctx.tables = _wanted(given), given.tables
     ctx.save_for_backward(*given[:4], *given.graph)
 
 
@@ -184,7 +196,7 @@ def _backward(ctx: Any, saved: tuple[Any, ...], needs: Any, *grads: Tensor | Non
 
 def _jvp(given: Any, output: Any, tangents: Any) -> tuple[Tensor, ...]:
     values, side = Four(*given[:4]), GraphSide.unpacked(given.graph, given.tables)
-    wanted = Four(*given.wanted)
+    wanted = _wanted(given)
     total: Gradients = {}
     for name, tangent in Four(*tangents[:4])._asdict().items():
         if tangent is not None:
@@ -203,7 +215,7 @@ def _add(total: Gradients, given: Four, wanted: Four, side: GraphSide) -> None:
     """Adds the derivatives that are wanted to those that are there."""
     if not any(wanted):
         return
-    found = Four(*_ops.edge_form(*given, [*wanted], *side.packed()))
+    found = Four(*_ops.edge_form(*given, *wanted, *side.packed()))
     for name, value in found._asdict().items():
         if getattr(wanted, name):
             before = total.get(name)

@@ -188,15 +188,15 @@ def form_arguments():
     alone = [
         [
             *(None if n == m else t for m, t in enumerate(given)),
-            [n == m for m in range(4)],
+            *(n == m for m in range(4)),
             *HERE.packed(),
         ]
         for n in range(4)
     ]
     return [
         *alone,
-        [*given, [True] * 4, *HERE.packed()],
-        [*given, [False, True, True, False], *HERE.packed()],
+        [*given, *[True] * 4, *HERE.packed()],
+        [*given, False, True, True, False, *HERE.packed()],
     ]
 
 
