@@ -9,6 +9,7 @@ from pages.rows import Row, number, row, rows, table
 
 BODIES, ORDERS, ANIMALS = "mesh_bodies", "mesh_bodies_orders", "mesh_animals"
 CODE = "intel-xeon-2-cores/mesh_bodies_skip_code"
+NORMS = "intel-xeon-2-cores/mesh_animals_instance"
 LONG = {split: f"mesh_autoencoder_{split}" for split in ("interpolation", "extrapolation")}
 RATE = 5e-3  # of the recipe mesh-benchmark
 APART = 1.1  # two seeds are both named where one error is so many times the other
@@ -181,6 +182,25 @@ def code_table() -> str:
     """NCP-Skip as the public code has it, what has run."""
     models = dict.fromkeys(r["model"] for r in rows(CODE))
     return table(("model", "error"), ([f"`{m}`", cell(runs(CODE, m))] for m in models))
+
+
+def norm_table() -> str:
+    """Normalisations of one short grid."""
+    head = ("model", "parameters", "mean", "median", "90 %", "outliers", "not finite")
+    keys = ("mean_mm", "median_mm", "p90_mm")
+    return table(
+        head,
+        (
+            [
+                f"`{r['model']}`",
+                number(r["parameters"]),
+                *("–" if r[key] is None else number(r[key], 1) for key in keys),
+                str(r["outlier_meshes"]),
+                str(r["nonfinite_meshes"]),
+            ]
+            for r in rows(NORMS)
+        ),
+    )
 
 
 def cost_table() -> str:
