@@ -65,7 +65,12 @@ class ClassificationLoss(nn.Module):
         """
         logits = self.model(inputs)
         classes, share = logits.shape[-1], self.smoothing
-        if self.spread == "others":  # PyTorch spreads its share over all
+        if self.spread == "others" and share > 0:  # PyTorch spreads its share over all
+            if share * classes > classes - 1:
+                raise ValueError(
+                    "ClassificationLoss: smoothing over the others must be at most (K - 1) / K "
+                    f"with K = {classes} classes, got {share}"
+                )
             share = share * classes / (classes - 1)
         loss = functional.cross_entropy(logits, labels, label_smoothing=share)
         return loss, (logits.detach().argmax(-1) == labels).float().mean()

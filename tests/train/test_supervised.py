@@ -254,6 +254,10 @@ def test_bad_losses():
         ClassificationLoss(nn.Linear(2, 2), float("nan"))
     with pytest.raises(ValueError, match="spread must be others or all, got 'label'"):
         ClassificationLoss(nn.Linear(2, 2), 0.1, "label")
+    x, labels = torch.ones(1, 2), torch.zeros(1, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"at most \(K - 1\) / K with K = 2 classes, got 0\.6"):
+        ClassificationLoss(nn.Linear(2, 2), 0.6)(x, labels)
+    assert ClassificationLoss(nn.Linear(2, 1))(x, labels)[0] == 0  # a single class is always right
 
 
 def test_evaluation_puts_the_mode_back():
