@@ -18,7 +18,8 @@ from harness import BOTH, FORWARD, MIB, Benchmark, Contender, Problem, Workload,
 from inputs import normal, to_float64
 from torch import Tensor
 
-from polygraph.nn.mesh_conv import KERNELS, MESH_CONVS, MeshConv, MeshGraph
+from polygraph.nn.mesh_conv import KERNELS, MESH_CONVS, MeshConv
+from polygraph.nn.mesh_graph import MeshGraph
 
 LABELLED = {"ecc": pyg.NNConv.forward, "monet": pyg.GMMConv.forward}
 

@@ -1,7 +1,6 @@
 """How the house is built: sizes of files, which way imports point, what is private, what is public.
 
-Every rule has a list of exceptions that may only shrink: an exception that is no longer needed
-fails, too. New code is not added to the lists.
+No rule has exceptions.
 """
 
 import ast
@@ -40,20 +39,6 @@ FLOORS = (
     "cli",
     "__main__",
 )
-
-LONG_FILES = {
-    "polygraph/nn/knn.py",
-    "polygraph/nn/mesh_conv.py",
-    "tests/fuzz/runs.py",
-    "tests/ops/test_edge_conv.py",
-}
-PRIVATE_USES = {
-    "polygraph/nn/edge_mlp.py: polygraph.ops._common.decide",
-    "polygraph/nn/knn.py: polygraph.ops._common",
-    "polygraph/nn/message_passing.py: polygraph.ops._common",
-    "scripts/emulator/emulator.py: polygraph.ops._common",
-}
-LONG_SCHEMAS: set[str] = set()
 
 
 @cache
@@ -100,8 +85,7 @@ def test_files_are_short():
             if path.suffix in SUFFIXES and "/results/" not in name:
                 if len(path.read_text().splitlines()) > MOST_LINES:
                     long.add(name)
-    assert long - LONG_FILES == set(), f"split what is longer than {MOST_LINES} lines"
-    assert LONG_FILES - long == set(), "no exceptions any more: take them off the list"
+    assert long == set(), f"split what is longer than {MOST_LINES} lines"
 
 
 def test_imports_point_down():
@@ -168,8 +152,7 @@ def test_private_names_stay_in_their_file():
         for path, tree, own in files
         for use in private_uses(tree, own)
     }
-    assert used - PRIVATE_USES == set(), "give them public names, or a place that both may use"
-    assert PRIVATE_USES - used == set(), "no exceptions any more: take them off the list"
+    assert used == set(), "give them public names, or a place that both may use"
 
 
 def test_schemas_are_short():
@@ -180,8 +163,7 @@ def test_schemas_are_short():
     }
     assert counts
     long = {name for name, count in counts.items() if count > MOST_ARGUMENTS}
-    assert long - LONG_SCHEMAS == set(), f"no operator takes more than {MOST_ARGUMENTS} arguments"
-    assert LONG_SCHEMAS - long == set(), "no exceptions any more: take them off the list"
+    assert long == set(), f"no operator takes more than {MOST_ARGUMENTS} arguments"
 
 
 def names_in(tree):

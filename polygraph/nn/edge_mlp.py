@@ -19,7 +19,7 @@ from polygraph.nn.ordinary import (
     output_width,
     slope_of,
 )
-from polygraph.ops._common import decide
+from polygraph.ops.common import decide
 from polygraph.ops.edge_conv import AGGREGATIONS, edge_aggregate, edge_conv_in_place
 from polygraph.ops.edge_max import edge_max
 from polygraph.ops.edge_sum import activate, edge_sum, edge_values

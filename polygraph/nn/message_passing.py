@@ -12,7 +12,7 @@ from torch_geometric.nn import aggr as pyg_aggr
 from torch_geometric.nn.conv import MessagePassing
 
 from polygraph.nn.ordinary import has_values, is_ordinary
-from polygraph.ops import _common
+from polygraph.ops import common
 from polygraph.ops.graph import Graph, graph_from_coo, scan_edges
 
 _NAMES: dict[type, str] = {
@@ -166,7 +166,7 @@ def graph_of(
     target = 1 if flow == "source_to_target" else 0
     is_sorted = order is not None and str(getattr(order, "value", order)) == ("row", "col")[target]
     ends = edge_index[1 - target], edge_index[target]
-    if has_values(edge_index) and _common.takes_cpu_kernels(edge_index):
+    if has_values(edge_index) and common.takes_cpu_kernels(edge_index):
         # A look costs a tenth of a sort; on CUDA it would wait for the device.
         graph, wrong = scan_edges(*ends, num_sources, num_targets)
         if wrong is not None:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from polygraph import _load
-from polygraph.ops import _common
+from polygraph.ops import common
 from polygraph.ops._autograd import Gradients, register_autograd
 from polygraph.ops.graph_side import GraphSide
 
@@ -61,7 +61,7 @@ def edge_form(
 
 def nodes_at_a_time(elements: int, segments: int, like: Tensor) -> int:
     """Segments whose P or Z, so many elements each, exist at a time."""
-    device = "cuda" if _common.takes_cuda_kernels(like) else "cpu"
+    device = "cuda" if common.takes_cuda_kernels(like) else "cpu"
     fit = FORM_BYTES[device] // max(1, elements * like.element_size())
     return min(max(16, fit), max(1, segments))
 
@@ -96,7 +96,7 @@ def _visits_all(rows: int, side: GraphSide) -> bool:
 
     On a GPU nobody waits for the answer, and a list of rows may leave some out.
     """
-    if _common.takes_cuda_kernels(side.other) or side.edge is not None:
+    if common.takes_cuda_kernels(side.other) or side.edge is not None:
         return False
     return rows == int((side.other >= 0).sum() if side.slot is None else side.ptr[-1])
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from polygraph import _load
-from polygraph.ops import _common
-from polygraph.ops._common import autocast_dtype, cast, check_devices, unrecorded, wide
+from polygraph.ops import common
+from polygraph.ops.common import autocast_dtype, cast, check_devices, unrecorded, wide
 from polygraph.ops.edge_max import edge_max
 from polygraph.ops.edge_sum import activate, masks_of, sum_along
 from polygraph.ops.graph import Graph
@@ -104,7 +104,7 @@ def edge_conv_in_place(u: Tensor, v: Tensor, graph: Graph, aggr: str, slope: flo
 def _is_disposable(u: Tensor) -> bool:
     """Whether nothing that records or traces operations would miss that ``u`` was overwritten."""
     return (
-        _common.takes_cpu_kernels(u)
+        common.takes_cpu_kernels(u)
         and u.dtype in (torch.float32, torch.float64)
         and u.is_contiguous()
         and not u.requires_grad

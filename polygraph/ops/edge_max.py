@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from polygraph import _load
-from polygraph.ops import _common
+from polygraph.ops import common
 from polygraph.ops._autograd import (
     Gradients,
     apart,
@@ -99,7 +99,7 @@ def _max_backward(
 ) -> Gradients:
     arg, ptr, other, target, t_ptr, t_slot = saved
     # The CPU scatters maxima; CUDA gathers them, by the transpose that sums too can take.
-    if t_ptr is None and _common.takes_cuda_kernels(grad):
+    if t_ptr is None and common.takes_cuda_kernels(grad):
         t_ptr, t_slot = transpose_table(other[:, None], ctx.others)
         target = targets_of(ptr, other.shape[0])
     out = _ops.edge_max_backward(grad, arg, ctx.others, other, target, t_ptr, t_slot)

@@ -16,7 +16,7 @@ from polygraph.ops._autograd import (
     register_autograd,
     side_by_side,
 )
-from polygraph.ops._common import HALF_TYPES, autocast_dtype, cast, check_devices, wide
+from polygraph.ops.common import HALF_TYPES, autocast_dtype, cast, check_devices, wide
 from polygraph.ops.edge_sum import masks_of, sum_along, values_along
 from polygraph.ops.graph import Graph
 from polygraph.ops.graph_side import GraphSide

@@ -16,7 +16,7 @@ from polygraph.ops._autograd import (
     register_autograd,
     side_by_side,
 )
-from polygraph.ops._common import autocast_dtype, cast, check_devices
+from polygraph.ops.common import autocast_dtype, cast, check_devices
 from polygraph.ops.graph import Graph, transpose_graph
 from polygraph.ops.graph_side import GraphSide
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from polygraph import _load
 from polygraph.ops._autograd import Gradients, in_front, only_batched, register_autograd
-from polygraph.ops._common import check_devices
+from polygraph.ops.common import check_devices
 from polygraph.ops.edge_sum import dot_along, sum_along
 from polygraph.ops.graph import Graph, graph_from_table
 from polygraph.ops.graph_side import GraphSide

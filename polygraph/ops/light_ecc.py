@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from polygraph import _load
-from polygraph.ops import _common
-from polygraph.ops._common import (
+from polygraph.ops import common
+from polygraph.ops._light_ecc_form import edge_form, nodes_at_a_time
+from polygraph.ops.common import (
     autocast_disabled,
     autocast_dtype,
     cast,
     check_devices,
     unrecorded,
 )
-from polygraph.ops._light_ecc_form import edge_form, nodes_at_a_time
 from polygraph.ops.edge_sum import edge_values
 from polygraph.ops.graph import Graph
 from polygraph.ops.graph_side import GraphSide
@@ -108,7 +108,7 @@ def light_ecc(
     sides = _Side.of("left", left, of_left), _Side.of("right", right, of_right)
     weights = (*sides, kappa, edge_weight)
     with autocast_disabled(x):  # the products, too, in the wide type
-        plain = _common.takes_cpu_kernels(x) and unrecorded(x, left, right, *hidden, *weights[2:])
+        plain = common.takes_cpu_kernels(x) and unrecorded(x, left, right, *hidden, *weights[2:])
         if len(hidden) == 2 and plain:
             out = _light_ecc_on_the_fly(x, hidden[0], hidden[1], slope, *weights, graph)
         else:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from polygraph import _load
 from polygraph.ops._autograd import Gradients, in_front, only_batched, register_autograd
-from polygraph.ops._common import autocast_dtype, cast, check_devices
+from polygraph.ops.common import autocast_dtype, cast, check_devices
 
 _load.load_libraries()
 _ops = torch.ops.polygraph

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from polygraph import _load
-from polygraph.ops._common import autocast_dtype, cast, check_devices
 from polygraph.ops._trilinear import register_trilinear
+from polygraph.ops.common import autocast_dtype, cast, check_devices
 
 _load.load_libraries()
 _ops = torch.ops.polygraph

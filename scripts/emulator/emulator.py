@@ -100,10 +100,10 @@ def load(library: Path | None = None) -> None:
     There is no way back within the process.
     """
     library = build() if library is None else library
-    from polygraph.ops import _common
+    from polygraph.ops import common
 
     torch.ops.load_library(library)  # over the CPU's kernels, of which torch warns once
-    _common.takes_cuda_kernels = lambda tensor: True
+    common.takes_cuda_kernels = lambda tensor: True
 
 
 def set_order(order: int, library: Path = BUILD / "polygraph_emulated.so") -> None:

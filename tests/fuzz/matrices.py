@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import torch
 from draws import Draw, denormal
+from edges import GraphCase
 from judge import LARGEST, UNIT, Case, largest
-from support.edges import GraphCase
 from torch import Tensor
 
 from polygraph import ops, reference

@@ -16,7 +16,7 @@ from torch_geometric.data import Data
 from polygraph.nn import DynamicEdgeConv as DynamicEdgeConvOfNodes
 from polygraph.nn import NonLocalGraphConv2d, knn, knn_graph, pixel_knn
 from polygraph.nn.knn import knn_neighbors
-from polygraph.ops import _common
+from polygraph.ops import common
 from polygraph.transforms import KNNGraph
 
 
@@ -69,7 +69,7 @@ def test_pairs_of_two_sets(sizes, named, k, seed):
 def way(request, monkeypatch):
     """Samples found as on the CPU, and as on CUDA; both run here."""
     if request.param == "cuda":
-        monkeypatch.setattr(_common, "takes_cuda_kernels", lambda tensor: True)
+        monkeypatch.setattr(common, "takes_cuda_kernels", lambda tensor: True)
     return request.param
 
 
@@ -123,13 +123,13 @@ def test_one_sample_of_one(way):
 
 def with_recorded_reads(monkeypatch, call, *tensors):
     """How often ``call`` reads values: run on them, then without any, with what was read first."""
-    module = sys.modules["polygraph.nn.knn"]
-    read, values = module._read, []
+    module = sys.modules["polygraph.nn._samples"]
+    read, values = module.read, []
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_read", lambda t: values.append(read(t)) or values[-1])
+        patch.setattr(module, "read", lambda t: values.append(read(t)) or values[-1])
         call(*tensors)
         answers = iter(values)
-        patch.setattr(module, "_read", lambda t: next(answers))
+        patch.setattr(module, "read", lambda t: next(answers))
         with FakeTensorMode() as mode:
             call(*(mode.from_tensor(t) for t in tensors))
     return len(values)
@@ -137,7 +137,7 @@ def with_recorded_reads(monkeypatch, call, *tensors):
 
 def test_waits_for_a_device(monkeypatch):
     """Tensors without values refuse whatever would wait, but the one function that is counted."""
-    monkeypatch.setattr(_common, "takes_cuda_kernels", lambda tensor: True)
+    monkeypatch.setattr(common, "takes_cuda_kernels", lambda tensor: True)
     x, batch = points(29, 3), torch.tensor([0] * 9 + [1] * 8 + [4] * 12)
     calls = {
         "no batch": (0, lambda x, b: knn_graph(x, 3)),

@@ -13,7 +13,8 @@ from support.layer_calls import Case
 from support.layer_contract import LayerContract
 from support.tolerances import LAYER_FLOAT32, assert_close
 
-from polygraph.nn.mesh_conv import MESH_CONVS, MeshGraph, mesh_edges
+from polygraph.nn.mesh_conv import MESH_CONVS
+from polygraph.nn.mesh_graph import MeshGraph, mesh_edges
 
 NAMES = sorted(MESH_CONVS)
 SPHERE = trimesh.creation.icosphere(subdivisions=1)

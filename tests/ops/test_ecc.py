@@ -13,7 +13,7 @@ from support.tables import normal
 from support.tolerances import KERNEL, assert_close
 
 from polygraph import ops, reference
-from polygraph.ops import Graph, _common
+from polygraph.ops import Graph, common
 from polygraph.ops.ecc import EdgeLayer, choice, chunks
 from polygraph.ops.graph_side import GraphSide
 
@@ -294,7 +294,7 @@ def test_half_types_are_rounded_once(monkeypatch, made, side, way):
     is run on the CPU, too.
     """
     if way == "cuda":
-        monkeypatch.setattr(_common, "takes_cuda_kernels", lambda tensor: True)
+        monkeypatch.setattr(common, "takes_cuda_kernels", lambda tensor: True)
     inputs, graph = wide_sums(made, 3)
     if way == "gpu":
         inputs, graph = convert(inputs, device=GPU), Graph(graph.ptr.to(GPU), graph.source.to(GPU))

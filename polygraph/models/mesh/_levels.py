@@ -86,7 +86,8 @@ def level_operators(
         spirals = table_of(hierarchy.spirals[level])
         kept = spirals[table_of(keep)]
         return _spiral_factory(spirals, len(vertices)), _spiral_factory(kept, len(vertices))
-    from polygraph.nn.mesh_conv import MESH_CONVS, MeshGraph  # imports PyG, which takes seconds
+    from polygraph.nn.mesh_conv import MESH_CONVS  # imports PyG, which takes seconds
+    from polygraph.nn.mesh_graph import MeshGraph
 
     made, faces = MESH_CONVS[kind], hierarchy.faces[level]
     return (

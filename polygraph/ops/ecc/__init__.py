@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from polygraph import _load
-from polygraph.ops._common import (
+from polygraph.ops.common import (
     autocast_disabled,
     autocast_dtype,
     cast,

@@ -28,7 +28,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from polygraph.ops import _common
+from polygraph.ops import common
 from polygraph.ops.graph import Graph
 from polygraph.ops.graph_side import GraphSide
 
@@ -63,13 +63,13 @@ def way_of(
 
 
 def _fits_tiles(x: Tensor, hidden: int) -> bool:
-    return _common.takes_cpu_kernels(x) and hidden * x.shape[1] <= FEW
+    return common.takes_cpu_kernels(x) and hidden * x.shape[1] <= FEW
 
 
 def by_lanes(x: Tensor, hidden: int, side: GraphSide) -> bool:
     """Whether the CPU takes targets side by side in its vectors: their degrees differ little."""
     slots, targets = side.other.shape[0], side.num_segments
-    if not _common.takes_cpu_kernels(x) or slots == 0 or targets < 1:
+    if not common.takes_cpu_kernels(x) or slots == 0 or targets < 1:
         return False
     degree = side.ptr.diff()
     most = int(degree.max())
@@ -90,4 +90,4 @@ def source_is_cheaper(x: Tensor, weight: Tensor, graph: Graph) -> bool:
     per_source = x.shape[0] * hidden * C * D + slots * (hidden + 1) * D
     # At 16 to 3 channels the sources have 0.45 of the operations, and take as long as tiles.
     factor = 3 if _fits_tiles(x, hidden) else 1
-    return _common.decide(factor * per_source < per_target, default=False)
+    return common.decide(factor * per_source < per_target, default=False)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from polygraph.ops import _common
+from polygraph.ops import common
 
 # Nodes whose products exist at a time, and the bytes of these: in the cache of a CPU, enough to
 # fill a GPU.
@@ -56,7 +56,7 @@ def chunks(segments: int, hidden: int, columns: int, like: Tensor) -> Iterator[C
 
     Many nodes come before many columns: a product with W must not read W for a few rows.
     """
-    device = "cuda" if _common.takes_cuda_kernels(like) else "cpu"
+    device = "cuda" if common.takes_cuda_kernels(like) else "cpu"
     nodes = CHUNK_NODES[device]
     for _ in range(2):
         if 4 * nodes * hidden * columns * like.element_size() <= SMALL_BYTES:

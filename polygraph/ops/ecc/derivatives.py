@@ -16,7 +16,7 @@ from torch import Tensor
 
 from polygraph import _load
 from polygraph.ops._autograd import Gradients, recording, register_autograd
-from polygraph.ops._common import HALF_TYPES, autocast_disabled, cast, outside_autocast
+from polygraph.ops.common import HALF_TYPES, autocast_disabled, cast, outside_autocast
 from polygraph.ops.ecc.backward import EccGradients, Wanted, ecc_gradients, laid_out
 from polygraph.ops.ecc.forward import ecc_values
 from polygraph.ops.ecc.hidden import Hidden, past_activation, through_layer, widened

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from polygraph.ops import _common
+from polygraph.ops import common
 from polygraph.ops.ecc.chunks import Chunk
 from polygraph.ops.edge_sum import activate
 
@@ -71,7 +71,7 @@ def widened(*tensors: Any) -> tuple[Any, ...]:
     It would be rounded each time, and in float16 could overflow where the result does not. The
     copies, at most E x H elements, go when the operator returns.
     """
-    return tuple(_common.wide(t) for t in tensors)
+    return tuple(common.wide(t) for t in tensors)
 
 
 def past_activation(hidden: Tensor, value: Tensor, slope: float) -> Tensor:

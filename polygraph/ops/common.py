@@ -15,7 +15,7 @@ def takes_cuda_kernels(tensor: Tensor) -> bool:
     """Whether operators on ``tensor`` are computed the way that suits CUDA.
 
     Python that chooses between two ways of computing asks this function alone, as
-    ``_common.takes_cuda_kernels(x)``: where CUDA kernels run on the host, it is replaced.
+    ``common.takes_cuda_kernels(x)``: where CUDA kernels run on the host, it is replaced.
     """
     return tensor.is_cuda
 
