@@ -23,12 +23,36 @@ struct EdgeMaxSizes {
   int64_t D;
 };
 
+template <class T>
+struct EdgeMaxParams {
+  EdgeMaxSizes n;
+  GraphPointers graph;
+  const T* v = nullptr;     // [O, D]
+  const T* sign = nullptr;  // [D], null: maximum
+  T* value = nullptr;       // [S, D]
+  int32_t* arg = nullptr;   // [S, D]
+  T* sum = nullptr;         // [S, D], null: not wanted
+};
+
+// Of edge_max_backward and edge_take, which go by the slots that edge_max chose.
+template <class T>
+struct EdgeArgParams {
+  EdgeMaxSizes n;
+  const T* from = nullptr;          // grad [S, D] or v [O, D]
+  const int32_t* arg = nullptr;     // [S, D]
+  const int64_t* other = nullptr;   // [E]; edge_max_backward on CUDA has the following three in its place
+  const int64_t* target = nullptr;  // [E]
+  const int64_t* t_ptr = nullptr;   // [O+1]
+  const int64_t* t_slot = nullptr;  // [E]
+  T* out = nullptr;                 // [O, D] or [S, D]
+};
+
 inline EdgeMaxSizes check_edge_max(
     const Tensor& v, const std::optional<Tensor>& sign, const Tensor& ptr, const Tensor& other) {
   const char* op = "edge_max";
   check_floating(op, "v", v);
   check_shape(op, "v", v, "[N, D]", {-1, -1});
-  const EdgeMaxSizes n{check_graph(op, v, v.size(0), {.ptr = ptr, .other = other}), v.size(1)};
+  const EdgeMaxSizes n{.g = check_graph(op, v, v.size(0), {.ptr = ptr, .other = other}), .D = v.size(1)};
   if (sign.has_value()) {
     check_dtype(op, "sign", *sign, v.scalar_type());
     check_shape(op, "sign", *sign, "[D]", {n.D});
@@ -44,7 +68,7 @@ inline EdgeMaxSizes check_edge_max_args(const char* op, const Tensor& arg, const
   check_dtype(op, "other", other, ScalarType::Long);
   check_shape(op, "other", other, "[E]", {-1});
   check_device(op, "other", other, like);
-  return {{arg.size(0), 0, other.size(0)}, arg.size(1)};
+  return {.g = {.S = arg.size(0), .O = 0, .E = other.size(0)}, .D = arg.size(1)};
 }
 
 inline EdgeMaxSizes check_edge_max_backward(

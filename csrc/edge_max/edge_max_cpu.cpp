@@ -5,17 +5,6 @@
 namespace polygraph {
 namespace {
 
-template <class T>
-struct EdgeMaxParams {
-  EdgeMaxSizes n;
-  GraphPointers graph;
-  const T* v;     // [O, D]
-  const T* sign;  // [D], null: maximum
-  T* value;       // [S, D]
-  int32_t* arg;   // [S, D]
-  T* sum;         // [S, D], null: not wanted
-};
-
 #define POLYGRAPH_KERNEL_FILE "edge_max/edge_max_kernel.inc"
 #include "common/each_isa.inc"
 
@@ -39,14 +28,16 @@ void for_channels(const EdgeMaxSizes& n, const F& fn) {
   });
 }
 
+// Adds to p.out, which is 0 before.
 template <class T>
-void scatter(const EdgeMaxSizes& n, const T* grad, const int32_t* arg, const int64_t* other, T* out) {
-  for_channels(n, [&](int64_t begin, int64_t end) {
-    for (int64_t s = 0; s < n.g.S; ++s) {
+void scatter(const EdgeArgParams<T>& p) {
+  const int64_t D = p.n.D;
+  for_channels(p.n, [&](int64_t begin, int64_t end) {
+    for (int64_t s = 0; s < p.n.g.S; ++s) {
       for (int64_t c = begin; c < end; ++c) {
-        const int64_t slot = arg[s * n.D + c];
+        const int64_t slot = p.arg[s * D + c];
         if (slot >= 0) {
-          out[other[slot] * n.D + c] += grad[s * n.D + c];
+          p.out[p.other[slot] * D + c] += p.from[s * D + c];
         }
       }
     }
@@ -54,26 +45,22 @@ void scatter(const EdgeMaxSizes& n, const T* grad, const int32_t* arg, const int
 }
 
 template <class T>
-void take(const EdgeMaxSizes& n, const T* v, const int32_t* arg, const int64_t* other, T* out) {
-  parallel_tasks(n.g.S, n.D, [&](int64_t begin, int64_t end) {
+void take(const EdgeArgParams<T>& p) {
+  const int64_t D = p.n.D;
+  parallel_tasks(p.n.g.S, D, [&](int64_t begin, int64_t end) {
     for (int64_t s = begin; s < end; ++s) {
-      for (int64_t c = 0; c < n.D; ++c) {
-        const int64_t slot = arg[s * n.D + c];
-        out[s * n.D + c] = slot < 0 ? T(0) : v[other[slot] * n.D + c];
+      for (int64_t c = 0; c < D; ++c) {
+        const int64_t slot = p.arg[s * D + c];
+        p.out[s * D + c] = slot < 0 ? T(0) : p.from[p.other[slot] * D + c];
       }
     }
   });
 }
 
-template <class T>
-const T* data(const Tensor& tensor) {
-  return static_cast<const T*>(tensor.const_data_ptr());
-}
-
 // arg [S, D] names slots that hold an edge to a node, or is -1.
 void check_args(const char* op, const EdgeMaxSizes& n, const Tensor& arg, const Tensor& other) {
-  const int32_t* args = data<int32_t>(arg);
-  const int64_t* others = data<int64_t>(other);
+  const int32_t* args = const_data<int32_t>(arg);
+  const int64_t* others = const_data<int64_t>(other);
   std::atomic<bool> valid{true};
   check_within(op, "other", others, n.g.E, -1, n.g.O);
   parallel_tasks(n.g.S * n.D, 2, [&](int64_t begin, int64_t end) {
@@ -105,19 +92,18 @@ std::tuple<Tensor, Tensor, Tensor> edge_max_cpu(
   Tensor value = torch::stable::new_empty(features, {n.g.S, n.D});
   Tensor arg = torch::stable::new_empty(features, {n.g.S, n.D}, ScalarType::Int);
   Tensor sum = torch::stable::new_empty(features, {with_sum ? n.g.S : 0, n.D});
-  const auto run = [&](auto zero) {
+  dispatch_wide(features, [&](auto zero) {
     using T = decltype(zero);
     edge_max_cpu(
         EdgeMaxParams<T>{
-            n, graph.pointers(), data<T>(features), signs.has_value() ? data<T>(*signs) : nullptr,
-            static_cast<T*>(value.mutable_data_ptr()), static_cast<int32_t*>(arg.mutable_data_ptr()),
-            with_sum ? static_cast<T*>(sum.mutable_data_ptr()) : nullptr});
-  };
-  if (features.scalar_type() == ScalarType::Double) {
-    run(0.0);
-  } else {
-    run(0.0F);
-  }
+            .n = n,
+            .graph = graph.pointers(),
+            .v = const_data<T>(features),
+            .sign = const_data<T>(signs),
+            .value = mutable_data<T>(value),
+            .arg = mutable_data<int32_t>(arg),
+            .sum = with_sum ? mutable_data<T>(sum) : nullptr});
+  });
   return {narrowed(value, v.scalar_type()), arg, narrowed(sum, v.scalar_type())};
 }
 
@@ -130,15 +116,15 @@ Tensor edge_max_backward_cpu(
   check_args("edge_max_backward", n, args, sources);
   const Tensor upstream = widened(dense(grad));
   Tensor out = torch::stable::new_zeros(upstream, {n.g.O, n.D});
-  if (upstream.scalar_type() == ScalarType::Double) {
-    scatter<double>(
-        n, data<double>(upstream), data<int32_t>(args), data<int64_t>(sources),
-        static_cast<double*>(out.mutable_data_ptr()));
-  } else {
-    scatter<float>(
-        n, data<float>(upstream), data<int32_t>(args), data<int64_t>(sources),
-        static_cast<float*>(out.mutable_data_ptr()));
-  }
+  dispatch_wide(upstream, [&](auto zero) {
+    using T = decltype(zero);
+    scatter<T>(
+        {.n = n,
+         .from = const_data<T>(upstream),
+         .arg = const_data<int32_t>(args),
+         .other = const_data<int64_t>(sources),
+         .out = mutable_data<T>(out)});
+  });
   return narrowed(out, grad.scalar_type());
 }
 
@@ -151,15 +137,15 @@ Tensor edge_take_cpu(
   check_args("edge_take", n, args, sources);
   const Tensor features = widened(dense(v));
   Tensor out = torch::stable::new_empty(features, {n.g.S, n.D});
-  if (features.scalar_type() == ScalarType::Double) {
-    take<double>(
-        n, data<double>(features), data<int32_t>(args), data<int64_t>(sources),
-        static_cast<double*>(out.mutable_data_ptr()));
-  } else {
-    take<float>(
-        n, data<float>(features), data<int32_t>(args), data<int64_t>(sources),
-        static_cast<float*>(out.mutable_data_ptr()));
-  }
+  dispatch_wide(features, [&](auto zero) {
+    using T = decltype(zero);
+    take<T>(
+        {.n = n,
+         .from = const_data<T>(features),
+         .arg = const_data<int32_t>(args),
+         .other = const_data<int64_t>(sources),
+         .out = mutable_data<T>(out)});
+  });
   return narrowed(out, v.scalar_type());
 }
 

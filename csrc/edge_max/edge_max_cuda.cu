@@ -11,19 +11,15 @@ template <class T>
 constexpr int kLanePack = std::min(4, kPackWidth<T>);  // channels of a load: of rows, and of int32
 
 template <class T>
-struct EdgeMaxParams {
-  EdgeMaxSizes n;
-  GraphPointers graph;
-  const T* v;     // [O, D]
-  const T* sign;  // [D], null: maximum
-  T* value;       // [S, D]
-  int32_t* arg;   // [S, D]
-  T* sum;         // [S, D], null: not wanted
+struct EdgeMaxCudaParams : EdgeMaxParams<T> {
   uint32_t row_bytes;
-  SegmentWork work;
-  Acc<T>* best_of_piece;  // [places, D], of sign * v
-  int32_t* arg_of_piece;  // [places, D]
-  Acc<T>* sum_of_piece;   // [places, D], null: not wanted
+  SegmentWork work = {};
+  Acc<T>* best_of_piece = nullptr;  // [places, D], of sign * v
+  int32_t* arg_of_piece = nullptr;  // [places, D]
+  Acc<T>* sum_of_piece = nullptr;   // [places, D], null: not wanted
+
+  explicit EdgeMaxCudaParams(const EdgeMaxParams<T>& given)
+      : EdgeMaxParams<T>(given), row_bytes(static_cast<uint32_t>(given.n.D * static_cast<int64_t>(sizeof(T)))) {}
 };
 
 // Whether `value` takes the place of what was best before it: it is larger, or NaN; but nothing is larger than NaN.
@@ -38,7 +34,7 @@ __device__ __forceinline__ bool is_better(A value, A best) {
 // slot, and hands them round. Bound by memory: one row a slot, mostly from the L2. Safe: no shared memory, one writer a
 // number; all lanes of a warp pass every shuffle, because the walk is as long as the warp's longest unit.
 template <class T, int kVec, bool kSum>
-__global__ void __launch_bounds__(kSegmentThreads, 3) edge_max_kernel(const __grid_constant__ EdgeMaxParams<T> p) {
+__global__ void __launch_bounds__(kSegmentThreads, 3) edge_max_kernel(const __grid_constant__ EdgeMaxCudaParams<T> p) {
   const Group group = this_group(p.work);
   const SegmentUnit unit = find_unit(
       p.work, group, [&](int64_t first, int64_t last) { POLYGRAPH_CHECK_SEGMENT("edge_max", first, last, p.n.g.E); });
@@ -117,7 +113,8 @@ struct Largest {
 
 // The pieces of long segments, joined (common/segments.cuh).
 template <class T>
-__global__ void __launch_bounds__(kJoinLanes* kJoinRows) join_max_kernel(const __grid_constant__ EdgeMaxParams<T> p) {
+__global__ void __launch_bounds__(kJoinLanes* kJoinRows)
+    join_max_kernel(const __grid_constant__ EdgeMaxCudaParams<T> p) {
   using Item = Largest<Acc<T>>;
   join_pieces<Item>(
       p.work, p.n.D, Item{kLeast<Acc<T>>, 0, -1},
@@ -140,24 +137,22 @@ __global__ void __launch_bounds__(kJoinLanes* kJoinRows) join_max_kernel(const _
       });
 }
 
+// Of edge_max_backward, whose segments are the O nodes.
 template <class T>
-struct EdgeArgParams {
-  EdgeMaxSizes n;
-  const T* from;          // grad [S, D] or v [O, D]
-  const int32_t* arg;     // [S, D]
-  const int64_t* other;   // [E]
-  const int64_t* target;  // [E]; these three edge_max_backward only
-  const int64_t* t_ptr;   // [O+1]
-  const int64_t* t_slot;  // [E]
-  T* out;                 // [O, D] or [S, D]
-  SegmentWork work;       // this and the following edge_max_backward only; its segments are the O nodes
-  Acc<T>* partial;        // [places, D]
+struct EdgeArgCudaParams : EdgeArgParams<T> {
   uint32_t row_bytes, arg_row_bytes;
+  SegmentWork work = {};
+  Acc<T>* partial = nullptr;  // [places, D]
+
+  explicit EdgeArgCudaParams(const EdgeArgParams<T>& given)
+      : EdgeArgParams<T>(given),
+        row_bytes(static_cast<uint32_t>(given.n.D * static_cast<int64_t>(sizeof(T)))),
+        arg_row_bytes(static_cast<uint32_t>(given.n.D * static_cast<int64_t>(sizeof(int32_t)))) {}
 };
 
 // Reads and checks a position of the transposed graph: the target, and the slot.
 template <class T>
-__device__ __forceinline__ SlotIds read_target(const EdgeArgParams<T>& p, const SegmentUnit& unit, uint32_t at) {
+__device__ __forceinline__ SlotIds read_target(const EdgeArgCudaParams<T>& p, const SegmentUnit& unit, uint32_t at) {
   if (at >= unit.count) {
     return {-1, -1};
   }
@@ -175,7 +170,7 @@ __device__ __forceinline__ SlotIds read_target(const EdgeArgParams<T>& p, const 
 // kVec was. Coalescing and safety as above.
 template <class T, int kVec>
 __global__ void __launch_bounds__(kSegmentThreads, 3)
-    edge_max_backward_kernel(const __grid_constant__ EdgeArgParams<T> p) {
+    edge_max_backward_kernel(const __grid_constant__ EdgeArgCudaParams<T> p) {
   const Group group = this_group(p.work);
   const SegmentUnit unit = find_unit(p.work, group, [&](int64_t first, int64_t last) {
     POLYGRAPH_CHECK_SEGMENT("edge_max_backward", first, last, p.n.g.E);
@@ -253,7 +248,7 @@ __global__ void __launch_bounds__(kSegmentThreads) edge_take_kernel(EdgeArgParam
 }
 
 template <class T>
-void launch_edge_max(EdgeMaxParams<T> p, SegmentMemory& memory, const DeviceScope& scope) {
+void launch_edge_max(EdgeMaxCudaParams<T> p, SegmentMemory& memory, const DeviceScope& scope) {
   constexpr int kVec = kLanePack<T>;
   if (p.n.g.S * p.n.D == 0) {
     return;
@@ -276,7 +271,7 @@ void launch_edge_max(EdgeMaxParams<T> p, SegmentMemory& memory, const DeviceScop
 }
 
 template <class T>
-void launch_edge_max_backward(EdgeArgParams<T> p, SegmentMemory& memory, const DeviceScope& scope) {
+void launch_edge_max_backward(EdgeArgCudaParams<T> p, SegmentMemory& memory, const DeviceScope& scope) {
   constexpr int kVec = kLanePack<T>;
   if (p.n.g.O * p.n.D == 0) {
     return;
@@ -284,10 +279,8 @@ void launch_edge_max_backward(EdgeArgParams<T> p, SegmentMemory& memory, const D
   const bool packed =
       p.n.D % kVec == 0 && is_aligned(p.from, kVec * sizeof(T)) && is_aligned(p.arg, kVec * sizeof(int32_t));
   const int64_t packs = p.n.D / (packed ? kVec : 1);
-  p.work = share_segments("edge_max_backward", {p.n.g.O, p.n.g.S, p.n.g.E}, p.t_ptr, packs, memory);
+  p.work = share_segments("edge_max_backward", {.S = p.n.g.O, .O = p.n.g.S, .E = p.n.g.E}, p.t_ptr, packs, memory);
   p.partial = memory.take<Acc<T>>(p.work.places * p.n.D);
-  p.row_bytes = static_cast<uint32_t>(p.n.D * static_cast<int64_t>(sizeof(T)));
-  p.arg_row_bytes = static_cast<uint32_t>(p.n.D * static_cast<int64_t>(sizeof(int32_t)));
   start_kernel(
       all_units(p.work, packs), scope, packed ? edge_max_backward_kernel<T, kVec> : edge_max_backward_kernel<T, 1>, p);
   launch_join_sums<T>({p.work, p.partial, p.out, p.n.D}, scope);
@@ -320,20 +313,15 @@ std::tuple<Tensor, Tensor, Tensor> edge_max_cuda(
   SegmentMemory memory(features);
   dispatch_floating(v.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
-    launch_edge_max<T>(
-        {n,
-         graph.pointers(),
-         const_data<T>(features),
-         const_data<T>(signs),
-         mutable_data<T>(value),
-         mutable_data<int32_t>(arg),
-         with_sum ? mutable_data<T>(sum) : nullptr,
-         static_cast<uint32_t>(n.D * static_cast<int64_t>(sizeof(T))),
-         {},
-         nullptr,
-         nullptr,
-         nullptr},
-        memory, scope);
+    const EdgeMaxParams<T> p{
+        .n = n,
+        .graph = graph.pointers(),
+        .v = const_data<T>(features),
+        .sign = const_data<T>(signs),
+        .value = mutable_data<T>(value),
+        .arg = mutable_data<int32_t>(arg),
+        .sum = with_sum ? mutable_data<T>(sum) : nullptr};
+    launch_edge_max(EdgeMaxCudaParams<T>(p), memory, scope);
   });
   return {value, arg, sum};
 }
@@ -356,20 +344,15 @@ Tensor edge_max_backward_cuda(
   SegmentMemory memory(grad);
   dispatch_floating(grad.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
-    launch_edge_max_backward<T>(
-        {n,
-         const_data<T>(upstream),
-         const_data<int32_t>(args),
-         nullptr,
-         const_data<int64_t>(targets),
-         const_data<int64_t>(pointers),
-         const_data<int64_t>(slots),
-         mutable_data<T>(out),
-         {},
-         nullptr,
-         0,
-         0},
-        memory, scope);
+    const EdgeArgParams<T> p{
+        .n = n,
+        .from = const_data<T>(upstream),
+        .arg = const_data<int32_t>(args),
+        .target = const_data<int64_t>(targets),
+        .t_ptr = const_data<int64_t>(pointers),
+        .t_slot = const_data<int64_t>(slots),
+        .out = mutable_data<T>(out)};
+    launch_edge_max_backward(EdgeArgCudaParams<T>(p), memory, scope);
   });
   return out;
 }
@@ -386,18 +369,11 @@ Tensor edge_take_cuda(
   dispatch_floating(v.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     launch_edge_take<T>(
-        {n,
-         const_data<T>(features),
-         const_data<int32_t>(args),
-         const_data<int64_t>(sources),
-         nullptr,
-         nullptr,
-         nullptr,
-         mutable_data<T>(out),
-         {},
-         nullptr,
-         0,
-         0},
+        {.n = n,
+         .from = const_data<T>(features),
+         .arg = const_data<int32_t>(args),
+         .other = const_data<int64_t>(sources),
+         .out = mutable_data<T>(out)},
         scope);
   });
   return out;
