@@ -30,12 +30,13 @@ MEANT = {
     "zero": {
         *("seed", "val_seed", "weight_decay", "label_smoothing", "shift", "beta1", "beta2", "ema"),
         *("grow_steps", "score_images", "mapping_order", "dropout", "augmentation", "reference"),
-        "num_categories",
+        *("num_categories", "min_learning_rate", "warmup_epochs"),
     },
     "huge": {
         *("seed", "val_seed", "steps", "epochs", "eval_every", "checkpoint_every", "log_every"),
         *("learning_rate", "grad_clip", "weight_decay", "augmentation", "gradient_penalty"),
         *("clip", "critic_rate", "grow_steps", "scale", "shift", "to_mm", "delta"),
+        *("clip_value", "warmup_epochs"),
     },
 }
 BESIDE = {

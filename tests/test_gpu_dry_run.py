@@ -10,11 +10,11 @@ import pytest
 
 TESTS = Path(__file__).parent
 ONE = "tests/ops/test_transpose_table.py::test_gpu_table"
-# A bare machine has torch, torch_geometric and what tests are run with; none of these.
+# A bare machine has torch, torch_geometric, safetensors and what tests are run with; none of these.
 ABSENT = """
 import sys
 absent = "trimesh scipy h5py lightning_fabric lightning jsonargparse PIL tensorboard torchmetrics"
-absent += " matplotlib plotly open3d sklearn safetensors torch_cluster torch_scatter"
+absent += " matplotlib plotly open3d sklearn torch_cluster torch_scatter"
 sys.modules.update(dict.fromkeys(absent.split()))  # None: not to be imported
 import pytest
 sys.exit(pytest.main(sys.argv[1:]))
