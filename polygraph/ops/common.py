@@ -96,6 +96,11 @@ def unrecorded(*tensors: Tensor | None) -> bool:
 HALF_TYPES = (torch.float16, torch.bfloat16)
 
 
+def wide_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What values of ``dtype`` are computed in: float32 for half types."""
+    return torch.float32 if dtype in HALF_TYPES else dtype
+
+
 @overload
 def wide(tensor: Tensor) -> Tensor: ...
 @overload

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from polygraph import _load
 from polygraph.ops._autograd import Gradients, in_front, only_batched, register_autograd
-from polygraph.ops.common import check_devices
+from polygraph.ops.common import check_devices, wide_dtype
 from polygraph.ops.edge_sum import dot_along, sum_along
 from polygraph.ops.graph import Graph, graph_from_table
 from polygraph.ops.graph_side import GraphSide
@@ -104,10 +104,6 @@ def knn(
     return (index[0], dist2[0]) if single else (index, dist2)
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
-
-
 @torch.library.register_fake("polygraph::knn")
 def _(
     x: Tensor,
@@ -122,7 +118,7 @@ def _(
     search_radius: int,
 ) -> tuple[Tensor, Tensor]:
     shape = (y.shape[0], y.shape[1], k)
-    return y.new_empty(shape, dtype=torch.int64), y.new_empty(shape, dtype=_wide(x.dtype))
+    return y.new_empty(shape, dtype=torch.int64), y.new_empty(shape, dtype=wide_dtype(x.dtype))
 
 
 # With g the gradient of dist2, d/dy = 2 Σ_k g (y - x_index): a weighted sum of differences along

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from polygraph import _load
 from polygraph.ops._autograd import Gradients, in_front, only_batched, register_autograd
-from polygraph.ops.common import autocast_dtype, cast, check_devices
+from polygraph.ops.common import autocast_dtype, cast, check_devices, wide_dtype
 
 _load.load_libraries()
 _ops = torch.ops.polygraph
@@ -86,10 +86,6 @@ def poly_step(
     return out
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
-
-
 @torch.library.register_fake("polygraph::poly_step")
 def _(
     a: Tensor,
@@ -104,7 +100,7 @@ def _(
     check_devices("poly_step", "a", a, s=s, scale=scale, bias=bias, skip=skip)
     samples, rows, channels = a.shape
     channels = channels // 2 if s is None else channels
-    rnorm = a.new_empty(samples, channels, dtype=_wide(a.dtype))
+    rnorm = a.new_empty(samples, channels, dtype=wide_dtype(a.dtype))
     return a.new_empty(samples, rows, channels), rnorm
 
 
@@ -250,7 +246,7 @@ def _backward_backward(
 def _jvp(given: Any, output: tuple[Tensor, Tensor], tangents: Any) -> tuple[Tensor, None]:
     a, s, scale, *_, norm, eps, activation = given
     dtype, out = output[0].dtype, output[0]
-    wide = _wide(dtype)
+    wide = wide_dtype(dtype)
     a, s, scale = cast(a, wide), cast(s, wide), cast(scale, wide)
     for_a, for_s, for_scale, for_bias, for_skip = (cast(t, wide) for t in tangents[:5])
     first, second = a.chunk(2, dim=-1) if s is None else (a, s)
@@ -293,7 +289,7 @@ def _backward_composite(
     grad: Tensor, a: Tensor, s: Any, scale: Any, out: Tensor, rnorm: Any, *settings: Any
 ) -> tuple[Tensor, ...]:
     """The formula, half types in float32."""
-    dtype, wide = grad.dtype, _wide(grad.dtype)
+    dtype, wide = grad.dtype, wide_dtype(grad.dtype)
     values = (cast(t, wide) for t in (grad, a, s, scale, out))
     return tuple(t.to(dtype) for t in _backward_formula(*values, *settings))  # type: ignore[arg-type]
 
