@@ -70,6 +70,25 @@ struct EdgeProductParams {
   bool add = false;           // to y
 };
 
+// Contiguous tensors, for as long as a kernel runs.
+inline EdgeProductTensors ready(const EdgeProductTensors& t) {
+  return {.phi = dense(t.phi), .near = dense(t.near), .far = dense(t.far), .x = dense(t.x), .near_x = dense(t.near_x)};
+}
+
+template <class T, class A = T>
+EdgeProductParams<T, A> edge_product_params(
+    const EdgeProductSizes& n, const GraphPointers& graph, const EdgeProductTensors& t, double slope) {
+  return {
+      .n = n,
+      .graph = graph,
+      .phi = const_data<T>(t.phi),
+      .near = const_data<T>(t.near),
+      .far = const_data<T>(t.far),
+      .slope = static_cast<A>(slope),
+      .x = const_data<T>(t.x),
+      .near_x = const_data<T>(t.near_x)};
+}
+
 // A list of phi: one tensor, or near and far.
 inline void read_phi(const char* op, const std::vector<Tensor>& list, EdgeProductTensors& t) {
   POLYGRAPH_CHECK(list.size() <= 2, op, ": phi is one tensor, or near and far, got ", list.size(), " tensors");

@@ -26,24 +26,6 @@ void edge_inner_cpu(const EdgeProductParams<T>& p) {
   });
 }
 
-EdgeProductTensors ready(const EdgeProductTensors& t) {
-  return {.phi = dense(t.phi), .near = dense(t.near), .far = dense(t.far), .x = dense(t.x), .near_x = dense(t.near_x)};
-}
-
-template <class T>
-EdgeProductParams<T> params(
-    const EdgeProductSizes& n, const GraphPointers& graph, const EdgeProductTensors& t, double slope) {
-  return {
-      .n = n,
-      .graph = graph,
-      .phi = const_data<T>(t.phi),
-      .near = const_data<T>(t.near),
-      .far = const_data<T>(t.far),
-      .slope = static_cast<T>(slope),
-      .x = const_data<T>(t.x),
-      .near_x = const_data<T>(t.near_x)};
-}
-
 }  // namespace
 
 void edge_outer_cpu(
@@ -59,7 +41,7 @@ void edge_outer_cpu(
   const EdgeProductTensors t = ready(given);
   dispatch_wide(out, [&](auto zero) {
     using T = decltype(zero);
-    EdgeProductParams<T> p = params<T>(n, held.pointers(), t, slope);
+    EdgeProductParams<T> p = edge_product_params<T>(n, held.pointers(), t, slope);
     p.out = mutable_data<T>(out);
     edge_outer_cpu(p);
   });
@@ -80,7 +62,7 @@ void edge_inner_cpu(
   const EdgeProductTensors t = ready(given);
   dispatch_wide(G, [&](auto zero) {
     using T = decltype(zero);
-    EdgeProductParams<T> p = params<T>(n, held.pointers(), t, slope);
+    EdgeProductParams<T> p = edge_product_params<T>(n, held.pointers(), t, slope);
     p.G = const_data<T>(matrices);
     p.a = a.has_value() ? mutable_data<T>(*a) : nullptr;
     p.a_step = a.has_value() ? a->stride(0) : 0;

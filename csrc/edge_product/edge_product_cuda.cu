@@ -25,24 +25,6 @@ void check_matrix_size(const char* op, const EdgeProductSizes& n) {
       n.hidden(), " x ", n.C, " is too large");
 }
 
-EdgeProductTensors ready(const EdgeProductTensors& t) {
-  return {.phi = dense(t.phi), .near = dense(t.near), .far = dense(t.far), .x = dense(t.x), .near_x = dense(t.near_x)};
-}
-
-template <class T>
-ProductParams<T> params(
-    const EdgeProductSizes& n, const GraphPointers& graph, const EdgeProductTensors& t, double slope) {
-  return {
-      .n = n,
-      .graph = graph,
-      .phi = const_data<T>(t.phi),
-      .near = const_data<T>(t.near),
-      .far = const_data<T>(t.far),
-      .slope = static_cast<Acc<T>>(slope),
-      .x = const_data<T>(t.x),
-      .near_x = const_data<T>(t.near_x)};
-}
-
 }  // namespace
 
 void edge_outer_cuda(
@@ -58,7 +40,7 @@ void edge_outer_cuda(
   const EdgeProductTensors t = ready(given);
   dispatch_floating(out.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
-    ProductParams<T> p = params<T>(n, held.pointers(), t, slope);
+    ProductParams<T> p = edge_product_params<T, Acc<T>>(n, held.pointers(), t, slope);
     p.out = mutable_data<T>(out);
     launch_edge_outer<T>(p, scope);
   });
@@ -83,7 +65,7 @@ void edge_inner_cuda(
     EdgeProductTensors t = ready(given);
     t.x = aligned(t.x, bytes);
     t.near_x = aligned(t.near_x, bytes);
-    ProductParams<T> p = params<T>(n, held.pointers(), t, slope);
+    ProductParams<T> p = edge_product_params<T, Acc<T>>(n, held.pointers(), t, slope);
     p.G = const_data<T>(matrices);
     p.a = a.has_value() ? mutable_data<T>(*a) : nullptr;
     p.a_step = a.has_value() ? a->stride(0) : 0;

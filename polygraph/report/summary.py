@@ -151,6 +151,8 @@ def markdown_summary(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _setting(value: Any) -> str:
+    if isinstance(value, dict):  # such as the length of a run, in steps or in epochs
+        return " ".join(f"{count} {unit}" for unit, count in value.items())
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 

@@ -35,6 +35,15 @@ class Progress:
     best_score: float = math.inf
     seconds: float = 0.0
 
+    def columns(self) -> dict[str, Any]:
+        """What the result of every run says of it: steps, seconds, milliseconds a step."""
+        return {
+            "steps": self.step,
+            "best_step": self.best_step,
+            "seconds": self.seconds,
+            "step_ms": 1000 * self.seconds / max(1, self.step),
+        }
+
 
 def read_progress(values: Any, path: Path) -> Progress:
     """The progress in a checkpoint, if it is one."""

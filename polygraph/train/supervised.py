@@ -10,6 +10,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -21,9 +22,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from polygraph.data.store import progress
+from polygraph.train.checkpoint import load_weights
 from polygraph.train.config import TrainConfig
 from polygraph.train.distributed import gather_rows, shard
-from polygraph.train.loop import NotFinite, Task
+from polygraph.train.loop import BEST, LAST, NotFinite, Progress, Task
 from polygraph.train.optimizer import descend, make_optimizer
 
 _CHECK_EVERY = 100  # steps between looks at the loss, each of which waits for the device
@@ -126,6 +128,11 @@ class SupervisedTask(Task):
             config.clip_value,
         )
         return dict(zip(self.logged, values, strict=True))
+
+    def load_best(self, progress: Progress, folder: Path) -> None:
+        """Put the weights that did best on the validation into the model; without any, the last."""
+        self.fabric.barrier()  # the first process has written what all of them read
+        load_weights(self.model, folder / (LAST if progress.best_step is None else BEST))
 
 
 class ClassifierTask(SupervisedTask):

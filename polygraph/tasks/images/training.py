@@ -232,12 +232,9 @@ def _finish(
     task: GanTask, progress: Progress, folder: Path, meta: dict[str, Any]
 ) -> dict[str, Any]:
     result = {
-        "steps": progress.step,
-        "best_step": progress.best_step,
+        **progress.columns(),
         "parameters": sum(p.numel() for p in task.generator.parameters()),
         "critic_parameters": sum(p.numel() for p in task.critic.parameters()),
-        "seconds": progress.seconds,
-        "step_ms": 1000 * progress.seconds / max(1, progress.step),
         "processes": task.fabric.world_size,
         **meta,
     }

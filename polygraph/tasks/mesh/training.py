@@ -30,10 +30,10 @@ from polygraph.mesh.spiral import SpiralConfig
 from polygraph.metrics.vertex_error import check_errors_fit
 from polygraph.models.mesh.mesh_autoencoder import MeshAutoencoder, MeshAutoencoderConfig
 from polygraph.train.batches import NormalizedBatches
-from polygraph.train.checkpoint import load_weights, seal, write_atomic, write_json
+from polygraph.train.checkpoint import seal, write_atomic, write_json
 from polygraph.train.config import TrainConfig, config_hash
 from polygraph.train.distributed import gather_rows, make_fabric, process_group, shard
-from polygraph.train.loop import BEST, LAST, Progress, Trainer
+from polygraph.train.loop import Progress, Trainer
 from polygraph.train.provenance import provenance
 from polygraph.train.supervised import SupervisedTask
 
@@ -380,18 +380,13 @@ def _finish(
     task: MeshTask, progress: Progress, folder: Path, meta: dict[str, Any]
 ) -> dict[str, Any]:
     """Measure the best weights on the test split and write the result."""
-    task.fabric.barrier()  # the first process has written what all of them read
-    chosen = BEST if progress.best_step is not None else LAST
-    load_weights(task.model, folder / chosen)
+    task.load_best(progress, folder)
     val = metrics.summarize(task.errors(task.split.val))
     test = metrics.summarize(task.errors(task.split.test))
     result = {
-        "steps": progress.step,
-        "best_step": progress.best_step,
+        **progress.columns(),
         **measured(val, test),
         "parameters": sum(p.numel() for p in task.model.parameters()),
-        "seconds": progress.seconds,
-        "step_ms": 1000 * progress.seconds / max(1, progress.step),
         "processes": task.fabric.world_size,
         **meta,
     }

@@ -23,10 +23,10 @@ from polygraph._checks import check_numbers
 from polygraph.data.shapes import ShapeDataConfig, ShapeDataset, open_shapes
 from polygraph.models.points.dgcnn import DGCNNClassifier, DGCNNClassifierConfig
 from polygraph.train.batches import PointBatches
-from polygraph.train.checkpoint import load_weights, seal, write_json
+from polygraph.train.checkpoint import seal, write_json
 from polygraph.train.config import TrainConfig, config_hash
 from polygraph.train.distributed import make_fabric, process_group
-from polygraph.train.loop import BEST, LAST, Progress, Trainer
+from polygraph.train.loop import Progress, Trainer
 from polygraph.train.provenance import provenance
 from polygraph.train.supervised import ClassificationLoss, ClassifierTask, model_logits
 
@@ -258,19 +258,14 @@ def _finish(
     task: PointsTask, progress: Progress, folder: Path, meta: dict[str, Any]
 ) -> dict[str, Any]:
     """Measure the best weights on the test shapes and write the result."""
-    task.fabric.barrier()  # the first process has written what all of them read
-    chosen = BEST if progress.best_step is not None else LAST
-    load_weights(task.model, folder / chosen)
-    per_step = progress.seconds / max(1, progress.step)
+    task.load_best(progress, folder)
+    reached = progress.columns()
     result = {
-        "steps": progress.step,
-        "best_step": progress.best_step,
+        **reached,
         "val": task.measure(task.dataset.val),
         "test": task.measure(task.dataset.test),
         "parameters": sum(p.numel() for p in task.model.parameters()),
-        "seconds": progress.seconds,
-        "seconds_per_epoch": per_step * task.num_samples / task.config.batch_size,
-        "step_ms": 1000 * per_step,
+        "seconds_per_epoch": reached["step_ms"] / 1000 * task.num_samples / task.config.batch_size,
         "processes": task.fabric.world_size,
         **meta,
     }

@@ -358,7 +358,7 @@ def test_averages_over_seeds_leave_nothing_out():
 
 def test_the_best_is_bold():
     rows = [
-        row("first-order", 4.0, parameters=3),
+        row("first-order", 4.0, parameters=3, recipe={"length": {"steps": 7}, "factors": [4, 2]}),
         row("full-2", 2.0),
         row("pca", 1.0, family="linear", recipe_hash=None, recipe=None, parameters=1),
     ]
@@ -369,6 +369,7 @@ def test_the_best_is_bold():
     assert "| **1.00** |" in text
     assert "| **3** |" in text
     assert text.count("**") == 4
+    assert "; length 7 steps, factors 4 2; " in text
 
 
 def test_batch_normalisation_is_measured_in_evaluation_mode(tmp_path, data):
