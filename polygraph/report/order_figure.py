@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from polygraph.mesh.up import Up, known_up
 from polygraph.report.charts import picture_name
 from polygraph.report.figures import Panel, heatmap_figure
 from polygraph.report.grid_rows import GridError, Model, View, make_views, read_rows
 from polygraph.report.page_meshes import SampleMeshes, read_reconstructions, read_samples
-from polygraph.report.render import Up, make_view
+from polygraph.report.render import make_view
 
 FAMILIES = ("first-order", "full")
 
@@ -38,7 +39,7 @@ def write_order_figures(
         models: names, in the order of the picture; default: first order and NCP (``full``) of
             every order, with spirals and activations, by their order.
         mesh: which of the test meshes that the grid has written.
-        up: see `polygraph.report.render.make_view`.
+        up: axis that points up; ``auto``: as the grid says.
 
     Returns:
         The files.
@@ -69,7 +70,8 @@ def _figure(grid: Path, view: View, path: Path, names: Sequence[str], mesh: int,
     true = samples.inputs[mesh].astype(np.float64)
     label = f"ground truth\n{samples.labels[mesh]}".rstrip()
     rows = [(label, true, panels)]
-    return heatmap_figure(path, rows, samples.faces, [make_view(true, up=up)])
+    seen_from = make_view(true, up=known_up(up, samples.up))
+    return heatmap_figure(path, rows, samples.faces, [seen_from])
 
 
 def _by_order(view: View) -> list[Model]:

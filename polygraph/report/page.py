@@ -19,6 +19,7 @@ import numpy as np
 
 import polygraph
 from polygraph._files import write_atomic
+from polygraph.mesh.up import Up
 from polygraph.report.grid_rows import (
     AVERAGED,
     COUNTED,
@@ -40,7 +41,7 @@ from polygraph.report.page_meshes import (
     read_samples,
 )
 from polygraph.report.palette import FAMILIES
-from polygraph.report.render import Up, error_colormap
+from polygraph.report.render import error_colormap
 
 MAX_MB = 15.0
 _IMPORT = re.compile(r'^import \{[^}]*\} from "\./(\w+\.js)";\n', re.MULTILINE)
@@ -69,7 +70,7 @@ def write_report(
         title: heading of the page.
         max_mb: size to stay below, in millions of bytes; meshes are thinned out to fit, and test
             samples left out.
-        up: axis of the meshes that points up.
+        up: axis of the meshes that points up; ``auto``: as the grid says.
 
     Returns:
         The path of the file.
@@ -144,7 +145,7 @@ def build_payload(grid: str | Path, *, budget: float, up: Up = "auto") -> dict[s
     Args:
         grid: as of :func:`write_report`.
         budget: bytes for the whole payload.
-        up: axis of the meshes that points up.
+        up: axis of the meshes that points up; ``auto``: as the grid says.
     """
     folder = Path(grid)
     rows = read_rows(folder)
