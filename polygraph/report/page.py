@@ -24,7 +24,6 @@ from polygraph.report.grid_rows import (
     AVERAGED,
     COUNTED,
     LINEAR,
-    POLYNOMIALS,
     Model,
     Row,
     View,
@@ -32,6 +31,8 @@ from polygraph.report.grid_rows import (
     make_views,
     read_rows,
 )
+from polygraph.report.headline import headline
+from polygraph.report.order_lines import order_lines
 from polygraph.report.page_meshes import (
     SampleMeshes,
     Stage,
@@ -163,7 +164,6 @@ def build_payload(grid: str | Path, *, budget: float, up: Up = "auto") -> dict[s
         "num_runs": len(rows),
         "num_diverged": sum(row["status"] == "diverged" for row in rows),
         "families": {name: look._asdict() for name, look in FAMILIES.items()},
-        "polynomials": POLYNOMIALS,
         "colors": [_hex(colors(t)) for t in np.linspace(0, 1, 24)],
         "made": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "polygraph": polygraph.__version__,
@@ -195,6 +195,11 @@ def _view(view: View) -> dict[str, Any]:
         "recipe": view.recipe,
         "seeds": sorted(trained),
         "models": models,
+        "headline": headline(view),
+        "order_lines": [
+            {**vars(line), "models": [model.name for model in line.models]}
+            for line in order_lines(view.models)
+        ],
         "missing_models": view.missing_models,
         "stage": None,
     }
