@@ -9,10 +9,9 @@ selects the weights; the test split is measured once. ``normalization="shared"``
 from __future__ import annotations
 
 import io
-import math
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,18 +20,21 @@ from torch import Tensor
 
 from polygraph import metrics
 from polygraph._arrays import array_sha256
-from polygraph._checks import check_choice, check_numbers, check_positive
-from polygraph.data import MeshDataConfig, open_dataset
+from polygraph.data import open_dataset
 from polygraph.data.known import remember
-from polygraph.data.store import default_cache_dir
-from polygraph.mesh.hierarchy import MeshHierarchy, load_or_build
-from polygraph.mesh.spiral import SpiralConfig
+from polygraph.mesh.hierarchy import MeshHierarchy
 from polygraph.metrics.vertex_error import check_errors_fit
-from polygraph.models.mesh.mesh_autoencoder import MeshAutoencoder, MeshAutoencoderConfig
+from polygraph.models.mesh.mesh_autoencoder import MeshAutoencoder
+from polygraph.tasks.mesh.config import MeshRunConfig as MeshRunConfig
+from polygraph.tasks.mesh.config import build_hierarchy as build_hierarchy
+from polygraph.tasks.mesh.config import preset_run as preset_run
+from polygraph.tasks.mesh.depth import fit_to_mesh
+from polygraph.tasks.mesh.opening import opening_lines
 from polygraph.train.batches import NormalizedBatches
 from polygraph.train.checkpoint import seal, write_atomic, write_json
-from polygraph.train.config import TrainConfig, config_hash
+from polygraph.train.config import TrainConfig
 from polygraph.train.distributed import gather_rows, make_fabric, process_group, shard
+from polygraph.train.log import Say
 from polygraph.train.loop import Progress, Trainer
 from polygraph.train.provenance import provenance
 from polygraph.train.supervised import SupervisedTask
@@ -41,11 +43,11 @@ if TYPE_CHECKING:
     from polygraph.data.registered import MeshDataset
     from polygraph.data.splits import Split
 
-NORMALIZATIONS, LOSSES = ("vertex", "shared"), ("l1", "distance")
 RUN, RESULT, HIERARCHY = "run.json", "result.json", "hierarchy.npz"
 PER_VERTEX, PER_SAMPLE = "test_error_per_vertex_mm.npy", "test_error_per_mesh_mm.npy"
 
 
+<<<<<<< HEAD
 @dataclass(frozen=True)
 class MeshRunConfig:
     """Everything that decides about a mesh autoencoder.
@@ -130,6 +132,8 @@ def preset_run(
     return MeshRunConfig(preset, model, spiral, data, train, **settings)
 
 
+=======
+>>>>>>> train
 def topology_hash(num_vertices: int, faces: Any) -> str:
     """SHA-256 of a connectivity: meshes with the same one can go through the same model."""
     return array_sha256(np.int64(num_vertices), np.asarray(faces, dtype=np.int64))
@@ -143,6 +147,12 @@ def get_split(dataset: MeshDataset, name: str) -> Split:
             meshes.
     """
     split = dataset.split(name)
+    if len(split.train) < 2:
+        raise ValueError(
+            f"{dataset.name}: {len(dataset)} meshes leave {len(split.train)} to train on (split "
+            f"{name!r}: {len(split.val)} validate, {len(split.test)} test): it takes at least two "
+            "that differ, so four meshes or more; hundreds are usual"
+        )
     for part in ("train", "val", "test"):
         if len(getattr(split, part)) == 0:
             raise ValueError(f"{dataset.name}: split {name!r} has no {part} meshes")
@@ -293,19 +303,6 @@ def build_model(
     return model
 
 
-def build_hierarchy(config: MeshRunConfig, dataset: MeshDataset) -> MeshHierarchy:
-    """The hierarchy of the data set's template, from the cache when it was built before."""
-    cache = config.data.cache_dir
-    return load_or_build(
-        dataset.template,
-        dataset.faces,
-        factors=config.factors,
-        spiral=config.spiral,
-        upsampling=config.upsampling,
-        cache_dir=default_cache_dir() if cache is None else cache,
-    )
-
-
 def run_identity(
     config: MeshRunConfig, hierarchy: MeshHierarchy, dataset: MeshDataset, split: Split, model: Any
 ) -> dict[str, Any]:
@@ -328,6 +325,7 @@ def train_mesh(
     *,
     resume: bool = False,
     dataset: MeshDataset | None = None,
+    say: Say | None = None,
 ) -> dict[str, Any]:
     """Train, select on validation, measure the test split once.
 
@@ -338,9 +336,15 @@ def train_mesh(
             per vertex; enough to use the model without the data.
         resume: go on from the last checkpoint when there is one.
         dataset: opened already; default: opened from ``config.data``.
+        say: called with lines for people: what is trained on, and what goes wrong.
 
     Returns:
         What ``result.json`` holds, the same on every process.
+
+    Raises:
+        MeshError, ValueError: the data are bad, too few, or do not fit the model.
+        CheckpointError: the folder holds another run, or one and ``resume`` is False.
+        TrainingStopped: a loss that is not finite, a full disk, no memory.
     """
     folder = Path(folder)
     fabric = make_fabric(config.train)
@@ -349,7 +353,12 @@ def train_mesh(
             dataset = open_dataset(config.data) if dataset is None else dataset
             remember(config.data.kind, config.data.path, config.data.cache_dir)
             split = get_split(dataset, config.data.split)
+            chosen = config.factors is None
+            config = fit_to_mesh(config, dataset)
             hierarchy = build_hierarchy(config, dataset)
+        if say is not None and fabric.global_rank == 0:
+            for line in opening_lines(config, dataset, split, hierarchy, chosen=chosen):
+                say(line)
         model = build_model(config, hierarchy, dataset, split)
         identity = run_identity(config, hierarchy, dataset, split, model)
         meta = {
@@ -364,7 +373,7 @@ def train_mesh(
         task = MeshTask(
             fabric, config.train, model, dataset, split, config.loss, config.augmentation
         )
-        trainer = Trainer(task, config.train, fabric, folder, meta=meta, identity=identity)
+        trainer = Trainer(task, config.train, fabric, folder, meta=meta, identity=identity, say=say)
         owned += [task, trainer]
 
         def describe() -> None:
