@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from polygraph._checks import check_positive
+from polygraph._repr import short_repr
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -32,6 +33,8 @@ class PCA:
     mean: Array
     components: Array
     variance: Array
+
+    __repr__ = short_repr
 
     @classmethod
     def fit(
