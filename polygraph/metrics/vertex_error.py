@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from polygraph._inputs import check_tensors
 from polygraph._memory import check_room
 from polygraph._repr import short_repr
 
@@ -115,6 +116,7 @@ def vertex_distance(prediction: Tensor, target: Tensor, to_mm: float = 1000.0) -
     Returns:
         float64 [..., V]; infinite where the prediction is not finite.
     """
+    check_tensors("vertex_distance", prediction=prediction, target=target)
     if prediction.shape != target.shape or prediction.shape[-1:] != (3,):
         raise ValueError(
             "vertex_distance: prediction and target must both have shape [..., V, 3], got "
@@ -146,6 +148,7 @@ class VertexError:
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
         """Add a batch: prediction and target [B, V, 3] in original units."""
+        check_tensors("VertexError", prediction=prediction, target=target)
         if prediction.dim() != 3:
             raise ValueError(
                 f"VertexError: prediction must have shape [B, V, 3], got {list(prediction.shape)}"

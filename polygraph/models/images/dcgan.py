@@ -97,7 +97,7 @@ class DeconvGenerator(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Images of latent vectors."""
-        check_latent("DeconvGenerator", z, self.config.latent_channels)
+        check_latent(self, z, self.config.latent_channels)
         out: Tensor = self.layers(self.input(z).view(len(z), -1, 4, 4))
         return out
 
@@ -129,6 +129,6 @@ class ConvCritic(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Values of images."""
-        check_batch("ConvCritic", x, self.config.in_channels)
+        check_batch(self, x, self.config.in_channels)
         out: Tensor = self.output(self.layers(x).flatten(1))
         return out.squeeze(1)

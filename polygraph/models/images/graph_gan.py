@@ -239,7 +239,7 @@ class GraphGenerator(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Images of latent vectors."""
-        check_latent("GraphGenerator", z, self.config.latent_channels)
+        check_latent(self, z, self.config.latent_channels)
         x = self.input(z).view(len(z), -1, 4, 4)
         x = F.leaky_relu(self.input_norm(x), _SLOPE)
         for stage in self.stages:
@@ -279,7 +279,7 @@ class GraphCritic(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Values of images."""
-        check_batch("GraphCritic", x, self.config.in_channels)
+        check_batch(self, x, self.config.in_channels)
         out: Tensor = self.output(self.layers(x).flatten(1))
         return out.squeeze(1)
 

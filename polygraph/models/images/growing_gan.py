@@ -205,7 +205,7 @@ class GrowingGenerator(Growing):
 
     def forward(self, z: Tensor) -> Tensor:
         """Images of latent vectors."""
-        check_latent("GrowingGenerator", z, self.config.latent_channels)
+        check_latent(self, z, self.config.latent_channels)
         if self.mapping is not None:
             z = self.mapping(z)
         x = self.input(self.normalize(z)[:, :, None, None]).view(len(z), -1, 4, 4)
@@ -262,7 +262,7 @@ class GrowingCritic(Growing):
 
     def forward(self, x: Tensor) -> Tensor:
         """Values of images."""
-        check_batch("GrowingCritic", x, self.config.in_channels)
+        check_batch(self, x, self.config.in_channels)
         level, blocks, inputs = self.levels - 1, list(self.blocks), list(self.inputs)
         image = x if level == LEVELS - 1 else F.avg_pool2d(x, SIZE >> (level + 2))
         out = F.leaky_relu(inputs[level](image), _SLOPE)

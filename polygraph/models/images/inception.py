@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from polygraph._files import read_regular
+from polygraph._inputs import check_dtype, check_tensors
 from polygraph._memory import readable_bytes
 
 _SIZE = 299
@@ -189,10 +190,12 @@ class InceptionV3(nn.Module):
         Raises:
             ValueError: the images have another shape.
         """
+        check_tensors(self.label, images=images)
         if images.dim() != 4 or images.shape[1] not in (1, 3):
             raise ValueError(
                 f"{self.label}: images must have shape [B, 1 or 3, H, W], got {list(images.shape)}"
             )
+        check_dtype(self.label, "images", images, self.fc.weight, of="model")
         x = images.expand(-1, 3, -1, -1)
         if x.shape[2:] != (_SIZE, _SIZE):
             shrinks = max(x.shape[2:]) > _SIZE

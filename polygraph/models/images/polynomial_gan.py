@@ -213,7 +213,7 @@ class PolynomialGenerator(nn.Module):
 
     def polynomial(self, z: Tensor) -> Tensor:
         """The values before the tanh, ``[B, out_channels, 32, 32]``."""
-        check_latent("PolynomialGenerator", z, self.config.latent_channels)
+        check_latent(self, z, self.config.latent_channels)
         if self.mapping is not None:
             z = self.mapping(z)
         x = self.input(z).view(len(z), -1, 4, 4)

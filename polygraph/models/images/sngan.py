@@ -141,7 +141,7 @@ class ResidualGenerator(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Images of latent vectors."""
-        check_latent("ResidualGenerator", z, self.config.latent_channels)
+        check_latent(self, z, self.config.latent_channels)
         if self.mapping is not None:
             z = self.mapping(z)
         x = self.input(z).view(len(z), -1, 4, 4)
@@ -200,6 +200,6 @@ class ResidualCritic(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Values of images."""
-        check_batch("ResidualCritic", x, self.config.in_channels)
+        check_batch(self, x, self.config.in_channels)
         out: Tensor = self.output(F.relu(self.blocks(x)).sum((2, 3)))
         return out.squeeze(1)
