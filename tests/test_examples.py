@@ -9,9 +9,10 @@ import pytest
 import torch
 
 import polygraph
+from polygraph.metrics import image_scores
 
 ROOT = Path(polygraph.__file__).parent
-PACKAGES = ("nn", "ops")
+PACKAGES = ("analysis", "data", "mesh", "metrics", "models", "nn", "ops", "transforms")
 OPTIONS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 
 
@@ -29,7 +30,8 @@ def public():
     A configuration is shown with what is made of it, and `polygraph.reference` repeats the
     operators.
     """
-    for name, package in ((name, getattr(polygraph, name)) for name in PACKAGES):
+    packages = [(name, getattr(polygraph, name)) for name in PACKAGES]
+    for name, package in [*packages, ("metrics.image_scores", image_scores)]:
         for member in package.__all__:
             found = getattr(package, member)
             if inspect.isfunction(found) or inspect.isclass(found):

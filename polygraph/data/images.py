@@ -118,6 +118,17 @@ class ImageDataset:
         test: int64, ascending: images that are held out.
         content_hash: SHA-256 of images and labels, as they are here (padded, with these channels).
         split_hash: SHA-256 of the two parts.
+
+    Example:
+        >>> import numpy as np
+        >>> from polygraph.data import ImageDataset
+        >>> images = np.zeros((4, 1, 32, 32), np.uint8)
+        >>> train, test = np.arange(3), np.arange(3, 4)
+        >>> ImageDataset("mine", images, None, (), train, test, "hash", "hash")
+        ImageDataset('mine', 4 images of 1 x 32 x 32, 0 classes, train=3, test=1)
+
+    See Also:
+        `open_images`.
     """
 
     name: str
@@ -177,6 +188,15 @@ def to_float(images: Tensor) -> Tensor:
 
     Raises:
         ValueError: `images` is not uint8.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.data import to_float
+        >>> to_float(torch.tensor([0, 255], dtype=torch.uint8))
+        tensor([-1.,  1.])
+
+    See Also:
+        `to_uint8`, the way back.
     """
     if images.dtype != torch.uint8:
         raise ValueError(f"to_float: images must be uint8, got {images.dtype}")
@@ -190,6 +210,15 @@ def to_uint8(images: Tensor) -> Tensor:
 
     Raises:
         ValueError: `images` is not floating point, or holds NaN: no byte stands for it.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.data import to_uint8
+        >>> to_uint8(torch.tensor([-1.0, 0.0, 1.0, 3.0]))
+        tensor([  0, 128, 255, 255], dtype=torch.uint8)
+
+    See Also:
+        `to_float`, the way back.
     """
     if not images.is_floating_point():
         raise ValueError(f"to_uint8: images must be floating point, got {images.dtype}")
@@ -208,6 +237,21 @@ def open_images(config: ImageDataConfig) -> ImageDataset:
         ImportError: Pillow is missing; the message names the extra.
         ValueError: a file is damaged, images are larger than `size`, or a part would be empty; the
             message names the file.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from PIL import Image
+        >>> from polygraph.data import ImageDataConfig, open_images
+        >>> folder = tempfile.mkdtemp()
+        >>> for n in range(20):
+        ...     pixels = np.full((32, 32, 3), 10 * n, np.uint8)
+        ...     Image.fromarray(pixels).save(f"{folder}/{n}.png")
+        >>> open_images(ImageDataConfig("folder", folder)).images.shape
+        (20, 3, 32, 32)
+
+    See Also:
+        `to_float`, which makes numbers of them; `make_glyphs`.
     """
     if config.kind == "glyphs":
         images, labels, is_test = glyphs.make_glyphs(config.num_images, config.seed, config.size)

@@ -57,6 +57,17 @@ class MeshDataset:
         origin: x, y and z in the source's unit: zeros, but a point amidst the first mesh
             where that lies far from 0, seen from its own size (maps, scanners), and float32 would
             cut digits off. Results are written with it added back.
+
+    Example:
+        >>> from polygraph.data import make_creature
+        >>> animal = make_creature(num_frames=16)
+        >>> len(animal), animal.vertices.shape, animal.faces.shape
+        (16, (16, 1922, 3), (3840, 3))
+        >>> animal.split("interpolation")
+        Split('interpolation', train=13, val=1, test=2, sha256=...)
+
+    See Also:
+        `open_registered`, of your own meshes; `make_creature`, the built-in ones.
     """
 
     name: str
@@ -251,6 +262,20 @@ def open_registered(
         MeshError: a file is corrupt, has another topology, or holds a bad mesh; the message names
             it.
         ValueError: ``frames.json`` or ``splits.json`` is bad.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from polygraph.data import open_registered
+        >>> folder = tempfile.mkdtemp()
+        >>> meshes = np.random.default_rng(0).random((8, 4, 3), np.float32)
+        >>> np.save(f"{folder}/vertices.npy", meshes)
+        >>> np.save(f"{folder}/faces.npy", np.array([[0, 1, 2], [0, 2, 3], [0, 3, 1], [1, 3, 2]]))
+        >>> open_registered(folder, cache_dir=f"{folder}/cache").vertices.shape
+        (8, 4, 3)
+
+    See Also:
+        `open_coma`, `open_dfaust`, for the official data; `polygraph.mesh.read_collection`.
     """
     root = source_path(path, "registered meshes")
     to_mm = checked_scale(to_mm)

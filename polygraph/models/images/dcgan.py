@@ -81,6 +81,15 @@ class DeconvGenerator(nn.Module):
 
     Args:
         config: what to build.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.models import create_model
+        >>> create_model("pi/dcgan/generator")(torch.randn(2, 128)).shape
+        torch.Size([2, 3, 32, 32])
+
+    See Also:
+        `ConvCritic`, its critic.
     """
 
     def __init__(self, config: DeconvGeneratorConfig) -> None:
@@ -109,6 +118,15 @@ class ConvCritic(nn.Module):
 
     Args:
         config: what to build.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.models import ConvCritic, ConvCriticConfig
+        >>> ConvCritic(ConvCriticConfig(channels=(8, 16, 32)))(torch.randn(2, 3, 32, 32)).shape
+        torch.Size([2])
+
+    See Also:
+        `DeconvGenerator`.
     """
 
     def __init__(self, config: ConvCriticConfig) -> None:

@@ -207,6 +207,18 @@ class GraphGenerator(nn.Module):
 
     Args:
         config: what to build.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.models import GraphGenerator, GraphGeneratorConfig
+        >>> config = GraphGeneratorConfig(
+        ...     latent_channels=16, channels=(16, 8, 8, 8), graph="edge", graph_sizes=(16,), k=4
+        ... )
+        >>> GraphGenerator(config)(torch.randn(2, 16)).shape
+        torch.Size([2, 3, 32, 32])
+
+    See Also:
+        `GraphCritic`, its critic; `polygraph.nn.NonLocalGraphConv2d`, its layer.
     """
 
     def __init__(self, config: GraphGeneratorConfig) -> None:
@@ -256,6 +268,15 @@ class GraphCritic(nn.Module):
 
     Args:
         config: what to build.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.models import GraphCritic, GraphCriticConfig
+        >>> GraphCritic(GraphCriticConfig(channels=(8, 16, 32)))(torch.randn(2, 3, 32, 32)).shape
+        torch.Size([2])
+
+    See Also:
+        `GraphGenerator`.
     """
 
     def __init__(self, config: GraphCriticConfig) -> None:

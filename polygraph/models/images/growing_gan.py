@@ -179,6 +179,17 @@ class GrowingGenerator(Growing):
 
     Args:
         config: what to build.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.models import create_model
+        >>> generator = create_model("pi/progan/generator")
+        >>> generator.grow_to(1.0)  # 4 x 4 at 0, 32 x 32 at the end
+        >>> generator(torch.randn(2, generator.config.latent_channels)).shape
+        torch.Size([2, 3, 32, 32])
+
+    See Also:
+        `GrowingCritic`, its critic.
     """
 
     def __init__(self, config: GrowingGeneratorConfig) -> None:
@@ -235,6 +246,15 @@ class GrowingCritic(Growing):
 
     Args:
         config: what to build.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.models import create_model
+        >>> create_model("pi/progan/critic")(torch.randn(4, 3, 32, 32)).shape
+        torch.Size([4])
+
+    See Also:
+        `GrowingGenerator`.
     """
 
     def __init__(self, config: GrowingCriticConfig) -> None:

@@ -68,6 +68,16 @@ class LeNet(nn.Module):
 
     Raises:
         ValueError: the images have another shape.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.models import LeNet, LeNetConfig
+        >>> features, logits = LeNet(LeNetConfig()).extract(torch.rand(2, 1, 32, 32))
+        >>> features.shape, logits.shape
+        (torch.Size([2, 84]), torch.Size([2, 10]))
+
+    See Also:
+        `InceptionV3`; `polygraph.metrics.image_scores`.
     """
 
     def __init__(self, config: LeNetConfig, label: str = "LeNet") -> None:

@@ -162,6 +162,16 @@ class PolynomialGenerator(nn.Module):
     Attributes:
         degree: of the values before the tanh in z, or None with a normalisation that is no
             polynomial.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.models import create_model
+        >>> generator = create_model("small/ncp/generator", norm="none")
+        >>> generator(torch.randn(2, 64)).shape, generator.degree
+        (torch.Size([2, 3, 32, 32]), 8)
+
+    See Also:
+        `ResidualGenerator`, which has products in its blocks; `polygraph.nn.NCP`.
     """
 
     def __init__(self, config: PolynomialGeneratorConfig) -> None:

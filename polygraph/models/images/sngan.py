@@ -114,6 +114,15 @@ class ResidualGenerator(nn.Module):
 
     Args:
         config: what to build.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.models import ResidualGenerator, ResidualGeneratorConfig
+        >>> ResidualGenerator(ResidualGeneratorConfig(channels=8))(torch.randn(2, 128)).shape
+        torch.Size([2, 3, 32, 32])
+
+    See Also:
+        `ResidualCritic`, its critic; `PolynomialGenerator`.
     """
 
     def __init__(self, config: ResidualGeneratorConfig) -> None:
@@ -182,6 +191,15 @@ class ResidualCritic(nn.Module):
 
     Args:
         config: what to build.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.models import ResidualCritic, ResidualCriticConfig
+        >>> ResidualCritic(ResidualCriticConfig(channels=8))(torch.randn(2, 3, 32, 32)).shape
+        torch.Size([2])
+
+    See Also:
+        `ResidualGenerator`.
     """
 
     def __init__(self, config: ResidualCriticConfig) -> None:

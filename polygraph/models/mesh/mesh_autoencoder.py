@@ -145,6 +145,24 @@ class MeshAutoencoder(PretrainedMixin):
 
     Raises:
         ValueError: if the config does not have one encoder layer per down-sampling.
+
+    Example:
+        >>> import numpy as np
+        >>> import torch
+        >>> from polygraph.mesh import build_hierarchy
+        >>> from polygraph.models import MeshAutoencoder, MeshAutoencoderConfig
+        >>> from scipy.spatial import Delaunay
+        >>> vertices = np.random.default_rng(0).random((100, 3))
+        >>> faces = Delaunay(vertices[:, :2]).simplices
+        >>> config = MeshAutoencoderConfig((8, 16), (16, 8, 3), latent_channels=4, order=3)
+        >>> model = MeshAutoencoder(config, build_hierarchy(vertices, faces, factors=(2, 2)))
+        >>> codes = model.encode(torch.rand(16, 100, 3))
+        >>> codes.shape, model.decode(codes).shape
+        (torch.Size([16, 4]), torch.Size([16, 100, 3]))
+
+    See Also:
+        `polygraph.models.create_model`, by name; `from_pretrained`, a trained one;
+        `polygraph.tasks.mesh`, which trains it.
     """
 
     config_class = MeshAutoencoderConfig

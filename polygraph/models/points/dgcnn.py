@@ -237,6 +237,17 @@ class DGCNNClassifier(_DGCNN):
     Raises:
         ValueError: ``num_classes`` is None; ``points`` has another shape or too few points.
         RuntimeError: from `polygraph.ops.knn`: a value is NaN or inf.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.models import DGCNNClassifier, DGCNNClassifierConfig
+        >>> model = DGCNNClassifier(DGCNNClassifierConfig(num_classes=5, k=4)).eval()
+        >>> model(torch.randn(2, 32, 3)).shape
+        torch.Size([2, 5])
+
+    See Also:
+        `DGCNNSegmenter`; `polygraph.nn.DynamicEdgeConv`, the layer; `polygraph.tasks.points`, which
+        trains it.
     """
 
     def __init__(self, config: DGCNNClassifierConfig) -> None:
@@ -283,6 +294,16 @@ class DGCNNSegmenter(_DGCNN):
         ValueError: ``points`` has another shape or too few points; ``category`` is missing, not
             wanted, of another shape or dtype, or on the CPU out of range.
         RuntimeError: from `polygraph.ops.knn`: a value is NaN or inf.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.models import DGCNNSegmenter, DGCNNSegmenterConfig
+        >>> model = DGCNNSegmenter(DGCNNSegmenterConfig(num_parts=6, k=4)).eval()
+        >>> model(torch.randn(2, 32, 3)).shape
+        torch.Size([2, 32, 6])
+
+    See Also:
+        `DGCNNClassifier`; `polygraph.nn.DynamicEdgeConv`, the layer.
     """
 
     def __init__(self, config: DGCNNSegmenterConfig) -> None:
