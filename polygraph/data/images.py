@@ -182,7 +182,8 @@ class ImageDataset:
             )
         is_test = np.zeros(len(pixels), np.bool_)
         is_test[slice(9, None, 10) if test is None else as_numpy(test)] = True
-        label, names = None, ()
+        label: NDArray[Any] | None = None
+        names: tuple[str, ...] = ()
         if labels is not None:
             label, names = _checked_labels(name, as_numpy(labels), len(pixels), classes)
         return _dataset(name, _padded(name, [pixels], size), label, names, is_test)
