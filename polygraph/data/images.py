@@ -129,6 +129,14 @@ class ImageDataset:
     content_hash: str
     split_hash: str
 
+    def __repr__(self) -> str:
+        """One line: the name, sizes, the parts."""
+        shape = " x ".join(map(str, self.images.shape[1:]))
+        return (
+            f"ImageDataset({self.name!r}, {len(self)} images of {shape}, "
+            f"{self.num_classes} classes, train={len(self.train)}, test={len(self.test)})"
+        )
+
     def __len__(self) -> int:
         """Number of images, of both parts together."""
         return len(self.images)

@@ -103,7 +103,7 @@ class MeshRunConfig:
         """
         fields = asdict(self)
         del fields["preset"]
-        for name in ("path", "cache_dir", "full_check"):
+        for name in ("path", "cache_dir", "full_check", "up"):
             del fields["data"][name]
         fields["train"] = {**self.train.semantics(), "length": self.train.length()}
         return config_hash(fields)
@@ -289,7 +289,7 @@ def build_model(
     if config.normalization == "shared":
         std = np.full_like(std, np.sqrt(np.mean(np.square(std, dtype=np.float64))))
     model.set_normalization(mean, std)
-    model.origin = dataset.origin
+    model.origin, model.up = dataset.origin, dataset.up
     return model
 
 
@@ -357,6 +357,7 @@ def train_mesh(
             "config_hash": config.digest(),
             "to_mm": dataset.to_mm,
             "origin": list(dataset.origin),
+            "up": dataset.up,
             "dataset": dataset.name,
             **provenance(fabric.device),
         }
