@@ -12,7 +12,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "_extensions")]
+sys.path.insert(0, str(ROOT / "docs" / "_extensions"))
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import polygraph  # noqa: E402
