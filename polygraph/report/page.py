@@ -99,7 +99,7 @@ def plotly_library() -> str:
     try:
         offline = importlib.import_module("plotly.offline")
     except ImportError as error:
-        raise ImportError("the report needs plotly: pip install 'polygraph[report]'") from error
+        raise ImportError("the report needs plotly: pip install 'polygraph-nn[report]'") from error
     source: str = offline.get_plotlyjs()
     return source
 

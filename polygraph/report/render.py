@@ -36,7 +36,7 @@ def pyplot() -> Any:
     try:
         matplotlib = importlib.import_module("matplotlib")
     except ImportError as error:
-        raise ImportError("pictures need matplotlib: pip install 'polygraph[report]'") from error
+        raise ImportError("pictures need matplotlib: pip install 'polygraph-nn[report]'") from error
     matplotlib.use("Agg", force=False)
     return importlib.import_module("matplotlib.pyplot")
 
