@@ -59,8 +59,7 @@ class MeshDataset:
         origin: x, y and z in the source's unit: zeros, but a point amidst the first mesh
             where that lies far from 0, seen from its own size (maps, scanners), and float32 would
             cut digits off. Results are written with it added back.
-        up: the axis that points up in pictures, ``x``, ``y`` or ``z``; ``auto`` where that is not
-            known (pictures guess, see `polygraph.mesh.up.guess_up`).
+        up: x, y or z, which points up in pictures; ``auto``: `polygraph.mesh.up.guess_up` says.
     """
 
     name: str
