@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +28,7 @@ from polygraph.tasks.mesh.training import get_split
 from polygraph.train.checkpoint import write_json
 
 PARTS = ("train", "val", "test")
+_ROW = re.compile(r"codes|vertices|samples|analogy|axis-\d+")  # folders of walks
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,10 +52,13 @@ class Sequences:
     def write(self, folder: str | Path, *, picture: bool = True, up: Any = "auto") -> list[Path]:
         """Write ``NAME/0000.ply`` and on, ``codes.json`` and, with matplotlib, ``picture.png``.
 
+        Meshes that an earlier walk left in the folder are removed: what lies there is one walk.
+
         Returns:
             The folders and files, in the order of writing.
         """
         folder = Path(folder)
+        _remove_walk(folder)
         written: list[Path] = []
         for name, meshes in zip(self.names, self.meshes, strict=True):
             (folder / name).mkdir(parents=True, exist_ok=True)
@@ -68,6 +73,20 @@ class Sequences:
             rows = list(zip(self.names, self.labels, self.meshes, strict=True))
             written.append(mesh_rows_figure(folder / "picture.png", rows, self.faces, up=up))
         return written
+
+
+def _remove_walk(folder: Path) -> None:
+    """Remove the numbered meshes of a walk that was written here before; nothing else."""
+    if not (folder / "codes.json").is_file():
+        return
+    for row in sorted(folder.iterdir()):
+        if not _ROW.fullmatch(row.name) or row.is_symlink() or not row.is_dir():
+            continue
+        for path in row.iterdir():
+            if re.fullmatch(r"\d{4,}\.ply", path.name):
+                path.unlink()
+        if not any(row.iterdir()):
+            row.rmdir()
 
 
 class LatentRun:
