@@ -10,6 +10,7 @@ from polygraph.data.coma import open_coma
 from polygraph.data.dfaust import open_dfaust
 from polygraph.data.registered import MeshDataset, checked_scale, open_registered
 from polygraph.data.synthetic import make_creature
+from polygraph.mesh.up import Up, checked_up, known_up
 
 _OPENERS = {"registered": open_registered, "coma": open_coma, "dfaust": open_dfaust}
 ARRAYS = "arrays"  #: kind of what was handed over in memory
@@ -31,6 +32,8 @@ class MeshDataConfig:
         num_frames: number of meshes of the synthetic set.
         seed: seed of the synthetic set.
         every: use one of so many meshes of each part of the split.
+        up: the axis that points up in pictures; "auto" where the data set knows it (synthetic,
+            coma), or where pictures shall guess.
     """
 
     kind: str = "synthetic"
@@ -42,12 +45,14 @@ class MeshDataConfig:
     num_frames: int = 1600
     seed: int = 0
     every: int = 1
+    up: Up = "auto"
 
     def __post_init__(self) -> None:
         """Refuse what no data set can be opened from."""
         check_positive("data", every=self.every, num_frames=self.num_frames)
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
             raise ValueError(f"data: seed must be 0 or more, got {self.seed!r}")
+        checked_up(self.up)
         if self.to_mm is not None:
             checked_scale(self.to_mm)
         if self.kind not in KINDS:
@@ -85,6 +90,7 @@ def open_dataset(config: MeshDataConfig) -> MeshDataset:
             config.path, cache_dir=config.cache_dir, to_mm=to_mm, full_check=config.full_check
         )
     dataset.split(config.split)
+    dataset = replace(dataset, up=known_up(config.up, dataset.up))
     if config.every > 1:
         splits = {name: split.thinned(config.every) for name, split in dataset.splits.items()}
         dataset = replace(dataset, splits=splits)

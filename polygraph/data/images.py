@@ -133,6 +133,14 @@ class ImageDataset:
     content_hash: str
     split_hash: str
 
+    def __repr__(self) -> str:
+        """One line: the name, sizes, the parts."""
+        shape = " x ".join(map(str, self.images.shape[1:]))
+        return (
+            f"ImageDataset({self.name!r}, {len(self)} images of {shape}, "
+            f"{self.num_classes} classes, train={len(self.train)}, test={len(self.test)})"
+        )
+
     @classmethod
     def from_arrays(
         cls,
@@ -174,7 +182,8 @@ class ImageDataset:
             )
         is_test = np.zeros(len(pixels), np.bool_)
         is_test[slice(9, None, 10) if test is None else as_numpy(test)] = True
-        label, names = None, ()
+        label: NDArray[Any] | None = None
+        names: tuple[str, ...] = ()
         if labels is not None:
             label, names = _checked_labels(name, as_numpy(labels), len(pixels), classes)
         return _dataset(name, _padded(name, [pixels], size), label, names, is_test)

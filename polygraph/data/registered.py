@@ -34,6 +34,7 @@ from polygraph.data.store import (
 )
 from polygraph.mesh.io import MOST_BYTES, READABLE, MeshError, Registered, validate_mesh
 from polygraph.mesh.origin import ZERO, Point, origin_of, to_float32
+from polygraph.mesh.up import Up
 
 _CHUNK_BYTES = 1 << 25
 
@@ -58,6 +59,8 @@ class MeshDataset:
         origin: x, y and z in the source's unit: zeros, but a point amidst the first mesh
             where that lies far from 0, seen from its own size (maps, scanners), and float32 would
             cut digits off. Results are written with it added back.
+        up: the axis that points up in pictures, ``x``, ``y`` or ``z``; ``auto`` where that is not
+            known (pictures guess, see `polygraph.mesh.up.guess_up`).
     """
 
     name: str
@@ -69,6 +72,7 @@ class MeshDataset:
     splits: dict[str, Split]
     template: NDArray[np.float64]
     origin: Point = ZERO
+    up: Up = "auto"
 
     @classmethod
     def from_arrays(

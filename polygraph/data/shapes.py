@@ -92,6 +92,15 @@ class ShapeDataset:
     split_hash: str
     origin: Point = ZERO
 
+    def __repr__(self) -> str:
+        """One line: the name, sizes, the parts."""
+        clouds, points = self.points.shape[:2]
+        return (
+            f"ShapeDataset({self.name!r}, {clouds} clouds of {points} points, "
+            f"{self.num_classes} classes, train={len(self.train)}, val={len(self.val)}, "
+            f"test={len(self.test)})"
+        )
+
     @classmethod
     def from_arrays(
         cls,

@@ -67,7 +67,7 @@ class RunLog:
                 module = importlib.import_module("torch.utils.tensorboard")
             except ImportError as error:
                 raise ImportError(
-                    "tensorboard is asked for but not installed: pip install 'polygraph[train]'"
+                    "tensorboard is asked for but not installed: pip install 'polygraph-nn[train]'"
                 ) from error
             self._events = module.SummaryWriter(str(folder), purge_step=resume_step)
 

@@ -271,7 +271,7 @@ def test_without_extras_doctor_and_help_work_and_the_rest_names_the_extra():
     assert run_python(code.replace("{}", "['doctor']")).returncode == 0
     done = run_python(code.replace("{}", "['train', 'mesh', '--out', 'x']"))
     assert done.returncode == 1
-    assert "pip install 'polygraph[train]'" in done.stderr
+    assert "pip install 'polygraph-nn[train]'" in done.stderr
 
 
 def test_help_does_not_import_torch():

@@ -185,7 +185,12 @@ def write_shown(cells: Sequence[Cell], folder: Path) -> None:
         frames = cell.dataset.frames or [{} for _ in range(len(cell.dataset))]
         labels = [_label(frames[index]) for index in indices]
         files = {p.name: file_sha256(p) for p in (place.parent / "faces.npy", place / "inputs.npy")}
-        about = {"indices": indices.tolist(), "labels": labels, "files": files}
+        about = {
+            "indices": indices.tolist(),
+            "labels": labels,
+            "up": cell.dataset.up,
+            "files": files,
+        }
         write_json(place / "samples.json", seal(about))
 
 

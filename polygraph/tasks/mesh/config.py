@@ -80,7 +80,7 @@ class MeshRunConfig:
         """
         fields = asdict(self)
         del fields["preset"]
-        for name in ("path", "cache_dir", "full_check"):
+        for name in ("path", "cache_dir", "full_check", "up"):
             del fields["data"][name]
         fields["train"] = {**self.train.semantics(), "length": self.train.length()}
         return config_hash(fields)

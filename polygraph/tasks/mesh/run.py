@@ -20,6 +20,7 @@ from polygraph.data.registered import checked_scale
 from polygraph.mesh.hierarchy import MeshHierarchy
 from polygraph.mesh.io import Mesh, MeshError, read_mesh, write_mesh
 from polygraph.mesh.origin import ZERO, checked_point, to_float32
+from polygraph.mesh.up import checked_up
 from polygraph.models.mesh.mesh_autoencoder import MeshAutoencoder, MeshAutoencoderConfig
 from polygraph.models.state import build_with
 from polygraph.tasks.mesh.given import mesh_data
@@ -204,6 +205,7 @@ def load_model(
         checked_scale(meta.get("to_mm"))
         model = build_with(lambda: MeshAutoencoder(config, hierarchy), config, weights)
         model.origin = checked_point(meta.get("origin", ZERO))
+        model.up = checked_up(meta.get("up", "auto"))  # older runs do not say it
     except ValueError as error:
         raise CheckpointError(f"{checkpoint}: {error}") from error
     return model.to(device), meta

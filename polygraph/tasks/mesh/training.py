@@ -212,7 +212,7 @@ def build_model(
     if config.normalization == "shared":
         std = np.full_like(std, np.sqrt(np.mean(np.square(std, dtype=np.float64))))
     model.set_normalization(mean, std)
-    model.origin = dataset.origin
+    model.origin, model.up = dataset.origin, dataset.up
     return model
 
 
@@ -279,6 +279,7 @@ def train_mesh(
             "config_hash": config.digest(),
             "to_mm": dataset.to_mm,
             "origin": list(dataset.origin),
+            "up": dataset.up,
             "dataset": dataset.name,
             **provenance(fabric.device),
         }
