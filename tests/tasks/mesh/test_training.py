@@ -146,7 +146,7 @@ def test_zero_meshes_and_one_mesh_are_refused(tmp_path, num, message):
 
 def test_a_split_without_validation_is_refused(tmp_path):
     config = tiny_run(tmp_path, num=2)
-    with pytest.raises(ValueError, match="2 meshes leave 1 to train on .*four meshes or more"):
+    with pytest.raises(ValueError, match=r"2 meshes leave 1 to train on .*four meshes or more"):
         train_mesh(config, tmp_path / "run")
 
 
