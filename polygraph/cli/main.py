@@ -26,6 +26,7 @@ COMMANDS = (
     "score",
     "evaluate",
     "reconstruct",
+    "predict",
     "latent",
     "export",
     "report",
