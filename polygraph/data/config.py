@@ -13,7 +13,8 @@ from polygraph.data.synthetic import make_creature
 from polygraph.mesh.up import Up, checked_up, known_up
 
 _OPENERS = {"registered": open_registered, "coma": open_coma, "dfaust": open_dfaust}
-KINDS = ("synthetic", *_OPENERS)
+ARRAYS = "arrays"  #: kind of what was handed over in memory
+KINDS = ("synthetic", *_OPENERS, ARRAYS)
 
 
 @dataclass(frozen=True)
@@ -21,9 +22,9 @@ class MeshDataConfig:
     """Which meshes, and which of them for training.
 
     Attributes:
-        kind: "synthetic" (built in), "registered" (a folder of registered meshes), "coma" or
-            "dfaust".
-        path: where the data set lies; not for "synthetic".
+        kind: "synthetic" (built in), "registered" (a folder of registered meshes), "coma", "dfaust"
+            or "arrays" (handed over in memory).
+        path: where the data set lies; not for "synthetic" and "arrays".
         split: name of a split of the data set.
         to_mm: millimetres per unit of the data; None for metres.
         cache_dir: where converted data sets go; None for the user's cache folder.
@@ -56,12 +57,12 @@ class MeshDataConfig:
             checked_scale(self.to_mm)
         if self.kind not in KINDS:
             raise ValueError(f"data: {unknown_name('kind', self.kind, KINDS)}")
-        if self.kind == "synthetic":
+        if self.kind in ("synthetic", ARRAYS):
             if self.path is not None:
                 raise ValueError(
-                    f"data: path must not be set for kind 'synthetic', got {self.path!r}"
+                    f"data: path must not be set for kind {self.kind!r}, got {self.path!r}"
                 )
-            if self.to_mm is not None:
+            if self.kind == "synthetic" and self.to_mm is not None:
                 raise ValueError(
                     f"data: to_mm must not be set for kind 'synthetic' (metres), got {self.to_mm}"
                 )
@@ -80,6 +81,8 @@ def open_dataset(config: MeshDataConfig) -> MeshDataset:
     """
     if config.kind == "synthetic":
         dataset = make_creature(config.num_frames, config.seed)
+    elif config.kind == ARRAYS:
+        raise ValueError("data: arrays in memory are not kept: hand them over again, or a folder")
     else:
         assert config.path is not None
         to_mm = 1000.0 if config.to_mm is None else config.to_mm
