@@ -1,5 +1,7 @@
 """Training, evaluating and using models from Python: `train`, `load` and what a run does."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -169,3 +171,35 @@ def test_depth_follows_the_mesh(sides, levels, tmp_path, said):
         assert len(config.model.encoder_channels) == levels
         assert config.model.encoder_channels == wanted.model.encoder_channels[-levels:]
         assert len(config.spiral.hops) <= levels + 1
+
+
+def test_a_walk_leaves_nothing_of_an_older_one(tmp_path, said):
+    folder, out = write_meshes(tmp_path / "meshes"), tmp_path / "walk"
+    run = polygraph.tasks.mesh.train(folder, tmp_path / "run", **QUICK, say=said.append)
+    model = str(run.export(tmp_path / "model"))
+    words = ["latent", "interpolate", "test:0", "train:1", "--run", model, "--data", str(folder)]
+    words += ["--kind", "registered", "--out", str(out), "--no-picture"]
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    for steps in (5, 3):
+        assert main([*words, "--steps", str(steps)]) == 0
+        for row in ("codes", "vertices"):
+            found = sorted(path.name for path in (out / row).iterdir())
+            assert found == [f"{number:04d}.ply" for number in range(steps)]
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+def test_predict_tells_the_class_of_files(tmp_path, said, capsys):
+    small = {"edge_channels": [4, 4], "head_channels": [8], "embedding_channels": 8}
+    polygraph.tasks.points.train(
+        "shapes", tmp_path / "run", k=4, model=small, **QUICK, say=said.append
+    )
+    cloud = tmp_path / "a.xyz"
+    np.savetxt(cloud, np.random.default_rng(0).normal(size=(30, 3)))
+    words = ["predict", str(cloud), "--run", str(tmp_path / "run"), "--unit-sphere"]
+    assert main(words) == 0
+    assert f"{cloud}: " in capsys.readouterr().out
+    assert main([*words, "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["probability"] == max(row["probabilities"].values())
+    assert row["class"] in row["probabilities"]
