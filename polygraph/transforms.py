@@ -9,6 +9,8 @@ from torch_geometric.utils import to_undirected
 from polygraph._checks import as_index, check_choice, check_positive
 from polygraph.nn.knn import FLOWS, knn_graph
 
+__all__ = ["KNNGraph"]
+
 
 class KNNGraph(BaseTransform):  # type: ignore[misc]  # PyG's base class has no types
     """Connects every point of ``data.pos`` with its ``k`` nearest: sets ``data.edge_index``.

@@ -17,6 +17,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from polygraph._repr import short_repr
+
 
 class Codec(Protocol):
     """What has codes: `polygraph.models.MeshAutoencoder`, and every model like it."""
@@ -114,6 +116,8 @@ class CodeGaussian:
     mean: Tensor
     factor: Tensor
     num_codes: int
+
+    __repr__ = short_repr
 
     @classmethod
     def fit(cls, codes: Tensor) -> CodeGaussian:

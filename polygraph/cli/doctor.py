@@ -133,7 +133,7 @@ def _extras() -> list[str]:
         text = ", ".join(found)
         if missing:
             text += "; " if found else ""
-            text += f"missing {', '.join(missing)}: pip install 'polygraph[{extra}]'"
+            text += f"missing {', '.join(missing)}: pip install 'polygraph-nn[{extra}]'"
         lines.append(f"extra {extra:7} {text}")
     return lines
 

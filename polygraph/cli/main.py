@@ -77,7 +77,8 @@ def describe(error: BaseException) -> str:
 
         extra = extra_of(error.name)
         if extra is not None:
-            return f"{error.name.split('.')[0]} is not installed: pip install 'polygraph[{extra}]'"
+            package = error.name.split(".")[0]
+            return f"{package} is not installed: pip install 'polygraph-nn[{extra}]'"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     expected = isinstance(error, ValueError | OSError | ImportError | RuntimeError)

@@ -25,7 +25,10 @@ def run(arguments: Sequence[str]) -> int:
         config, out, resume = command.parse(arguments[1:])
     except (ValueError, TypeError) as error:
         raise UsageError(f"train {kind}: {error}") from error
-    result = command.train(config, checked_folder(f"train {kind}", out), resume=resume)
+    from polygraph.train.log import say_on_stdout
+
+    folder = checked_folder(f"train {kind}", out)
+    result = command.train(config, folder, resume=resume, say=say_on_stdout)
     if int(os.environ.get("RANK", "0")) == 0:
         print(f"{command.describe(result)}\n{Path(out).resolve()}")
     return 0

@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -237,4 +237,4 @@ def open_coma(
     splits = coma_splits(frames)
     if (root / "splits.json").exists():
         splits.update(read_splits(root / "splits.json", len(frames), frames))
-    return dataset_from(stored, "coma", to_mm, splits)
+    return replace(dataset_from(stored, "coma", to_mm, splits), up="y")

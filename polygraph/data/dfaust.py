@@ -29,7 +29,7 @@ def _import_h5py() -> Any:
     try:
         import h5py
     except ImportError as error:
-        raise ImportError("reading DFAUST needs h5py: pip install 'polygraph[mesh]'") from error
+        raise ImportError("reading DFAUST needs h5py: pip install 'polygraph-nn[mesh]'") from error
     return h5py
 
 

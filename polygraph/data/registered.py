@@ -16,10 +16,11 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from polygraph._arrays import as_numpy
 from polygraph._files import natural_key, open_regular
 from polygraph._json import read_json
 from polygraph._names import unknown_name
-from polygraph.data.splits import Split, interpolation_split, read_splits
+from polygraph.data.splits import Split, interpolation_split, make_split, read_splits
 from polygraph.data.store import (
     MANIFEST,
     Conversion,
@@ -33,6 +34,7 @@ from polygraph.data.store import (
 )
 from polygraph.mesh.io import MOST_BYTES, READABLE, MeshError, Registered, validate_mesh
 from polygraph.mesh.origin import ZERO, Point, origin_of, to_float32
+from polygraph.mesh.up import Up
 
 _CHUNK_BYTES = 1 << 25
 
@@ -57,6 +59,8 @@ class MeshDataset:
         origin: x, y and z in the source's unit: zeros, but a point amidst the first mesh
             where that lies far from 0, seen from its own size (maps, scanners), and float32 would
             cut digits off. Results are written with it added back.
+        up: the axis that points up in pictures, ``x``, ``y`` or ``z``; ``auto`` where that is not
+            known (pictures guess, see `polygraph.mesh.up.guess_up`).
     """
 
     name: str
@@ -68,6 +72,65 @@ class MeshDataset:
     splits: dict[str, Split]
     template: NDArray[np.float64]
     origin: Point = ZERO
+    up: Up = "auto"
+
+    @classmethod
+    def from_arrays(
+        cls,
+        vertices: Any,
+        faces: Any,
+        *,
+        name: str = "arrays",
+        to_mm: float = 1000.0,
+        test: ArrayLike | None = None,
+        val: ArrayLike | None = None,
+    ) -> MeshDataset:
+        """Meshes that are in memory already.
+
+        Args:
+            vertices: real numbers ``[N, V, 3]``, of numpy or torch; copied as float32.
+            faces: integers ``[F, 3]``, common to all meshes.
+            name: for messages and reports.
+            to_mm: millimetres per unit of `vertices`; 1000 for metres.
+            test: indices of the meshes that test; None: every tenth, as of a folder.
+            val: indices of those that validate; None: one of twenty of the others.
+
+        Raises:
+            MeshError: a shape or an index is wrong, or a coordinate is not finite in float32.
+            ValueError: ``to_mm`` or a list of indices is bad.
+
+        Example:
+            >>> import numpy as np
+            >>> faces = [[0, 1, 2], [0, 2, 3], [0, 3, 1], [1, 3, 2]]
+            >>> vertices = np.random.default_rng(0).normal(size=(20, 4, 3))
+            >>> MeshDataset.from_arrays(vertices, faces, test=[3, 7])
+            MeshDataset('arrays', 20 meshes, 4 vertices, 4 faces, splits: interpolation)
+        """
+        points = as_numpy(vertices)
+        if points.ndim != 3 or points.shape[2] != 3 or not len(points):
+            raise MeshError(f"{name}: vertices must have shape [N, V, 3], got {list(points.shape)}")
+        if points.dtype.kind not in "fiu":
+            raise MeshError(f"{name}: vertices must be real numbers, got {points.dtype}")
+        checked = _checked_faces(points.shape[1], as_numpy(faces), f"{name}: faces")
+        origin = origin_of(points[0])
+        single = to_float32(points, name, 0, origin)
+        single = single.copy() if np.shares_memory(single, points) else single
+        single.setflags(write=False)
+        digest = hashlib.sha256(np.ascontiguousarray(single, "<f4").data).hexdigest()
+        splits: dict[str, Split] = {}
+        if test is not None:
+            held = as_numpy(test).reshape(-1)
+            kept = () if val is None else as_numpy(val).reshape(-1)
+            rest = np.setdiff1d(np.arange(len(single)), np.concatenate([held, kept]).astype(int))
+            splits["interpolation"] = make_split(
+                "interpolation", rest, held, kept, num_meshes=len(single)
+            )
+        elif val is not None:
+            raise ValueError(f"{name}: val is for a list of one's own: give test, too")
+        elif len(single) >= 2:
+            splits["interpolation"] = interpolation_split(None, len(single))
+        stored = Stored(single, checked, None, content_hash(digest, checked, origin), origin)
+        return dataset_from(stored, name, checked_scale(to_mm), splits)
 
     def __len__(self) -> int:
         """Number of meshes N."""
@@ -316,6 +379,15 @@ def _load_npy(path: Path, mapped: bool) -> NDArray[Any]:
         raise MeshError(f"{path}: not a whole .npy file: {error}") from error
 
 
+def _checked_faces(num_vertices: int, faces: NDArray[Any], name: str) -> NDArray[np.int64]:
+    """Faces of meshes with so many vertices, checked on a stand-in.
+
+    The first mesh may hold NaNs, whose index is for `to_float32` to report.
+    """
+    stand_in = np.arange(num_vertices * 3, dtype=np.float64).reshape(-1, 3)
+    return validate_mesh(stand_in, faces, name).faces
+
+
 def _open_arrays(root: Path, cache_dir: str | Path | None, full_check: bool) -> Stored:
     sources = [root / "vertices.npy", root / "faces.npy"]
     vertices, raw_faces = _load_npy(sources[0], mapped=True), _load_npy(sources[1], mapped=False)
@@ -325,10 +397,7 @@ def _open_arrays(root: Path, cache_dir: str | Path | None, full_check: bool) -> 
         raise MeshError(f"{sources[0]}: must hold floating-point numbers, got {vertices.dtype}")
     if not len(vertices):
         raise MeshError(f"{sources[0]}: no meshes: shape {list(vertices.shape)}")
-    # The first mesh may hold NaNs: its index is what _stream reports, so check the faces on a
-    # stand-in.
-    stand_in = np.arange(vertices.shape[1] * 3, dtype=np.float64).reshape(-1, 3)
-    faces = validate_mesh(stand_in, raw_faces, str(sources[1])).faces
+    faces = _checked_faces(vertices.shape[1], raw_faces, str(sources[1]))
     origin = origin_of(vertices[0])
     in_place = vertices.dtype == np.dtype("<f4") and vertices.flags.c_contiguous
     if in_place and not any(origin):

@@ -74,6 +74,7 @@ def make_creature(num_frames: int = 1600, seed: int = 0) -> MeshDataset:
         frames=frames,
         splits=_splits(frames),
         template=body.vertices.copy(),
+        up="z",
     )
 
 

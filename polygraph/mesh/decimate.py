@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from polygraph._repr import short_repr
 from polygraph.mesh.io import FloatArray, IntArray, MeshError, validate_mesh
 
 # A collapse may turn no triangle by more than 78 degrees: the cosine of that.
@@ -54,6 +55,8 @@ class Decimation:
     keep: IntArray
     faces: IntArray
     relaxed: tuple[str, ...] = ()
+
+    __repr__ = short_repr
 
 
 def decimate(vertices: Any, faces: Any, target: int) -> Decimation:

@@ -82,6 +82,12 @@ class MeshHierarchy:
                     f"hierarchy: up_weight[{level}] must be finite with shape {[fine, 3]}"
                 )
 
+    def __repr__(self) -> str:
+        """One line: vertices and slots of the spirals per level, and the start of the hash."""
+        sizes = " -> ".join(map(str, self.sizes))
+        slots = ", ".join(str(spirals.shape[1]) for spirals in self.spirals)
+        return f"MeshHierarchy({sizes} vertices, spirals of [{slots}], hash={self.hash[:12]})"
+
     @property
     def sizes(self) -> list[int]:
         """Vertices per level, finest first."""

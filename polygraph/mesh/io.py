@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from polygraph._files import PathLike as PathLike
 from polygraph._files import read_regular, write_atomic
+from polygraph._repr import short_repr
 from polygraph.mesh.errors import MeshError as MeshError
 from polygraph.mesh.formats import obj, off, ply, stl
 from polygraph.mesh.formats.polygons import Polygons, triangles_of
@@ -42,6 +43,8 @@ class Mesh:
 
     vertices: FloatArray
     faces: IntArray
+
+    __repr__ = short_repr
 
 
 def validate_mesh(vertices: Any, faces: Any, name: str = "mesh") -> Mesh:

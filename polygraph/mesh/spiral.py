@@ -419,7 +419,7 @@ def _starts(mesh: Mesh, references: list[int]) -> IntArray:
         from scipy.sparse import csr_array
         from scipy.sparse.csgraph import connected_components, dijkstra
     except ImportError as error:
-        raise ImportError("spiral tables need scipy: pip install 'polygraph[mesh]'") from error
+        raise ImportError("spiral tables need scipy: pip install 'polygraph-nn[mesh]'") from error
     count = len(mesh.vertices)
     if max(references) >= count:
         raise ValueError(f"reference must be a vertex in [0, {count}), got {max(references)}")

@@ -141,7 +141,9 @@ def _tree_class() -> Any:
     try:
         from scipy.spatial import cKDTree
     except ImportError as error:
-        raise ImportError("mesh hierarchies need scipy: pip install 'polygraph[mesh]'") from error
+        raise ImportError(
+            "mesh hierarchies need scipy: pip install 'polygraph-nn[mesh]'"
+        ) from error
     return cKDTree
 
 

@@ -58,6 +58,10 @@ class Activations:
         self._features: list[Tensor] = []
         self._logits: list[Tensor] = []
 
+    def __repr__(self) -> str:
+        """One line: the extractor, and how many images it has seen."""
+        return f"Activations({self.label!r}, {len(self)} images so far)"
+
     def __len__(self) -> int:
         """Number of images so far."""
         return sum(len(features) for features in self._features)

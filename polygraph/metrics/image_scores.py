@@ -78,7 +78,7 @@ def _metric(name: str, module: str, *arguments: Any, **options: Any) -> Any:
         found = importlib.import_module(f"torchmetrics.image.{module}")
     except ImportError as error:
         raise ImportError(
-            "scores of images need torchmetrics: pip install 'polygraph[train]'"
+            "scores of images need torchmetrics: pip install 'polygraph-nn[train]'"
         ) from error
     return getattr(found, name)(*arguments, sync_on_compute=False, **options)
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from polygraph._memory import check_room
+from polygraph._repr import short_repr
 
 Floats = NDArray[np.float64]
 OUTLIER = 3.0  # times the error of the median mesh
@@ -52,6 +53,8 @@ class VertexErrorResult:
     num_samples: int
     num_nonfinite: int
     quantiles: Floats
+
+    __repr__ = short_repr
 
     @property
     def p90(self) -> float:
@@ -136,6 +139,10 @@ class VertexError:
             raise ValueError(f"VertexError: to_mm must be positive, got {to_mm}")
         self.to_mm = to_mm
         self._errors: list[Floats] = []
+
+    def __repr__(self) -> str:
+        """One line: the unit, and how many meshes were added."""
+        return f"VertexError(to_mm={self.to_mm:g}, {sum(map(len, self._errors))} meshes so far)"
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
         """Add a batch: prediction and target [B, V, 3] in original units."""

@@ -37,6 +37,13 @@ class Graph(NamedTuple):
         None  #: int64 ``[E]``: slots by source, ascending; empty ones at the end
     )
 
+    def __repr__(self) -> str:
+        """One line: targets, slots, and whether the transpose is there."""
+        transposed = (
+            "" if self.t_ptr is None else f", transposed over {len(self.t_ptr) - 1} sources"
+        )
+        return f"Graph({self.num_targets} targets, {self.num_slots} slots{transposed})"
+
     @property
     def num_targets(self) -> int:
         """M."""

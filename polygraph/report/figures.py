@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from polygraph.report.render import Up, View, draw_mesh, error_colormap, make_view, pyplot
+from polygraph.mesh.up import Up
+from polygraph.report.render import View, draw_mesh, error_colormap, make_view, pyplot
 
 Floats = NDArray[np.float64]
 

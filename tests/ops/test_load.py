@@ -1,5 +1,6 @@
 """Every way in which the compiled library fails to load ends in one readable error."""
 
+import importlib
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import polygraph.ops
 from polygraph import _load
 
 
@@ -35,6 +37,41 @@ def test_loads_once():
     _load.load_libraries()
     _load.load_libraries()
     assert torch.ops.polygraph.instruction_set() in (0, 1, 2)
+
+
+def test_compiled_graphs_of_other_versions_are_not_taken(monkeypatch, tmp_path):
+    """The cache on disk knows an operator by its name: its derivatives may have changed."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    config = importlib.import_module("torch.compiler.config")
+
+    def compile_again():
+        """Compile a layer as a new process would, and say whether the cache had it."""
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        x = torch.ones(1, 3, 1, requires_grad=True)
+        table = torch.tensor([[0, 1], [1, 2]])
+        torch.compile(polygraph.ops.resample)(x, table, torch.ones(2, 2)).sum().backward()
+        counters = torch._dynamo.utils.counters["aot_autograd"]
+        return counters["autograd_cache_hit"], counters["autograd_cache_miss"]
+
+    assert compile_again() == (0, 1)
+    assert compile_again() == (1, 0)
+    monkeypatch.setattr(_load, "operators_digest", lambda: "of another version")
+    with config.patch(cache_key_tag="the user's own"):
+        _load.tag_compile_caches()
+        assert config.cache_key_tag == "the user's own polygraph-of another version"
+        assert compile_again() == (0, 1)
+
+
+def test_operators_digest(monkeypatch, tmp_path):
+    """It changes with any file of the operators, and with the version."""
+    before = _load.operators_digest()
+    shutil.copytree(Path(_load.__file__).parent / "ops", tmp_path / "ops")
+    monkeypatch.setattr(_load, "__file__", str(tmp_path / "_load.py"))
+    assert _load.operators_digest() == before
+    with open(tmp_path / "ops" / "ecc" / "derivatives.py", "a") as file:
+        file.write("\n")
+    assert _load.operators_digest() != before
 
 
 @pytest.mark.parametrize("stem", ["_C", "_C_cuda"])

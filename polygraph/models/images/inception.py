@@ -232,7 +232,7 @@ def load_inception(path: str | Path) -> InceptionV3:
         from safetensors import SafetensorError
         from safetensors.torch import load
     except ImportError as error:
-        raise ImportError("weights need safetensors: pip install 'polygraph[train]'") from error
+        raise ImportError("weights need safetensors: pip install 'polygraph-nn[train]'") from error
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from polygraph import metrics
 from polygraph._files import check_sha256
 from polygraph.data import MeshDataConfig, MeshDataset, Split, open_dataset
+from polygraph.mesh.up import Up, known_up
 from polygraph.models.mesh.pca import PCA
 from polygraph.tasks.benchmark.cells import Grid
 from polygraph.tasks.benchmark.grid import TABLE, run_grid
@@ -54,7 +55,7 @@ def compare(
     seeds: Sequence[int] = (0,),
     latent_channels: int = 16,
     pictures: bool = True,
-    up: Any = "auto",
+    up: Up = "auto",
     say: Callable[[str], None] = print,
     **settings: Any,
 ) -> Comparison:
@@ -68,7 +69,7 @@ def compare(
         seeds: every preset is trained once per seed.
         latent_channels: of every model, and components of the PCA.
         pictures: write heat maps and curves (needs matplotlib).
-        up: axis that points up in the pictures (see :func:`polygraph.report.render.make_view`).
+        up: axis that points up in the pictures; ``auto``: as the data set says.
         say: called with a line for people at every stage.
         **settings: further fields of every run, such as ``normalization`` and ``loss`` (see
             :class:`polygraph.tasks.mesh.training.MeshRunConfig`).
@@ -105,7 +106,7 @@ def compare(
             dataset,
             get_split(dataset, data.split),
             folder,
-            up,
+            known_up(up, dataset.up),
         )
     return Comparison(made.rows, made.table, written, folder)
 
@@ -117,7 +118,7 @@ def _pictures(
     dataset: MeshDataset,
     split: Split,
     folder: Path,
-    up: Any,
+    up: Up,
 ) -> list[Path]:
     """Heat maps of the median and the worst test mesh, loss curves, validation curves."""
     from polygraph.report.figures import Panel, curve_figure, heatmap_figure

@@ -1,29 +1,20 @@
-"""Adversarial runs by name: networks, losses, optimizers.
+"""Adversarial runs by name: a pair of networks, its losses, optimizers and length.
 
-``thesis/*``: WGAN-GP of `polygraph.models.images.graph_gan`, five critic steps, RMSprop 1e-4 (decay
-0.9) that falls linearly to 0, batches of 32. ``small/*``: the same with a quarter of the features
-in the critic and half in the generator's last layers, which two cores can carry. ``pi/*``: the
-generators of the Π-net papers; SNGAN's pairs with the hinge loss, Adam 2e-4 (0, 0.9), five critic
-steps of 64 images, 128 for the generator; ProGAN's with WGAN-GP and growing sizes. ``small/ccp``,
-``small/ncp`` and ``small/ncp-skip``: polynomials of order 8 of z, without activations, which two
-cores can carry too.
+``thesis/*`` and ``small/*``: WGAN-GP, five critic steps; RMSprop 1e-4 (decay 0.9) that falls
+linearly to 0, batches of 32. ``pi/*``: SNGAN's pairs with the hinge loss, Adam 2e-4 (0, 0.9), five
+critic steps of 64 images, 128 for the generator; ProGAN's with WGAN-GP and growing sizes. The
+networks are those of `polygraph.models.images.presets`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from typing import Any
 
 from polygraph._checks import check_choice
-from polygraph.models.images.dcgan import ConvCriticConfig, DeconvGeneratorConfig
-from polygraph.models.images.graph_gan import GraphCriticConfig, GraphGeneratorConfig
-from polygraph.models.images.growing_gan import GrowingCriticConfig, GrowingGeneratorConfig
-from polygraph.models.images.polynomial_gan import PolynomialGeneratorConfig
-from polygraph.models.images.sngan import ResidualCriticConfig, ResidualGeneratorConfig
+from polygraph.models.images.presets import PAIRS
 from polygraph.tasks.images.losses import GanConfig
-
-NEIGHBORS = (8, 16, 32)
-_GRAPHS = ("edge", "ecc", "light")
 
 
 @dataclass(frozen=True)
@@ -44,63 +35,19 @@ class GanPreset:
 
 
 _LOOP = {"schedule": "linear", "weight_decay": 0.0, "eval_every": 1000, "checkpoint_every": 500}
-_THESIS = GanPreset(
-    GraphGeneratorConfig(),
-    GraphCriticConfig(),
-    GanConfig(optimizer="rmsprop"),
-    {**_LOOP, "steps": 100_000, "batch_size": 32, "learning_rate": 1e-4},
-)
-_SMALL = GanPreset(
-    GraphGeneratorConfig(channels=(264, 132, 66, 33)),
-    GraphCriticConfig(channels=(33, 66, 132)),
-    GanConfig(ema=0.99),
-    {
-        **_LOOP,
-        "steps": 2_000,
-        "batch_size": 32,
-        "learning_rate": 4e-4,
-        "eval_every": 250,
-        "log_every": 25,  # divides the steps between checkpoints: a resumed log is the same
-        "checkpoint_every": 250,
-    },
-)
-_SNGAN = GanPreset(
-    ResidualGeneratorConfig(),
-    ResidualCriticConfig(),
-    GanConfig(loss="hinge", generator_batch=128),
-    {**_LOOP, "steps": 50_000, "batch_size": 64, "learning_rate": 2e-4},
-)
-_DCGAN = GanPreset(
-    DeconvGeneratorConfig(),
-    ConvCriticConfig(),
-    GanConfig(loss="non-saturating", critic_steps=1, beta1=0.5, beta2=0.999),
-    {**_LOOP, "steps": 50_000, "batch_size": 64, "learning_rate": 2e-4},
-)
-_PROGAN = GanPreset(
-    GrowingGeneratorConfig(),
-    GrowingCriticConfig(),
-    GanConfig(critic_steps=1, beta1=0.0, beta2=0.99, grow_steps=30_000),
-    {**_LOOP, "schedule": "constant", "steps": 50_000, "batch_size": 32, "learning_rate": 1e-3},
-)
-_POLYNOMIAL = GanPreset(
-    PolynomialGeneratorConfig(),
-    ConvCriticConfig(batch_norm=False, spectral_norm=True),
-    GanConfig(loss="hinge", critic_steps=1, beta1=0.0, beta2=0.9),
-    {
-        **_LOOP,
-        "steps": 20_000,
-        "batch_size": 64,
-        "learning_rate": 2e-4,
-    },
-)
-_SMALL_POLYNOMIAL = GanPreset(
-    PolynomialGeneratorConfig(
-        body="sngan", order=8, latent_channels=64, channels=(64, 48, 24, 16), norm="rms"
-    ),
-    ConvCriticConfig(channels=(32, 64, 128), batch_norm=False),
+_SMALL = {
+    **_LOOP,
+    "steps": 2_000,
+    "batch_size": 32,
+    "learning_rate": 4e-4,
+    "eval_every": 250,
+    "log_every": 25,  # divides the steps between checkpoints: a resumed log is the same
+    "checkpoint_every": 250,
+}
+_SMALL_POLYNOMIAL = (
     GanConfig(critic_steps=2, beta1=0.0, beta2=0.9, ema=0.99),
     {
-        **_SMALL.train,
+        **_SMALL,
         "steps": 8_000,
         "batch_size": 16,
         "learning_rate": 1e-3,
@@ -109,66 +56,50 @@ _SMALL_POLYNOMIAL = GanPreset(
         "checkpoint_every": 500,
     },
 )
-
-
-def _graph_presets(family: str, base: GanPreset) -> dict[str, GanPreset]:
-    """The generators of one width, and a plain generator against critics with graphs."""
-    found = {f"{family}/baseline": base}
-
-    def add(name: str, **networks: Any) -> None:
-        found[f"{family}/{name}"] = replace(base, **networks)
-
-    for graph in _GRAPHS:
-        for k in NEIGHBORS:
-            add(f"{graph}-k{k}", generator=replace(base.generator, graph=graph, k=k))
-        add(f"critic-{graph}-k8", critic=replace(base.critic, graph=graph, k=8))
-    add("attention", generator=replace(base.generator, graph="attention"))
-    add("critic-attention", critic=replace(base.critic, graph="attention"))
-    return found
-
-
-def _polynomial_presets() -> dict[str, GanPreset]:
-    base = _POLYNOMIAL.generator
-    found = {}
-    for decomposition in ("ccp", "ncp", "ncp-skip", "prodpoly"):
-        order = 2 if decomposition == "prodpoly" else 4
-        made = replace(base, decomposition=decomposition, order=order)
-        found[f"pi/{decomposition}"] = replace(_POLYNOMIAL, generator=made)
-        residual = replace(made, body="sngan")
-        found[f"pi/{decomposition}-residual"] = replace(_POLYNOMIAL, generator=residual)
-    for decomposition in ("ccp", "ncp", "ncp-skip"):
-        made = replace(_SMALL_POLYNOMIAL.generator, decomposition=decomposition)
-        found[f"small/{decomposition}"] = replace(_SMALL_POLYNOMIAL, generator=made)
-    mapped = replace(base, mapping_order=2)
-    found["pi/ncp-mapping"] = replace(_POLYNOMIAL, generator=mapped)
-    return found
+# Patterns of the names of `polygraph.models.images.presets.PAIRS`, of which the first that fits
+# counts -> how such a pair is trained.
+_TRAINING: dict[str, tuple[GanConfig, dict[str, Any]]] = {
+    "digits": (
+        GanConfig(critic_steps=2, beta1=0.0, beta2=0.9, ema=0.99),
+        {**_SMALL, "steps": 1_000, "learning_rate": 1e-3},
+    ),
+    "thesis/*": (
+        GanConfig(optimizer="rmsprop"),
+        {**_LOOP, "steps": 100_000, "batch_size": 32, "learning_rate": 1e-4},
+    ),
+    "small/*cp*": _SMALL_POLYNOMIAL,
+    "small/*": (GanConfig(ema=0.99), _SMALL),
+    "pi/dcgan": (
+        GanConfig(loss="non-saturating", critic_steps=1, beta1=0.5, beta2=0.999),
+        {**_LOOP, "steps": 50_000, "batch_size": 64, "learning_rate": 2e-4},
+    ),
+    "pi/progan*": (
+        GanConfig(critic_steps=1, beta1=0.0, beta2=0.99, grow_steps=30_000),
+        {
+            **_LOOP,
+            "schedule": "constant",
+            "steps": 50_000,
+            "batch_size": 32,
+            "learning_rate": 1e-3,
+        },
+    ),
+    "pi/sngan*": (
+        GanConfig(loss="hinge", generator_batch=128),
+        {**_LOOP, "steps": 50_000, "batch_size": 64, "learning_rate": 2e-4},
+    ),
+    "pi/*": (
+        GanConfig(loss="hinge", critic_steps=1, beta1=0.0, beta2=0.9),
+        {**_LOOP, "steps": 20_000, "batch_size": 64, "learning_rate": 2e-4},
+    ),
+}
 
 
 def _presets() -> dict[str, GanPreset]:
-    digits = replace(
-        _SMALL,
-        generator=GraphGeneratorConfig(
-            latent_channels=32, channels=(64, 32, 16, 16), graph="edge", graph_sizes=(16,), k=8
-        ),
-        critic=GraphCriticConfig(channels=(16, 32, 64)),
-        gan=GanConfig(critic_steps=2, beta1=0.0, beta2=0.9, ema=0.99),
-        train={
-            **_SMALL.train,
-            "steps": 1_000,
-            "learning_rate": 1e-3,
-        },
-    )
     return {
-        "digits": digits,
-        **_graph_presets("thesis", _THESIS),
-        **_graph_presets("small", _SMALL),
-        "pi/dcgan": _DCGAN,
-        "pi/progan": _PROGAN,
-        "pi/progan-mapping": replace(_PROGAN, generator=GrowingGeneratorConfig(mapping_order=2)),
-        "pi/sngan": _SNGAN,
-        "pi/sngan-ncp": replace(_SNGAN, generator=ResidualGeneratorConfig(kind="ncp")),
-        "pi/sngan-prodpoly": replace(_SNGAN, generator=ResidualGeneratorConfig(kind="prodpoly")),
-        **_polynomial_presets(),
+        name: GanPreset(
+            *pair, *next(found for pattern, found in _TRAINING.items() if fnmatch(name, pattern))
+        )
+        for name, pair in PAIRS.items()
     }
 
 
