@@ -2,6 +2,7 @@
 #
 #   make demo      set up, train on the built-in animal, write a table and pictures
 #   make demo-gan  set up, train a generator of built-in digits, write pictures
+#   make check     set up, see in less than two minutes that the installation works (tests/check.txt)
 #   make test      set up, run the tests (ARGS="-k spiral" picks some) on WORKERS processes of one thread
 #   make test-all  also the tests that take long, or tens of gigabytes
 #   make fuzz      random calls of every operator against its definition: ten minutes, or N=50000 cases of each (SEED=1)
@@ -34,7 +35,7 @@ EMULATOR := $(wildcard scripts/emulator/*.cpp scripts/emulator/include/*.h \
 CHECKED_BUILD := POLYGRAPH_WERROR=1 $(BIN)/python setup.py --quiet build_ext \
 	--build-lib build/checked/lib --build-temp build/checked/temp
 
-.PHONY: demo demo-gan test test-all fuzz fuzz-files lint cuda gpu-ready bench results docs wheel report sanitize setup clean
+.PHONY: demo demo-gan check test test-all fuzz fuzz-files lint cuda gpu-ready bench results docs wheel report sanitize setup clean
 .DELETE_ON_ERROR:
 
 demo: setup
@@ -43,7 +44,12 @@ demo: setup
 demo-gan: setup
 	$(BIN)/polygraph demo-gan $(ARGS)
 
+check: setup
+	@echo "make check: what tests/check.txt lists, less than two minutes on two cores (make test runs everything)"
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not slow and not large and not fuzz" @tests/check.txt $(ARGS)
+
 test: setup
+	@echo "make test: about ten minutes on two cores, without ARGS (make check is a two-minute version)"
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not slow and not large and not fuzz" $(ARGS)
 
 test-all: setup

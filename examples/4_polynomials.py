@@ -101,7 +101,7 @@ print(polynomial_degree(broken, (3,)))
 # %%
 # What a degree is good for
 # -------------------------
-# Where the target is a polynomial, a layer of its degree learns it exactly, outside of the data too.
+# Where the target is a polynomial, a layer of its degree learns it exactly, outside the data too.
 # A linear layer cannot, and a network with ReLU comes near where it was trained and nowhere else.
 line = torch.linspace(-3, 3, 200)[:, None]
 inside = torch.rand(512, 1) * 2 - 1

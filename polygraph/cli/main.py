@@ -14,6 +14,7 @@ from typing import Any
 
 import polygraph
 from polygraph._names import did_you_mean
+from polygraph._threads import settle_threads
 from polygraph.cli.parser import UsageError
 
 # Each is a module of this folder, with - for _: its first line is the help, its `run` the command.
@@ -26,6 +27,7 @@ COMMANDS = (
     "score",
     "evaluate",
     "reconstruct",
+    "predict",
     "latent",
     "export",
     "report",
@@ -95,6 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status.
     """
     arguments: Sequence[Any] = sys.argv[1:] if argv is None else argv
+    settle_threads()
     try:
         return _run([str(argument) for argument in arguments])
     except KeyboardInterrupt:
