@@ -1,6 +1,8 @@
 """What README and the documentation promise: examples run, links lead somewhere, flags exist."""
 
 import functools
+import importlib
+import inspect
 import os
 import re
 import shlex
@@ -145,3 +147,30 @@ def test_flags_exist(line):
     flags = [word.split("=")[0].replace("_", "-") for word in words[sub:] if word.startswith("--")]
     known = {flag.replace("_", "-") for flag in flags_of(command)} | {"--help"}
     assert [flag for flag in flags if flag not in known] == []
+
+
+def documented():
+    """Module -> the names that the API pages have of it."""
+    found = {}
+    for page in (REPOSITORY / "docs" / "api").glob("*.md"):
+        for module, names in re.findall(
+            r"^```\{api\} (\S+)\n(.*?)^```", page.read_text(), re.S | re.M
+        ):
+            found.setdefault(module, set()).update(names.split())
+    return found
+
+
+# Constants, types for annotations, and PyG's older name of NNConv.
+LEFT_OUT = {"ACTIVATIONS", "LAYOUTS", "NORMS", "ECConv", "OUTLIER", "Floats", "PRESETS"}
+
+
+@pytest.mark.parametrize("module", sorted(documented()))
+def test_api_pages_have_every_name(module):
+    """What a package exports is on its page, and what is on a page exists."""
+    names = documented()[module]
+    package = importlib.import_module(module)
+    assert {name for name in names if not hasattr(package, name)} == set()
+    if module.count(".") == 1:
+        exported = set(getattr(package, "__all__", ())) - LEFT_OUT
+        packages = {name for name in exported if inspect.ismodule(getattr(package, name))}
+        assert exported - packages - names == set()
