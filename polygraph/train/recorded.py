@@ -47,7 +47,8 @@ def recorded_data(
     if path is not None:
         if getattr(config, "kind", None) in _WITHOUT_PATH:
             named = "registered" if kind is MeshDataConfig else "folder"
-            return replace(config, **{"path": path, "kind": named})
+            changed: dict[str, Any] = {"path": path, "kind": named}
+            return replace(config, **changed)
         return replace(config, path=path)
     if config.path is None or config.path == ARRAYS:
         return config
