@@ -30,6 +30,16 @@ class KNNGraph(BaseTransform):  # type: ignore[misc]  # PyG's base class has no 
 
     Raises:
         ValueError: on another flow or ``k``; when called, on data without ``pos``.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.transforms import KNNGraph
+        >>> from torch_geometric.data import Data
+        >>> KNNGraph(k=4)(Data(pos=torch.rand(50, 3)))
+        Data(pos=[50, 3], edge_index=[2, 200])
+
+    See Also:
+        `polygraph.nn.knn_graph`, the function.
     """
 
     def __init__(

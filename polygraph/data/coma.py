@@ -221,6 +221,13 @@ def open_coma(
         FileNotFoundError: the folder does not exist.
         MeshError: there are no frames, or a file is corrupt or has another topology; the message
             names it.
+
+    Example:
+        >>> from polygraph.data import open_coma
+        >>> faces = open_coma("CoMA")  # doctest: +SKIP
+
+    See Also:
+        `open_dfaust`, `open_registered`; `open_dataset` opens any of them by a configuration.
     """
     root = source_path(path, "CoMA")
     to_mm = checked_scale(to_mm)

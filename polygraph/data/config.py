@@ -78,6 +78,21 @@ def open_dataset(config: MeshDataConfig) -> MeshDataset:
         FileNotFoundError: the path does not exist.
         MeshError: a mesh or a file of the data set is bad.
         ValueError: the split is unknown or the data set too small to train on.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from polygraph.data import MeshDataConfig, open_dataset
+        >>> folder = tempfile.mkdtemp()
+        >>> meshes = np.random.default_rng(0).random((40, 4, 3), np.float32)
+        >>> np.save(f"{folder}/vertices.npy", meshes)
+        >>> np.save(f"{folder}/faces.npy", np.array([[0, 1, 2], [0, 2, 3], [0, 3, 1], [1, 3, 2]]))
+        >>> config = MeshDataConfig("registered", folder, cache_dir=f"{folder}/cache")
+        >>> open_dataset(config).splits.keys()
+        dict_keys(['interpolation'])
+
+    See Also:
+        `open_registered`, `open_coma`, `open_dfaust`, `make_creature`, which it calls.
     """
     if config.kind == "synthetic":
         dataset = make_creature(config.num_frames, config.seed)

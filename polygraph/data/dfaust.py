@@ -162,6 +162,13 @@ def open_dfaust(
         ImportError: h5py is missing (extra ``[mesh]``); needed for the conversion only.
         MeshError: a file is corrupt, or a sequence has a wrong shape or bad numbers; the message
             names it.
+
+    Example:
+        >>> from polygraph.data import open_dfaust
+        >>> bodies = open_dfaust("DFAUST")  # doctest: +SKIP
+
+    See Also:
+        `open_coma`, `open_registered`; `open_dataset` opens any of them by a configuration.
     """
     root = source_path(path, "DFAUST")
     to_mm = checked_scale(to_mm)

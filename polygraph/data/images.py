@@ -34,6 +34,8 @@ from polygraph.data.image_files import (
     read_idx_folder,
     read_picture,
 )
+from polygraph.data.image_values import to_float as to_float
+from polygraph.data.image_values import to_uint8 as to_uint8
 from polygraph.data.store import MANIFEST, Entry, NpyWriter, progress, write_synced
 
 Parts = dict[str, tuple[Images, IntArray]]
@@ -122,6 +124,17 @@ class ImageDataset:
         test: int64, ascending: images that are held out.
         content_hash: SHA-256 of images and labels, as they are here (padded, with these channels).
         split_hash: SHA-256 of the two parts.
+
+    Example:
+        >>> import numpy as np
+        >>> from polygraph.data import ImageDataset
+        >>> images = np.zeros((4, 1, 32, 32), np.uint8)
+        >>> train, test = np.arange(3), np.arange(3, 4)
+        >>> ImageDataset("mine", images, None, (), train, test, "hash", "hash")
+        ImageDataset('mine', 4 images of 1 x 32 x 32, 0 classes, train=3, test=1)
+
+    See Also:
+        `open_images`.
     """
 
     name: str
@@ -182,7 +195,8 @@ class ImageDataset:
             )
         is_test = np.zeros(len(pixels), np.bool_)
         is_test[slice(9, None, 10) if test is None else as_numpy(test)] = True
-        label, names = None, ()
+        label: NDArray[Any] | None = None
+        names: tuple[str, ...] = ()
         if labels is not None:
             label, names = _checked_labels(name, as_numpy(labels), len(pixels), classes)
         return _dataset(name, _padded(name, [pixels], size), label, names, is_test)
@@ -222,32 +236,6 @@ class ImageDataset:
         return to_float(torch.from_numpy(self.images[rows]))
 
 
-def to_float(images: Tensor) -> Tensor:
-    """Bytes (any shape) as float32 in [-1, 1]: x / 127.5 - 1, the range of tanh.
-
-    Raises:
-        ValueError: `images` is not uint8.
-    """
-    if images.dtype != torch.uint8:
-        raise ValueError(f"to_float: images must be uint8, got {images.dtype}")
-    return images.to(torch.float32) / 127.5 - 1
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """Floating-point images in [-1, 1] (any shape) as bytes, rounded; what exceeds is clipped.
-
-    `to_uint8(to_float(x))` is x for every byte.
-
-    Raises:
-        ValueError: `images` is not floating point, or holds NaN: no byte stands for it.
-    """
-    if not images.is_floating_point():
-        raise ValueError(f"to_uint8: images must be floating point, got {images.dtype}")
-    if bool(images.isnan().any()):
-        raise ValueError(f"to_uint8: images must not hold NaN, got {int(images.isnan().sum())}")
-    return ((images.detach().float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-
-
 def open_images(config: ImageDataConfig) -> ImageDataset:
     """Open the data set in the size and with the channels asked for.
 
@@ -258,6 +246,21 @@ def open_images(config: ImageDataConfig) -> ImageDataset:
         ImportError: Pillow is missing; the message names the extra.
         ValueError: a file is damaged, images are larger than `size`, or a part would be empty; the
             message names the file.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from PIL import Image
+        >>> from polygraph.data import ImageDataConfig, open_images
+        >>> folder = tempfile.mkdtemp()
+        >>> for n in range(20):
+        ...     pixels = np.full((32, 32, 3), 10 * n, np.uint8)
+        ...     Image.fromarray(pixels).save(f"{folder}/{n}.png")
+        >>> open_images(ImageDataConfig("folder", folder)).images.shape
+        (20, 3, 32, 32)
+
+    See Also:
+        `to_float`, which makes numbers of them; `make_glyphs`.
     """
     if config.kind == "glyphs":
         images, labels, is_test = glyphs.make_glyphs(config.num_images, config.seed, config.size)

@@ -79,6 +79,12 @@ class ShapeDataset:
         split_hash: SHA-256 of the three parts.
         origin: what was subtracted from the archive's points: zeros, but where the first cloud lies
             far from 0, see `polygraph.mesh.origin`.
+
+    Example:
+        >>> from polygraph.data import ShapeDataConfig, open_shapes
+        >>> shapes = open_shapes(ShapeDataConfig())
+        >>> shapes.points.shape, shapes.classes
+        ((240, 256, 3), ('sphere', 'box', 'cylinder', 'cone', 'torus'))
     """
 
     name: str
@@ -167,6 +173,14 @@ def open_shapes(config: ShapeDataConfig) -> ShapeDataset:
         FileNotFoundError: there is no file at the path.
         ValueError: the archive is damaged, an array is missing or has another shape, dtype or range
             than it must, or a part would be empty; the message names the file and the array.
+
+    Example:
+        >>> from polygraph.data import ShapeDataConfig, open_shapes
+        >>> open_shapes(ShapeDataConfig())
+        ShapeDataset('shapes-240-256-0', 240 clouds of 256 points, 5 classes, train=155, ...)
+
+    See Also:
+        `make_shapes`; `polygraph.models.DGCNNClassifier`.
     """
     if config.path is None:
         name = f"shapes-{config.num_shapes}-{config.num_points}-{config.seed}"
@@ -398,6 +412,12 @@ def make_shapes(
     Raises:
         ValueError: `num_shapes`, `num_points` or `seed` is out of range, or there is no memory for
             so many.
+
+    Example:
+        >>> from polygraph.data import make_shapes
+        >>> arrays = make_shapes(10, num_points=64)
+        >>> {name: array.shape for name, array in sorted(arrays.items())}
+        {'classes': (5,), 'is_test': (10,), 'label': (10,), 'xyz': (10, 64, 3)}
     """
     for name, value, low in (
         ("num_shapes", num_shapes, 1),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from polygraph._checks import check_positive
+from polygraph._inputs import check_dtype, check_tensors
 from polygraph.nn.ecc import SUMS, DifferenceHidden, attention
 from polygraph.nn.message_passing import graph_of
 from polygraph.nn.tables import Tables
@@ -135,6 +136,18 @@ class LightECConv(torch.nn.Module):
     Raises:
         ValueError: a size is not positive, ``blocks`` does not divide, ``edge_index`` is out of
             range, or edge features are missing.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.nn import LightECConv, knn_graph
+        >>> x = torch.randn(50, 6)
+        >>> layer = LightECConv(6, 6, rank=4)
+        >>> layer, layer(x, knn_graph(x, k=4)).shape
+        (LightECConv(6, 6, rank=4, blocks=3), torch.Size([50, 6]))
+
+    See Also:
+        `NNConv`, of full rank; `NonLocalGraphConv2d` with ``kind="light"``, of images;
+        `polygraph.ops.light_ecc`, the operator.
     """
 
     def __init__(
@@ -171,6 +184,13 @@ class LightECConv(torch.nn.Module):
         self, x: Tensor, edge_index: Tensor | Graph, edge_attr: Tensor | None = None
     ) -> Tensor:
         """``[N, C]`` to ``[N, D]``; ``edge_index`` is PyG's, or a `polygraph.ops.Graph`."""
+        check_tensors("LightECConv", x=x, edge_attr=edge_attr)
+        if x.dim() != 2 or x.shape[1] != self.filter.in_channels:
+            raise ValueError(
+                f"LightECConv: x must have shape [N, {self.filter.in_channels}], got "
+                f"{list(x.shape)}"
+            )
+        check_dtype("LightECConv", "x", x, self.filter.left_bias)
         if not isinstance(edge_index, Graph):
             nodes = (x.shape[0], x.shape[0])
             edge_index = graph_of("LightECConv", edge_index, "source_to_target", *nodes)

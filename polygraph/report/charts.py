@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from polygraph.report.figures import save_figure
+from polygraph.report.figures import legend_above, save_figure
 from polygraph.report.grid_rows import LINEAR, POLYNOMIALS, Model, View, make_views, read_rows
 from polygraph.report.order_lines import lacks_activations, order_lines, order_of
 from polygraph.report.palette import FAMILIES
@@ -48,8 +48,8 @@ def picture_name(view: View, views: Sequence[View]) -> str:
 def chart(view: View, path: str | Path) -> Path:
     """Write the picture of one view."""
     plt = pyplot()
-    models = sorted(view.models, key=lambda m: (_mean(m) is None, _mean(m) or 0.0))
-    height = max(4.2, 1.4 + 0.24 * len(models))
+    models = view.models  # the lowest error first
+    height = max(4.6, 1.8 + 0.24 * len(models))
     figure, (left, middle, right) = plt.subplots(
         1, 3, figsize=(15, height), layout="constrained", width_ratios=(1.1, 1, 1)
     )
@@ -148,9 +148,7 @@ def _orders(axes: Any, models: Sequence[Model], limit: float) -> None:
     axes.set_xlabel("order")
     axes.set_ylabel("mean vertex error in mm")
     if axes.get_legend_handles_labels()[0]:
-        # Below: lines and their error bars may be anywhere within.
-        place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.09), "ncols": 3}
-        axes.legend(frameon=False, fontsize=8.5, **place)
+        legend_above(axes, 3)
 
 
 def _shares(axes: Any, models: Sequence[Model], limit: float) -> None:
@@ -171,4 +169,4 @@ def _shares(axes: Any, models: Sequence[Model], limit: float) -> None:
     axes.set_xlabel("vertex error in mm")
     axes.set_ylabel("% of vertices with at most that error")
     if best:
-        axes.legend(frameon=False, fontsize=8.5)
+        legend_above(axes, 3)

@@ -12,11 +12,10 @@ import numpy as np
 
 from polygraph.mesh.up import Up, known_up
 from polygraph.report.charts import picture_name
-from polygraph.report.figures import Panel, heatmap_figure
+from polygraph.report.figures import Panel, heatmap_figure, panels_view
 from polygraph.report.grid_rows import GridError, Model, View, make_views, read_rows
 from polygraph.report.order_lines import START, order_lines
 from polygraph.report.page_meshes import SampleMeshes, read_reconstructions, read_samples
-from polygraph.report.render import make_view
 
 NCP = "full"
 
@@ -71,7 +70,7 @@ def _figure(grid: Path, view: View, path: Path, names: Sequence[str], mesh: int,
     true = samples.inputs[mesh].astype(np.float64)
     label = f"ground truth\n{samples.labels[mesh]}".rstrip()
     rows = [(label, true, panels)]
-    seen_from = make_view(true, up=known_up(up, samples.up))
+    seen_from = panels_view(true, panels, up=known_up(up, samples.up))
     return heatmap_figure(path, rows, samples.faces, [seen_from])
 
 

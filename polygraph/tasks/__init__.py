@@ -48,6 +48,12 @@ def summary(kind: str) -> str:
     return str(_folder(kind).__doc__).splitlines()[0]
 
 
+def help_text(kind: str) -> str:
+    """What ``--help`` of a task says: the settings that matter first, and an example."""
+    found: str = importlib.import_module(f"{__name__}.{TASKS[kind]}.help").text()
+    return found
+
+
 def load_command(kind: str) -> Command:
     """Import what trains; `TASKS` has the kinds."""
     found: Command = _folder(kind).command()

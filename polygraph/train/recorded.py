@@ -13,6 +13,7 @@ from polygraph.data.shapes import ARRAYS, ShapeDataConfig
 from polygraph.train.checkpoint import CheckpointError, read_meta
 from polygraph.train.loop import BEST, LAST
 
+_WITHOUT_PATH = ("synthetic", "glyphs", "arrays")  # kinds of data
 _Config = TypeVar("_Config", MeshDataConfig, ImageDataConfig, ShapeDataConfig)
 
 
@@ -44,6 +45,10 @@ def recorded_data(
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder}: the run's data: {error}") from error
     if path is not None:
+        if getattr(config, "kind", None) in _WITHOUT_PATH:
+            named = "registered" if kind is MeshDataConfig else "folder"
+            changed: dict[str, Any] = {"path": path, "kind": named}
+            return replace(config, **changed)
         return replace(config, path=path)
     if config.path is None or config.path == ARRAYS:
         return config
@@ -66,7 +71,7 @@ KINDS = {
         "evaluate, reconstruct, latent, export and view take it; `polygraph latent sample` draws "
         "meshes",
     ),
-    "points": ("a network of point clouds", "`polygraph predict` takes it"),
+    "points": ("a classifier of point clouds", "`polygraph predict` takes it"),
     "gan": ("a generator of images", "`polygraph sample` and `polygraph score` take it"),
 }
 

@@ -22,6 +22,9 @@ DATA_WORDS = {
 }
 
 
+FLAGS = ("resume", "help", "print_config")  #: settings without a value
+
+
 @dataclass(frozen=True)
 class Spelling:
     """What the words of a kind of run stand for.
@@ -72,11 +75,19 @@ def spelled(words: Sequence[str], spelling: Spelling) -> list[str]:
     """The same words, each setting by its full name with its value behind ``=`` where it is short.
 
     ``--epochs`` takes back a number of steps that was set before it, by a preset for example.
+
+    Raises:
+        ValueError: several words stand alone.
     """
     found: list[str] = []
+    bare: list[str] = []
     rest = list(words)
     while rest:
         word = rest.pop(0)
+        if not word.startswith("-"):  # the data, as of other programs
+            bare.append(word)
+            found += _data_words(word, spelling)
+            continue
         if not word.startswith("--") or word == "--":
             found.append(word)
             continue
@@ -85,7 +96,8 @@ def spelled(words: Sequence[str], spelling: Spelling) -> list[str]:
         name = spelling.short.get(name, name)
         listed = name in spelling.lists
         values = [value] if equals else []
-        while rest and not rest[0].startswith("--") and (listed or not values) and not equals:
+        takes = not equals and name not in FLAGS
+        while rest and takes and not rest[0].startswith("--") and (listed or not values):
             values.append(rest.pop(0))
         if not values:
             found.append(f"--{name}")
@@ -93,6 +105,8 @@ def spelled(words: Sequence[str], spelling: Spelling) -> list[str]:
             found += _data_words(values[0], spelling)
         else:
             found.append(f"--{name}={_list_text(values) if listed else values[0]}")
+    if len(bare) > 1:
+        raise ValueError(f"one word alone names the data, got {' and '.join(map(repr, bare))}")
     names = {word.partition("=")[0] for word in found}
     if "--epochs" in names and "--steps" not in names:
         found.append("--steps=null")

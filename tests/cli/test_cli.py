@@ -25,7 +25,8 @@ from polygraph.tasks import TASKS, load_command
 PACKAGE = Path(polygraph.__file__).parent
 TINY = [
     "--factors", "[4,4]", "--model.encoder_channels", "[4,6]", "--model.decoder_channels",
-    "[6,4,3]", "--batch_size", "4", "--accelerator", "cpu", "--latent", "3", "--learning-rate", "1e-3", "--schedule", "constant",
+    "[6,4,3]", "--batch_size", "4", "--accelerator", "cpu", "--latent", "3",
+    "--learning-rate", "1e-3", "--schedule", "constant",
 ]  # fmt: skip
 
 
@@ -65,7 +66,10 @@ def test_train_evaluate_reconstruct(tmp_path, words, capsys):
     assert out in printed
     test = json.loads((tmp_path / "run" / "result.json").read_text())["test"]
     assert main(["evaluate", "--run", out, "--json"]) == 0
+    short = json.loads(capsys.readouterr().out)
+    assert main(["evaluate", "--run", out, "--json", "--per-vertex"]) == 0
     measured = json.loads(capsys.readouterr().out)
+    assert short == {key: measured[key] for key in measured if key != "per_vertex"}
     assert {key: measured[key] for key in test} == test
     assert len(measured["per_vertex"]) == 162
     assert main(["evaluate", "--run", out, "--part", "train", "--data", words[-3]]) == 0

@@ -28,6 +28,17 @@ class PCA:
             the largest entry of each is positive.
             Where the meshes have no variance left, rows are zero.
         variance: float64 ``[latent_channels]``, along each component.
+
+    Example:
+        >>> import numpy as np
+        >>> from polygraph.models import PCA
+        >>> meshes = np.random.default_rng(0).random((20, 10, 3))
+        >>> pca = PCA.fit(meshes, 4)
+        >>> pca.encode(meshes[:2]).shape, pca.reconstruct(meshes[:2]).shape
+        ((2, 4), (2, 10, 3))
+
+    See Also:
+        `MeshAutoencoder`, which it is the yardstick of.
     """
 
     mean: Array

@@ -162,6 +162,22 @@ class PretrainedMixin(nn.Module):
 
         Raises:
             PretrainedError: a file is missing, damaged or does not fit the others.
+
+        Example:
+            >>> import tempfile
+            >>> import numpy as np
+            >>> from polygraph.models import MeshAutoencoder, create_model
+            >>> from scipy.spatial import Delaunay
+            >>> vertices = np.random.default_rng(0).random((100, 3))
+            >>> template = vertices, Delaunay(vertices[:, :2]).simplices
+            >>> model = create_model("full-2", template=template, factors=(2, 2, 2, 2))
+            >>> folder = model.save_pretrained(tempfile.mkdtemp())  # or: polygraph export --run RUN
+            >>> loaded = MeshAutoencoder.from_pretrained(folder)
+            >>> loaded.hierarchy.sizes, loaded.config.latent_channels, loaded.training
+            ([100, 50, 25, 13, 7], 16, False)
+
+        See Also:
+            `save_pretrained`; `load_pretrained`, which also gives the description.
         """
         return cls.load_pretrained(folder, device)[0]
 

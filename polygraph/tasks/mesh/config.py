@@ -133,6 +133,7 @@ def with_depth(
 def build_hierarchy(config: MeshRunConfig, dataset: MeshDataset) -> MeshHierarchy:
     """The hierarchy of the data set's template, from the cache when it was built before."""
     cache = config.data.cache_dir
+    assert config.factors is not None, "chosen when the data set was opened"
     return load_or_build(
         dataset.template,
         dataset.faces,

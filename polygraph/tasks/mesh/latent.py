@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +29,7 @@ from polygraph.tasks.mesh.training import get_split
 from polygraph.train.checkpoint import write_json
 
 PARTS = ("train", "val", "test")
+_ROW = re.compile(r"codes|vertices|samples|analogy|axis-\d+")  # folders of walks
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +55,8 @@ class Sequences:
     def write(self, folder: str | Path, *, picture: bool = True, up: Up = "auto") -> list[Path]:
         """Write ``NAME/0000.ply`` and on, ``codes.json`` and, with matplotlib, ``picture.png``.
 
+        Meshes that an earlier walk left in the folder are removed: what lies there is one walk.
+
         Args:
             folder: made where it does not exist.
             picture: write it.
@@ -62,6 +66,7 @@ class Sequences:
             The folders and files, in the order of writing.
         """
         folder = Path(folder)
+        _remove_walk(folder)
         written: list[Path] = []
         for name, meshes in zip(self.names, self.meshes, strict=True):
             (folder / name).mkdir(parents=True, exist_ok=True)
@@ -77,6 +82,20 @@ class Sequences:
             up = known_up(up, self.up)
             written.append(mesh_rows_figure(folder / "picture.png", rows, self.faces, up=up))
         return written
+
+
+def _remove_walk(folder: Path) -> None:
+    """Remove the numbered meshes of a walk that was written here before; nothing else."""
+    if not (folder / "codes.json").is_file():
+        return
+    for row in sorted(folder.iterdir()):
+        if not _ROW.fullmatch(row.name) or row.is_symlink() or not row.is_dir():
+            continue
+        for path in row.iterdir():
+            if re.fullmatch(r"\d{4,}\.ply", path.name):
+                path.unlink()
+        if not any(row.iterdir()):
+            row.rmdir()
 
 
 class LatentRun:
