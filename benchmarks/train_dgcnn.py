@@ -32,7 +32,7 @@ from polygraph.models import DGCNNClassifier, DGCNNClassifierConfig
 from polygraph.tasks.points.training import (
     PointsRunConfig,
     PointsTask,
-    build_classifier,
+    build_network,
     fit_to_data,
     points_train_config,
 )
@@ -165,7 +165,8 @@ def main() -> None:
     arguments = parser.parse_args()
     config, dataset = settings(arguments)
     fabric = make_fabric(config.train)
-    start = build_classifier(config)
+    start = build_network(config)
+    assert isinstance(start, DGCNNClassifier)
     models: dict[str, nn.Module] = {OURS: start, PEER: Peer(config.model)}
     models[PEER].load_state_dict(start.state_dict())
     contenders = {

@@ -1,12 +1,13 @@
-"""Tell the class of point clouds by a trained network."""
+"""Tell the class of point clouds, or the part of each point, by a trained network."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from polygraph.cli.parser import Parser, add_run
+from polygraph.cli.parser import Parser, UsageError, add_run
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -22,11 +23,36 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--unit-sphere", action="store_true", help="centre each cloud and scale it into the sphere"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON: probabilities of classes")
+    parser.add_argument(
+        "--json", action="store_true", help="print JSON: probabilities of classes, or parts' points"
+    )
+    parts = parser.add_argument_group("of runs with --task segment")
+    parts.add_argument(
+        "--class",
+        dest="kind",
+        metavar="NAME",
+        help="the class of the clouds, where the network is told it",
+    )
+    parts.add_argument(
+        "--out",
+        metavar="FOLDER",
+        help="where NAME.parts.ply goes: points, colours, parts (default: beside CLOUD)",
+    )
+    parts.add_argument(
+        "--npy",
+        action="store_true",
+        help="write NAME.parts.npy, the parts int64 [N], instead of a .ply file",
+    )
     chosen = parser.parse_args(arguments)
-    from polygraph.tasks.points.run import load_run
+    from polygraph.tasks.points.run import SegmenterRun, load_run
 
     trained = load_run(chosen.run)
+    if isinstance(trained, SegmenterRun):
+        return _segment(trained, chosen)
+    given = {"--class": chosen.kind, "--out": chosen.out, "--npy": chosen.npy}
+    for option, value in given.items():
+        if value:
+            raise UsageError(f"predict: {option} is for segmenters, {chosen.run} is a classifier")
     found = [_predicted(trained, path, chosen.unit_sphere) for path in chosen.clouds]
     if chosen.json:
         print(json.dumps(found))
@@ -36,17 +62,69 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _predicted(trained: Any, path: str, unit_sphere: bool) -> dict[str, Any]:
-    """The class of a file, and the probabilities of all."""
+def _segment(trained: Any, chosen: Any) -> int:
+    """Write the parts of each cloud's points, and say how many points each part has."""
+    import numpy as np
+
+    files = [_file(path, chosen.out, chosen.npy) for path in chosen.clouds]
+    for at, file in enumerate(files):
+        if file in files[:at]:
+            raise UsageError(f"predict: {chosen.clouds[at]} and another cloud would both be {file}")
+    if chosen.out is not None:
+        Path(chosen.out).mkdir(parents=True, exist_ok=True)
+    rows = []
+    for path, file in zip(chosen.clouds, files, strict=True):
+        points, input_points = _points(path, chosen.unit_sphere)
+        labels = trained.predict(input_points, chosen.kind)[0]
+        _write(file, points, labels)
+        counts = np.bincount(labels, minlength=len(trained.parts)).tolist()
+        parts = {name: n for name, n in zip(trained.parts, counts, strict=True) if n}
+        rows.append({"cloud": path, "file": str(file), "parts": parts})
+    if chosen.json:
+        print(json.dumps(rows))
+        return 0
+    for row in rows:
+        shares = ", ".join(f"{name} {count:,}" for name, count in row["parts"].items())
+        print(f"{row['cloud']}: {shares} -> {row['file']}")
+    return 0
+
+
+def _file(cloud: str, out: str | None, npy: bool) -> Path:
+    """Where the parts of a cloud go."""
+    folder = Path(cloud).parent if out is None else Path(out)
+    return folder / f"{Path(cloud).stem}.parts.{'npy' if npy else 'ply'}"
+
+
+def _write(file: Path, points: Any, labels: Any) -> None:
+    """A file that appears complete or not at all."""
+    import numpy as np
+
+    from polygraph._files import atomic_path
+    from polygraph.mesh.part_cloud import write_labelled
+
+    if file.suffix == ".ply":
+        write_labelled(file, points, labels)
+        return
+    with atomic_path(file) as temporary, temporary.open("wb") as stream:
+        np.save(stream, labels)
+
+
+def _points(path: str, unit_sphere: bool) -> tuple[Any, Any]:
+    """The points of a file as they are, and as the network gets them."""
     import numpy as np
 
     from polygraph.mesh.cloud import read_cloud
 
     points = read_cloud(path)
-    if unit_sphere:
-        points = points - (points.max(0) + points.min(0)) / 2
-        points = points / (np.linalg.norm(points, axis=1).max() or 1.0)
-    shares = trained.predict_proba(points)[0]
+    if not unit_sphere:
+        return points, points
+    centred = points - (points.max(0) + points.min(0)) / 2
+    return points, centred / (np.linalg.norm(centred, axis=1).max() or 1.0)
+
+
+def _predicted(trained: Any, path: str, unit_sphere: bool) -> dict[str, Any]:
+    """The class of a file, and the probabilities of all."""
+    shares = trained.predict_proba(_points(path, unit_sphere)[1])[0]
     best = int(shares.argmax())
     return {
         "cloud": path,

@@ -11,8 +11,10 @@ from polygraph.data.images import (
     to_float,
     to_uint8,
 )
+from polygraph.data.objects import make_objects
 from polygraph.data.registered import MeshDataset, open_registered
-from polygraph.data.shapes import ShapeDataConfig, ShapeDataset, make_shapes, open_shapes
+from polygraph.data.shapes import ShapeDataConfig, ShapeDataset, open_shapes
+from polygraph.data.solids import make_shapes
 from polygraph.data.splits import Split, make_split
 from polygraph.data.synthetic import make_creature
 
@@ -26,6 +28,7 @@ __all__ = [
     "Split",
     "make_creature",
     "make_glyphs",
+    "make_objects",
     "make_shapes",
     "make_split",
     "open_coma",

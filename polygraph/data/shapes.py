@@ -1,14 +1,15 @@
-"""Labelled point clouds: a reader of one archive, and a small set that is built in.
+"""Labelled point clouds: a reader of one archive, and small sets that are built in.
 
 An archive is an ``.npz`` file with the arrays ``xyz`` ``[S, N, 3]`` (floats, or int16 in units of
 1 / 32767), ``label`` (integers ``[S]``), ``is_test`` (booleans, or 0 and 1, ``[S]``) and, if there
-are names, ``classes`` (strings). The clouds are used as they lie: the published recipe wants them
-centred, within the unit sphere, and the second axis up.
+are names, ``classes`` (strings).
+Labels of points, for segmentation, are ``part`` (integers ``[S, N]``, numbered through all classes
+as in ShapeNet-Part) with names ``parts``. The clouds are used as they lie: the published recipe
+wants them centred, within the unit sphere, and the second axis up.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +21,22 @@ from numpy.typing import ArrayLike, NDArray
 from polygraph._arrays import array_sha256, as_numpy, read_npz
 from polygraph._checks import check_numbers
 from polygraph._memory import check_room
+from polygraph._names import unknown_name
+from polygraph.data.objects import make_objects
+from polygraph.data.part_labels import PartLabels, names_of, read_parts
+from polygraph.data.solids import TEST_EVERY, UNIT, make_shapes
 from polygraph.mesh.origin import ZERO, Point, origin_of, to_float32
 
 IntArray = NDArray[np.int64]
-FloatArray = NDArray[np.float64]
 
 REQUIRED = ("xyz", "label", "is_test")
+_OPTIONAL = ("classes", "part", "parts")
 ARRAYS = "(arrays)"  #: path of what was handed over in memory
-UNIT = 32767  # of int16 coordinates
-_TEST_EVERY = 4  # of the built-in shapes of a class
+#: name of a built-in set -> what makes it
+BUILT_IN: dict[str, Callable[[int, int, int], dict[str, NDArray[Any]]]] = {
+    "shapes": make_shapes,
+    "objects": make_objects,
+}
 _BLOCK = 1 << 20  # numbers that are converted at a time
 
 
@@ -37,13 +45,14 @@ class ShapeDataConfig:
     """Which labelled point clouds, and which of them validate.
 
     Attributes:
-        path: an .npz archive with xyz, label and is_test; None: the built-in shapes.
+        path: an .npz archive with xyz, label and is_test; None: a built-in set.
         val_fraction: share of the training shapes of each class that validates instead, rounded;
             at least one of every class that has two or more.
         val_seed: draws these shapes.
         num_shapes: number of built-in shapes.
         num_points: points of each built-in shape.
         seed: of the built-in shapes.
+        built_in: "shapes" (solids), or "objects", whose points have parts.
     """
 
     path: str | None = None
@@ -52,12 +61,15 @@ class ShapeDataConfig:
     num_shapes: int = 240
     num_points: int = 256
     seed: int = 0
+    built_in: str = "shapes"
 
     def __post_init__(self) -> None:
         """Refuse what no data set can be opened from."""
         check_numbers("data", self, ("seed", "val_seed"))
         if not 0 < self.val_fraction < 1:
             raise ValueError(f"data: val_fraction must be in (0, 1), got {self.val_fraction}")
+        if self.built_in not in BUILT_IN:
+            raise ValueError(f"data: {unknown_name('built_in', self.built_in, BUILT_IN)}")
         for name, low in (("num_shapes", 1), ("num_points", 1), ("val_seed", 0), ("seed", 0)):
             if getattr(self, name) < low:
                 raise ValueError(f"data: {name} must be at least {low}, got {getattr(self, name)}")
@@ -79,6 +91,7 @@ class ShapeDataset:
         split_hash: SHA-256 of the three parts.
         origin: what was subtracted from the archive's points: zeros, but where the first cloud lies
             far from 0, see `polygraph.mesh.origin`.
+        parts: labels of the points, where there are some.
 
     Example:
         >>> from polygraph.data import ShapeDataConfig, open_shapes
@@ -97,6 +110,7 @@ class ShapeDataset:
     content_hash: str
     split_hash: str
     origin: Point = ZERO
+    parts: PartLabels | None = None
 
     def __repr__(self) -> str:
         """One line: the name, sizes, the parts."""
@@ -118,6 +132,8 @@ class ShapeDataset:
         test: ArrayLike | None = None,
         val_fraction: float = 0.15,
         seed: int = 0,
+        parts: Any = None,
+        part_names: Sequence[str] | None = None,
     ) -> ShapeDataset:
         """Labelled clouds that are in memory already.
 
@@ -131,6 +147,8 @@ class ShapeDataset:
             test: indices of the clouds that test; None: every fourth of each class.
             val_fraction: share of the others of each class that validates; at least one.
             seed: draws those.
+            parts: integers ``[S, N]`` from 0 on, the part of each point, for segmentation.
+            part_names: their names; None: their numbers.
 
         Raises:
             ValueError: a shape, a dtype or a label is wrong, or a part would be empty.
@@ -151,6 +169,10 @@ class ShapeDataset:
         arrays = {"xyz": xyz, "label": label, "is_test": is_test}
         if classes is not None:
             arrays["classes"] = np.array(classes, dtype=np.str_)
+        if parts is not None:
+            arrays["part"] = as_numpy(parts)
+        if part_names is not None:
+            arrays["parts"] = np.array(part_names, dtype=np.str_)
         config = ShapeDataConfig(ARRAYS, val_fraction, seed)
         return _dataset(name, arrays, config)
 
@@ -162,7 +184,7 @@ class ShapeDataset:
 
 def _every_fourth(label: NDArray[Any]) -> IntArray:
     """Indices of every fourth sample of each class."""
-    parts = [np.flatnonzero(label == k)[_TEST_EVERY - 1 :: _TEST_EVERY] for k in np.unique(label)]
+    parts = [np.flatnonzero(label == k)[TEST_EVERY - 1 :: TEST_EVERY] for k in np.unique(label)]
     return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
 
@@ -183,8 +205,8 @@ def open_shapes(config: ShapeDataConfig) -> ShapeDataset:
         `make_shapes`; `polygraph.models.DGCNNClassifier`.
     """
     if config.path is None:
-        name = f"shapes-{config.num_shapes}-{config.num_points}-{config.seed}"
-        made = make_shapes(config.num_shapes, config.num_points, config.seed)
+        name = f"{config.built_in}-{config.num_shapes}-{config.num_points}-{config.seed}"
+        made = BUILT_IN[config.built_in](config.num_shapes, config.num_points, config.seed)
         return _dataset(name, made, config)
     if config.path == ARRAYS:
         raise ValueError("data: arrays in memory are not kept: hand them over again, or a file")
@@ -199,7 +221,7 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     found = read_npz(path)
-    arrays = {name: found[name] for name in (*REQUIRED, "classes") if name in found}
+    arrays = {name: found[name] for name in (*REQUIRED, *_OPTIONAL) if name in found}
     missing = [name for name in REQUIRED if name not in arrays]
     if missing:
         raise ValueError(
@@ -264,21 +286,9 @@ def _is_test(name: str, is_test: NDArray[Any], size: int) -> NDArray[np.bool_]:
     return is_test.astype(np.bool_)
 
 
-def _classes(name: str, arrays: dict[str, NDArray[Any]]) -> tuple[str, ...] | None:
-    classes = arrays.get("classes")
-    if classes is None:
-        return None
-    if classes.ndim != 1 or classes.dtype.kind != "U" or not len(classes):
-        raise ValueError(
-            f"{name}: classes must be strings of shape [number of classes], got {classes.dtype} "
-            f"{list(classes.shape)}"
-        )
-    return tuple(str(word) for word in classes)
-
-
 def _dataset(name: str, arrays: dict[str, NDArray[Any]], config: ShapeDataConfig) -> ShapeDataset:
     points, origin = _points(name, arrays["xyz"])
-    classes = _classes(name, arrays)
+    classes = names_of(name, arrays, "classes")
     labels = _labels(name, arrays["label"], len(points), None if classes is None else len(classes))
     if classes is None:
         classes = tuple(str(number) for number in range(int(labels.max()) + 1))
@@ -292,7 +302,8 @@ def _dataset(name: str, arrays: dict[str, NDArray[Any]], config: ShapeDataConfig
             f"{name}: every class must have training shapes, got none of class {at} "
             f"({classes[at]!r})"
         )
-    if len(classes) < 2:
+    parts = read_parts(name, arrays, points.shape[:2], labels, len(classes), is_test)
+    if len(classes) < 2 and parts is None:
         raise ValueError(f"{name}: label must name at least 2 classes, got 1")
     train, val = _draw(labels, np.flatnonzero(~is_test), config)
     if not len(val):
@@ -313,6 +324,7 @@ def _dataset(name: str, arrays: dict[str, NDArray[Any]], config: ShapeDataConfig
         ),
         split_hash=array_sha256(*(part.astype("<i8") for part in (train, val, test))),
         origin=origin,
+        parts=parts,
     )
 
 
@@ -327,124 +339,3 @@ def _draw(
         draw = np.random.default_rng([config.val_seed, int(number)])
         held[draw.permutation(members)[:count]] = True
     return candidates[~held[candidates]], candidates[held[candidates]]
-
-
-# ---- built in ----
-
-Sampler = Callable[[np.random.Generator, int], FloatArray]
-
-
-def _sphere(rng: np.random.Generator, n: int) -> FloatArray:
-    x = rng.standard_normal((n, 3))
-    x /= np.linalg.norm(x, axis=1, keepdims=True)
-    stretched: FloatArray = x * rng.uniform(0.7, 1.3, 3)
-    return stretched
-
-
-def _box(rng: np.random.Generator, n: int) -> FloatArray:
-    sides = rng.uniform(0.5, 1.5, 3)
-    areas = np.array([sides[1] * sides[2], sides[2] * sides[0], sides[0] * sides[1]])
-    axis = rng.choice(3, n, p=areas / areas.sum())
-    x = rng.uniform(-1, 1, (n, 3))
-    x[np.arange(n), axis] = rng.choice([-1.0, 1.0], n)
-    scaled: FloatArray = x * sides
-    return scaled
-
-
-def _disc(rng: np.random.Generator, n: int, height: float) -> FloatArray:
-    radius, angle = np.sqrt(rng.uniform(0, 1, n)), rng.uniform(0, 2 * np.pi, n)
-    return np.stack([radius * np.cos(angle), np.full(n, height), radius * np.sin(angle)], 1)
-
-
-def _cylinder(rng: np.random.Generator, n: int) -> FloatArray:
-    half = rng.uniform(0.6, 2.0)
-    wall = rng.binomial(n, 2 * half / (2 * half + 1))
-    angle = rng.uniform(0, 2 * np.pi, wall)
-    side = np.stack([np.cos(angle), rng.uniform(-half, half, wall), np.sin(angle)], 1)
-    ends = _disc(rng, n - wall, half)
-    ends[:, 1] *= rng.choice([-1.0, 1.0], n - wall)
-    return np.concatenate([side, ends])
-
-
-def _cone(rng: np.random.Generator, n: int) -> FloatArray:
-    height = rng.uniform(1.0, 3.0)
-    slant = math.hypot(1, height)
-    wall = rng.binomial(n, slant / (slant + 1))
-    away, angle = np.sqrt(rng.uniform(0, 1, wall)), rng.uniform(0, 2 * np.pi, wall)
-    side = [away * np.cos(angle), height * (1 - away), away * np.sin(angle)]
-    return np.concatenate([np.stack(side, 1), _disc(rng, n - wall, 0.0)])
-
-
-def _torus(rng: np.random.Generator, n: int) -> FloatArray:
-    thin = rng.uniform(0.2, 0.5)
-    around, across = rng.uniform(0, 2 * np.pi, (2, n))
-    ring = 1 + thin * np.cos(across)
-    return np.stack([ring * np.cos(around), thin * np.sin(across), ring * np.sin(around)], 1)
-
-
-BUILT_IN: dict[str, Sampler] = {
-    "sphere": _sphere,
-    "box": _box,
-    "cylinder": _cylinder,
-    "cone": _cone,
-    "torus": _torus,
-}
-
-
-def make_shapes(
-    num_shapes: int = 240, num_points: int = 256, seed: int = 0
-) -> dict[str, NDArray[Any]]:
-    """Points on spheres, boxes, cylinders, cones and tori, as the arrays of an archive.
-
-    Proportions are random, and so is the rotation about the up axis (the second); each cloud is
-    centred and scaled into the unit sphere. The classes take turns, and every fourth shape of a
-    class is a test shape. Each shape depends on the seed and its own number alone.
-
-    Args:
-        num_shapes: S.
-        num_points: N.
-        seed: any non-negative integer.
-
-    Returns:
-        ``xyz`` int16 ``[S, N, 3]`` in units of 1 / 32767, ``label`` int64 ``[S]``, ``is_test`` bool
-        ``[S]``, ``classes`` strings ``[5]``.
-
-    Raises:
-        ValueError: `num_shapes`, `num_points` or `seed` is out of range, or there is no memory for
-            so many.
-
-    Example:
-        >>> from polygraph.data import make_shapes
-        >>> arrays = make_shapes(10, num_points=64)
-        >>> {name: array.shape for name, array in sorted(arrays.items())}
-        {'classes': (5,), 'is_test': (10,), 'label': (10,), 'xyz': (10, 64, 3)}
-    """
-    for name, value, low in (
-        ("num_shapes", num_shapes, 1),
-        ("num_points", num_points, 1),
-        ("seed", seed, 0),
-    ):
-        if value < low:
-            raise ValueError(f"make_shapes: {name} must be at least {low}, got {value}")
-    # int16, then float32, and what a shape is made of.
-    size = num_shapes * (18 * num_points + 64) + 256 * num_points
-    check_room(size, f"make_shapes: num_shapes {num_shapes} of num_points {num_points}")
-    samplers = list(BUILT_IN.values())
-    number = np.arange(num_shapes)
-    label = number % len(samplers)
-    xyz = np.empty((num_shapes, num_points, 3), np.int16)
-    for i in number:
-        rng = np.random.default_rng([seed, int(i)])
-        x = samplers[label[i]](rng, num_points)
-        cos, sin = np.cos(turn := rng.uniform(0, 2 * np.pi)), np.sin(turn)
-        x = x @ np.array([[cos, 0, -sin], [0, 1, 0], [sin, 0, cos]])
-        x -= (x.min(0) + x.max(0)) / 2
-        largest = np.linalg.norm(x, axis=1).max()
-        x = x / (largest if largest > 0 else 1)
-        xyz[i] = np.round(x * UNIT)  # whole numbers: the same on every machine
-    return {
-        "xyz": xyz,
-        "label": label.astype(np.int64),
-        "is_test": number // len(samplers) % _TEST_EVERY == _TEST_EVERY - 1,
-        "classes": np.array(list(BUILT_IN)),
-    }

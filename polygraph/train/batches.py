@@ -144,8 +144,15 @@ class PointBatches:
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         """This process's part of the batch of ``step``: points ``[b, N, 3]`` and int64 ``[b]``."""
+        return self._batch(step, self._chosen(step))
+
+    def _chosen(self, step: int) -> NDArray[np.int64]:
+        """Places in the training set of the batch of ``step``, of all processes."""
         config = self.config
-        chosen = sample_indices(config.seed, len(self._labels), config.batch_size, step)
+        return sample_indices(config.seed, len(self._labels), config.batch_size, step)
+
+    def _batch(self, step: int, chosen: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        config = self.config
         draw = np.random.default_rng([config.seed, step, _AUGMENTATION])
         size = (len(chosen), 1, 3)
         drawn = (
@@ -161,6 +168,26 @@ class PointBatches:
             points = self._held[rows]
         factor, offset = (torch.from_numpy(part[mine]).to(points) for part in drawn)
         return torch.addcmul(offset, points, factor), self._labels[rows]
+
+
+class PartBatches(PointBatches):
+    """Training batches of clouds, the labels of their points and their classes, by step.
+
+    Arguments as of `PointBatches`.
+    """
+
+    def __call__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        """This process's part of the batch of ``step``.
+
+        Returns:
+            points ``[b, N, 3]``, parts int64 ``[b, N]``, classes int64 ``[b]``.
+        """
+        chosen = self._chosen(step)
+        points, classes = self._batch(step, chosen)
+        assert self.dataset.parts is not None  # what trains on them has looked
+        rows = self.dataset.train[chosen[self.rank :: self.world]]
+        parts = torch.from_numpy(self.dataset.parts.labels[rows])
+        return points, parts.to(self.device, torch.int64), classes
 
 
 class ImageBatches:

@@ -71,7 +71,7 @@ KINDS = {
         "evaluate, reconstruct, latent, export and view take it; `polygraph latent sample` draws "
         "meshes",
     ),
-    "points": ("a classifier of point clouds", "`polygraph predict` takes it"),
+    "points": ("a network of point clouds", "`polygraph predict` takes it"),
     "gan": ("a generator of images", "`polygraph sample` and `polygraph score` take it"),
 }
 

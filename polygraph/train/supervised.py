@@ -34,11 +34,13 @@ _CHECK_EVERY = 100  # steps between looks at the loss, each of which waits for t
 class ClassificationLoss(nn.Module):
     """The loss of a classifier: cross-entropy with label smoothing, and the share of right answers.
 
+    Of samples, or of all points of samples.
+
     Fabric wraps a module of which only scalars come out: what a wrapped module returns is rounded
     to float32, also where everything is computed in float64.
 
     Args:
-        model: maps inputs to logits ``[B, K]``.
+        model: maps inputs to logits ``[B, K]``, or of points ``[B, N, K]``.
         smoothing: share of the target that is not the label's alone, in [0, 1).
         spread: the classes over which that share is spread evenly: ``others``, all but the label's
             (Wang et al., ACM TOG 2019, the authors' code), or ``all``, the label's among them
@@ -58,14 +60,16 @@ class ClassificationLoss(nn.Module):
             raise ValueError(f"ClassificationLoss: smoothing must be in [0, 1), got {smoothing}")
         self.model, self.smoothing, self.spread = model, smoothing, spread
 
-    def forward(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, inputs: Tensor, labels: Tensor, *more: Tensor) -> tuple[Tensor, Tensor]:
         """The loss and the accuracy of a batch, two scalars.
 
         Args:
             inputs: as the model takes them, B samples.
-            labels: int64 ``[B]`` in [0, K).
+            labels: int64 ``[B]``, or ``[B, N]``, in [0, K).
+            *more: what the model takes behind the inputs.
         """
-        logits = self.model(inputs)
+        logits = self.model(inputs, *more).flatten(0, -2)
+        labels = labels.flatten()
         classes, share = logits.shape[-1], self.smoothing
         if self.spread == "others" and share > 0:  # PyTorch spreads its share over all
             if share * classes > classes - 1:
@@ -176,10 +180,7 @@ class ClassifierTask(SupervisedTask):
     def validate(self) -> dict[str, float]:
         """Error, loss and score on the samples that validate."""
         found = self.measure(self.val)
-        error, loss = 1 - found["accuracy"], found["loss"]
-        # Errors differ by 1 / samples or not at all: half of that at most decides between equals.
-        tie = loss / (1 + loss) / (2 * len(self.val))
-        return {"val_error": error, "val_loss": loss, "val_score": error + tie}
+        return validation_score(1 - found["accuracy"], found["loss"], len(self.val))
 
     def measure(self, indices: NDArray[np.int64]) -> dict[str, Any]:
         """`classification_summary` of some samples, shared among the processes."""
@@ -187,6 +188,16 @@ class ClassifierTask(SupervisedTask):
         rows = self.logits(mine) if len(mine) else None
         found = gather_rows(rows, len(indices), self.fabric)
         return classification_summary(found, self.labels[indices], self.classes)
+
+
+def validation_score(error: float, loss: float, count: int) -> dict[str, float]:
+    """What decides about weights: the error, of equal ones the loss.
+
+    Errors of ``count`` samples differ by 1 / count or not at all: the loss adds half of that at
+    most.
+    """
+    tie = loss / (1 + loss) / (2 * count)
+    return {"val_error": error, "val_loss": loss, "val_score": error + tie}
 
 
 @contextmanager

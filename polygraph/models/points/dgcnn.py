@@ -88,8 +88,10 @@ class DGCNNSegmenterConfig:
     """What a `DGCNNSegmenter` is made of.
 
     Attributes:
-        num_parts: numbers that come out for a point.
-        num_categories: kinds of objects, one of which is given with every cloud; 0: none is.
+        num_parts: numbers that come out for a point; None: as many as the data set has parts, which
+            training fills in.
+        num_categories: kinds of objects, one of which is given with every cloud; 0: none is; None:
+            as many as the data set has classes, which training fills in.
         in_channels: numbers per point.
         k: neighbours of a point, itself among them.
         edge_channels: widths of the linear layers of each edge convolution.
@@ -99,8 +101,8 @@ class DGCNNSegmenterConfig:
         dropout: share of numbers dropped after each of these but the last.
     """
 
-    num_parts: int = 50
-    num_categories: int = 0
+    num_parts: int | None = 50
+    num_categories: int | None = 0
     in_channels: int = 3
     k: int = 40
     edge_channels: tuple[tuple[int, ...], ...] = ((64, 64), (64, 64), (64,))
@@ -113,16 +115,18 @@ class DGCNNSegmenterConfig:
         """Check every field; a list of channels (from JSON or YAML) becomes a tuple."""
         check_numbers(type(self).__name__, self)
         name = type(self).__name__
+        if self.num_parts is not None:
+            check_positive(name, num_parts=self.num_parts)
         check_positive(
             name,
-            num_parts=self.num_parts,
             in_channels=self.in_channels,
             k=self.k,
             embedding_channels=self.embedding_channels,
             category_channels=self.category_channels,
         )
         count = self.num_categories
-        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+        whole = isinstance(count, int) and not isinstance(count, bool)
+        if count is not None and not (whole and count >= 0):
             raise ValueError(f"{name}: num_categories must be an integer from 0 on, got {count!r}")
         blocks = []
         for i, block in enumerate(self.edge_channels):
@@ -291,8 +295,9 @@ class DGCNNSegmenter(_DGCNN):
     It returns logits ``[B, N, num_parts]``. Deterministic but for dropout.
 
     Raises:
-        ValueError: ``points`` has another shape or too few points; ``category`` is missing, not
-            wanted, of another shape or dtype, or on the CPU out of range.
+        ValueError: ``num_parts`` or ``num_categories`` is None; ``points`` has another shape or too
+            few points; ``category`` is missing, not wanted, of another shape or dtype,
+            or on the CPU out of range.
         RuntimeError: from `polygraph.ops.knn`: a value is NaN or inf.
 
     Example:
@@ -303,15 +308,22 @@ class DGCNNSegmenter(_DGCNN):
         torch.Size([2, 32, 6])
 
     See Also:
-        `DGCNNClassifier`; `polygraph.nn.DynamicEdgeConv`, the layer.
+        `DGCNNClassifier`; `polygraph.nn.DynamicEdgeConv`, the layer; `polygraph.tasks.points`,
+        which trains it by ``task="segment"``.
     """
 
     def __init__(self, config: DGCNNSegmenterConfig) -> None:
+        if config.num_parts is None or config.num_categories is None:
+            raise ValueError(
+                "DGCNNSegmenter: num_parts and num_categories must be set, got "
+                f"{config.num_parts} and {config.num_categories}"
+            )
         super().__init__(config.k, config.in_channels, config.edge_channels)
         self.config = config
         local = sum(block[-1] for block in config.edge_channels)
         width = config.embedding_channels
         self.embedding = _layers((local, width))
+        self.num_categories = config.num_categories
         self.category: nn.Module | None = None
         if config.num_categories:
             self.category = _layers((config.num_categories, config.category_channels))
@@ -325,7 +337,7 @@ class DGCNNSegmenter(_DGCNN):
         self.head = nn.Sequential(*head, nn.Linear(sizes[-1], config.num_parts, bias=False))
 
     def _check_category(self, points: Tensor, category: Tensor | None) -> None:
-        count = self.config.num_categories
+        count = self.num_categories
         if (category is None) != (count == 0):
             wanted = "must not be given: there are no categories" if count == 0 else "must be given"
             raise ValueError(f"DGCNNSegmenter: category {wanted} (num_categories is {count})")
@@ -352,7 +364,7 @@ class DGCNNSegmenter(_DGCNN):
         nodes = x.reshape(B * N, C)
         cloud = _by_cloud(self.embedding(nodes), B, N).amax(1)
         if self.category is not None and category is not None:
-            kinds = nn.functional.one_hot(category, self.config.num_categories).to(x.dtype)
+            kinds = nn.functional.one_hot(category, self.num_categories).to(x.dtype)
             cloud = torch.cat([cloud, self.category(kinds)], -1)
         # The linear layer of [cloud, category, point]: what concerns the whole cloud is computed
         # once for it, and not for each of its points.

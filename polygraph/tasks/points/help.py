@@ -3,17 +3,20 @@
 HELP = """\
 usage: polygraph train points [FILE.npz] --out RUN [settings]
 
-Train a DGCNN on point clouds: one class for each.
+Train a DGCNN on point clouds: one class for each, or one part for each point.
 
   polygraph train points clouds.npz --out RUN                xyz [S, N, 3], label [S], is_test [S]
   polygraph train points --out RUN --steps 200               the built-in shapes
+  polygraph train points --task segment parts.npz --out RUN      part [S, N] besides
   polygraph train points --out RUN --resume                  go on, with the run's own settings
 
 data
-  FILE.npz, --data F   the clouds; or 'shapes', which are built in (default)
+  FILE.npz, --data F   the clouds; or 'shapes' and 'objects', which are built in (the default:
+                       shapes, and to segment objects, whose points have parts)
 
 model
-  --k N                neighbours of a point, itself among them (default: 20)
+  --task T             'classify' (default) or 'segment'
+  --k N                neighbours of a point, itself among them (default: 20, to segment 40)
   --model.dropout X    (default: 0.5)
 
 training

@@ -1,4 +1,4 @@
-"""Training of point cloud classifiers: what the loop needs to know about them, and a run's folder.
+"""Training of point cloud networks: what the loop needs to know of them, and a run's folder.
 
 Recipe (Wang et al., ACM TOG 2019, and the authors' code): cross-entropy with 0.2 of the target
 spread over the other classes, every cloud scaled by 2/3 to 3/2 and shifted by up to 0.2 along each
@@ -20,9 +20,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from polygraph._checks import check_numbers
+from polygraph._names import unknown_name
 from polygraph.data.known import remember
 from polygraph.data.shapes import ShapeDataConfig, ShapeDataset, open_shapes
-from polygraph.models.points.dgcnn import DGCNNClassifier, DGCNNClassifierConfig
+from polygraph.models.points.dgcnn import (
+    DGCNNClassifier,
+    DGCNNClassifierConfig,
+    DGCNNSegmenter,
+    DGCNNSegmenterConfig,
+)
+from polygraph.tasks.points.segment import (
+    SegmentTask,
+    check_batch_size,
+    describe_segmentation,
+    fit_segmenter,
+)
 from polygraph.train.batches import PointBatches
 from polygraph.train.checkpoint import seal, write_json
 from polygraph.train.config import TrainConfig, config_hash
@@ -30,9 +42,14 @@ from polygraph.train.distributed import make_fabric, process_group
 from polygraph.train.log import Say
 from polygraph.train.loop import Progress, Trainer
 from polygraph.train.provenance import provenance
-from polygraph.train.supervised import ClassificationLoss, ClassifierTask, model_logits
+from polygraph.train.supervised import (
+    ClassificationLoss,
+    ClassifierTask,
+    model_logits,
+)
 
 RUN, RESULT = "run.json", "result.json"
+CLASSIFY, SEGMENT = TASKS = ("classify", "segment")
 RECIPE: dict[str, Any] = {
     "epochs": 250,
     "batch_size": 32,
@@ -49,10 +66,11 @@ def points_train_config(**settings: Any) -> TrainConfig:
 
 @dataclass(frozen=True)
 class PointsRunConfig:
-    """Everything that decides about a point cloud classifier.
+    """Everything that decides about a point cloud network.
 
     Attributes:
-        model: neighbours, channels, dropout.
+        task: "classify", one class for each cloud, or "segment", one part for each point.
+        model: neighbours, channels, dropout; of the task's network.
         data: labelled clouds, and which of them validate.
         train: steps, batch, optimiser, schedule, seed.
         label_smoothing: share of the target that is spread evenly over the other classes, 0 to 0.5.
@@ -61,16 +79,24 @@ class PointsRunConfig:
         shift: largest distance by which a training cloud is moved along an axis.
     """
 
-    model: DGCNNClassifierConfig = field(default_factory=DGCNNClassifierConfig)
+    model: DGCNNClassifierConfig | DGCNNSegmenterConfig = field(
+        default_factory=DGCNNClassifierConfig
+    )
     data: ShapeDataConfig = field(default_factory=ShapeDataConfig)
     train: TrainConfig = field(default_factory=points_train_config)
     label_smoothing: float = 0.2
     scale: float = 1.5
     shift: float = 0.2
+    task: str = CLASSIFY
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot train."""
         check_numbers("train", self)
+        if type(self.model) is not model_config(self.task):
+            raise ValueError(
+                f"model: must be {model_config(self.task).__name__} for task {self.task!r}, got "
+                f"{type(self.model).__name__}"
+            )
         if not 0 <= self.label_smoothing <= 0.5:
             raise ValueError(
                 f"train: label_smoothing must be in [0, 0.5], got {self.label_smoothing}"
@@ -91,9 +117,22 @@ class PointsRunConfig:
         shown.
         """
         fields = asdict(self)
-        del fields["data"]["path"]
+        del fields["data"]["path"], fields["data"]["built_in"]
+        if self.task == CLASSIFY:  # as before there was another
+            del fields["task"]
         fields["train"] = {**self.train.semantics(), "length": self.train.length()}
         return config_hash(fields)
+
+
+def model_config(task: str) -> type[DGCNNClassifierConfig] | type[DGCNNSegmenterConfig]:
+    """The configuration of the network of a task.
+
+    Raises:
+        ValueError: there is no such task.
+    """
+    if task not in TASKS:
+        raise ValueError(f"train: {unknown_name('task', task, TASKS)}")
+    return DGCNNClassifierConfig if task == CLASSIFY else DGCNNSegmenterConfig
 
 
 class PointsTask(ClassifierTask):
@@ -113,11 +152,7 @@ class PointsTask(ClassifierTask):
         self, fabric: Any, config: PointsRunConfig, model: torch.nn.Module, dataset: ShapeDataset
     ) -> None:
         train = config.train
-        if train.batch_size // fabric.world_size < 2:
-            raise ValueError(
-                "train: batch_size must be at least 2 per process, whose statistics BatchNorm "
-                f"takes, got {train.batch_size} for {fabric.world_size}"
-            )
+        check_batch_size(train, fabric)
         super().__init__(
             fabric,
             train,
@@ -164,38 +199,45 @@ def class_logits(
 
 
 def fit_to_data(config: PointsRunConfig, dataset: ShapeDataset) -> PointsRunConfig:
-    """The same run with the data set's number of classes.
+    """The same run with the data set's number of classes, or of parts.
 
     Raises:
         ValueError: the model is for another number of classes, or ``k`` exceeds the points of a
-            cloud.
+            cloud; or the data do not have what the task needs.
     """
     found, points = dataset.num_classes, dataset.points.shape[1]
-    if config.model.num_classes not in (None, found):
-        raise ValueError(
-            f"model: num_classes must be {found}, the number of classes of {dataset.name}, or "
-            f"null, got {config.model.num_classes}"
-        )
     if config.model.k > points:
         raise ValueError(
             f"model: k must be at most {points}, the points of a cloud of {dataset.name}, got "
             f"{config.model.k}"
+        )
+    if isinstance(config.model, DGCNNSegmenterConfig):
+        return replace(config, model=fit_segmenter(config.model, dataset))
+    if found < 2:
+        raise ValueError(f"{dataset.name}: label must name at least 2 classes, got {found}")
+    if config.model.num_classes not in (None, found):
+        raise ValueError(
+            f"model: num_classes must be {found}, the number of classes of {dataset.name}, or "
+            f"null, got {config.model.num_classes}"
         )
     return replace(config, model=replace(config.model, num_classes=found))
 
 
 def describe_data(dataset: ShapeDataset) -> str:
     """What is trained on, in a line for people."""
+    parts = "" if dataset.parts is None else f" of {len(dataset.parts.names)} parts"
     return (
         f"{dataset.name}: {len(dataset.points):,} clouds of {dataset.points.shape[1]:,} points, "
-        f"{dataset.num_classes} classes: {len(dataset.train):,} train, {len(dataset.val):,} "
+        f"{dataset.num_classes} classes{parts}: {len(dataset.train):,} train, {len(dataset.val):,} "
         f"validate, {len(dataset.test):,} test"
     )
 
 
-def build_classifier(config: PointsRunConfig) -> DGCNNClassifier:
-    """A classifier initialised from the seed."""
+def build_network(config: PointsRunConfig) -> DGCNNClassifier | DGCNNSegmenter:
+    """A network initialised from the seed."""
     torch.manual_seed(config.train.seed)
+    if isinstance(config.model, DGCNNSegmenterConfig):
+        return DGCNNSegmenter(config.model)
     return DGCNNClassifier(config.model)
 
 
@@ -223,8 +265,8 @@ def train_points(
 
     Returns:
         What ``result.json`` holds, the same on every process: ``test`` and ``val`` (of
-        `classification_summary`), ``parameters``, ``seconds``, ``seconds_per_epoch`` and what the
-        run was.
+        `classification_summary`, or of `segmentation_summary`), ``parameters``,
+        ``seconds``, ``seconds_per_epoch`` and what the run was.
 
     Raises:
         ValueError: the data are bad, or do not fit the model.
@@ -239,7 +281,7 @@ def train_points(
     if say is not None and fabric.global_rank == 0:
         say(describe_data(dataset))
     with process_group(fabric) as owned:
-        model = build_classifier(config)
+        model = build_network(config)
         identity = {
             "model": asdict(config.model),
             "dataset_hash": dataset.content_hash,
@@ -257,7 +299,22 @@ def train_points(
             "origin": list(dataset.origin),
             **provenance(fabric.device),
         }
-        task = PointsTask(fabric, config, model, dataset)
+        task: PointsTask | SegmentTask
+        if dataset.parts is not None and isinstance(model, DGCNNSegmenter):
+            identity["parts_hash"] = dataset.parts.content_hash
+            meta["parts"] = list(dataset.parts.names)
+            meta["parts_of_class"] = dataset.parts.numbers()
+            task = SegmentTask(
+                fabric,
+                config.train,
+                model,
+                dataset,
+                smoothing=config.label_smoothing,
+                scale=config.scale,
+                shift=config.shift,
+            )
+        else:
+            task = PointsTask(fabric, config, model, dataset)
         trainer = Trainer(task, config.train, fabric, folder, meta=meta, identity=identity, say=say)
         owned += [task, trainer]
 
@@ -271,7 +328,7 @@ def train_points(
 
 
 def _finish(
-    task: PointsTask, progress: Progress, folder: Path, meta: dict[str, Any]
+    task: PointsTask | SegmentTask, progress: Progress, folder: Path, meta: dict[str, Any]
 ) -> dict[str, Any]:
     """Measure the best weights on the test shapes and write the result."""
     task.load_best(progress, folder)
@@ -294,6 +351,8 @@ def _finish(
 def describe_result(result: dict[str, Any]) -> str:
     """What `train_points` reached, in a line."""
     test, val = result["test"], result["val"]
+    if "mean_iou" in test:
+        return describe_segmentation(result)
     return (
         f"{result['steps']:,} steps, weights of step {result['best_step']}: "
         f"{test['accuracy']:.1%} of {test['num_samples']} test shapes right, "

@@ -150,7 +150,7 @@ def test_another_run_is_refused(tmp_path):
         with pytest.raises(CheckpointError, match=f"{what} is"):
             train_points(other, tmp_path / "run", resume=True)
     assert config.digest() == with_train(config, log_every=3).digest()
-    with pytest.raises(CheckpointError, match="holds a classifier of point clouds"):
+    with pytest.raises(CheckpointError, match="holds a network of point clouds"):
         load_run(tmp_path / "run")
 
 
@@ -251,7 +251,7 @@ def test_checkpoints_of_something_else(tmp_path):
     path = tmp_path / "x.safetensors"
     for meta in ({}, {"config": {"model": {"latent_channels": 3}}}, {"config": {"model": {}}}):
         save_checkpoint(path, {"modules": {"model": {"w": torch.zeros(2)}}}, meta)
-        with pytest.raises(CheckpointError, match="not a checkpoint of a point cloud classifier"):
+        with pytest.raises(CheckpointError, match="not a checkpoint of a point cloud network"):
             load_classifier(path)
 
 
@@ -265,7 +265,7 @@ def test_the_command_line(tmp_path, capsys):
     from polygraph.cli import main
 
     assert main(["train", "--help"]) == 0
-    assert "Classifiers of point clouds" in capsys.readouterr().out
+    assert "Classifiers and segmenters of point clouds" in capsys.readouterr().out
     out = str(tmp_path / "run")
     config = tmp_path / "c.yaml"
     config.write_text("model: {edge_channels: [8, 8], head_channels: [12]}\nbatch_size: 4\n")
@@ -283,7 +283,7 @@ def test_the_command_line(tmp_path, capsys):
     assert written["train"]["weight_decay"] == 1e-4
     assert main([*words, "--schedule", "constant", "--steps", "3", "--resume"]) == 0
     assert main(["evaluate", "--run", out]) == 1
-    assert "holds a classifier of point clouds" in capsys.readouterr().err
+    assert "holds a network of point clouds" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
