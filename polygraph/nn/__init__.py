@@ -9,6 +9,7 @@ from polygraph.nn.block import ACTIVATIONS, PolynomialBlock, polynomial_step
 from polygraph.nn.knn import knn, knn_graph, pixel_knn
 from polygraph.nn.layout import LAYOUTS, Layout, layout_of
 from polygraph.nn.norm import NORMS, SecondOrderNorm
+from polygraph.nn.pixel_graph import PixelGraph
 from polygraph.nn.polynomial import CCP, NCP, FirstOrder, NCPSkip, ProdPoly, Simple
 from polygraph.nn.resample import Resample, SelectVertices
 from polygraph.nn.spiral_conv import SpiralConv
@@ -48,6 +49,7 @@ __all__ = [
     "NNConv",
     "NonLocalGraphConv2d",
     "OnGraph",
+    "PixelGraph",
     "PolynomialBlock",
     "ProdPoly",
     "Resample",
