@@ -149,11 +149,17 @@ class LightEdgeFilter(torch.nn.Module):
             side: PartialCirculant = getattr(self, name)
             before = f"{prefix}{name}_weight"  # [R C, H], or [blocks, H]
             old = state.pop(before, None)
-            if old is not None and (old.numel() != side.weight.numel() or side.tail is not None):
+            if old is None:
+                continue
+            (rank, rows, hidden), channels = side.weight.shape, side.bias.shape[1]
+            if rows != side.channels or old.shape != (rank * channels, hidden):
                 rest[-1].append(f"{before} has shape {list(old.shape)}: {_BEFORE}.")
-            elif old is not None:
-                state[f"{prefix}{name}.weight"] = old.view_as(side.weight)
-                state[f"{prefix}{name}.bias"] = state.pop(f"{prefix}{name}_bias").view_as(side.bias)
+                continue
+            old = old.view(rank, channels, hidden)
+            state[f"{prefix}{name}.weight"] = old[:, :rows]
+            if side.tail is not None:
+                state[f"{prefix}{name}.tail"] = old[:, rows:]
+            state[f"{prefix}{name}.bias"] = state.pop(f"{prefix}{name}_bias").view_as(side.bias)
         super()._load_from_state_dict(state, prefix, *rest)
 
 

@@ -1,7 +1,10 @@
 """Adversarial runs by name: networks, losses, optimizers.
 
 ``thesis/*``: WGAN-GP of `polygraph.models.images.graph_gan`, five critic steps, RMSprop 1e-4 (decay
-0.9) that falls linearly to 0, batches of 32. ``small/*``: the same with a quarter of the features
+0.9) that falls linearly to 0, batches of 32, the generator itself and no average; ``ecc-k16`` and
+``ecc-k32`` have batches of 16 and 8 and rates of 7e-5 and 5e-5, as table 4.1 of the thesis.
+``thesis/*-b32``: all in batches of 32 at 1e-4, with an averaged generator. ``critic-*`` has the graph
+layer in the critic alone, ``both-*`` in both. ``small/*``: averaged, with a quarter of the features
 in the critic and half in the generator's last layers, which two cores can carry. ``pi/*``: the
 generators of the Π-net papers; SNGAN's pairs with the hinge loss, Adam 2e-4 (0, 0.9), five critic
 steps of 64 images, 128 for the generator; ProGAN's with WGAN-GP and growing sizes. ``small/ccp``,
@@ -23,7 +26,15 @@ from polygraph.models.images.sngan import ResidualCriticConfig, ResidualGenerato
 from polygraph.tasks.images.losses import GanConfig
 
 NEIGHBORS = (8, 16, 32)
-_GRAPHS = ("edge", "ecc", "light")
+#: the name in presets -> the kind of layer, and δ of its edges' weights
+_GRAPHS: dict[str, tuple[str, float | None]] = {
+    "edge": ("edge-sum", None),
+    "edge-max": ("edge-max", None),
+    "ecc": ("ecc", 10.0),
+    "light": ("light", 10.0),
+}
+#: batch and rate of the rows of table 4.1 that are not 32 and 1e-4
+_TABLE_4_1 = {"ecc-k16": (16, 7e-5), "ecc-k32": (8, 5e-5)}
 
 
 @dataclass(frozen=True)
@@ -47,7 +58,7 @@ _LOOP = {"schedule": "linear", "weight_decay": 0.0, "eval_every": 1000, "checkpo
 _THESIS = GanPreset(
     GraphGeneratorConfig(),
     GraphCriticConfig(),
-    GanConfig(optimizer="rmsprop"),
+    GanConfig(optimizer="rmsprop", ema=0.0),
     {**_LOOP, "steps": 100_000, "batch_size": 32, "learning_rate": 1e-4},
 )
 _SMALL = GanPreset(
@@ -112,18 +123,33 @@ _SMALL_POLYNOMIAL = GanPreset(
 
 
 def _graph_presets(family: str, base: GanPreset) -> dict[str, GanPreset]:
-    """The generators of one width, and a plain generator against critics with graphs."""
+    """A plain pair; a graph layer in the generator, in the critic, and in both."""
     found = {f"{family}/baseline": base}
 
-    def add(name: str, **networks: Any) -> None:
-        found[f"{family}/{name}"] = replace(base, **networks)
+    def add(name: str, graph: str, **settings: Any) -> None:
+        generator = replace(base.generator, graph=graph, **settings)
+        critic = replace(base.critic, graph=graph, **settings)
+        found[f"{family}/{name}"] = replace(base, generator=generator)
+        found[f"{family}/critic-{name}"] = replace(base, critic=critic)
+        found[f"{family}/both-{name}"] = replace(base, generator=generator, critic=critic)
 
-    for graph in _GRAPHS:
+    for name, (graph, delta) in _GRAPHS.items():
         for k in NEIGHBORS:
-            add(f"{graph}-k{k}", generator=replace(base.generator, graph=graph, k=k))
-        add(f"critic-{graph}-k8", critic=replace(base.critic, graph=graph, k=8))
-    add("attention", generator=replace(base.generator, graph="attention"))
-    add("critic-attention", critic=replace(base.critic, graph="attention"))
+            add(f"{name}-k{k}", graph, k=k, delta=delta)
+    add("attention", "attention")
+    return found
+
+
+def _thesis_presets() -> dict[str, GanPreset]:
+    """As printed in table 4.1; and all in the batches of the others, averaged."""
+    found = _graph_presets("thesis", _THESIS)
+    averaged = replace(_THESIS, gan=replace(_THESIS.gan, ema=GanConfig().ema))
+    for name, preset in _graph_presets("thesis", averaged).items():
+        found[f"{name}-b32"] = preset
+    for name, (batch, rate) in _TABLE_4_1.items():
+        row = found[f"thesis/{name}"]
+        train = {**row.train, "batch_size": batch, "learning_rate": rate}
+        found[f"thesis/{name}"] = replace(row, train=train)
     return found
 
 
@@ -148,7 +174,7 @@ def _presets() -> dict[str, GanPreset]:
     digits = replace(
         _SMALL,
         generator=GraphGeneratorConfig(
-            latent_channels=32, channels=(64, 32, 16, 16), graph="edge", graph_sizes=(16,), k=8
+            latent_channels=32, channels=(64, 32, 16, 16), graph="edge-sum", graph_sizes=(16,), k=8
         ),
         critic=GraphCriticConfig(channels=(16, 32, 64)),
         gan=GanConfig(critic_steps=2, beta1=0.0, beta2=0.9, ema=0.99),
@@ -160,7 +186,7 @@ def _presets() -> dict[str, GanPreset]:
     )
     return {
         "digits": digits,
-        **_graph_presets("thesis", _THESIS),
+        **_thesis_presets(),
         **_graph_presets("small", _SMALL),
         "pi/dcgan": _DCGAN,
         "pi/progan": _PROGAN,

@@ -39,7 +39,7 @@ VARIED = (
     "pi/progan",
     "pi/ncp",
 )
-GRAPHS = ("edge", "ecc", "light")
+GRAPHS = ("edge-sum", "ecc", "light")
 
 
 def state(folder, name="last.safetensors"):

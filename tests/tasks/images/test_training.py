@@ -242,7 +242,7 @@ def test_settings_from_preset_yaml_and_options(tmp_path):
     [
         (["--preset", "thesis/ec-k8"], "did you mean 'thesis/ecc-k8'"),
         (["--preset", "pi/sngann"], "did you mean 'pi/sngan'"),
-        (["--generator.graph", "edgy"], "did you mean 'edge'"),
+        (["--generator.graph", "edgy"], "did you mean 'edge-"),
         (["--generator.chanels", "[1]"], "unknown setting --generator.chanels; did you mean"),
         (["--generator.channels", "[1]"], "channels must be 4 numbers, got [1]"),
         (["--gan.loss", "wgan-pg"], "gan.loss must be one of"),
