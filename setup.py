@@ -1,7 +1,7 @@
 """Builds the two extension libraries; everything else is in pyproject.toml.
 
-POLYGRAPH_CUDA=auto|0|1|only  the CUDA library: where nvcc is (auto, the default), never, always, or
-                              without the CPU's
+POLYGRAPH_CUDA=auto|0|1|only  the CUDA library: where nvcc is and torch has CUDA (auto, which is the
+                              default), never, always, or without the CPU's
 POLYGRAPH_CUDA_ARCHS=80;90    compute capabilities; PTX of the last serves newer devices
 POLYGRAPH_DEBUG=1             symbols and few optimisations, for a debugger (the CPU's library)
 POLYGRAPH_SANITIZE=1          build with the address and undefined-behaviour sanitizers
@@ -14,26 +14,33 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from glob import glob
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext as BuildExtension
 
-try:
-    import torch
-    from torch.utils.cpp_extension import BuildExtension, CppExtension
-except ImportError as error:
-    raise SystemExit(
-        "polygraph builds against torch, which is not installed here: `pip install torch` first, "
-        "then `pip install --no-build-isolation .`"
-    ) from error
+ROOT = Path(__file__).parent.resolve()
+sys.path.insert(0, str(ROOT / "scripts"))
+from build_backend import check_tools, refuse, show_torch  # noqa: E402  the path comes first
+
+# An sdist, a version or a name can be had without torch and without a compiler.
+COMPILES = not {"sdist", "egg_info", "dist_info", "--version", "--name"} & set(sys.argv)
+if COMPILES:
+    show_torch()
+    COMPILER = check_tools()
+    try:
+        import torch
+        from torch.utils.cpp_extension import BuildExtension, CppExtension
+    except Exception as error:  # a broken torch can fail with anything, OSError included
+        refuse(f"it builds against torch, which does not import: {type(error).__name__}: {error}.")
+    TORCH = Path(torch.__file__).parent
 
 # The oldest torch whose stable ABI the libraries use: one build runs on every later one.
 STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020a000000000000"]
-ROOT = Path(__file__).parent.resolve()
 INCLUDE = str(ROOT / "csrc")
-TORCH = Path(torch.__file__).parent
 HEADERS = sorted(glob("csrc/*/*.h") + glob("csrc/*/*.inc") + glob("csrc/*/*.cuh"))
 
 
@@ -41,7 +48,7 @@ def switch(name: str, choices: tuple[str, ...], default: str) -> str:
     """Read an environment variable that has few values."""
     value = os.environ.get(name, default)
     if value not in choices:
-        raise SystemExit(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        refuse(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
     return value
 
 
@@ -82,23 +89,34 @@ def cpu_extension() -> Extension:
     )
 
 
-def nvcc() -> str | None:
-    """The CUDA compiler, if the CUDA library is wanted and can be built."""
-    wanted = switch("POLYGRAPH_CUDA", ("auto", "0", "1", "only"), "auto")
-    if wanted == "0":
-        return None
+NOWHERE = "neither in $CUDA_HOME/bin nor on the PATH nor in /usr/local/cuda/bin"
+
+
+def find_nvcc() -> str | None:
+    """The CUDA compiler, where one is installed."""
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     candidates = [Path(home) / "bin" / "nvcc"] if home else []
     candidates += [Path(found) for found in [shutil.which("nvcc")] if found]
     candidates += [Path("/usr/local/cuda/bin/nvcc")]
-    for candidate in candidates:
-        if candidate.exists():
-            return str(candidate)
-    if wanted in ("1", "only"):
-        raise SystemExit(
-            f"POLYGRAPH_CUDA={wanted}, but nvcc was found neither in $CUDA_HOME/bin nor on the PATH"
-        )
-    return None
+    return next((str(candidate) for candidate in candidates if candidate.exists()), None)
+
+
+def choose_nvcc() -> tuple[str | None, str]:
+    """The CUDA compiler if it is to be used, and what is done, in words."""
+    wanted = switch("POLYGRAPH_CUDA", ("auto", "0", "1", "only"), "auto")
+    if wanted == "0":
+        return None, "no CUDA library: POLYGRAPH_CUDA=0"
+    if wanted == "auto" and torch.version.cuda is None:
+        # It could not load the library, and compiling takes minutes.
+        return None, "no CUDA library: this torch has no CUDA; POLYGRAPH_CUDA=1 builds it anyway"
+    found = find_nvcc()
+    if found is None and wanted != "auto":
+        refuse(f"POLYGRAPH_CUDA={wanted}, but nvcc was found {NOWHERE}.")
+    if found is None:
+        has = f"though torch has CUDA {torch.version.cuda}"
+        return None, f"no CUDA library, {has}: nvcc was found {NOWHERE}; GPU tensors will not work"
+    archs = ", ".join(f"sm_{arch}" for arch in architectures())
+    return found, f"the CUDA library for {archs} with {found}, which takes minutes"
 
 
 def architectures() -> list[str]:
@@ -125,7 +143,7 @@ class BuildLibraries(BuildExtension):
         if not ext.name.endswith("_cuda"):
             super().build_extension(ext)
             return
-        compiler = nvcc()
+        compiler = NVCC
         target = Path(self.get_ext_fullpath(ext.name))
         objects = Path(self.build_temp) / "_".join(["cuda", *architectures()])
         objects.mkdir(parents=True, exist_ok=True)
@@ -154,11 +172,18 @@ class BuildLibraries(BuildExtension):
         )
 
 
-extensions = [] if os.environ.get("POLYGRAPH_CUDA") == "only" else [cpu_extension()]
-if nvcc() is not None:
-    # Not as sources: torch would look for its own CUDA, which a CPU build of torch does not have.
-    sources = sorted(glob("csrc/*/*.cu"))
-    extensions.append(Extension("polygraph._C_cuda", [], depends=sources, py_limited_api=True))
+extensions = []
+if COMPILES:
+    NVCC, cuda = choose_nvcc()
+    if os.environ.get("POLYGRAPH_CUDA") != "only":
+        extensions.append(cpu_extension())
+        cuda = f"the CPU's library with {COMPILER}; {cuda}"
+    if NVCC is not None:
+        # Not as sources: torch would look for its own CUDA, which a CPU build of torch lacks.
+        sources = sorted(glob("csrc/*/*.cu"))
+        extensions.append(Extension("polygraph._C_cuda", [], depends=sources, py_limited_api=True))
+    if "--quiet" not in sys.argv:
+        print(f"polygraph: builds against torch {torch.__version__}: {cuda}", flush=True)
 setup(
     ext_modules=extensions,
     cmdclass={"build_ext": BuildLibraries},

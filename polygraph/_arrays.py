@@ -19,6 +19,13 @@ MOST_RATIO = 100  #: of what is packed to its packed size, beyond the first MiB;
 _MOST_MEMBERS = 1000
 
 
+def as_numpy(values: Any) -> NDArray[Any]:
+    """An array of numpy, a tensor of torch (on any device, in a graph or not), or lists."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu().numpy()
+    return np.asarray(values)
+
+
 def array_sha256(*arrays: Any) -> str:
     """SHA-256 of the types, shapes and elements of arrays of numbers, in their order."""
     digest = hashlib.sha256()

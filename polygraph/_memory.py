@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 _UNKNOWN = 1 << 62  # where the system does not tell
@@ -26,14 +27,9 @@ def available_bytes(root: Path = Path("/")) -> int:
         lines = (root / "proc/meminfo").read_text().splitlines()
         line = next(line for line in lines if line.startswith("MemAvailable:"))
         free.append(1024 * int(line.split()[1]))
-    with contextlib.suppress(OSError):
-        for line in (root / "proc/self/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if controllers == "":
-                free += _left(root / "sys/fs/cgroup", path, "memory.max", "memory.current")
-            elif "memory" in controllers.split(","):
-                names = "memory.limit_in_bytes", "memory.usage_in_bytes"
-                free += _left(root / "sys/fs/cgroup/memory", path, *names)
+    for group in control_groups(root, "memory"):
+        free += _left(group, "memory.max", "memory.current")
+        free += _left(group, "memory.limit_in_bytes", "memory.usage_in_bytes")
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 
@@ -65,18 +61,34 @@ def check_room(size: int, what: str, error: type[Exception] = ValueError) -> Non
         raise error(f"{what}: needs {size} bytes of memory, more than the {left} there are")
 
 
-def _left(mount: Path, path: str, limit: str, usage: str) -> list[int]:
-    """What a group and those that it is in leave; groups that do not tell are left out."""
-    inner = mount / path.lstrip("/")
-    # Within a container its own group is the mount itself, whatever the path says.
-    groups = [inner, *(group for group in inner.parents if group.is_relative_to(mount)), mount]
-    found = []
-    for group in dict.fromkeys(groups):
-        with contextlib.suppress(OSError, ValueError):  # ValueError: "max"
-            most = int((group / limit).read_text())
-            used = int((group / usage).read_text())
-            found.append(most - used + _cached(group / "memory.stat"))
-    return found
+def control_groups(root: Path, controller: str) -> Iterator[Path]:
+    """Folders of the control groups that limit this process, from its own to the outermost.
+
+    Args:
+        root: where ``proc`` and ``sys`` lie.
+        controller: what is limited, such as ``memory`` or ``cpu``; version 1 has groups for each.
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        mount = root / "sys/fs/cgroup" / (controller if controllers else "")
+        inner = mount / path.lstrip("/")
+        # Within a container its own group is the mount itself, whatever the path says.
+        groups = [inner, *(group for group in inner.parents if group.is_relative_to(mount)), mount]
+        yield from dict.fromkeys(groups)
+
+
+def _left(group: Path, limit: str, usage: str) -> list[int]:
+    """What a group leaves; nothing if it does not tell."""
+    with contextlib.suppress(OSError, ValueError):  # ValueError: "max"
+        most = int((group / limit).read_text())
+        return [most - int((group / usage).read_text()) + _cached(group / "memory.stat")]
+    return []
 
 
 def _cached(path: Path) -> int:

@@ -9,6 +9,8 @@ from torch_geometric.utils import to_undirected
 from polygraph._checks import as_index, check_choice, check_positive
 from polygraph.nn.knn import FLOWS, knn_graph
 
+__all__ = ["KNNGraph"]
+
 
 class KNNGraph(BaseTransform):  # type: ignore[misc]  # PyG's base class has no types
     """Connects every point of ``data.pos`` with its ``k`` nearest: sets ``data.edge_index``.
@@ -28,6 +30,16 @@ class KNNGraph(BaseTransform):  # type: ignore[misc]  # PyG's base class has no 
 
     Raises:
         ValueError: on another flow or ``k``; when called, on data without ``pos``.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.transforms import KNNGraph
+        >>> from torch_geometric.data import Data
+        >>> KNNGraph(k=4)(Data(pos=torch.rand(50, 3)))
+        Data(pos=[50, 3], edge_index=[2, 200])
+
+    See Also:
+        `polygraph.nn.knn_graph`, the function.
     """
 
     def __init__(

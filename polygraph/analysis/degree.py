@@ -41,6 +41,15 @@ class DegreeReport:
         above: the largest difference of order degree+1, relative to the largest value on its line.
         holds: whether ``above`` vanishes and ``highest`` does not.
         message: both in words.
+
+    Example:
+        >>> from polygraph.analysis import check_degree
+        >>> report = check_degree(lambda x: x**3, (4,), 3)
+        >>> bool(report), report.degree
+        (True, 3)
+
+    See Also:
+        `check_degree`, which makes it.
     """
 
     degree: int
@@ -63,6 +72,16 @@ def chebyshev_coefficients(values: Tensor) -> Tensor:
     Returns:
         ``[m+1, ...]``: the coefficients of the Chebyshev polynomials T_0..T_m. The k-th is a
         multiple of the k-th divided difference if all later ones vanish; the last one always.
+
+    Example:
+        >>> import math, torch
+        >>> from polygraph.analysis import chebyshev_coefficients
+        >>> nodes = torch.cos(torch.arange(4, dtype=torch.float64) * math.pi / 3)
+        >>> chebyshev_coefficients(2 * nodes**2 - 1).abs().round(decimals=6)  # T_2
+        tensor([0., 0., 1., 0.], dtype=torch.float64)
+
+    See Also:
+        `check_degree`, which looks at them.
     """
     m = values.shape[0] - 1
     if m < 1:
@@ -100,6 +119,17 @@ def check_degree(
 
     Raises:
         ValueError: on a negative degree, or if ``fn`` does not return float64 ``[B, ...]``.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.analysis import check_degree
+        >>> from polygraph.nn import NCP
+        >>> block = NCP(torch.nn.Linear, 4, 4, order=3, norm="none").double()
+        >>> bool(check_degree(block, (4,), 3)), bool(check_degree(block, (4,), 4))
+        (True, False)
+
+    See Also:
+        `polynomial_degree`, which finds it.
     """
     if degree < 0:
         raise ValueError(f"check_degree: degree must not be negative, got {degree}")
@@ -127,6 +157,17 @@ def polynomial_degree(
     """The degree of ``fn`` as a polynomial, or None if it is none of at most ``max_degree``.
 
     Arguments as in `check_degree`. The zero function has degree 0.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.analysis import polynomial_degree
+        >>> polynomial_degree(lambda x: x**3 - x, (4,))
+        3
+        >>> polynomial_degree(torch.exp, (4,), max_degree=5) is None
+        True
+
+    See Also:
+        `check_degree`.
     """
     if max_degree < 0:
         raise ValueError(f"polynomial_degree: max_degree must not be negative, got {max_degree}")

@@ -17,6 +17,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from polygraph._repr import short_repr
+
 
 class Codec(Protocol):
     """What has codes: `polygraph.models.MeshAutoencoder`, and every model like it."""
@@ -45,6 +47,19 @@ def encode_meshes(
 
     Raises:
         ValueError: no meshes, or a code that is not finite.
+
+    Example:
+        >>> import numpy as np
+        >>> from polygraph.analysis import decode_codes, encode_meshes
+        >>> from polygraph.models import PCA
+        >>> meshes = np.random.default_rng(0).random((20, 10, 3))
+        >>> model = PCA.fit(meshes, 4)
+        >>> codes = encode_meshes(model, meshes, [0, 5, 7])
+        >>> codes.shape, decode_codes(model, codes).shape
+        (torch.Size([3, 4]), (3, 10, 3))
+
+    See Also:
+        `decode_codes`, the way back; `CodeGaussian`, `line`, `analogy`.
     """
     chosen = np.arange(len(vertices)) if indices is None else np.asarray(indices)
     if not len(chosen):
@@ -65,6 +80,18 @@ def decode_codes(model: Codec, codes: Tensor, *, batch_size: int = 16) -> NDArra
 
     Raises:
         ValueError: a mesh that is not finite; its number is named.
+
+    Example:
+        >>> import numpy as np
+        >>> import torch
+        >>> from polygraph.analysis import decode_codes
+        >>> from polygraph.models import PCA
+        >>> model = PCA.fit(np.random.default_rng(0).random((20, 10, 3)), 4)
+        >>> decode_codes(model, torch.zeros(2, 4)).shape
+        (2, 10, 3)
+
+    See Also:
+        `encode_meshes`.
     """
     made = torch.cat(
         [model.decode(part.to(_like(model))) for part in torch.split(codes, batch_size)]
@@ -82,6 +109,17 @@ def line(start: Tensor, end: Tensor, positions: ArrayLike) -> Tensor:
 
     Raises:
         ValueError: codes that are no vectors of one length, or positions that are not finite.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.analysis import line
+        >>> line(torch.zeros(2), torch.ones(2), [0.0, 0.5, 1.5])  # the last goes beyond
+        tensor([[0.0000, 0.0000],
+                [0.5000, 0.5000],
+                [1.5000, 1.5000]])
+
+    See Also:
+        `analogy`; `decode_codes`, which makes meshes of them.
     """
     t = np.asarray(positions, dtype=np.float64)
     if start.dim() != 1 or start.shape != end.shape:
@@ -97,7 +135,18 @@ def line(start: Tensor, end: Tensor, positions: ArrayLike) -> Tensor:
 
 
 def analogy(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """The code d for which c becomes d as a becomes b: ``c + (b - a)``."""
+    """The code d for which c becomes d as a becomes b: ``c + (b - a)``.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.analysis import analogy
+        >>> a, b, c = torch.tensor([[0.0, 0.0], [0.0, 1.0], [5.0, 0.0]])
+        >>> analogy(a, b, c)
+        tensor([5., 1.])
+
+    See Also:
+        `line`.
+    """
     return c + (b - a)
 
 
@@ -109,11 +158,23 @@ class CodeGaussian:
         mean: float64 ``[L]``.
         factor: float64 ``[L, L]``; its product with its transpose is the covariance.
         num_codes: how many codes it was fitted to.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.analysis import CodeGaussian
+        >>> gaussian = CodeGaussian.fit(torch.randn(100, 4))
+        >>> gaussian.sample(3).shape, gaussian.along(0, [-2.0, 0.0, 2.0]).shape
+        (torch.Size([3, 4]), torch.Size([3, 4]))
+
+    See Also:
+        `encode_meshes`, which makes codes; `decode_codes`.
     """
 
     mean: Tensor
     factor: Tensor
     num_codes: int
+
+    __repr__ = short_repr
 
     @classmethod
     def fit(cls, codes: Tensor) -> CodeGaussian:

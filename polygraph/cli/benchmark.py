@@ -19,11 +19,18 @@ def run(arguments: Sequence[str]) -> int:
     if kind not in KINDS:
         hint = did_you_mean(kind, KINDS) or f"; known: {', '.join(KINDS)}"
         raise UsageError(f"benchmark: unknown kind {kind!r}{hint}")
+    if {"-h", "--help"} & {*arguments}:
+        from polygraph.tasks.benchmark.help import text
+
+        print(text(), end="")
+        return 0
     from polygraph.tasks.benchmark.arguments import parse_benchmark_mesh
     from polygraph.tasks.benchmark.grid import run_grid
 
     try:
-        grid, out, finished = parse_benchmark_mesh(arguments[1:])
+        grid, out, finished = parse_benchmark_mesh(
+            ["--help" if word == "--help-all" else word for word in arguments[1:]]
+        )
     except ValueError as error:
         raise UsageError(f"benchmark mesh: {error}") from error
     result = run_grid(grid, out, finished=finished)

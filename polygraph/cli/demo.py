@@ -37,7 +37,6 @@ def run(arguments: Sequence[str]) -> int:
         checked_folder("demo", chosen.out),
         seeds=chosen.seeds,
         latent_channels=chosen.latent,
-        up="z",
     )
     print(f"\n{result.table}\n")
     print(

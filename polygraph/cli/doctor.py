@@ -1,4 +1,4 @@
-"""Print what was found: torch, CUDA, instruction set, extras.
+"""Print what was found: torch, threads, CUDA, instruction set, extras.
 
 Every line is found out on its own: whatever is missing or broken is reported, and the rest is still
 printed.
@@ -13,8 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import polygraph
+from polygraph import _threads
 from polygraph.cli.parser import Parser
 
+DISTRIBUTION = "polygraph-nn"  # its name on the package index, where `polygraph` is another's
+# What every installation has beside torch: names on the package index.
+CORE = ("torch_geometric", "numpy", "safetensors")
 # What each extra brings: names to import -> names on the package index.
 EXTRAS = {
     "mesh": {"scipy": "scipy", "h5py": "h5py"},
@@ -61,20 +65,75 @@ def report() -> tuple[list[str], bool]:
     folder = Path(polygraph.__file__).parent
     lines = [
         f"polygraph     {polygraph.__version__} in {folder}",
+        *_others(),
         f"python        {platform.python_version()} on {platform.system()} {platform.machine()}",
     ]
+    core, complete = _core()
     try:
         import torch
     except Exception as error:  # a broken torch can fail with anything, OSError included
         lines.append(f"torch         does not import: {type(error).__name__}: {error}")
-        lines.append("              pip install 'torch>=2.10', then install polygraph again")
-        return lines + _extras(), False
-    lines.append(f"torch         {torch.__version__}, {torch.get_num_threads()} threads")
-    lines += _cuda()
+        lines.append("              pip install 'torch>=2.10', then install polygraph-nn again")
+        return lines + core + _extras(), False
+    lines.append(f"torch         {torch.__version__}")
+    lines += _threads_and_waiting(torch.get_num_threads()) + _cuda()
     loaded, working = _libraries()
-    lines += loaded
-    lines.append(f"torch_geometric {version_of('torch_geometric') or 'missing'}")
-    return lines + _extras() + _places(), working
+    return lines + loaded + core + _extras() + _places(), working and complete
+
+
+def _others() -> list[str]:
+    """Other distributions that install a package `polygraph`, and another version of ours."""
+    from importlib.metadata import packages_distributions
+
+    lines = []
+    owners = packages_distributions().get("polygraph", [])
+    for name in sorted({owner.lower().replace("_", "-") for owner in owners} - {DISTRIBUTION}):
+        lines += [
+            f"              {name} {version_of(name)} installs a package `polygraph`, too: "
+            "each overwrites the other;",
+            f"              pip uninstall {name}, then install {DISTRIBUTION} again",
+        ]
+    installed = version_of(DISTRIBUTION)
+    if installed not in (None, polygraph.__version__):
+        lines.append(f"              installed is {installed}: this folder comes first on the path")
+    return lines
+
+
+def _core() -> tuple[list[str], bool]:
+    """Versions of what every installation has, and whether nothing is missing."""
+    found = {name: version_of(name) for name in CORE}
+    lines = [f"needs         {', '.join(f'{name} {found[name]}' for name in CORE if found[name])}"]
+    missing = " ".join(name for name in CORE if found[name] is None)
+    if missing:
+        lines.append(f"              missing {missing}: pip install {missing}")
+    return lines, not missing
+
+
+def _threads_and_waiting(number: int) -> list[str]:
+    """Threads and processors, and how threads wait for each other."""
+    share = _threads.container_processors()
+    limit = "" if share is None else f", of which this container has the time of {share:g}"
+    line = f"threads       {number} on {_threads.processors()} processors{limit}"
+    if hasattr(os, "getloadavg"):
+        line += f"; load {os.getloadavg()[0]:.1f}"
+    lines = [line]
+    if share is not None and number > max(1, share):
+        lines.append(
+            f"              more than there is time for: export OMP_NUM_THREADS={share:.0f}"
+        )
+    policy, runtimes = _threads.wait_policy(), _threads.openmp_runtimes()
+    text = policy or f"the default of {', '.join(runtimes) or 'this OpenMP library'}"
+    advice = f"export GOMP_SPINCOUNT={_threads.SPINS}, before torch is imported"
+    if policy == f"GOMP_SPINCOUNT={_threads.SPINS}":
+        text += f"; the same for Python programs: {advice}"
+    elif policy is None or "active" in policy or "infinity" in policy:
+        text += f": several times slower beside busy processes; {advice}"
+    lines.append(f"waiting       {text}")
+    if any(not name.startswith("libgomp") for name in runtimes):
+        lines.append("              Intel's and LLVM's OpenMP: export KMP_BLOCKTIME=1")
+    if len(runtimes) > 1:
+        lines.append(f"              {' and '.join(runtimes)} have threads each, which compete")
+    return lines
 
 
 def _cuda() -> list[str]:
@@ -95,7 +154,7 @@ def _libraries() -> tuple[list[str], bool]:
     """State of the compiled libraries, and whether they load."""
     import torch
 
-    from polygraph._load import find_library, load_libraries
+    from polygraph._load import REBUILD, find_library, load_libraries
 
     try:
         load_libraries()
@@ -107,9 +166,8 @@ def _libraries() -> tuple[list[str], bool]:
         state = "loaded" if torch.version.cuda else "not loaded: this torch has no CUDA"
         lines.append(f"              {cuda.name} {state}")
     elif torch.version.cuda:
-        nvcc = shutil.which("nvcc")
-        why = "rebuild to get it" if nvcc else "nvcc was not found; install it and rebuild"
-        lines.append(f"              no CUDA library: GPU tensors will not work ({why})")
+        nvcc = "" if shutil.which("nvcc") else "install nvcc (the CUDA toolkit), then "
+        lines.append(f"              no CUDA library: GPU tensors will not work; {nvcc}{REBUILD}")
     try:
         chosen = torch.ops.polygraph.instruction_set()
     except (AttributeError, RuntimeError) as error:
@@ -133,7 +191,7 @@ def _extras() -> list[str]:
         text = ", ".join(found)
         if missing:
             text += "; " if found else ""
-            text += f"missing {', '.join(missing)}: pip install 'polygraph[{extra}]'"
+            text += f"missing {', '.join(missing)}: pip install '{DISTRIBUTION}[{extra}]'"
         lines.append(f"extra {extra:7} {text}")
     return lines
 

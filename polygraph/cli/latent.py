@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from polygraph.cli.parser import Parser, add_run, check_least, checked_folder
+from polygraph.cli.parser import Parser, add_data, add_run, check_least, checked_folder, given_data
 
 _MESH = "a mesh file, or PART:N for mesh N of a part of the run's split, such as test:3"
 
@@ -35,7 +35,7 @@ def _add_kinds(parser: argparse.ArgumentParser) -> None:
             sub.add_argument(mesh, help=_MESH)
         add_run(sub)
         sub.add_argument("--out", default=f"latent-{name}", metavar="DIR", help="%(default)s")
-        sub.add_argument("--data", metavar="PATH", help="where the run's data lie now")
+        add_data(sub)
         sub.add_argument("--up", choices=("auto", "x", "y", "z"), default="auto")
         sub.add_argument("--no-picture", action="store_true", help="meshes only")
         return sub
@@ -62,10 +62,10 @@ def _add_kinds(parser: argparse.ArgumentParser) -> None:
 def _make_sequences(chosen: Any) -> Any:
     """The meshes that the parsed words ask for."""
     from polygraph.tasks.mesh.latent import LatentRun
-    from polygraph.tasks.mesh.run import load_run, run_data
+    from polygraph.tasks.mesh.run import load_run
 
     run = load_run(chosen.run)
-    latent = LatentRun(run, None if chosen.data is None else run_data(run, chosen.data))
+    latent = LatentRun(run, given_data(chosen, run))
     if chosen.kind == "interpolate":
         return latent.interpolate(chosen.a, chosen.b, chosen.steps)
     if chosen.kind == "extrapolate":

@@ -14,6 +14,7 @@ from typing import Any
 
 import polygraph
 from polygraph._names import did_you_mean
+from polygraph._threads import settle_threads
 from polygraph.cli.parser import UsageError
 
 # Each is a module of this folder, with - for _: its first line is the help, its `run` the command.
@@ -26,6 +27,7 @@ COMMANDS = (
     "score",
     "evaluate",
     "reconstruct",
+    "predict",
     "latent",
     "export",
     "report",
@@ -77,7 +79,8 @@ def describe(error: BaseException) -> str:
 
         extra = extra_of(error.name)
         if extra is not None:
-            return f"{error.name.split('.')[0]} is not installed: pip install 'polygraph[{extra}]'"
+            package = error.name.split(".")[0]
+            return f"{package} is not installed: pip install 'polygraph-nn[{extra}]'"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     expected = isinstance(error, ValueError | OSError | ImportError | RuntimeError)
@@ -94,6 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status.
     """
     arguments: Sequence[Any] = sys.argv[1:] if argv is None else argv
+    settle_threads()
     try:
         return _run([str(argument) for argument in arguments])
     except KeyboardInterrupt:

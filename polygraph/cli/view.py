@@ -42,25 +42,35 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of --sample")
     parser.add_argument("--fps", type=float, default=12.0, help="default: %(default)s")
-    parser.add_argument("--up", choices=("x", "y", "z"), default="y", help="default: %(default)s")
+    parser.add_argument(
+        "--up",
+        choices=("auto", "x", "y", "z"),
+        default="auto",
+        help="axis that points up; auto: as the run says, else guessed from the first shape",
+    )
     parser.add_argument("--screenshot", metavar="PNG", help="write a picture and leave")
 
 
 def _show(chosen: Any) -> Iterator[str]:
     """Open the window; yields lines for people."""
     from polygraph.mesh.cloud import import_open3d
+    from polygraph.mesh.up import guess_up, known_up
     from polygraph.report.viewer import HELP, Window, color_items, lay_out, load_items
 
     import_open3d()  # its absence is said before anything long is read
     items = load_items(chosen.paths, knn=chosen.knn, sample=chosen.sample, seed=chosen.seed)
+    up = chosen.up
     if chosen.run is not None:
-        items, top = _reconstructed(items, chosen)
+        items, top, said = _reconstructed(items, chosen)
+        up = known_up(up, said)
         yield f"vertex error from 0 to {top:.2f} mm and more"
     elif chosen.reference is not None:
         (reference,) = load_items([chosen.reference])
         items, top = color_items(items, reference, to_mm=chosen.to_mm, vmax=chosen.vmax)
         yield f"vertex error from 0 to {top:.2f} mm and more"
-    window = Window(lay_out(items), fps=chosen.fps, up=chosen.up)
+    window = Window(
+        lay_out(items), fps=chosen.fps, up=known_up(up, guess_up(items[0].frames[0].points))
+    )
     if chosen.screenshot is not None:
         path = window.screenshot(chosen.screenshot)
         window.close()
@@ -70,8 +80,11 @@ def _show(chosen: Any) -> Iterator[str]:
     window.run()
 
 
-def _reconstructed(items: list[Any], chosen: Any) -> tuple[list[Any], float]:
-    """Every mesh and, beside it, what a trained model makes of it, coloured by error."""
+def _reconstructed(items: list[Any], chosen: Any) -> tuple[list[Any], float, Any]:
+    """Every mesh and, beside it, what a trained model makes of it, coloured by error.
+
+    Also the end of the scale in mm, and the axis that points up, as the run says.
+    """
     import numpy as np
     import torch
 
@@ -97,4 +110,4 @@ def _reconstructed(items: list[Any], chosen: Any) -> tuple[list[Any], float]:
     for item, made in pairs:
         (painted,), top = color_items([made], item, to_mm=run.meta["to_mm"], vmax=top)
         errors += [item, painted]
-    return errors, float(top)
+    return errors, float(top), run.model.up

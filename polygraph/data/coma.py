@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -221,6 +221,13 @@ def open_coma(
         FileNotFoundError: the folder does not exist.
         MeshError: there are no frames, or a file is corrupt or has another topology; the message
             names it.
+
+    Example:
+        >>> from polygraph.data import open_coma
+        >>> faces = open_coma("CoMA")  # doctest: +SKIP
+
+    See Also:
+        `open_dfaust`, `open_registered`; `open_dataset` opens any of them by a configuration.
     """
     root = source_path(path, "CoMA")
     to_mm = checked_scale(to_mm)
@@ -237,4 +244,4 @@ def open_coma(
     splits = coma_splits(frames)
     if (root / "splits.json").exists():
         splits.update(read_splits(root / "splits.json", len(frames), frames))
-    return dataset_from(stored, "coma", to_mm, splits)
+    return replace(dataset_from(stored, "coma", to_mm, splits), up="y")

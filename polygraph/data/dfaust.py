@@ -29,7 +29,7 @@ def _import_h5py() -> Any:
     try:
         import h5py
     except ImportError as error:
-        raise ImportError("reading DFAUST needs h5py: pip install 'polygraph[mesh]'") from error
+        raise ImportError("reading DFAUST needs h5py: pip install 'polygraph-nn[mesh]'") from error
     return h5py
 
 
@@ -162,6 +162,13 @@ def open_dfaust(
         ImportError: h5py is missing (extra ``[mesh]``); needed for the conversion only.
         MeshError: a file is corrupt, or a sequence has a wrong shape or bad numbers; the message
             names it.
+
+    Example:
+        >>> from polygraph.data import open_dfaust
+        >>> bodies = open_dfaust("DFAUST")  # doctest: +SKIP
+
+    See Also:
+        `open_coma`, `open_registered`; `open_dataset` opens any of them by a configuration.
     """
     root = source_path(path, "DFAUST")
     to_mm = checked_scale(to_mm)

@@ -104,6 +104,15 @@ def make_glyphs(
     Raises:
         ValueError: `num_images`, `seed` or `size` is out of range, or there is no memory for so
             many.
+
+    Example:
+        >>> from polygraph.data import make_glyphs
+        >>> images, labels, is_test = make_glyphs(20)
+        >>> images.shape, labels[:12], is_test.shape
+        ((20, 1, 32, 32), array([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]), (20,))
+
+    See Also:
+        `open_images`, which makes a data set of them.
     """
     for name, value, low in (("num_images", num_images, 1), ("seed", seed, 0), ("size", size, 8)):
         if value < low:

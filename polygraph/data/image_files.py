@@ -368,7 +368,7 @@ def read_picture(path: str | Path, size: int, channels: int) -> Images:
     try:
         from PIL import Image, ImageOps
     except ImportError as error:
-        raise ImportError("pictures need pillow: pip install 'polygraph[train]'") from error
+        raise ImportError("pictures need pillow: pip install 'polygraph-nn[train]'") from error
     if channels not in (1, 3):
         raise ValueError(f"read_picture: channels must be 1 or 3, got {channels}")
     if size < 1:

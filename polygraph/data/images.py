@@ -10,17 +10,17 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from polygraph._arrays import array_sha256
+from polygraph._arrays import array_sha256, as_numpy
 from polygraph._checks import check_numbers
 from polygraph._memory import check_room
 from polygraph._names import unknown_name
@@ -34,6 +34,8 @@ from polygraph.data.image_files import (
     read_idx_folder,
     read_picture,
 )
+from polygraph.data.image_values import to_float as to_float
+from polygraph.data.image_values import to_uint8 as to_uint8
 from polygraph.data.store import MANIFEST, Entry, NpyWriter, progress, write_synced
 
 Parts = dict[str, tuple[Images, IntArray]]
@@ -53,7 +55,8 @@ _FILES: dict[str, tuple[str, Callable[[str], Parts], tuple[str, ...]]] = {
     "cifar10": ("CIFAR-10", read_cifar10, _CIFAR10),
 }
 _MOST_SIZE = 1 << 13  # pixels
-IMAGE_KINDS = ("glyphs", *_FILES, "folder")
+ARRAYS = "arrays"  #: kind of what was handed over in memory
+IMAGE_KINDS = ("glyphs", *_FILES, "folder", ARRAYS)
 
 
 @dataclass(frozen=True)
@@ -61,9 +64,9 @@ class ImageDataConfig:
     """Which images, and in which form.
 
     Attributes:
-        kind: "glyphs" (digits that are built in), "mnist", "fashion-mnist", "cifar10" or "folder"
-            (pictures of any size, at any depth).
-        path: the folder (or CIFAR-10's archive); not for "glyphs".
+        kind: "glyphs" (digits that are built in), "mnist", "fashion-mnist", "cifar10", "folder"
+            (pictures of any size, at any depth) or "arrays" (handed over in memory).
+        path: the folder (or CIFAR-10's archive); not for "glyphs" and "arrays".
         size: height and width. Pictures of a folder are scaled and cut to it; the others are padded
             with black, and may not be larger.
         channels: 1 or 3; None: as the data set has them (3 for folders).
@@ -90,9 +93,12 @@ class ImageDataConfig:
         check_numbers("data", self, ("seed",))
         if self.kind not in IMAGE_KINDS:
             raise ValueError(f"data: {unknown_name('kind', self.kind, IMAGE_KINDS)}")
-        if self.kind == "glyphs" and self.path is not None:
-            raise ValueError(f"data: path must not be set for kind 'glyphs', got {self.path!r}")
-        if self.kind != "glyphs" and self.path is None:
+        without_path = self.kind in ("glyphs", ARRAYS)
+        if without_path and self.path is not None:
+            raise ValueError(
+                f"data: path must not be set for kind {self.kind!r}, got {self.path!r}"
+            )
+        if not without_path and self.path is None:
             raise ValueError(f"data: path must be set for kind {self.kind!r}, got none")
         if self.channels not in (None, 1, 3):
             raise ValueError(f"data: channels must be 1 or 3, got {self.channels}")
@@ -118,6 +124,17 @@ class ImageDataset:
         test: int64, ascending: images that are held out.
         content_hash: SHA-256 of images and labels, as they are here (padded, with these channels).
         split_hash: SHA-256 of the two parts.
+
+    Example:
+        >>> import numpy as np
+        >>> from polygraph.data import ImageDataset
+        >>> images = np.zeros((4, 1, 32, 32), np.uint8)
+        >>> train, test = np.arange(3), np.arange(3, 4)
+        >>> ImageDataset("mine", images, None, (), train, test, "hash", "hash")
+        ImageDataset('mine', 4 images of 1 x 32 x 32, 0 classes, train=3, test=1)
+
+    See Also:
+        `open_images`.
     """
 
     name: str
@@ -128,6 +145,61 @@ class ImageDataset:
     test: IntArray
     content_hash: str
     split_hash: str
+
+    def __repr__(self) -> str:
+        """One line: the name, sizes, the parts."""
+        shape = " x ".join(map(str, self.images.shape[1:]))
+        return (
+            f"ImageDataset({self.name!r}, {len(self)} images of {shape}, "
+            f"{self.num_classes} classes, train={len(self.train)}, test={len(self.test)})"
+        )
+
+    @classmethod
+    def from_arrays(
+        cls,
+        images: Any,
+        labels: Any = None,
+        *,
+        name: str = "arrays",
+        classes: Sequence[str] | None = None,
+        test: ArrayLike | None = None,
+        size: int = 32,
+    ) -> ImageDataset:
+        """Images that are in memory already.
+
+        Args:
+            images: uint8 ``[N, C, H, W]`` of numpy or torch, C 1 or 3; smaller ones than `size` are
+                padded with black.
+            labels: integers ``[N]`` from 0 on, or None.
+            name: for people and for the labels of metrics.
+            classes: names of the labels; None: their numbers.
+            test: indices of the images that are held out; None: every tenth.
+            size: height and width.
+
+        Raises:
+            ValueError: a shape, a dtype or a label is wrong, images are larger than `size`, or a
+                part would be empty.
+
+        Example:
+            >>> import numpy as np
+            >>> made = ImageDataset.from_arrays(np.zeros((50, 1, 28, 28), np.uint8))
+            >>> len(made), made.channels, made.size, len(made.test)
+            (50, 1, 32, 5)
+        """
+        pixels = as_numpy(images)
+        square = pixels.ndim == 4 and pixels.shape[1] in (1, 3) and len(pixels)
+        if not square or pixels.dtype != np.uint8:
+            raise ValueError(
+                f"{name}: images must be uint8 of shape [N, C, H, W] with C 1 or 3, got "
+                f"{pixels.dtype} {list(pixels.shape)}"
+            )
+        is_test = np.zeros(len(pixels), np.bool_)
+        is_test[slice(9, None, 10) if test is None else as_numpy(test)] = True
+        label: NDArray[Any] | None = None
+        names: tuple[str, ...] = ()
+        if labels is not None:
+            label, names = _checked_labels(name, as_numpy(labels), len(pixels), classes)
+        return _dataset(name, _padded(name, [pixels], size), label, names, is_test)
 
     def __len__(self) -> int:
         """Number of images, of both parts together."""
@@ -164,32 +236,6 @@ class ImageDataset:
         return to_float(torch.from_numpy(self.images[rows]))
 
 
-def to_float(images: Tensor) -> Tensor:
-    """Bytes (any shape) as float32 in [-1, 1]: x / 127.5 - 1, the range of tanh.
-
-    Raises:
-        ValueError: `images` is not uint8.
-    """
-    if images.dtype != torch.uint8:
-        raise ValueError(f"to_float: images must be uint8, got {images.dtype}")
-    return images.to(torch.float32) / 127.5 - 1
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """Floating-point images in [-1, 1] (any shape) as bytes, rounded; what exceeds is clipped.
-
-    `to_uint8(to_float(x))` is x for every byte.
-
-    Raises:
-        ValueError: `images` is not floating point, or holds NaN: no byte stands for it.
-    """
-    if not images.is_floating_point():
-        raise ValueError(f"to_uint8: images must be floating point, got {images.dtype}")
-    if bool(images.isnan().any()):
-        raise ValueError(f"to_uint8: images must not hold NaN, got {int(images.isnan().sum())}")
-    return ((images.detach().float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-
-
 def open_images(config: ImageDataConfig) -> ImageDataset:
     """Open the data set in the size and with the channels asked for.
 
@@ -200,6 +246,21 @@ def open_images(config: ImageDataConfig) -> ImageDataset:
         ImportError: Pillow is missing; the message names the extra.
         ValueError: a file is damaged, images are larger than `size`, or a part would be empty; the
             message names the file.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from PIL import Image
+        >>> from polygraph.data import ImageDataConfig, open_images
+        >>> folder = tempfile.mkdtemp()
+        >>> for n in range(20):
+        ...     pixels = np.full((32, 32, 3), 10 * n, np.uint8)
+        ...     Image.fromarray(pixels).save(f"{folder}/{n}.png")
+        >>> open_images(ImageDataConfig("folder", folder)).images.shape
+        (20, 3, 32, 32)
+
+    See Also:
+        `to_float`, which makes numbers of them; `make_glyphs`.
     """
     if config.kind == "glyphs":
         images, labels, is_test = glyphs.make_glyphs(config.num_images, config.seed, config.size)
@@ -210,6 +271,8 @@ def open_images(config: ImageDataConfig) -> ImageDataset:
             glyphs.CLASSES,
             is_test,
         )
+    if config.kind == ARRAYS:
+        raise ValueError("data: arrays in memory are not kept: hand them over again, or a folder")
     assert config.path is not None
     if config.kind == "folder":
         return _open_folder(Path(config.path), config)
@@ -248,6 +311,22 @@ def _dataset(
         content_hash=array_sha256(*content),
         split_hash=array_sha256(train.astype("<i8"), test.astype("<i8")),
     )
+
+
+def _checked_labels(
+    name: str, labels: NDArray[Any], count: int, classes: Sequence[str] | None
+) -> tuple[IntArray, tuple[str, ...]]:
+    """Labels of so many images as int64, and the names of the classes."""
+    if labels.shape != (count,) or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"{name}: labels must be integers of shape [{count}], got {labels.dtype} "
+            f"{list(labels.shape)}"
+        )
+    names = tuple(map(str, range(int(labels.max()) + 1) if classes is None else classes))
+    if labels.min() < 0 or labels.max() >= len(names):
+        wrong = labels.min() if labels.min() < 0 else labels.max()
+        raise ValueError(f"{name}: labels must lie in [0, {len(names)}), got {wrong}")
+    return labels.astype(np.int64), names
 
 
 def _padded(name: str, parts: list[Images], size: int) -> Images:

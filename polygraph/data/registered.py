@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import math
-import numbers
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from polygraph._files import natural_key, open_regular
 from polygraph._json import read_json
-from polygraph._names import unknown_name
+from polygraph.data.mesh_dataset import MeshDataset as MeshDataset
+from polygraph.data.mesh_dataset import checked_faces, rows_per_chunk
+from polygraph.data.mesh_dataset import checked_scale as checked_scale
+from polygraph.data.mesh_dataset import dataset_from as dataset_from
 from polygraph.data.splits import Split, interpolation_split, read_splits
 from polygraph.data.store import (
     MANIFEST,
@@ -31,135 +33,10 @@ from polygraph.data.store import (
     progress,
     write_synced,
 )
-from polygraph.mesh.io import MOST_BYTES, READABLE, MeshError, Registered, validate_mesh
+from polygraph.mesh.io import MOST_BYTES, READABLE, MeshError, Registered
 from polygraph.mesh.origin import ZERO, Point, origin_of, to_float32
 
 _CHUNK_BYTES = 1 << 25
-
-
-@dataclass(frozen=True, eq=False)
-class MeshDataset:
-    """Meshes of one topology.
-
-    Attributes:
-        name: for messages and reports.
-        vertices: float32 ``[N, V, 3]`` in the source's unit, less ``origin``; read-only,
-            memory-mapped where it comes from a file.
-        faces: int64 ``[F, 3]``, common to all meshes.
-        to_mm: millimetres per unit of `vertices` (1000 for metres).
-        content_hash: SHA-256 that identifies vertices and faces, wherever they lie.
-        frames: one dictionary per mesh, or None; ``"clip"`` names the sequence that a mesh comes
-            from.
-        splits: the named splits of this data set.
-        template: float64 ``[V, 3]``, less ``origin``: the mesh on which hierarchies and spirals are
-            built. It is the first mesh (for the synthetic animal the rest pose), not the mean
-            shape: a mean over strong motion folds limbs into each other.
-        origin: x, y and z in the source's unit: zeros, but a point amidst the first mesh
-            where that lies far from 0, seen from its own size (maps, scanners), and float32 would
-            cut digits off. Results are written with it added back.
-    """
-
-    name: str
-    vertices: NDArray[np.float32]
-    faces: NDArray[np.int64]
-    to_mm: float
-    content_hash: str
-    frames: Frames | None
-    splits: dict[str, Split]
-    template: NDArray[np.float64]
-    origin: Point = ZERO
-
-    def __len__(self) -> int:
-        """Number of meshes N."""
-        return len(self.vertices)
-
-    @property
-    def num_vertices(self) -> int:
-        """Number of vertices V of every mesh."""
-        return int(self.vertices.shape[1])
-
-    def __repr__(self) -> str:
-        """Name and sizes."""
-        sizes = f"{len(self)} meshes, {self.num_vertices} vertices, {len(self.faces)} faces"
-        return f"MeshDataset({self.name!r}, {sizes}, splits: {', '.join(self.splits) or 'none'})"
-
-    def split(self, name: str) -> Split:
-        """The split of that name.
-
-        Raises:
-            ValueError: there is none; the message suggests the nearest name. Or the data set is too
-                small to train on.
-        """
-        if name in self.splits:
-            return self.splits[name]
-        if len(self) < 2:
-            raise ValueError(
-                f"{self.name}: training is impossible with {len(self)} mesh: a split needs at least"
-                " 2, one to train on and one to test on"
-            )
-        raise ValueError(f"{self.name}: {unknown_name('split', name, self.splits)}")
-
-    def gather(self, indices: ArrayLike) -> NDArray[np.float32]:
-        """Copy meshes into memory.
-
-        Args:
-            indices: integers ``[B]`` in [0, N).
-
-        Returns:
-            float32 ``[B, V, 3]``, writable.
-        """
-        return np.array(self.vertices[self._checked(indices)])
-
-    def mean_std(self, indices: ArrayLike) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Mean and standard deviation of every coordinate over the given meshes.
-
-        Summed in float64 in one streaming pass. No deviation is given as less than a hundredth of
-        the root mean square of all of them (1 if nothing moves at all). A paw that stands still in
-        all training meshes and lifts in a test mesh would otherwise become a number of 10^5 when it
-        is normalised.
-
-        Args:
-            indices: integers ``[n]`` in [0, N), at least one; usually the training meshes.
-
-        Returns:
-            mean and std (of the population, divided by n), float32 ``[V, 3]``, in the unit of
-            `vertices`.
-        """
-        chosen = self._checked(indices)
-        if not len(chosen):
-            raise ValueError(
-                f"{self.name}: mean_std: indices must hold at least one mesh, got none"
-            )
-        origin = self.vertices[chosen[0]].astype(np.float64)  # sums around a mesh keep the digits
-        total, squares = np.zeros_like(origin), np.zeros_like(origin)
-        step = _rows_per_chunk(self.num_vertices, 8)
-        for start in range(0, len(chosen), step):
-            moved = self.vertices[chosen[start : start + step]].astype(np.float64) - origin
-            total += moved.sum(0)
-            squares += (moved * moved).sum(0)
-        shift = total / len(chosen)
-        std = np.sqrt(np.maximum(squares / len(chosen) - shift * shift, 0.0))
-        floor = 0.01 * float(np.sqrt(np.mean(std * std)))
-        std = np.maximum(std, floor if floor > 0 else 1.0)
-        return (origin + shift).astype(np.float32), std.astype(np.float32)
-
-    def _checked(self, indices: ArrayLike) -> NDArray[np.int64]:
-        chosen = np.asarray(indices)
-        if chosen.ndim != 1 or (chosen.size and not np.issubdtype(chosen.dtype, np.integer)):
-            raise ValueError(
-                f"{self.name}: indices must be integers of rank 1,"
-                f" got {chosen.dtype} of rank {chosen.ndim}"
-            )
-        if chosen.size and (chosen.min() < 0 or chosen.max() >= len(self)):
-            raise ValueError(
-                f"{self.name}: indices must lie in [0, {len(self)}),"
-                f" got {chosen.min()} .. {chosen.max()}"
-            )
-        return chosen.astype(np.int64)
-
-
-def _rows_per_chunk(num_vertices: int, item_bytes: int) -> int:
-    return max(1, _CHUNK_BYTES // (num_vertices * 3 * item_bytes))
 
 
 def source_path(path: str | Path, what: str) -> Path:
@@ -172,14 +49,6 @@ def source_path(path: str | Path, what: str) -> Path:
     if not source.exists():
         raise FileNotFoundError(f"{what}: no such file or folder: {source}")
     return source
-
-
-def checked_scale(to_mm: Any) -> float:
-    """`to_mm`, if it is positive and finite."""
-    number = isinstance(to_mm, numbers.Real) and not isinstance(to_mm, bool)
-    if not (number and math.isfinite(to_mm) and to_mm > 0):
-        raise ValueError(f"to_mm must be a positive number (millimetres per unit), got {to_mm!r}")
-    return float(to_mm)
 
 
 def mesh_files_conversion(root: Path, paths: Sequence[Path], frames: Frames | None) -> Conversion:
@@ -195,28 +64,6 @@ def mesh_files_conversion(root: Path, paths: Sequence[Path], frames: Frames | No
 
     shape = (len(paths), len(first.vertices), 3)
     return Conversion(shape, first.faces, frames, chunks(), origin)
-
-
-def dataset_from(
-    stored: Stored,
-    name: str,
-    to_mm: float,
-    splits: dict[str, Split],
-    template: NDArray[np.float64] | None = None,
-) -> MeshDataset:
-    """A data set over an entry of the cache."""
-    shape = stored.vertices[0].astype(np.float64) if template is None else template
-    return MeshDataset(
-        name,
-        stored.vertices,
-        stored.faces,
-        to_mm,
-        stored.content_hash,
-        stored.frames,
-        splits,
-        shape,
-        stored.origin,
-    )
 
 
 def open_registered(
@@ -251,6 +98,20 @@ def open_registered(
         MeshError: a file is corrupt, has another topology, or holds a bad mesh; the message names
             it.
         ValueError: ``frames.json`` or ``splits.json`` is bad.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from polygraph.data import open_registered
+        >>> folder = tempfile.mkdtemp()
+        >>> meshes = np.random.default_rng(0).random((8, 4, 3), np.float32)
+        >>> np.save(f"{folder}/vertices.npy", meshes)
+        >>> np.save(f"{folder}/faces.npy", np.array([[0, 1, 2], [0, 2, 3], [0, 3, 1], [1, 3, 2]]))
+        >>> open_registered(folder, cache_dir=f"{folder}/cache").vertices.shape
+        (8, 4, 3)
+
+    See Also:
+        `open_coma`, `open_dfaust`, for the official data; `polygraph.mesh.read_collection`.
     """
     root = source_path(path, "registered meshes")
     to_mm = checked_scale(to_mm)
@@ -325,10 +186,7 @@ def _open_arrays(root: Path, cache_dir: str | Path | None, full_check: bool) -> 
         raise MeshError(f"{sources[0]}: must hold floating-point numbers, got {vertices.dtype}")
     if not len(vertices):
         raise MeshError(f"{sources[0]}: no meshes: shape {list(vertices.shape)}")
-    # The first mesh may hold NaNs: its index is what _stream reports, so check the faces on a
-    # stand-in.
-    stand_in = np.arange(vertices.shape[1] * 3, dtype=np.float64).reshape(-1, 3)
-    faces = validate_mesh(stand_in, raw_faces, str(sources[1])).faces
+    faces = checked_faces(vertices.shape[1], raw_faces, str(sources[1]))
     origin = origin_of(vertices[0])
     in_place = vertices.dtype == np.dtype("<f4") and vertices.flags.c_contiguous
     if in_place and not any(origin):
@@ -342,7 +200,7 @@ def _open_arrays(root: Path, cache_dir: str | Path | None, full_check: bool) -> 
 
 
 def _stream(vertices: NDArray[Any], path: Path, origin: Point) -> Iterator[NDArray[np.float32]]:
-    step = _rows_per_chunk(vertices.shape[1], vertices.itemsize)
+    step = rows_per_chunk(vertices.shape[1], vertices.itemsize)
     starts: Iterable[int] = range(0, len(vertices), step)
     for start in progress(starts, f"checking {path.parent.name}", math.ceil(len(vertices) / step)):
         yield to_float32(vertices[start : start + step], str(path), start, origin)

@@ -9,15 +9,15 @@ centred, within the unit sphere, and the second axis up.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from polygraph._arrays import array_sha256, read_npz
+from polygraph._arrays import array_sha256, as_numpy, read_npz
 from polygraph._checks import check_numbers
 from polygraph._memory import check_room
 from polygraph.mesh.origin import ZERO, Point, origin_of, to_float32
@@ -26,6 +26,7 @@ IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 
 REQUIRED = ("xyz", "label", "is_test")
+ARRAYS = "(arrays)"  #: path of what was handed over in memory
 UNIT = 32767  # of int16 coordinates
 _TEST_EVERY = 4  # of the built-in shapes of a class
 _BLOCK = 1 << 20  # numbers that are converted at a time
@@ -78,6 +79,12 @@ class ShapeDataset:
         split_hash: SHA-256 of the three parts.
         origin: what was subtracted from the archive's points: zeros, but where the first cloud lies
             far from 0, see `polygraph.mesh.origin`.
+
+    Example:
+        >>> from polygraph.data import ShapeDataConfig, open_shapes
+        >>> shapes = open_shapes(ShapeDataConfig())
+        >>> shapes.points.shape, shapes.classes
+        ((240, 256, 3), ('sphere', 'box', 'cylinder', 'cone', 'torus'))
     """
 
     name: str
@@ -91,10 +98,72 @@ class ShapeDataset:
     split_hash: str
     origin: Point = ZERO
 
+    def __repr__(self) -> str:
+        """One line: the name, sizes, the parts."""
+        clouds, points = self.points.shape[:2]
+        return (
+            f"ShapeDataset({self.name!r}, {clouds} clouds of {points} points, "
+            f"{self.num_classes} classes, train={len(self.train)}, val={len(self.val)}, "
+            f"test={len(self.test)})"
+        )
+
+    @classmethod
+    def from_arrays(
+        cls,
+        points: Any,
+        labels: Any,
+        *,
+        name: str = "arrays",
+        classes: Sequence[str] | None = None,
+        test: ArrayLike | None = None,
+        val_fraction: float = 0.15,
+        seed: int = 0,
+    ) -> ShapeDataset:
+        """Labelled clouds that are in memory already.
+
+        Args:
+            points: floating point ``[S, N, 3]``, of numpy or torch; copied as float32. The
+                published recipe wants clouds centred, within the unit sphere, and the second axis
+                up.
+            labels: integers ``[S]`` from 0 on.
+            name: for messages.
+            classes: their names; None: their numbers.
+            test: indices of the clouds that test; None: every fourth of each class.
+            val_fraction: share of the others of each class that validates; at least one.
+            seed: draws those.
+
+        Raises:
+            ValueError: a shape, a dtype or a label is wrong, or a part would be empty.
+
+        Example:
+            >>> import numpy as np
+            >>> rng = np.random.default_rng(0)
+            >>> clouds = ShapeDataset.from_arrays(rng.normal(size=(40, 32, 3)), [0, 1] * 20)
+            >>> clouds.classes, len(clouds.train), len(clouds.val), len(clouds.test)
+            (('0', '1'), 26, 4, 10)
+        """
+        xyz, label = as_numpy(points), as_numpy(labels)
+        is_test = np.zeros(len(xyz), np.bool_)
+        if test is None:
+            is_test[_every_fourth(label)] = True
+        else:
+            is_test[as_numpy(test)] = True
+        arrays = {"xyz": xyz, "label": label, "is_test": is_test}
+        if classes is not None:
+            arrays["classes"] = np.array(classes, dtype=np.str_)
+        config = ShapeDataConfig(ARRAYS, val_fraction, seed)
+        return _dataset(name, arrays, config)
+
     @property
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.classes)
+
+
+def _every_fourth(label: NDArray[Any]) -> IntArray:
+    """Indices of every fourth sample of each class."""
+    parts = [np.flatnonzero(label == k)[_TEST_EVERY - 1 :: _TEST_EVERY] for k in np.unique(label)]
+    return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
 
 def open_shapes(config: ShapeDataConfig) -> ShapeDataset:
@@ -104,11 +173,21 @@ def open_shapes(config: ShapeDataConfig) -> ShapeDataset:
         FileNotFoundError: there is no file at the path.
         ValueError: the archive is damaged, an array is missing or has another shape, dtype or range
             than it must, or a part would be empty; the message names the file and the array.
+
+    Example:
+        >>> from polygraph.data import ShapeDataConfig, open_shapes
+        >>> open_shapes(ShapeDataConfig())
+        ShapeDataset('shapes-240-256-0', 240 clouds of 256 points, 5 classes, train=155, ...)
+
+    See Also:
+        `make_shapes`; `polygraph.models.DGCNNClassifier`.
     """
     if config.path is None:
         name = f"shapes-{config.num_shapes}-{config.num_points}-{config.seed}"
         made = make_shapes(config.num_shapes, config.num_points, config.seed)
         return _dataset(name, made, config)
+    if config.path == ARRAYS:
+        raise ValueError("data: arrays in memory are not kept: hand them over again, or a file")
     path = Path(config.path)
     return _dataset(str(path), _read(path), config)
 
@@ -333,6 +412,12 @@ def make_shapes(
     Raises:
         ValueError: `num_shapes`, `num_points` or `seed` is out of range, or there is no memory for
             so many.
+
+    Example:
+        >>> from polygraph.data import make_shapes
+        >>> arrays = make_shapes(10, num_points=64)
+        >>> {name: array.shape for name, array in sorted(arrays.items())}
+        {'classes': (5,), 'is_test': (10,), 'label': (10,), 'xyz': (10, 64, 3)}
     """
     for name, value, low in (
         ("num_shapes", num_shapes, 1),

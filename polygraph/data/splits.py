@@ -33,6 +33,15 @@ class Split:
         train: int64 indices to train on, ascending.
         val: int64 indices for model selection, ascending; empty when training has a single mesh.
         test: int64 indices for the final score, ascending.
+
+    Example:
+        >>> from polygraph.data import make_split
+        >>> split = make_split("mine", train=range(8), test=range(8, 10), num_meshes=10)
+        >>> split, split.test
+        (Split('mine', train=7, val=1, test=2, sha256=9d2512224a2f), array([8, 9]))
+
+    See Also:
+        `make_split`.
     """
 
     name: str
@@ -100,6 +109,14 @@ def make_split(
     Raises:
         ValueError: an index is no integer, out of range or repeated; the lists overlap; train or
             test is empty.
+
+    Example:
+        >>> from polygraph.data import make_split
+        >>> make_split("mine", train=[0, 1, 2], val=[3], test=[4, 5], num_meshes=6)
+        Split('mine', train=3, val=1, test=2, sha256=bb9b1896476e)
+
+    See Also:
+        `MeshDataset.split`, the named splits of a data set.
     """
     parts = {
         "train": _index_list(train, "train", name, num_meshes),

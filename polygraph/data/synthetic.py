@@ -41,6 +41,14 @@ def make_creature(num_frames: int = 1600, seed: int = 0) -> MeshDataset:
 
     Raises:
         ValueError: `num_frames` or `seed` is out of range, or there is no memory for so many.
+
+    Example:
+        >>> from polygraph.data import make_creature
+        >>> make_creature(num_frames=16)
+        MeshDataset('creature-16-0', 16 meshes, 1922 vertices, 3840 faces, splits: ...)
+
+    See Also:
+        `open_registered`, for meshes of your own.
     """
     if num_frames < 1:
         raise ValueError(f"make_creature: num_frames must be at least 1, got {num_frames}")
@@ -74,6 +82,7 @@ def make_creature(num_frames: int = 1600, seed: int = 0) -> MeshDataset:
         frames=frames,
         splits=_splits(frames),
         template=body.vertices.copy(),
+        up="z",
     )
 
 

@@ -47,7 +47,8 @@ def import_open3d() -> Any:
     except ModuleNotFoundError as error:
         missing = (error.name or "open3d").split(".")[0]
         raise ImportError(
-            f"the viewer and Poisson-disk sampling need {missing}: pip install 'polygraph[open3d]'"
+            f"the viewer and Poisson-disk sampling need {missing}: "
+            "pip install 'polygraph-nn[open3d]'"
         ) from error
     except (ImportError, OSError) as error:
         raise ImportError(_explain(str(error))) from error

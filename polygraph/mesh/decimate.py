@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from polygraph._repr import short_repr
 from polygraph.mesh.io import FloatArray, IntArray, MeshError, validate_mesh
 
 # A collapse may turn no triangle by more than 78 degrees: the cosine of that.
@@ -49,11 +50,21 @@ class Decimation:
             were.
         relaxed: the constraints given up to reach the target, in order: "isolated" (vertices
             without a face were dropped), "flips" (triangles may have turned over). Empty when none.
+
+    Example:
+        >>> import numpy as np
+        >>> from polygraph.mesh import decimate
+        >>> from scipy.spatial import Delaunay
+        >>> vertices = np.random.default_rng(0).random((100, 3))
+        >>> decimate(vertices, Delaunay(vertices[:, :2]).simplices, 50)
+        Decimation(keep=int64 [50], faces=int64 [86, 3], relaxed=())
     """
 
     keep: IntArray
     faces: IntArray
     relaxed: tuple[str, ...] = ()
+
+    __repr__ = short_repr
 
 
 def decimate(vertices: Any, faces: Any, target: int) -> Decimation:
@@ -77,6 +88,18 @@ def decimate(vertices: Any, faces: Any, target: int) -> Decimation:
         MeshError: if the mesh is not valid, or its topology does not allow as few vertices as
             ``target``.
         ValueError: if ``target`` is out of range.
+
+    Example:
+        >>> import numpy as np
+        >>> from polygraph.mesh import decimate
+        >>> from scipy.spatial import Delaunay
+        >>> vertices = np.random.default_rng(0).random((100, 3))
+        >>> step = decimate(vertices, Delaunay(vertices[:, :2]).simplices, 50)
+        >>> vertices[step.keep].shape
+        (50, 3)
+
+    See Also:
+        `build_hierarchy`, which does so level by level.
     """
     mesh = validate_mesh(vertices, faces)
     count = len(mesh.vertices)

@@ -47,6 +47,19 @@ class MeshHierarchy:
         up_weight: L arrays float64 ``[V_l, 3]``: x_l = sum_t up_weight[:, t] * x_{l+1}[up_index[:,
             t]].
         settings: how it was made; JSON values.
+
+    Example:
+        >>> import numpy as np
+        >>> from polygraph.mesh import build_hierarchy
+        >>> from scipy.spatial import Delaunay
+        >>> vertices = np.random.default_rng(0).random((100, 3))
+        >>> faces = Delaunay(vertices[:, :2]).simplices
+        >>> hierarchy = build_hierarchy(vertices, faces, factors=(2, 2))
+        >>> hierarchy.sizes, [spirals.shape for spirals in hierarchy.spirals]
+        ([100, 50, 25], [(100, 9), (50, 8), (25, 9)])
+
+    See Also:
+        `build_hierarchy` makes one; `polygraph.models.MeshAutoencoder` is made of one.
     """
 
     vertices: list[FloatArray]
@@ -81,6 +94,12 @@ class MeshHierarchy:
                 raise MeshError(
                     f"hierarchy: up_weight[{level}] must be finite with shape {[fine, 3]}"
                 )
+
+    def __repr__(self) -> str:
+        """One line: vertices and slots of the spirals per level, and the start of the hash."""
+        sizes = " -> ".join(map(str, self.sizes))
+        slots = ", ".join(str(spirals.shape[1]) for spirals in self.spirals)
+        return f"MeshHierarchy({sizes} vertices, spirals of [{slots}], hash={self.hash[:12]})"
 
     @property
     def sizes(self) -> list[int]:
@@ -193,6 +212,19 @@ def build_hierarchy(
     Raises:
         MeshError: if the mesh is not valid or cannot be decimated that far.
         ValueError: if a setting is out of range.
+
+    Example:
+        >>> import numpy as np
+        >>> from polygraph.mesh import SpiralConfig, build_hierarchy
+        >>> from scipy.spatial import Delaunay
+        >>> vertices = np.random.default_rng(0).random((100, 3))
+        >>> faces = Delaunay(vertices[:, :2]).simplices
+        >>> spiral = SpiralConfig(convention="spiralnet++", length=9)
+        >>> build_hierarchy(vertices, faces, factors=(2, 2), spiral=spiral)
+        MeshHierarchy(100 -> 50 -> 25 vertices, spirals of [9, 9, 9], hash=1b70c7bfb22f)
+
+    See Also:
+        `load_or_build`, which keeps it in a cache.
     """
     mesh = validate_mesh(vertices, faces, "template")
     spiral = SpiralConfig() if spiral is None else spiral
@@ -242,6 +274,20 @@ def load_or_build(
     The result is kept in ``cache_dir`` under the hash of template and settings. A damaged file in
     the cache is rebuilt, and a cache that cannot be written is done without, each with a warning.
     None caches nothing. Several processes may share a cache.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from polygraph.mesh import load_or_build
+        >>> from scipy.spatial import Delaunay
+        >>> vertices = np.random.default_rng(0).random((100, 3))
+        >>> faces, cache = Delaunay(vertices[:, :2]).simplices, tempfile.mkdtemp()
+        >>> first = load_or_build(vertices, faces, factors=(2, 2), cache_dir=cache)
+        >>> load_or_build(vertices, faces, factors=(2, 2), cache_dir=cache).hash == first.hash
+        True
+
+    See Also:
+        `build_hierarchy`.
     """
     spiral = SpiralConfig() if spiral is None else spiral
 

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from polygraph._files import PathLike as PathLike
 from polygraph._files import read_regular, write_atomic
+from polygraph._repr import short_repr
 from polygraph.mesh.errors import MeshError as MeshError
 from polygraph.mesh.formats import obj, off, ply, stl
 from polygraph.mesh.formats.polygons import Polygons, triangles_of
@@ -38,10 +39,20 @@ class Mesh:
     Attributes:
         vertices: float64 ``[V, 3]``, finite, in the file's own unit.
         faces: int64 ``[F, 3]``, in ``[0, V)``, counter-clockwise seen from outside.
+
+    Example:
+        >>> from polygraph.mesh import validate_mesh
+        >>> validate_mesh([[0, 0, 0], [1, 0, 0], [0, 1, 0]], [[0, 1, 2]])
+        Mesh(vertices=float64 [3, 3], faces=int64 [1, 3])
+
+    See Also:
+        `validate_mesh`, which makes one of arrays; `read_mesh`.
     """
 
     vertices: FloatArray
     faces: IntArray
+
+    __repr__ = short_repr
 
 
 def validate_mesh(vertices: Any, faces: Any, name: str = "mesh") -> Mesh:
@@ -61,6 +72,15 @@ def validate_mesh(vertices: Any, faces: Any, name: str = "mesh") -> Mesh:
     Raises:
         MeshError: on a wrong shape or dtype, an empty mesh, a vertex that is not finite, a face
             index out of range, a face that repeats a vertex, or vertices that all coincide.
+
+    Example:
+        >>> from polygraph.mesh import validate_mesh
+        >>> mesh = validate_mesh([[0, 0, 0], [1, 0, 0], [0, 1, 0]], [[0, 1, 2]])
+        >>> mesh.vertices.dtype, mesh.faces.dtype
+        (dtype('float64'), dtype('int64'))
+
+    See Also:
+        `read_mesh`, which checks what it reads.
     """
     v, f = np.asarray(vertices), np.asarray(faces)
     if v.ndim != 2 or v.shape[1] != 3:
@@ -121,6 +141,18 @@ def read_mesh(path: PathLike) -> Mesh:
         MeshError: if the file is missing, of another format, damaged (fewer or more vertices or
             faces than its header announces, numbers outside their declared type), or holds a mesh
             that is not valid.
+
+    Example:
+        >>> import tempfile
+        >>> from polygraph.mesh import read_mesh, validate_mesh, write_mesh
+        >>> path = f"{tempfile.mkdtemp()}/triangle.obj"
+        >>> write_mesh(path, validate_mesh([[0, 0, 0], [1, 0, 0], [0, 1, 0]], [[0, 1, 2]]))
+        >>> read_mesh(path)
+        Mesh(vertices=float64 [3, 3], faces=int64 [1, 3])
+
+    See Also:
+        `read_collection`, of many meshes of one topology; `write_mesh`; `polygraph.mesh.cloud` for
+        points.
     """
     polygons = read_polygons(path)
     return polygons_mesh(polygons, str(path))
@@ -197,6 +229,19 @@ def read_collection(
         MeshError: a mesh lies so far from the origin that float32 is too coarse for it.
         MeshError: if there are no paths, a file is not valid, or a file's vertex count or faces
             differ from those of the first file; it names the first file that differs.
+
+    Example:
+        >>> import tempfile
+        >>> from polygraph.mesh import read_collection, validate_mesh, write_mesh
+        >>> paths = [f"{tempfile.mkdtemp()}/{n}.ply" for n in range(3)]
+        >>> for n, path in enumerate(paths):
+        ...     write_mesh(path, validate_mesh([[n, 0, 0], [1, 0, 0], [0, 1, 0]], [[0, 1, 2]]))
+        >>> vertices, faces = read_collection(paths)
+        >>> vertices.shape, faces.shape
+        ((3, 3, 3), (1, 3))
+
+    See Also:
+        `read_mesh`; `polygraph.data.open_registered`, for collections larger than memory.
     """
     if isinstance(paths, (str, os.PathLike)):
         raise MeshError(
@@ -243,6 +288,15 @@ def write_mesh(path: PathLike, mesh: Mesh) -> None:
         MeshError: if the format is unknown, the folder does not exist, or the mesh is not valid.
         OSError: if the file cannot be written, for instance on a full disk; an older file is left
             as it was.
+
+    Example:
+        >>> import tempfile
+        >>> from polygraph.mesh import validate_mesh, write_mesh
+        >>> triangle = validate_mesh([[0, 0, 0], [1, 0, 0], [0, 1, 0]], [[0, 1, 2]])
+        >>> write_mesh(f"{tempfile.mkdtemp()}/triangle.ply", triangle)
+
+    See Also:
+        `read_mesh`.
     """
     path = Path(path)
     encode = ENCODERS.get(path.suffix.lower())

@@ -17,81 +17,17 @@ components with Euclidean neighbours; ours end in -1.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from polygraph.mesh.io import FloatArray, IntArray, Mesh, MeshError, validate_mesh
+from polygraph.mesh.spiral_config import SpiralConfig as SpiralConfig
+from polygraph.mesh.spiral_config import references_of
 
 _DEFAULT_LENGTH = 9
 _MOST_ENTRIES = 1000  # of a spiral, on average
 _GAP = -1
-
-
-@dataclass(frozen=True)
-class SpiralConfig:
-    """How the spirals of a hierarchy are made.
-
-    ``hops`` and ``dilation`` name one value per level, finest first; the last holds for all coarser
-    levels. The published 2-ring setting is ``hops=(2, 2, 1), dilation=(2, 2, 1)``.
-
-    Attributes:
-        convention: "neural3dmm" (counter-clockwise, rings, start towards the reference, -1 padding)
-            or "spiralnet++" (clockwise, OpenMesh's start, fixed length).
-        hops: rings per spiral; "neural3dmm" only.
-        dilation: keep every dilation-th vertex of a spiral.
-        length: slots per spiral; None is the convention's own: int(mean + 2 std) of the lengths, or
-            9 for "spiralnet++".
-        reference: vertex of the finest level that the spirals start towards, or several, one for
-            each component (published for CoMA: 3567, 4051, 4597, the head and the eyes); None takes
-            the one furthest from the middle of the bounding box. "neural3dmm" only.
-    """
-
-    convention: Literal["neural3dmm", "spiralnet++"] = "neural3dmm"
-    hops: tuple[int, ...] = (1,)
-    dilation: tuple[int, ...] = (1,)
-    length: int | None = None
-    reference: int | tuple[int, ...] | None = None
-
-    def __post_init__(self) -> None:
-        """Check every field, and turn lists into tuples."""
-        if self.convention not in ("neural3dmm", "spiralnet++"):
-            raise ValueError(
-                f"convention must be 'neural3dmm' or 'spiralnet++', got {self.convention!r}"
-            )
-        for name in ("hops", "dilation"):
-            values = getattr(self, name)
-            if not isinstance(values, (tuple, list)) or not values:
-                raise ValueError(
-                    f"{name} must be a sequence with one number per level, got {values!r}"
-                )
-            for value in values:
-                _check_whole(name, value, 1)
-            object.__setattr__(self, name, tuple(int(value) for value in values))
-        if self.length is not None:
-            _check_whole("length", self.length, 1)
-        if self.reference is not None:
-            several = isinstance(self.reference, (tuple, list))
-            for value in _references(self.reference):
-                _check_whole("reference", value, 0)
-            if several:
-                object.__setattr__(self, "reference", tuple(map(int, _references(self.reference))))
-        if self.convention == "spiralnet++":
-            if set(self.hops) != {1}:
-                raise ValueError(
-                    f"hops has no meaning with 'spiralnet++' (set length), got {self.hops}"
-                )
-            if self.reference is not None:
-                raise ValueError(
-                    f"reference has no meaning with 'spiralnet++', got {self.reference}"
-                )
-
-    def at_level(self, level: int) -> tuple[int, int]:
-        """The hops and the dilation of a level; 0 is the finest."""
-        return self.hops[min(level, len(self.hops) - 1)], self.dilation[
-            min(level, len(self.dilation) - 1)
-        ]
 
 
 def spiral_table(
@@ -146,10 +82,23 @@ def spiral_table(
         MeshError: if the mesh is not valid, or ``length`` is None and spirals would have more than
             a thousand entries on average, and more than a million in all.
         ValueError: if an option is out of range, or has no meaning in the convention.
+
+    Example:
+        >>> from polygraph.mesh import spiral_table
+        >>> vertices = [[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]
+        >>> faces = [[0, 1, 2], [0, 2, 3], [0, 3, 1], [1, 3, 2]]  # a tetrahedron
+        >>> spiral_table(vertices, faces)  # each vertex, then its ring
+        array([[0, 1, 2, 3],
+               [1, 0, 3, 2],
+               [2, 0, 1, 3],
+               [3, 0, 2, 1]])
+
+    See Also:
+        `polygraph.nn.SpiralConv`, which reads it; `build_hierarchy` makes those of all levels.
     """
     mesh = validate_mesh(vertices, faces)
     SpiralConfig(convention, (hops,), (dilation,), length, reference)  # type: ignore[arg-type]  # checks all
-    references = _references(choose_reference(mesh) if reference is None else reference)
+    references = references_of(choose_reference(mesh) if reference is None else reference)
     if convention == "neural3dmm":
         one_rings = _one_rings(mesh)
         starts = _starts(mesh, references)
@@ -182,21 +131,6 @@ def choose_reference(mesh: Mesh) -> int:
     points = mesh.vertices[used] / np.abs(mesh.vertices).max()
     offset = points - (points.min(axis=0) / 2 + points.max(axis=0) / 2)
     return int(used[np.argmax(_length(offset))])
-
-
-def _references(reference: Any) -> list[Any]:
-    """One reference or several, as a list."""
-    several = isinstance(reference, (tuple, list))
-    if several and not reference:
-        raise ValueError("reference must name a vertex or several, got none")
-    return list(reference) if several else [reference]
-
-
-def _check_whole(name: str, value: Any, low: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
-        raise ValueError(f"{name} must be a whole number >= {low}, got {value!r}")
-    if value >= 2**31:
-        raise ValueError(f"{name} must be below 2^31, got {value}")
 
 
 def _length(offset: FloatArray) -> FloatArray:
@@ -419,7 +353,7 @@ def _starts(mesh: Mesh, references: list[int]) -> IntArray:
         from scipy.sparse import csr_array
         from scipy.sparse.csgraph import connected_components, dijkstra
     except ImportError as error:
-        raise ImportError("spiral tables need scipy: pip install 'polygraph[mesh]'") from error
+        raise ImportError("spiral tables need scipy: pip install 'polygraph-nn[mesh]'") from error
     count = len(mesh.vertices)
     if max(references) >= count:
         raise ValueError(f"reference must be a vertex in [0, {count}), got {max(references)}")

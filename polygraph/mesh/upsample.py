@@ -34,6 +34,16 @@ def barycentric(fine: Any, coarse: Any, coarse_faces: Any) -> tuple[IntArray, Fl
 
     Raises:
         MeshError: if the coarse mesh is not valid, or ``fine`` is not a finite ``[V, 3]`` array.
+
+    Example:
+        >>> from polygraph.mesh import barycentric
+        >>> coarse = [[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
+        >>> index, weight = barycentric([[0.5, 0.25, 0.0]], coarse, [[0, 1, 2]])
+        >>> index, weight
+        (array([[0, 1, 2]]), array([[0.25, 0.5 , 0.25]]))
+
+    See Also:
+        `least_squares`, the published code's; `polygraph.nn.Resample`, which reads both.
     """
     points, mesh = _check(fine, coarse, coarse_faces)
     return _closest(points, mesh)
@@ -50,6 +60,16 @@ def least_squares(fine: Any, coarse: Any, coarse_faces: Any) -> tuple[IntArray, 
     :func:`barycentric` for anything but parity.
 
     Args, returns and raises: as :func:`barycentric`.
+
+    Example:
+        >>> from polygraph.mesh import least_squares
+        >>> coarse = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+        >>> index, weight = least_squares([[0.25, 0.25, 0.5]], coarse, [[0, 1, 2]])
+        >>> index, weight.round(3)
+        (array([[0, 1, 2]]), array([[0.25, 0.25, 0.5 ]]))
+
+    See Also:
+        `barycentric`, whose weights add up to 1.
     """
     points, mesh = _check(fine, coarse, coarse_faces)
     index, closest = _closest(points, mesh)
@@ -141,7 +161,9 @@ def _tree_class() -> Any:
     try:
         from scipy.spatial import cKDTree
     except ImportError as error:
-        raise ImportError("mesh hierarchies need scipy: pip install 'polygraph[mesh]'") from error
+        raise ImportError(
+            "mesh hierarchies need scipy: pip install 'polygraph-nn[mesh]'"
+        ) from error
     return cKDTree
 
 

@@ -1,9 +1,13 @@
 """Measures of what models make: vertex errors of meshes, scores of images.
 
 The names of :mod:`~polygraph.metrics.vertex_error` are here;
-:mod:`~polygraph.metrics.image_scores` needs the compiled library and is imported by its own name.
+:mod:`~polygraph.metrics.image_scores`, which needs the compiled library, is imported when it is
+asked for.
 """
 
+from typing import TYPE_CHECKING
+
+from polygraph._lazy import lazy
 from polygraph.metrics.vertex_error import (
     OUTLIER,
     Floats,
@@ -14,12 +18,18 @@ from polygraph.metrics.vertex_error import (
     vertex_distance,
 )
 
+if TYPE_CHECKING:
+    from polygraph.metrics import image_scores
+else:
+    __getattr__, __dir__ = lazy(__name__, ["image_scores"])
+
 __all__ = [
     "OUTLIER",
     "Floats",
     "VertexError",
     "VertexErrorResult",
     "evaluate",
+    "image_scores",
     "summarize",
     "vertex_distance",
 ]

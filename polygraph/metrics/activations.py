@@ -19,6 +19,15 @@ class Extractor(Protocol):
 
     Attributes:
         label: what scores are labelled with: architecture and training set.
+
+    Example:
+        >>> from polygraph.models import create_model
+        >>> extractor = create_model("lenet")  # has a label, and extract()
+        >>> extractor.label
+        'LeNet'
+
+    See Also:
+        `collect`; `polygraph.models.LeNet`, `polygraph.models.InceptionV3`.
     """
 
     label: str
@@ -49,6 +58,18 @@ class Activations:
     Attributes:
         label: the extractor's.
         num_nonfinite: how many images, or what the extractor made of them, were not finite.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.metrics.image_scores import Activations
+        >>> from polygraph.models import create_model
+        >>> seen = Activations(create_model("lenet"))
+        >>> seen.update(torch.rand(8, 1, 32, 32))
+        >>> seen, seen.features().shape
+        (Activations('LeNet', 8 images so far), torch.Size([8, 84]))
+
+    See Also:
+        `collect`, of a data set; `score`, of two of them.
     """
 
     def __init__(self, extractor: Extractor, device: torch.device | str = "cpu") -> None:
@@ -57,6 +78,10 @@ class Activations:
         self.num_nonfinite = 0
         self._features: list[Tensor] = []
         self._logits: list[Tensor] = []
+
+    def __repr__(self) -> str:
+        """One line: the extractor, and how many images it has seen."""
+        return f"Activations({self.label!r}, {len(self)} images so far)"
 
     def __len__(self) -> int:
         """Number of images so far."""
@@ -136,6 +161,19 @@ def collect(
         indices: which of them; None for those that train, which a generator imitates.
         batch_size: images at a time.
         device: where the extractor lives.
+
+    Example:
+        >>> import numpy as np
+        >>> from polygraph.data import ImageDataset
+        >>> from polygraph.metrics.image_scores import collect
+        >>> from polygraph.models import create_model
+        >>> images, train = np.zeros((4, 1, 32, 32), np.uint8), np.arange(3)
+        >>> dataset = ImageDataset("mine", images, None, (), train, train[:0], "hash", "hash")
+        >>> collect(create_model("lenet"), dataset)
+        Activations('LeNet', 3 images so far)
+
+    See Also:
+        `Activations`, of batches that you make.
     """
     if batch_size < 1:
         raise ValueError(f"collect: batch_size must be at least 1, got {batch_size}")

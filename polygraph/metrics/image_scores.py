@@ -78,7 +78,7 @@ def _metric(name: str, module: str, *arguments: Any, **options: Any) -> Any:
         found = importlib.import_module(f"torchmetrics.image.{module}")
     except ImportError as error:
         raise ImportError(
-            "scores of images need torchmetrics: pip install 'polygraph[train]'"
+            "scores of images need torchmetrics: pip install 'polygraph-nn[train]'"
         ) from error
     return getattr(found, name)(*arguments, sync_on_compute=False, **options)
 
@@ -102,6 +102,17 @@ def inception_score(logits: Tensor, splits: int = 10, seed: int = 0) -> tuple[fl
 
     Raises:
         ValueError: fewer images than splits, another shape, a value that is not finite.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.metrics.image_scores import inception_score
+        >>> logits = 20.0 * torch.eye(4).repeat(5, 1)  # sure of every image, four classes alike
+        >>> mean, std = inception_score(logits, splits=1)
+        >>> round(mean, 3)
+        4.0
+
+    See Also:
+        `score`, all scores at once.
     """
     if splits < 1:
         raise ValueError(f"inception_score: splits must be at least 1, got {splits}")
@@ -136,6 +147,16 @@ def frechet_distance(real: Tensor, fake: Tensor) -> float:
 
     Raises:
         ValueError: another shape, too few rows, a value that is not finite.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.metrics.image_scores import frechet_distance
+        >>> features = torch.randn(100, 4)
+        >>> round(frechet_distance(features, features + 1.0), 3)  # |(1, 1, 1, 1)|²
+        4.0
+
+    See Also:
+        `kernel_distance`, without bias for few images; `score`.
     """
     check_rows("frechet_distance", 2, real=real, fake=fake)
     real, fake = real.detach().cpu().double(), fake.detach().cpu().double()
@@ -170,6 +191,17 @@ def kernel_distance(
 
     Raises:
         ValueError: another shape, too few rows, a value that is not finite.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.metrics.image_scores import kernel_distance
+        >>> features = torch.randn(100, 4)
+        >>> mean, std = kernel_distance(features, features + 1.0, subsets=5, subset_size=50)
+        >>> mean > 1.0
+        True
+
+    See Also:
+        `frechet_distance`; `score`.
     """
     if subsets < 1 or subset_size < 2:
         raise ValueError(
@@ -204,6 +236,21 @@ class ImageScores:
         num_real: real images used.
         num_fake: generated images used.
         num_nonfinite: how many of these were not finite.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.metrics.image_scores import Activations, score
+        >>> from polygraph.models import create_model
+        >>> network = create_model("lenet", num_features=16)
+        >>> real, fake = Activations(network), Activations(network)
+        >>> for seen in (real, fake):
+        ...     seen.update(torch.rand(64, 1, 32, 32))
+        >>> scores = score(real, fake, subset_size=32, subsets=2)
+        >>> sorted(scores.summary())[:3]  # each says what saw the images
+        ['FID (LeNet)', 'IS (LeNet)', 'IS std (LeNet)']
+
+    See Also:
+        `score`, which makes it.
     """
 
     label: str
@@ -274,6 +321,22 @@ def score(
         ValueError: the extractors differ; a set is empty or has no more images than features, whose
             covariance is then singular and FID a matter of the number of images; a real image is
             not finite.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.metrics.image_scores import Activations, score
+        >>> from polygraph.models import create_model
+        >>> network = create_model("lenet", num_features=16)  # a trained one, in earnest
+        >>> real, fake = Activations(network), Activations(network)
+        >>> for seen in (real, fake):
+        ...     seen.update(torch.rand(64, 1, 32, 32))
+        >>> scores = score(real, fake, subset_size=32, subsets=2)
+        >>> scores.label, scores.num_real, scores.fid > 0
+        ('LeNet', 64, True)
+
+    See Also:
+        `frechet_distance`, `kernel_distance`, `inception_score`, `precision_recall`, which it
+        calls.
     """
     if real.label != fake.label:
         raise ValueError(

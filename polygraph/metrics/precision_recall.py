@@ -31,6 +31,16 @@ def precision_recall(real: Tensor, fake: Tensor, neighbors: int = 3) -> tuple[fl
 
     Raises:
         ValueError: another shape, too few rows, a value that is not finite.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.metrics.image_scores import precision_recall
+        >>> real = torch.randn(100, 2)
+        >>> precision_recall(real, real[:10])  # good images, but few of their kinds
+        (1.0, 0.9)
+
+    See Also:
+        `score`.
     """
     if neighbors < 1:
         raise ValueError(f"precision_recall: neighbors must be at least 1, got {neighbors}")

@@ -19,7 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from polygraph._inputs import check_tensors
 from polygraph._memory import check_room
+from polygraph._repr import short_repr
 
 Floats = NDArray[np.float64]
 OUTLIER = 3.0  # times the error of the median mesh
@@ -41,6 +43,16 @@ class VertexErrorResult:
         num_nonfinite: how many vertices had a non-finite prediction (each counts as infinitely
             wrong).
         quantiles: float64 [101], the errors that 0, 1, ..., 100 % of all vertices do not exceed.
+
+    Example:
+        >>> import numpy as np
+        >>> from polygraph.metrics import summarize
+        >>> result = summarize(np.array([[1.0, 2.0, 3.0], [1.0, 2.0, 9.0]]))
+        >>> result.mean, result.median, result.per_sample
+        (3.0, 2.0, array([2., 4.]))
+
+    See Also:
+        `summarize` and `VertexError.compute` make one.
     """
 
     mean: float
@@ -52,6 +64,8 @@ class VertexErrorResult:
     num_samples: int
     num_nonfinite: int
     quantiles: Floats
+
+    __repr__ = short_repr
 
     @property
     def p90(self) -> float:
@@ -111,7 +125,18 @@ def vertex_distance(prediction: Tensor, target: Tensor, to_mm: float = 1000.0) -
 
     Returns:
         float64 [..., V]; infinite where the prediction is not finite.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.metrics import vertex_distance
+        >>> moved = torch.tensor([[0.003, 0.004, 0.0]])
+        >>> vertex_distance(moved, torch.zeros(1, 3)).round(decimals=3)
+        tensor([5.], dtype=torch.float64)
+
+    See Also:
+        `VertexError`, over many batches.
     """
+    check_tensors("vertex_distance", prediction=prediction, target=target)
     if prediction.shape != target.shape or prediction.shape[-1:] != (3,):
         raise ValueError(
             "vertex_distance: prediction and target must both have shape [..., V, 3], got "
@@ -129,6 +154,18 @@ class VertexError:
 
     Args:
         to_mm: millimetres per original unit (1000 for metres).
+
+    Example:
+        >>> import torch
+        >>> from polygraph.metrics import VertexError
+        >>> errors = VertexError()  # meshes in metres
+        >>> for target in torch.randn(4, 2, 10, 3):
+        ...     errors.update(target + 0.001, target)
+        >>> print(errors.compute())
+        1.732 mm mean, 0.000 std, 1.732 median
+
+    See Also:
+        `evaluate`, over a data set; `vertex_distance`, of one batch.
     """
 
     def __init__(self, to_mm: float = 1000.0) -> None:
@@ -137,8 +174,13 @@ class VertexError:
         self.to_mm = to_mm
         self._errors: list[Floats] = []
 
+    def __repr__(self) -> str:
+        """One line: the unit, and how many meshes were added."""
+        return f"VertexError(to_mm={self.to_mm:g}, {sum(map(len, self._errors))} meshes so far)"
+
     def update(self, prediction: Tensor, target: Tensor) -> None:
         """Add a batch: prediction and target [B, V, 3] in original units."""
+        check_tensors("VertexError", prediction=prediction, target=target)
         if prediction.dim() != 3:
             raise ValueError(
                 f"VertexError: prediction must have shape [B, V, 3], got {list(prediction.shape)}"
@@ -169,6 +211,15 @@ def summarize(errors: Floats) -> VertexErrorResult:
 
     Args:
         errors: float64 [N, V] in mm, infinite where a prediction was not finite.
+
+    Example:
+        >>> import numpy as np
+        >>> from polygraph.metrics import summarize
+        >>> print(summarize(np.array([[1.0, 2.0, 3.0], [1.0, 2.0, 9.0]])))
+        3.000 mm mean, 2.769 std, 2.000 median
+
+    See Also:
+        `evaluate`, which makes the matrix.
     """
     if errors.ndim != 2 or errors.size == 0:
         raise ValueError(f"summarize: errors must be a non-empty [N, V], got {list(errors.shape)}")
@@ -218,6 +269,17 @@ def evaluate(
 
     Raises:
         ValueError: there are no meshes to measure, or more than there is memory for.
+
+    Example:
+        >>> import numpy as np
+        >>> from polygraph.metrics import evaluate, summarize
+        >>> meshes = np.random.default_rng(0).random((8, 10, 3))
+        >>> errors = evaluate(lambda x: x + 0.001, meshes, np.arange(4))
+        >>> errors.shape, round(summarize(errors).mean, 3)
+        ((4, 10), 1.732)
+
+    See Also:
+        `summarize` makes numbers of the matrix; `VertexError` collects batch by batch.
     """
     if len(indices) == 0:
         raise ValueError("evaluate: indices is empty, there is no mesh to measure")

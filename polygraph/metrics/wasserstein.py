@@ -25,6 +25,13 @@ def wasserstein_estimate(
 
     Raises:
         ValueError: there are no images, or the critic gives another number of values.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.metrics.image_scores import wasserstein_estimate
+        >>> batches = [torch.full((8, 3), value) for value in (2.0, 0.5)]
+        >>> wasserstein_estimate(lambda x: x.mean(1), batches[:1], batches[1:])
+        1.5
     """
     return _mean_of(critic, real, "real") - _mean_of(critic, fake, "fake")
 

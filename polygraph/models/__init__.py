@@ -1,11 +1,8 @@
 """Models in three rooms, of meshes, points and images; a file for each family.
 
-A file has the family's config, its module and the paper it is from.
+A file has the family's config, its module and the paper it is from. `create_model` makes any of
+them by name, `list_models` has the names.
 """
-
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
 
 from polygraph.models.images import (
     ConvCritic,
@@ -32,15 +29,14 @@ from polygraph.models.images import (
     load_inception,
 )
 from polygraph.models.mesh import PCA, MeshAutoencoder, MeshAutoencoderConfig, load_published
+from polygraph.models.mesh.presets import PRESETS, get_preset
 from polygraph.models.points import (
     DGCNNClassifier,
     DGCNNClassifierConfig,
     DGCNNSegmenter,
     DGCNNSegmenterConfig,
 )
-
-if TYPE_CHECKING:
-    from polygraph.models.mesh.presets import PRESETS, get_preset
+from polygraph.models.registry import create_model, list_models
 
 __all__ = [
     "PCA",
@@ -72,16 +68,9 @@ __all__ = [
     "ResidualCriticConfig",
     "ResidualGenerator",
     "ResidualGeneratorConfig",
+    "create_model",
     "get_preset",
+    "list_models",
     "load_inception",
     "load_published",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    # Presets say how spirals are made, for which polygraph.mesh needs the extra [mesh].
-    if name in ("PRESETS", "get_preset"):
-        from polygraph.models.mesh import presets
-
-        return getattr(presets, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,36 +2,52 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from typing import TYPE_CHECKING
 
+from polygraph._lazy import lazy
 from polygraph.nn.block import ACTIVATIONS, PolynomialBlock, polynomial_step
 from polygraph.nn.knn import knn, knn_graph, pixel_knn
 from polygraph.nn.layout import LAYOUTS, Layout, layout_of
+from polygraph.nn.mesh_graph import MeshGraph
 from polygraph.nn.norm import NORMS, SecondOrderNorm
 from polygraph.nn.pixel_graph import PixelGraph
 from polygraph.nn.polynomial import CCP, NCP, FirstOrder, NCPSkip, ProdPoly, Simple
 from polygraph.nn.resample import Resample, SelectVertices
 from polygraph.nn.spiral_conv import SpiralConv
 
-# Descendants of PyG's layers: importing PyG takes seconds, so they are imported when asked for.
-_LAZY = {
-    "DynamicEdgeConv": "edge_conv",
-    "ECConv": "ecc",
-    "EdgeConv": "edge_conv",
-    "LightECConv": "light_ecc",
-    "NNConv": "ecc",
-    "NonLocalGraphConv2d": "nonlocal_conv",
-    "OnGraph": "nonlocal_conv",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import a layer of `_LAZY`."""
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
-
+# What descends from PyG's layers is imported when asked for: importing PyG takes seconds.
+if TYPE_CHECKING:
+    from polygraph.nn.ecc import ECConv, NNConv
+    from polygraph.nn.edge_conv import DynamicEdgeConv, EdgeConv
+    from polygraph.nn.light_ecc import LightECConv
+    from polygraph.nn.mesh_conv import (
+        ChebyshevConv,
+        ECMeshConv,
+        EdgeMeshConv,
+        FeaStMeshConv,
+        GATMeshConv,
+        MoNetMeshConv,
+    )
+    from polygraph.nn.nonlocal_conv import NonLocalGraphConv2d, OnGraph
+else:
+    __getattr__, __dir__ = lazy(
+        __name__,
+        names={
+            "ChebyshevConv": "mesh_conv",
+            "DynamicEdgeConv": "edge_conv",
+            "ECConv": "ecc",
+            "ECMeshConv": "mesh_conv",
+            "EdgeConv": "edge_conv",
+            "EdgeMeshConv": "mesh_conv",
+            "FeaStMeshConv": "mesh_conv",
+            "GATMeshConv": "mesh_conv",
+            "LightECConv": "light_ecc",
+            "MoNetMeshConv": "mesh_conv",
+            "NNConv": "ecc",
+            "NonLocalGraphConv2d": "nonlocal_conv",
+            "OnGraph": "nonlocal_conv",
+        },
+    )
 
 __all__ = [
     "ACTIVATIONS",
@@ -39,12 +55,19 @@ __all__ = [
     "LAYOUTS",
     "NCP",
     "NORMS",
+    "ChebyshevConv",
     "DynamicEdgeConv",
     "ECConv",
+    "ECMeshConv",
     "EdgeConv",
+    "EdgeMeshConv",
+    "FeaStMeshConv",
     "FirstOrder",
+    "GATMeshConv",
     "Layout",
     "LightECConv",
+    "MeshGraph",
+    "MoNetMeshConv",
     "NCPSkip",
     "NNConv",
     "NonLocalGraphConv2d",

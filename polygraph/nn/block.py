@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from polygraph import ops
 from polygraph._checks import check_choice, check_positive
+from polygraph._inputs import check_dtype, check_tensors
 from polygraph.nn.layout import Layout
 from polygraph.nn.norm import SecondOrderNorm
 from polygraph.nn.ordinary import is_ordinary
@@ -24,6 +25,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "leaky_relu": lambda x: F.leaky_relu(x, 0.2),
     "leaky_relu_0.02": lambda x: F.leaky_relu(x, 0.02),  # the slope of the public mesh code
 }
+_CHANNEL_DIMS = {nn.Linear: -1, nn.Conv1d: -2, nn.Conv2d: -3}  # of their input
 _FUSED = ("none", "elu", "relu", "leaky_relu")
 
 
@@ -49,6 +51,17 @@ def polynomial_step(
 
     With ``s=None``, the channels of ``a`` are those of a and s one after the other, as one wide
     operator leaves them.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.nn import LAYOUTS, SecondOrderNorm, polynomial_step
+        >>> norm = SecondOrderNorm(1, "none", initial_scale=1.0)
+        >>> a, s = torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0], [4.0]])
+        >>> polynomial_step(norm, a, s).detach().T  # a + a * s
+        tensor([[ 4., 10.]])
+
+    See Also:
+        `polygraph.ops.poly_step`, the fused operator.
     """
     if norm.fused and is_ordinary(norm, SecondOrderNorm):
         shift = plain_parameter(norm, "shift")
@@ -83,6 +96,16 @@ class PolynomialBlock(nn.Module):
         degree: the exact degree of the output in the input, or None where a normalisation or an
             activation makes it something else than a polynomial.
         layout: what the dimensions of the operators' output mean.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.nn import NCP, PolynomialBlock
+        >>> block = NCP(torch.nn.Linear, 8, 8, order=3, norm="none")
+        >>> isinstance(block, PolynomialBlock), block.order, block.degree
+        (True, 3, 3)
+
+    See Also:
+        `CCP`, `NCP`, `NCPSkip`, `Simple`, `FirstOrder`; `ProdPoly` for blocks in succession.
     """
 
     layout: Layout
@@ -107,6 +130,21 @@ class PolynomialBlock(nn.Module):
         exact = self.activation == "none" and (self.norm == "none" or self.order == 1)
         exact = exact and all(getattr(part, "linear", True) is not False for part in self.modules())
         return self.order if exact else None
+
+    def _check(self, operator: nn.Module, x: Tensor) -> None:
+        """Refuse what torch's own layers would refuse in words of their own; ours check it."""
+        if type(operator) not in _CHANNEL_DIMS or not isinstance(x, Tensor):
+            check_tensors(type(self).__name__, x=x)
+            return
+        owner, dim = type(self).__name__, _CHANNEL_DIMS[type(operator)]
+        if x.dim() < -dim or x.shape[dim] != self.in_channels:
+            raise ValueError(
+                f"{owner}: x must have {self.in_channels} channels in dimension {dim}, got shape "
+                f"{list(x.shape)}"
+            )
+        weight = operator._parameters.get("weight")
+        if weight is not None:
+            check_dtype(owner, "x", x, weight)
 
     def _norms(
         self, channels: int, operators: list[nn.Module], dummy_vertex: bool

@@ -11,10 +11,18 @@ from torch import Tensor
 from torch.nn import functional
 from torch_geometric.nn.conv import MessagePassing
 
+from polygraph._inputs import check_dtype, check_tensors
 from polygraph.nn.center import centered
 from polygraph.nn.edge_mlp import steps_of
-from polygraph.nn.message_passing import Steps, graph_of, takes_strided, warn_once, with_int64
-from polygraph.nn.ordinary import input_width, is_lazy, is_linear, slope_of
+from polygraph.nn.message_passing import (
+    Steps,
+    graph_of,
+    pair_of,
+    takes_strided,
+    warn_once,
+    with_int64,
+)
+from polygraph.nn.ordinary import first_weight, input_width, is_lazy, is_linear, slope_of
 from polygraph.ops import ecc, edge_dist2
 from polygraph.ops.ecc import EdgeLayer
 from polygraph.ops.graph import Graph, targets_of
@@ -51,6 +59,20 @@ class NNConv(torch_geometric.nn.NNConv):  # type: ignore[misc]  # PyG's base cla
     Raises:
         ValueError: ``edge_index`` is out of range, ``edge_attr`` has other than E rows, ``x`` or
             the edge network's output another width than C or C * D.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.nn import NNConv
+        >>> from torch.nn import Linear, ReLU, Sequential
+        >>> network = Sequential(Linear(2, 8), ReLU(), Linear(8, 3 * 4))
+        >>> layer = NNConv(3, 4, network, aggr="mean")
+        >>> edge_index, edge_attr = torch.tensor([[0, 1, 2], [1, 2, 3]]), torch.randn(3, 2)
+        >>> layer(torch.randn(5, 3), edge_index, edge_attr).shape
+        torch.Size([5, 4])
+
+    See Also:
+        `ECConv`, its other name; `LightECConv`, of low rank; `ECMeshConv`, on a mesh;
+        `polygraph.ops.ecc`, the operator.
     """
 
     propagate = MessagePassing.propagate  # to which explainers return, not what PyG's layer has got
@@ -60,12 +82,14 @@ class NNConv(torch_geometric.nn.NNConv):  # type: ignore[misc]  # PyG's base cla
     ) -> Tensor:
         """``x`` is ``[N, C]`` or ``([N, C], [M, C'] or None)``."""
         # propagate_type: (x: OptPairTensor, edge_attr: OptTensor)
-        pair = (x, x) if isinstance(x, Tensor) else tuple(x)
+        pair = pair_of("NNConv", x)
+        check_tensors("NNConv", edge_attr=edge_attr)
         edge_index = with_int64(edge_index)
         aggr = STEPS.aggregation(self)
         steps = None
         if edge_attr is not None and takes_strided(edge_index, *pair):
             steps = self._fused_steps(aggr)
+        self._check_dtypes(pair, edge_attr)
         if edge_attr is None or aggr is None or steps is None:
             return self._plain(x, edge_index, edge_attr, size)
         sources, targets = pair
@@ -103,6 +127,17 @@ class NNConv(torch_geometric.nn.NNConv):  # type: ignore[misc]  # PyG's base cla
         if targets is not None and self.root_weight:
             out = out + self.lin(targets)
         return out if self.bias is None else out + self.bias
+
+    def _check_dtypes(self, pair: tuple[Any, ...], edge_attr: Tensor | None) -> None:
+        """Where a linear layer reads an input, its dtype must be the layer's."""
+        weights = {
+            "x": self.lin._parameters.get("weight") if self.root_weight else self.bias,
+            "edge_attr": first_weight(self.nn),
+        }
+        for name, value in (("x", pair[0]), ("edge_attr", edge_attr)):
+            weight = weights[name]
+            if value is not None and weight is not None:
+                check_dtype("NNConv", name, value, weight)
 
     def _fused_steps(self, aggr: str | None) -> list[Any] | None:
         """The edge network's steps, the last of which is taken to the nodes; None: PyG computes."""

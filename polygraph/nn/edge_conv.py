@@ -11,11 +11,19 @@ from torch import Tensor
 from torch_geometric.nn.conv import MessagePassing
 
 from polygraph._checks import as_index, check_positive
+from polygraph._inputs import check_dtype
 from polygraph.nn.center import near_first_points
 from polygraph.nn.edge_mlp import Split, check_norm, edge_network, split, steps_of
 from polygraph.nn.knn import knn_neighbors
-from polygraph.nn.message_passing import Steps, graph_of, takes_strided, warn_once, with_int64
-from polygraph.nn.ordinary import is_lazy, is_linear
+from polygraph.nn.message_passing import (
+    Steps,
+    graph_of,
+    pair_of,
+    takes_strided,
+    warn_once,
+    with_int64,
+)
+from polygraph.nn.ordinary import first_weight, is_lazy, is_linear
 from polygraph.ops.graph import Graph, targets_of
 
 _STEPS = Steps(torch_geometric.nn.EdgeConv)
@@ -30,6 +38,14 @@ def _split(owner: str, network: Any) -> Split | None:
     if not is_lazy(network):
         warn_once(owner, "nn does not begin with a linear layer, or has hooks")
     return None
+
+
+def _check_dtypes(owner: str, pair: tuple[Any, ...], network: Any) -> None:
+    """Where a linear layer reads the nodes, their dtype must be the layer's."""
+    weight = first_weight(network)
+    if weight is not None:
+        for name, nodes in zip(("x", "x[1]"), pair, strict=True):
+            check_dtype(owner, name, nodes, weight)
 
 
 class EdgeConv(torch_geometric.nn.EdgeConv):  # type: ignore[misc]  # PyG's base class has no types
@@ -61,6 +77,18 @@ class EdgeConv(torch_geometric.nn.EdgeConv):  # type: ignore[misc]  # PyG's base
 
     Raises:
         ValueError: ``edge_index`` is out of range, or the network takes another width.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.nn import EdgeConv, knn_graph
+        >>> x = torch.randn(100, 3)
+        >>> layer = EdgeConv(torch.nn.Sequential(torch.nn.Linear(6, 16), torch.nn.ReLU()))
+        >>> layer(x, knn_graph(x, k=8)).shape
+        torch.Size([100, 16])
+
+    See Also:
+        `DynamicEdgeConv`, which finds the edges itself; `EdgeMeshConv`, on a mesh;
+        `polygraph.ops.edge_conv`, the operator.
     """
 
     propagate = MessagePassing.propagate  # to which explainers return, not what PyG's layer has got
@@ -68,7 +96,8 @@ class EdgeConv(torch_geometric.nn.EdgeConv):  # type: ignore[misc]  # PyG's base
     def forward(self, x: Any, edge_index: Any) -> Tensor:
         """``x`` is ``[N, C]`` or ``([N, C], [M, C])``."""
         # propagate_type: (x: PairTensor)
-        pair = (x, x) if isinstance(x, Tensor) else tuple(x)
+        pair = pair_of("EdgeConv", x)
+        _check_dtypes("EdgeConv", pair, self.nn)
         edge_index = with_int64(edge_index)
         aggr = _STEPS.aggregation(self)
         if aggr is None or not takes_strided(edge_index, *pair):
@@ -108,6 +137,17 @@ class DynamicEdgeConv(torch_geometric.nn.DynamicEdgeConv):  # type: ignore[misc]
         ValueError: ``k`` is not a positive integer, ``x`` not ``[N, C]``, a batch vector falls, or
             the network takes another width.
         RuntimeError: from `polygraph.ops.knn`: a value is NaN or inf.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.nn import DynamicEdgeConv
+        >>> layer = DynamicEdgeConv(torch.nn.Linear(6, 16), k=8)
+        >>> layer(torch.randn(100, 3)).shape
+        torch.Size([100, 16])
+
+    See Also:
+        `EdgeConv`, of given edges; `knn_graph`, which finds the same neighbours;
+        `polygraph.models.DGCNNClassifier`.
     """
 
     propagate = MessagePassing.propagate  # as above
@@ -135,7 +175,8 @@ class DynamicEdgeConv(torch_geometric.nn.DynamicEdgeConv):  # type: ignore[misc]
     ) -> Tensor:
         """``x`` is ``[N, C]`` or ``([N, C], [M, C])``, of sources and targets."""
         # propagate_type: (x: PairTensor)
-        sources, targets = pair = (x, x) if isinstance(x, Tensor) else tuple(x)
+        sources, targets = pair = pair_of("DynamicEdgeConv", x)
+        _check_dtypes("DynamicEdgeConv", pair, self.nn)
         if sources.dim() != 2:
             raise ValueError("Static graphs not supported in DynamicEdgeConv")
         batches = batch if isinstance(batch, tuple) else (batch, batch)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from polygraph import ops
 from polygraph._checks import as_index, check_choice, check_positive
+from polygraph._inputs import check_tensors
 from polygraph.nn import _samples
 from polygraph.nn.ordinary import is_shape_alone
 from polygraph.ops.graph import targets_of
@@ -76,8 +77,25 @@ def knn_graph(
             wrong; ``batch`` falls, or names a sample past ``batch_size`` (on CUDA with a
             ``batch_size`` of 1 a device-side assertion).
         RuntimeError: from `polygraph.ops.knn`: a dtype or device is wrong, a value is NaN or inf.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.nn import knn_graph
+        >>> x = torch.tensor([[0.0], [1.0], [3.0], [7.0]])
+        >>> knn_graph(x, k=1)
+        tensor([[1, 0, 1, 2],
+                [0, 1, 2, 3]])
+        >>> knn_graph(x, k=1, batch=torch.tensor([0, 0, 1, 1]))  # two clouds
+        tensor([[1, 0, 3, 2],
+                [0, 1, 2, 3]])
+
+    See Also:
+        `knn`, for queries that are no points; `pixel_knn`, for images; `polygraph.ops.knn`, a table
+        with distances; `polygraph.transforms.KNNGraph`; `DynamicEdgeConv`, which makes such a graph
+        in every call.
     """
     check_choice("knn_graph", "flow", flow, FLOWS)
+    check_tensors("knn_graph", batch=batch)
     x, k = _points("knn_graph", "x", x), _count("knn_graph", k)
     center, near = _pairs("knn_graph", x, x, k, not loop, cosine, batch_size, batch=batch)
     forward = flow == "source_to_target"
@@ -125,7 +143,20 @@ def knn(
         ValueError: ``k``, ``batch_size``, or the shape or dtype of an argument is wrong; a batch
             vector falls, or names a sample past ``batch_size``.
         RuntimeError: from `polygraph.ops.knn`: a dtype or device is wrong, a value is NaN or inf.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.nn import knn
+        >>> points, queries = torch.tensor([[0.0], [1.0], [5.0]]), torch.tensor([[4.0]])
+        >>> knn(points, queries, k=2)  # queries above, their points below
+        tensor([[0, 0],
+                [2, 1]])
+
+    See Also:
+        `knn_graph`, of points among themselves; `polygraph.ops.knn`, with distances that have
+        gradients.
     """
+    check_tensors("knn", batch_x=batch_x, batch_y=batch_y)
     x, y, k = _points("knn", "x", x), _points("knn", "y", y), _count("knn", k)
     batches = {"batch_x": batch_x, "batch_y": batch_y}
     query, near = _pairs("knn", x, y, k, False, cosine, batch_size, **batches)
@@ -162,7 +193,19 @@ def pixel_knn(
         ValueError: ``x`` is not ``[B, C, H, W]``, or a radius is negative.
         RuntimeError: from `polygraph.ops.knn`: the dtype is wrong, a pixel has fewer than ``k``
             candidates, a value is NaN or inf.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.nn import pixel_knn
+        >>> image = torch.tensor([[[[0.0, 1.0, 2.0, 0.0]]]])  # one row of four pixels
+        >>> index, dist2 = pixel_knn(image, k=1)  # beyond the 3 x 3 window
+        >>> index.flatten(), dist2.flatten()
+        (tensor([3, 3, 0, 0]), tensor([0., 1., 4., 0.]))
+
+    See Also:
+        `NonLocalGraphConv2d`, which searches so; `knn_graph`, of points; `polygraph.ops.knn`.
     """
+    check_tensors("pixel_knn", x=x)
     if x.dim() != 4:
         raise ValueError(f"pixel_knn: x must have shape [B, C, H, W], got {list(x.shape)}")
     pixels = x.permute(0, 2, 3, 1).flatten(1, 2)  # a view in both orders of memory
@@ -199,6 +242,7 @@ def _count(owner: str, k: int) -> int:
 
 def _points(owner: str, name: str, x: Tensor) -> Tensor:
     """``x`` as ``[N, C]``, without its graph."""
+    check_tensors(owner, **{name: x})
     if x.dim() not in (1, 2):
         raise ValueError(f"{owner}: {name} must have shape [N, C] or [N], got {list(x.shape)}")
     return x.detach() if x.dim() == 2 else x.detach().unsqueeze(1)

@@ -19,6 +19,14 @@ class Layout(NamedTuple):
         channel_dim: the (negative) dimension that holds the channels.
         statistic_dims: the dimensions over which a sample's statistics run: all that are
             neither batch nor channel; for plain vectors, which have none, the channels.
+
+    Example:
+        >>> from polygraph.nn import LAYOUTS
+        >>> LAYOUTS["images"]
+        Layout(name='images', channel_dim=-3, statistic_dims=(-2, -1))
+
+    See Also:
+        `layout_of`.
     """
 
     name: str
@@ -47,6 +55,14 @@ def layout_of(operator: nn.Module, name: str | None = None) -> Layout:
     `polygraph.nn.SpiralConv` does. Of torch's own, Linear has vectors ``[B, C]`` and Conv2d has
     images ``[B, C, H, W]``; anything else has vertices ``[B, V, C]``. A Linear that maps each
     vertex of a mesh needs ``layout="vertices"``: its shapes alone cannot tell.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.nn import layout_of
+        >>> layout_of(torch.nn.Linear(3, 3)).name, layout_of(torch.nn.Conv2d(3, 3, 1)).name
+        ('vectors', 'images')
+        >>> layout_of(torch.nn.Linear(3, 3), "vertices").name
+        'vertices'
     """
     if name is None:
         if isinstance(operator, nn.Linear):

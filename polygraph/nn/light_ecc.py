@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from polygraph._checks import check_choice, check_positive
+from polygraph._inputs import check_dtype, check_tensors
 from polygraph.nn.ecc import SUMS, DifferenceHidden, attention
 from polygraph.nn.message_passing import graph_of
 from polygraph.ops import light_ecc
@@ -208,6 +209,18 @@ class LightECConv(torch.nn.Module):
     Raises:
         ValueError: a size is not positive, ``replicas`` does not divide, ``edge_index`` is out of
             range, or edge features are missing.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.nn import LightECConv, knn_graph
+        >>> x = torch.randn(50, 6)
+        >>> layer = LightECConv(6, 6, rank=4)
+        >>> layer, layer(x, knn_graph(x, k=4)).shape
+        (LightECConv(6, 6, rank=4, replicas=3), torch.Size([50, 6]))
+
+    See Also:
+        `NNConv`, of full rank; `NonLocalGraphConv2d` with ``kind="light"``, of images;
+        `polygraph.ops.light_ecc`, the operator.
     """
 
     def __init__(
@@ -298,6 +311,13 @@ class LightECConv(torch.nn.Module):
         self, x: Tensor, edge_index: Tensor | Graph, edge_attr: Tensor | None = None
     ) -> Tensor:
         """``[N, C]`` to ``[N, D]``; ``edge_index`` is PyG's, or a `polygraph.ops.Graph`."""
+        check_tensors("LightECConv", x=x, edge_attr=edge_attr)
+        if x.dim() != 2 or x.shape[1] != self.filter.in_channels:
+            raise ValueError(
+                f"LightECConv: x must have shape [N, {self.filter.in_channels}], got "
+                f"{list(x.shape)}"
+            )
+        check_dtype("LightECConv", "x", x, self.filter.left.bias)
         if not isinstance(edge_index, Graph):
             nodes = (x.shape[0], x.shape[0])
             edge_index = graph_of("LightECConv", edge_index, "source_to_target", *nodes)

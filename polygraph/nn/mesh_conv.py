@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from polygraph import ops
 from polygraph._checks import check_positive
+from polygraph._inputs import check_dtype, check_vertices
 from polygraph.nn import ecc
 from polygraph.nn.center import centered
 from polygraph.nn.edge_mlp import edge_network, split
@@ -71,6 +72,9 @@ class MeshConv(Tables):
         """The linear layers within ``layer`` that `_convolve` looks into."""
         raise NotImplementedError
 
+    def _first_parameter(self) -> Tensor:
+        return next(self.layer.parameters())  # type: ignore[no-any-return]
+
     def _is_open(self) -> bool:
         """Whether ``layer`` may be looked into."""
         return (
@@ -96,12 +100,14 @@ class MeshConv(Tables):
         self.layer.reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve ``x [V, C]`` or ``[B, V, C]`` into ``[M, D]`` or ``[B, M, D]``."""
-        if x.dim() not in (2, 3) or x.shape[-2:] != (self.num_sources, self.in_channels):
-            raise ValueError(
-                f"{type(self).__name__}: x must have shape [B, {self.num_sources}, "
-                f"{self.in_channels}], got {list(x.shape)}"
-            )
+        """Convolve ``x [V, C]`` or ``[B, V, C]`` into ``[M, D]`` or ``[B, M, D]``.
+
+        Raises:
+            ValueError: x has other vertices, channels or another dtype than the layer.
+        """
+        owner = type(self).__name__
+        check_vertices(owner, x, self.num_sources, self.in_channels)
+        check_dtype(owner, "x", x, self._first_parameter())
         batch = x if x.dim() == 3 else x[None]
         found = self._convolve(batch) if self._is_open() else self._call_layer(batch)
         out = found.view(batch.shape[0], self.num_targets, self.out_channels)
@@ -148,6 +154,16 @@ class ChebyshevConv(MeshConv):
         out_channels: D.
         bias: whether b is added.
         mesh: the edges.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.nn import ChebyshevConv, MeshGraph
+        >>> mesh = MeshGraph([[0, 1, 2], [0, 2, 3]], [[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]])
+        >>> ChebyshevConv(3, 8, mesh=mesh)(torch.randn(2, 4, 3)).shape
+        torch.Size([2, 4, 8])
+
+    See Also:
+        `GATMeshConv`, `FeaStMeshConv`, `MoNetMeshConv`, `EdgeMeshConv`, `ECMeshConv`; `SpiralConv`.
     """
 
     index: Tensor
@@ -201,6 +217,13 @@ class GATMeshConv(MeshConv):
         out_channels: D.
         bias: whether b is added.
         mesh: the edges.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.nn import GATMeshConv, MeshGraph
+        >>> mesh = MeshGraph([[0, 1, 2], [0, 2, 3]], [[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]])
+        >>> GATMeshConv(3, 8, mesh=mesh)(torch.randn(2, 4, 3)).shape
+        torch.Size([2, 4, 8])
     """
 
     linear: ClassVar[bool] = False
@@ -242,6 +265,13 @@ class FeaStMeshConv(MeshConv):
         out_channels: D.
         bias: whether b is added.
         mesh: the edges.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.nn import FeaStMeshConv, MeshGraph
+        >>> mesh = MeshGraph([[0, 1, 2], [0, 2, 3]], [[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]])
+        >>> FeaStMeshConv(3, 8, mesh=mesh)(torch.randn(2, 4, 3)).shape
+        torch.Size([2, 4, 8])
     """
 
     linear: ClassVar[bool] = False
@@ -281,6 +311,13 @@ class MoNetMeshConv(MeshConv):
         out_channels: D.
         bias: whether b is added.
         mesh: the edges.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.nn import MoNetMeshConv, MeshGraph
+        >>> mesh = MeshGraph([[0, 1, 2], [0, 2, 3]], [[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]])
+        >>> MoNetMeshConv(3, 8, mesh=mesh)(torch.randn(2, 4, 3)).shape
+        torch.Size([2, 4, 8])
     """
 
     kind: ClassVar[type] = pyg.GMMConv
@@ -310,7 +347,7 @@ class MoNetMeshConv(MeshConv):
 
 
 class EdgeMeshConv(MeshConv):
-    """EdgeConv on the edges of the mesh: ``max_j W [x_i, x_j - x_i] + b``.
+    """`EdgeConv` on the edges of the mesh: ``max_j W [x_i, x_j - x_i] + b``.
 
     Source: Wang et al., "Dynamic Graph CNN for Learning on Point Clouds", ACM TOG 2019, with the
     mesh as the graph. The activation is the block's.
@@ -320,6 +357,13 @@ class EdgeMeshConv(MeshConv):
         out_channels: D.
         bias: whether b is added.
         mesh: the edges.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.nn import EdgeMeshConv, MeshGraph
+        >>> mesh = MeshGraph([[0, 1, 2], [0, 2, 3]], [[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]])
+        >>> EdgeMeshConv(3, 8, mesh=mesh)(torch.randn(2, 4, 3)).shape
+        torch.Size([2, 4, 8])
     """
 
     linear: ClassVar[bool] = False
@@ -358,6 +402,13 @@ class ECMeshConv(MeshConv):
         out_channels: D.
         bias: whether b is added.
         mesh: the edges.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.nn import ECMeshConv, MeshGraph
+        >>> mesh = MeshGraph([[0, 1, 2], [0, 2, 3]], [[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]])
+        >>> ECMeshConv(3, 8, mesh=mesh)(torch.randn(2, 4, 3)).shape
+        torch.Size([2, 4, 8])
     """
 
     kind: ClassVar[type] = ecc.NNConv

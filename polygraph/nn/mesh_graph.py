@@ -50,6 +50,17 @@ class MeshGraph(Tables):
 
     Raises:
         ValueError: there is no edge, or a face names a vertex that does not exist.
+
+    Example:
+        >>> import numpy as np
+        >>> from polygraph.nn import MeshGraph
+        >>> vertices = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
+        >>> faces = np.array([[0, 1, 2], [0, 2, 3], [0, 3, 1], [1, 3, 2]])  # a tetrahedron
+        >>> MeshGraph(faces, vertices), MeshGraph(faces, vertices, keep=[0, 2])
+        (MeshGraph(4 -> 4, edges=12), MeshGraph(4 -> 2, edges=6))
+
+    See Also:
+        `ChebyshevConv` and the other convolutions that are made with it.
     """
 
     edge_index: Tensor

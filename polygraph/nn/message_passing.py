@@ -11,6 +11,7 @@ from torch import Tensor
 from torch_geometric.nn import aggr as pyg_aggr
 from torch_geometric.nn.conv import MessagePassing
 
+from polygraph._inputs import check_tensors
 from polygraph.nn.ordinary import has_values, is_ordinary
 from polygraph.ops import common
 from polygraph.ops.graph import Graph, graph_from_coo, scan_edges
@@ -104,6 +105,21 @@ def _is_written(layer: MessagePassing, step: str) -> bool:
     return of_instance is None or getattr(of_instance, "__func__", None) is written
 
 
+def pair_of(owner: str, x: Any) -> tuple[Any, ...]:
+    """Nodes as sources and targets: of one tensor it is twice that one.
+
+    Raises:
+        TypeError: they are no tensors.
+    """
+    if isinstance(x, Tensor):
+        return x, x
+    if not isinstance(x, tuple | list) or not any(isinstance(part, Tensor) for part in x):
+        check_tensors(owner, x=x)
+    sources, targets = x
+    check_tensors(owner, **{"x[0]": sources, "x[1]": targets})
+    return sources, targets
+
+
 def takes_strided(edge_index: Any, *nodes: Tensor | None) -> bool:
     """Whether a graph is a table of edges, and all nodes are rows ``[N, C]``."""
     return (
@@ -154,6 +170,7 @@ def graph_of(
         ValueError: it is not an integer table of shape ``[2, E]``, or on the CPU an entry is out of
             range.
     """
+    check_tensors(owner, edge_index=edge_index)
     edge_index = with_int64(edge_index)
     order = getattr(edge_index, "sort_order", None)
     if type(edge_index) is not Tensor and hasattr(edge_index, "as_tensor"):

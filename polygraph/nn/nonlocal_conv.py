@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from polygraph._checks import as_index, check_choice, check_positive
+from polygraph._inputs import check_dtype, check_tensors
 from polygraph.nn.ecc import DifferenceHidden, edge_differences
 from polygraph.nn.edge_mlp import edge_network, split
 from polygraph.nn.light_ecc import LightEdgeFilter, refuse_blocks
@@ -74,6 +75,17 @@ class NonLocalGraphConv2d(torch.nn.Module):
     Raises:
         ValueError: an argument is none of those above, or the input is not an image.
         RuntimeError: a pixel has fewer than k candidates, or a value is not finite.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.nn import NonLocalGraphConv2d
+        >>> layer = NonLocalGraphConv2d(8, 16, k=4)
+        >>> layer(torch.randn(2, 8, 8, 8)).shape
+        torch.Size([2, 16, 8, 8])
+
+    See Also:
+        `PixelGraph`, which finds the neighbors; `LightECConv`, `NNConv`, `EdgeConv` on given
+        graphs.
     """
 
     def __init__(
@@ -177,11 +189,13 @@ class NonLocalGraphConv2d(torch.nn.Module):
 
     def parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The non-local and the local part, each ``[B, D, H, W]``."""
+        check_tensors("NonLocalGraphConv2d", x=x)
         if x.dim() != 4 or x.shape[1] != self.in_channels:
             raise ValueError(
                 f"NonLocalGraphConv2d: x must have shape [B, {self.in_channels}, H, W], got "
                 f"{list(x.shape)}"
             )
+        check_dtype("NonLocalGraphConv2d", "x", x, self.local.weight)
         batch, _, height, width = x.shape
         near, dist2 = self.graph.find(self._compared(x), self.delta is not None)
         graph = graph_from_table(near, height * width)
@@ -269,6 +283,18 @@ class OnGraph(Tables):
         conv: called as ``conv(x, edge_index)`` or ``conv(x, edge_index, edge_attr)``.
         edge_index: ``[2, E]``, of one graph.
         edge_attr: ``[E, F]``.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.nn import NCP, EdgeConv, OnGraph
+        >>> edges = torch.tensor([[0, 1, 2], [1, 2, 0]])
+        >>> def operator(i, o, bias=True):
+        ...     return OnGraph(EdgeConv(torch.nn.Linear(2 * i, o, bias), "add"), edges)
+        >>> NCP(operator, 4, 8, order=2)(torch.randn(5, 3, 4)).shape  # 5 samples on one graph
+        torch.Size([5, 3, 8])
+
+    See Also:
+        `NCP`, `CCP`; `ChebyshevConv` and others, operators on a mesh.
     """
 
     def __init__(
@@ -284,6 +310,9 @@ class OnGraph(Tables):
 
     def forward(self, x: Tensor) -> Tensor:
         """The graph of a batch: one copy for each sample."""
+        check_tensors("OnGraph", x=x)
+        if x.dim() not in (2, 3):
+            raise ValueError(f"OnGraph: x must have shape [N, C] or [B, N, C], got {list(x.shape)}")
         samples, nodes = (x.shape[0] if x.dim() == 3 else 1), x.shape[-2]
         edge_index: Any = self.edge_index
         edge_attr: Any = self.edge_attr

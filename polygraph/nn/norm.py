@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn, ones, zeros
 
 from polygraph._checks import check_choice, check_positive
+from polygraph._inputs import check_dtype, check_tensors
 from polygraph.nn.layout import LAYOUTS, Layout
 
 NORMS = ("rms", "vertex_rms", "instance", "instance_vertex", "batch", "batch_channel", "none")
@@ -52,6 +53,17 @@ class SecondOrderNorm(nn.Module):
             of its parameters. Here it is zero and no output depends on it. In the published code
             outputs do: see ``dummy_vertex`` of `polygraph.models.MeshAutoencoderConfig`.
         initial_scale: where ``scale`` starts.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.nn import SecondOrderNorm
+        >>> norm = SecondOrderNorm(2)
+        >>> norm(torch.tensor([[3.0, 0.1], [-3.0, 0.1]])).detach()  # large ones are bounded
+        tensor([[ 0.0949,  0.0100],
+                [-0.0949,  0.0100]])
+
+    See Also:
+        `polygraph.ops.poly_step`, in which ``"rms"`` and ``"vertex_rms"`` are fused.
     """
 
     scale: nn.Parameter | None
@@ -77,6 +89,8 @@ class SecondOrderNorm(nn.Module):
                 f"got num_vertices={num_vertices} on {layout.name!r}"
             )
         self.kind = kind
+        self.channels = channels
+        self.num_vertices = num_vertices if kind in ("batch", "vertex_rms") else None
         self.layout = layout
         self.padding = int(dummy_vertex)
         self.initial_scale = initial_scale
@@ -108,7 +122,12 @@ class SecondOrderNorm(nn.Module):
             self.batch_norm.reset_parameters()
 
     def forward(self, t: Tensor) -> Tensor:
-        """Normalise ``t``; same shape."""
+        """Normalise ``t``; same shape.
+
+        Raises:
+            ValueError: ``t`` has other channels, vertices or another dtype than the layer.
+        """
+        self._check(t)
         if self.batch_norm is not None:
             return self._batch(t, self.batch_norm)
         assert self.scale is not None
@@ -122,6 +141,24 @@ class SecondOrderNorm(nn.Module):
         if self.shift is not None:
             return self.scale * t + self.shift
         return self.layout.per_channel(self.scale) * t
+
+    def _check(self, t: Tensor) -> None:
+        check_tensors("SecondOrderNorm", t=t)
+        rank, dim = len(self.layout.statistic_dims) + 1, self.layout.channel_dim
+        rank = 1 if self.layout.name == "vectors" else rank
+        if t.dim() < rank or t.shape[dim] != self.channels:
+            raise ValueError(
+                f"SecondOrderNorm: t must have {self.channels} channels in dimension {dim} (layout "
+                f"{self.layout.name!r}), got shape {list(t.shape)}"
+            )
+        if self.num_vertices is not None and t.shape[-2] != self.num_vertices:
+            raise ValueError(
+                f"SecondOrderNorm: t must have {self.num_vertices} vertices in dimension -2, got "
+                f"shape {list(t.shape)}"
+            )
+        like = self.scale if self.batch_norm is None else self.batch_norm.weight
+        if like is not None:
+            check_dtype("SecondOrderNorm", "t", t, like)
 
     def _batch(self, t: Tensor, batch_norm: nn.Module) -> Tensor:
         out: Tensor

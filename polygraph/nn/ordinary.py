@@ -104,6 +104,24 @@ def is_linear(module: Any) -> bool:
     )
 
 
+def first_weight(network: Any) -> Tensor | None:
+    """The weight of the linear layer that a network begins with, if it is one that is not computed.
+
+    For its dtype alone, not for its values: hooks and the like do not matter here.
+    """
+    while isinstance(network, nn.Sequential) and len(network):
+        network = network[0]
+    kind = type(network)
+    if kind.__name__ == "MLP" and kind.__module__ == "torch_geometric.nn.models.mlp":
+        network = network.lins[0]
+        kind = type(network)
+    if kind is nn.Linear or (
+        kind.__name__ == "Linear" and kind.__module__ == "torch_geometric.nn.dense.linear"
+    ):
+        return network._parameters.get("weight")  # type: ignore[no-any-return]
+    return None
+
+
 def input_width(module: Any) -> int | None:
     """The features that a linear layer takes; None for everything else."""
     if not is_linear(module):

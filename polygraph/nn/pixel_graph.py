@@ -39,6 +39,16 @@ class PixelGraph:
 
     Raises:
         ValueError: an argument is none of those above.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.nn import PixelGraph
+        >>> table, dist2 = PixelGraph(4, "mutual").find(torch.randn(2, 3, 8, 8), True)
+        >>> table.shape, dist2.shape
+        (torch.Size([2, 64, 4]), torch.Size([2, 64, 4]))
+
+    See Also:
+        `pixel_knn`, which it calls; `NonLocalGraphConv2d`, which takes its options.
     """
 
     k: int

@@ -43,6 +43,16 @@ class FirstOrder(PolynomialBlock):
         out_channels: channels of the output.
         activation: ``"none"``, ``"elu"``, ``"relu"``, ``"leaky_relu"`` (slope 0.2) or
             ``"leaky_relu_0.02"``.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.nn import FirstOrder
+        >>> layer = FirstOrder(torch.nn.Linear, 3, 4, activation="elu")
+        >>> layer(torch.randn(2, 3)).shape
+        torch.Size([2, 4])
+
+    See Also:
+        `NCP`, `CCP`, `Simple`.
     """
 
     def __init__(
@@ -59,6 +69,7 @@ class FirstOrder(PolynomialBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block to an input of the operator's shape."""
+        self._check(self.operator, x)
         return ACTIVATIONS[self.activation](self.operator(x))
 
 
@@ -75,6 +86,16 @@ class Simple(PolynomialBlock):
             ``"leaky_relu_0.02"``.
         layout: ``"vectors"``, ``"vertices"`` or ``"images"``; default: see `layout_of`.
         dummy_vertex: see `SecondOrderNorm`.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.nn import Simple
+        >>> block = Simple(torch.nn.Linear, 3, 4, order=3)
+        >>> block, block(torch.randn(2, 3)).shape
+        (Simple(3, 4, order=3, operator=Linear, norm='rms', activation='none'), torch.Size([2, 4]))
+
+    See Also:
+        `NCP`, with an operator of its own for every degree; `FirstOrder`.
     """
 
     def __init__(
@@ -97,6 +118,7 @@ class Simple(PolynomialBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block to an input of the operator's shape."""
+        self._check(self.operator, x)
         linear = self.operator(x)
         if self.order == 1:
             return self._first_order(linear)
@@ -129,6 +151,18 @@ class CCP(PolynomialBlock):
             ``"leaky_relu_0.02"``.
         layout: ``"vectors"``, ``"vertices"`` or ``"images"``; default: see `layout_of`.
         dummy_vertex: see `SecondOrderNorm`.
+
+    Example:
+        >>> from functools import partial
+        >>> import torch
+        >>> from polygraph.nn import CCP
+        >>> conv = partial(torch.nn.Conv2d, kernel_size=3, padding=1)
+        >>> block = CCP(conv, 3, 8, order=4, norm="none")
+        >>> block.degree, block(torch.randn(1, 3, 16, 16)).shape
+        (4, torch.Size([1, 8, 16, 16]))
+
+    See Also:
+        `NCP`, nested; `polygraph.analysis.check_degree`.
     """
 
     def __init__(
@@ -154,6 +188,7 @@ class CCP(PolynomialBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block to an input of the operator's shape."""
+        self._check(self.wide, x)
         out, *factors = self.wide(x).split(self.rank, self.layout.channel_dim)
         for norm, factor in zip(self.norms, factors, strict=True):
             out = polynomial_step(norm, out, factor)
@@ -189,6 +224,21 @@ class NCP(PolynomialBlock):
             than the input: on a mesh, a convolution evaluated only on the vertices that the
             down-sampling keeps. Layer form only.
         select: picks the positions that ``final_factory`` keeps; for the skip of `NCPSkip`.
+
+    Example:
+        >>> from functools import partial
+        >>> import torch
+        >>> from polygraph.nn import NCP, SpiralConv
+        >>> spirals = torch.tensor([[0, 1, 2], [1, 2, 0], [2, 0, 1]])
+        >>> block = NCP(partial(SpiralConv, indices=spirals), 3, 16, order=3, activation="elu")
+        >>> block
+        NCP(3, 16, order=3, operator=SpiralConv, norm='rms', activation='elu')
+        >>> block(torch.randn(8, 3, 3)).shape  # 8 meshes of 3 vertices
+        torch.Size([8, 3, 16])
+
+    See Also:
+        `NCPSkip`, with residuals; `CCP`; `ProdPoly` for higher degrees; `OnGraph` makes graph
+        convolutions operators.
     """
 
     adds_previous = False
@@ -245,6 +295,7 @@ class NCP(PolynomialBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block to an input of the operator's shape."""
+        self._check(self.wide, x)
         if self.rank is not None:
             return self._forward_rank(x)
         wide = self.wide(x)
@@ -306,6 +357,19 @@ class NCPSkip(NCP):
         skip_first: whether the first step, ``x_2``, adds ``x_1`` too: True is the paper, False the
             public code.
         **kwargs: as for `NCP`.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.nn import NCPSkip
+        >>> block = NCPSkip(torch.nn.Linear, 4, 4, order=3)
+        >>> for parameter in block.parameters():
+        ...     _ = torch.nn.init.zeros_(parameter)
+        >>> x = torch.randn(2, 4)
+        >>> torch.equal(block(x), x)  # all weights zero: the identity
+        True
+
+    See Also:
+        `NCP`, without the residual.
     """
 
     adds_previous = True
@@ -333,6 +397,16 @@ class ProdPoly(nn.Sequential):
     Raises:
         TypeError: if a module is no polynomial block.
         ValueError: if there is no block, or a block takes other channels than the one before gives.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.nn import NCP, ProdPoly
+        >>> blocks = (NCP(torch.nn.Linear, 4, 4, order=2, norm="none") for _ in range(3))
+        >>> ProdPoly(*blocks).degree
+        8
+
+    See Also:
+        `NCP`, `CCP`.
     """
 
     def __init__(self, *blocks: PolynomialBlock | ProdPoly) -> None:

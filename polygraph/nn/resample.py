@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from polygraph import ops
+from polygraph._inputs import check_dtype, check_vertices
 from polygraph.nn.ordinary import has_values
 from polygraph.nn.tables import Tables, check_table, table_of
 
@@ -21,6 +22,18 @@ class Resample(Tables):
 
     Raises:
         ValueError: on a table of the wrong dtype, rank or range, or other weights than indices.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.nn import Resample
+        >>> index, weight = torch.tensor([[0, 1], [1, 2]]), torch.tensor([[0.5, 0.5], [1.0, 0.0]])
+        >>> layer = Resample(index, weight, num_sources=3)
+        >>> layer, layer(torch.tensor([[0.0], [10.0], [20.0]]))
+        (Resample(3 -> 2), tensor([[ 5.],
+                [10.]]))
+
+    See Also:
+        `SelectVertices`; `polygraph.mesh.barycentric`, which makes such tables.
     """
 
     index: Tensor
@@ -49,8 +62,14 @@ class Resample(Tables):
         self.register_table("transposed_entry", entry)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Resample ``x [V, C]`` or ``[B, V, C]`` to ``[M, C]`` or ``[B, M, C]``."""
+        """Resample ``x [V, C]`` or ``[B, V, C]`` to ``[M, C]`` or ``[B, M, C]``.
+
+        Raises:
+            ValueError: x has other vertices, or another dtype than the weights.
+        """
         table = (self.transposed_ptr, self.transposed_entry)
+        check_vertices("Resample", x, self.num_sources)
+        check_dtype("Resample", "x", x, self.weight, what="weights")
         return ops.resample(x, self.index, self.weight, transposed=table)
 
     def __repr__(self) -> str:
@@ -64,6 +83,17 @@ class SelectVertices(Tables):
     Args:
         keep: int64 ``[M]``, the vertices that stay, in [0, num_sources).
         num_sources: vertices V of the input.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.nn import SelectVertices
+        >>> layer = SelectVertices(torch.tensor([2, 0]), 3)
+        >>> layer, layer(torch.tensor([[0.0], [10.0], [20.0]]))
+        (SelectVertices(3 -> 2), tensor([[20.],
+                [ 0.]]))
+
+    See Also:
+        `Resample`, which takes means of vertices.
     """
 
     keep: Tensor
@@ -78,7 +108,12 @@ class SelectVertices(Tables):
         self.register_table("keep", keep)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Select from ``x [V, C]`` or ``[B, V, C]``; gives ``[M, C]`` or ``[B, M, C]``."""
+        """Select from ``x [V, C]`` or ``[B, V, C]``; gives ``[M, C]`` or ``[B, M, C]``.
+
+        Raises:
+            ValueError: x has other vertices.
+        """
+        check_vertices("SelectVertices", x, self.num_sources)
         return x.index_select(-2, self.keep)
 
     def __repr__(self) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from polygraph import ops
 from polygraph._checks import check_positive
+from polygraph._inputs import check_dtype, check_vertices
 from polygraph.nn.tables import Tables, check_table, table_of
 
 
@@ -33,6 +34,20 @@ class SpiralConv(Tables):
 
     Raises:
         ValueError: on a table of the wrong dtype, rank or range, or without slots.
+
+    Example:
+        >>> import numpy as np, torch
+        >>> from polygraph.mesh import spiral_table
+        >>> from polygraph.nn import SpiralConv
+        >>> vertices = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
+        >>> faces = np.array([[0, 1, 2], [0, 2, 3], [0, 3, 1], [1, 3, 2]])  # a tetrahedron
+        >>> layer = SpiralConv(3, 16, spiral_table(vertices, faces))
+        >>> layer, layer(torch.randn(8, 4, 3)).shape  # 8 meshes
+        (SpiralConv(3, 16, indices=[4, 4]), torch.Size([8, 4, 16]))
+
+    See Also:
+        `polygraph.ops.spiral_conv`; `polygraph.mesh.spiral_table`; `ChebyshevConv` and other
+        operators on the edges of a mesh; `NCP`, which makes a polynomial of it.
     """
 
     layout = "vertices"
@@ -76,9 +91,15 @@ class SpiralConv(Tables):
             nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve ``x [V, C]`` or ``[B, V, C]`` into ``[M, D]`` or ``[B, M, D]``."""
-        table = (self.transposed_ptr, self.transposed_entry)
-        return ops.spiral_conv(x, self.indices, self.weight, self.bias, transposed=table)
+        """Convolve ``x [V, C]`` or ``[B, V, C]`` into ``[M, D]`` or ``[B, M, D]``.
+
+        Raises:
+            ValueError: x has other vertices, channels or another dtype than the layer.
+        """
+        weight, table = self.weight, (self.transposed_ptr, self.transposed_entry)
+        check_vertices("SpiralConv", x, self.num_sources, self.in_channels)
+        check_dtype("SpiralConv", "x", x, weight)
+        return ops.spiral_conv(x, self.indices, weight, self.bias, transposed=table)
 
     def __repr__(self) -> str:
         """One line: the channels, the table's shape, and the bias where there is none."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from polygraph import _load
+from polygraph._inputs import check_tensors
 from polygraph.ops import common
 from polygraph.ops.common import autocast_dtype, cast, check_devices, unrecorded, wide
 from polygraph.ops.edge_max import edge_max
@@ -62,7 +63,22 @@ def edge_conv(
         ValueError: ``aggr`` is none of the four, or does not go with ``weight`` or ``slope``.
         RuntimeError: a shape, dtype, device or entry of the graph is wrong (the message names it).
             On CUDA an entry out of range is a device-side assertion.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.ops import edge_conv, graph_from_table
+        >>> graph = graph_from_table(torch.tensor([[1, 2], [0, 2], [0, 1]]), 3)
+        >>> u, v = torch.tensor([[0.0], [-5.0], [0.0]]), torch.tensor([[1.0], [2.0], [3.0]])
+        >>> edge_conv(u, v, graph, "max", slope=0.0).T  # ReLU of the sums, their maximum
+        tensor([[3., 0., 2.]])
+        >>> edge_conv(u, v, graph, "mean").T
+        tensor([[ 2.5000, -3.0000,  1.5000]])
+
+    See Also:
+        `polygraph.nn.EdgeConv`, the layer; `edge_values` keeps the value of every edge,
+        `edge_aggregate` aggregates values of edges.
     """
+    check_tensors("edge_conv", u=u, v=v, weight=weight)
     _check("edge_conv", aggr)
     check_devices("edge_conv", "u", u, v=v, weight=weight, **graph._asdict())
     if v.dim() != 2 or u.shape != (graph.num_targets, v.shape[1]):
@@ -117,7 +133,18 @@ def edge_aggregate(values: Tensor, graph: Graph, aggr: str = "max") -> Tensor:
     """``[M, D]``: edge features ``[E, D]`` aggregated over the edges of each target.
 
     Arguments and result otherwise as of `edge_conv`; differentiable any number of times.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.ops import edge_aggregate, graph_from_table
+        >>> graph = graph_from_table(torch.tensor([[1, 2], [0, 2], [0, 1]]), 3)
+        >>> edge_aggregate(torch.arange(6.0)[:, None], graph, "sum").T
+        tensor([[1., 5., 9.]])
+
+    See Also:
+        `edge_conv`, which needs no values of edges; `edge_values`.
     """
+    check_tensors("edge_aggregate", values=values)
     _check("edge_aggregate", aggr)
     check_devices("edge_aggregate", "values", values, **graph._asdict())
     if aggr in ("sum", "mean"):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from polygraph import _load
+from polygraph._inputs import check_tensors
 from polygraph.ops import common
 from polygraph.ops._autograd import (
     Gradients,
@@ -40,7 +41,19 @@ def edge_max(
         The value of ``v`` ``[M, D]`` (0 without neighbours), its slot int32 ``[M, D]`` (-1), and
         the sum ``[M, D]`` (``[0, D]`` if not wanted). Value and sum are differentiable any number
         of times.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.ops import edge_max, graph_from_table
+        >>> graph = graph_from_table(torch.tensor([[1, 2], [0, 2], [0, 1]]), 3)
+        >>> value, slot, _ = edge_max(torch.tensor([[1.0], [2.0], [3.0]]), graph)
+        >>> value.T, slot.T
+        (tensor([[3., 3., 2.]]), tensor([[1, 3, 5]], dtype=torch.int32))
+
+    See Also:
+        `edge_sum`; `edge_conv` with ``aggr="max"``.
     """
+    check_tensors("edge_max", v=v, sign=sign)
     transposed = (graph.target, graph.t_ptr, graph.t_slot)
     value, arg, total = _ops.edge_max(v, sign, with_sum, graph.ptr, graph.source, *transposed)
     return value, arg, total

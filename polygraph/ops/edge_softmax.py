@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from polygraph import _load
+from polygraph._inputs import check_tensors
 from polygraph.ops._autograd import (
     Gradients,
     apart,
@@ -58,7 +59,22 @@ def edge_softmax(
         ValueError: ``over`` is neither of the two.
         RuntimeError: a shape, dtype, device or entry of the graph is wrong (the message names it).
             On CUDA an entry out of range is a device-side assertion.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.ops import edge_softmax, graph_from_table
+        >>> graph = graph_from_table(torch.tensor([[1, 2], [0, 2], [0, 1]]), 3)
+        >>> u, v = torch.zeros(3, 1), torch.tensor([[0.0], [0.0], [1.0]])
+        >>> edge_softmax(u, v, graph).view(3, 2)  # of each target, two shares
+        tensor([[0.2689, 0.7311],
+                [0.2689, 0.7311],
+                [0.5000, 0.5000]])
+
+    See Also:
+        `ecc`, which takes the result as the hidden features of edges: together they are graph
+        attention (`polygraph.nn.GATMeshConv`).
     """
+    check_tensors("edge_softmax", u=u, v=v)
     if over not in OVER:
         raise ValueError(f"edge_softmax: over must be one of {', '.join(OVER)}, got {over!r}")
     check_devices("edge_softmax", "u", u, v=v, **graph._asdict())

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from polygraph import _load
+from polygraph._inputs import check_tensors
 from polygraph.ops._autograd import (
     Gradients,
     apart,
@@ -36,7 +37,18 @@ def edge_sum(v: Tensor, graph: Graph, weight: Tensor | None = None) -> Tensor:
         weight: ``[E]``, a factor of each edge.
 
     Deterministic; differentiable any number of times in ``v`` and ``weight``.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.ops import edge_sum, graph_from_table
+        >>> graph = graph_from_table(torch.tensor([[1, 2], [0, 2], [0, 1]]), 3)
+        >>> edge_sum(torch.tensor([[1.0], [2.0], [3.0]]), graph).T
+        tensor([[5., 4., 3.]])
+
+    See Also:
+        `edge_max`; `edge_conv` for other aggregations.
     """
+    check_tensors("edge_sum", v=v, weight=weight)
     return sum_along(GraphSide.of(graph), v.shape[0], graph.num_slots, far=v, weight=weight)
 
 
@@ -45,7 +57,21 @@ def edge_values(u: Tensor, v: Tensor, graph: Graph, slope: float = 1.0) -> Tenso
 
     Arguments as of `edge_conv`. The row of an edge is that of its features; rows of empty slots
     are 0. Differentiable any number of times.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.ops import edge_values, graph_from_table
+        >>> graph = graph_from_table(torch.tensor([[1, 2], [0, 2], [0, 1]]), 3)
+        >>> u, v = torch.tensor([[0.0], [10.0], [20.0]]), torch.tensor([[1.0], [2.0], [3.0]])
+        >>> edge_values(u, v, graph).view(3, 2)
+        tensor([[ 2.,  3.],
+                [11., 13.],
+                [21., 22.]])
+
+    See Also:
+        `edge_aggregate` aggregates them; `edge_conv` does both, and stores none.
     """
+    check_tensors("edge_values", u=u, v=v)
     check_devices("edge_values", "u", u, v=v, **graph._asdict())
     dtype = autocast_dtype(u)
     u, v = cast(u, dtype), cast(v, dtype)
@@ -63,7 +89,18 @@ def edge_dist2(x: Tensor, graph: Graph) -> Tensor:
 
     Differences are formed first, so they are as exact far from the origin as near it. Nothing of
     size E x C is stored. Deterministic; differentiable any number of times.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.ops import edge_dist2, graph_from_table
+        >>> graph = graph_from_table(torch.tensor([[1], [2], [0]]), 3)
+        >>> edge_dist2(torch.tensor([[0.0, 0.0], [3.0, 4.0], [3.0, 0.0]]), graph)
+        tensor([25., 16.,  9.])
+
+    See Also:
+        `knn`, which gives the distances of the neighbours that it finds.
     """
+    check_tensors("edge_dist2", x=x)
     opposite = -x
     side = GraphSide.of(graph)
     return dot_along(side, x.shape[0], graph.num_slots, x, opposite, near=x, far=opposite)

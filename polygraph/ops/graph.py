@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from polygraph import _load
+from polygraph._inputs import check_tensors
 from polygraph.ops.transpose_table import transpose_table
 
 _load.load_libraries()
@@ -22,6 +23,20 @@ class Graph(NamedTuple):
     for bit; `with_transposed` makes it once for all layers that share the graph, and an operator
     that needs it makes it for itself otherwise. A plain tuple of tensors, it goes through
     `torch.compile` as it is.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.ops import graph_from_table
+        >>> graph = graph_from_table(torch.tensor([[1, 2], [0, 2], [-1, 1]]), 3)
+        >>> graph
+        Graph(3 targets, 6 slots)
+        >>> graph.degree(), graph.source_degree(3)
+        (tensor([2, 2, 1]), tensor([1, 2, 2]))
+        >>> graph.with_transposed(3)
+        Graph(3 targets, 6 slots, transposed over 3 sources)
+
+    See Also:
+        `graph_from_table` and `graph_from_coo` make one.
     """
 
     ptr: Tensor  #: int64 ``[M + 1]``: target i has the slots ``ptr[i]:ptr[i + 1]``
@@ -36,6 +51,13 @@ class Graph(NamedTuple):
     t_slot: Tensor | None = (
         None  #: int64 ``[E]``: slots by source, ascending; empty ones at the end
     )
+
+    def __repr__(self) -> str:
+        """One line: targets, slots, and whether the transpose is there."""
+        transposed = (
+            "" if self.t_ptr is None else f", transposed over {len(self.t_ptr) - 1} sources"
+        )
+        return f"Graph({self.num_targets} targets, {self.num_slots} slots{transposed})"
 
     @property
     def num_targets(self) -> int:
@@ -111,7 +133,19 @@ def graph_from_coo(
         ValueError: the two are not int64 of the same one dimension.
         RuntimeError: an entry of ``target`` is out of range (on CUDA: a device-side assertion;
             ``source`` is checked at use).
+
+    Example:
+        >>> import torch
+        >>> from polygraph.ops import graph_from_coo
+        >>> source, target = torch.tensor([[2, 0, 1], [1, 0, 0]])  # PyG's edge_index
+        >>> graph = graph_from_coo(source, target, num_sources=3, num_targets=2)
+        >>> graph, graph.ptr, graph.source
+        (Graph(2 targets, 3 slots), tensor([0, 2, 3]), tensor([0, 1, 2]))
+
+    See Also:
+        `graph_from_table`, for tables of neighbours.
     """
+    check_tensors("graph_from_coo", source=source, target=target)
     for name, ends in (("source", source), ("target", target)):
         if ends.dim() != 1 or ends.dtype != torch.int64 or ends.shape != source.shape:
             raise ValueError(
@@ -187,7 +221,18 @@ def graph_from_table(index: Tensor, num_sources: int) -> Graph:
 
     Raises:
         ValueError: ``index`` has another shape or dtype.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.ops import graph_from_table, knn
+        >>> index, _ = knn(torch.randn(100, 3), 8)
+        >>> graph_from_table(index, 100)
+        Graph(100 targets, 800 slots)
+
+    See Also:
+        `graph_from_coo`, for lists of edges.
     """
+    check_tensors("graph_from_table", index=index)
     if index.dim() not in (2, 3) or index.dtype != torch.int64:
         raise ValueError(
             "graph_from_table: index must be int64 of shape [M, K] or [B, M, K], got "

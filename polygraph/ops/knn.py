@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from polygraph import _load
+from polygraph._inputs import check_tensors
 from polygraph.ops._autograd import Gradients, in_front, only_batched, register_autograd
 from polygraph.ops.common import check_devices, wide_dtype
 from polygraph.ops.edge_sum import dot_along, sum_along
@@ -65,7 +66,29 @@ def knn(
             (the message names it); ``ptr`` falls or does not end with N; a value is NaN or
             inf (the message says how many and where the first is). On CUDA, what concerns values
             is a device-side assertion.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.ops import knn
+        >>> x = torch.tensor([[0.0], [1.0], [3.0], [7.0]])
+        >>> index, dist2 = knn(x, 2, exclude_self=True)
+        >>> index
+        tensor([[1, 2],
+                [0, 2],
+                [1, 0],
+                [2, 1]])
+        >>> dist2
+        tensor([[ 1.,  9.],
+                [ 1.,  4.],
+                [ 4.,  9.],
+                [16., 36.]])
+
+    See Also:
+        `polygraph.nn.knn_graph` and `polygraph.nn.knn` give edges, as PyG does;
+        `polygraph.nn.pixel_knn` searches among the pixels of an image; `graph_from_table` makes a
+        graph of the result.
     """
+    check_tensors("knn", x=x, y=y, ptr=ptr, y_ptr=y_ptr)
     queries = x if y is None else y
     check_devices("knn", "x", x, y=y, ptr=ptr, y_ptr=y_ptr)
     if x.dim() not in (2, 3) or queries.dim() != x.dim():

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from polygraph import _load
+from polygraph._inputs import check_tensors
 from polygraph.ops import common
 from polygraph.ops._light_ecc_form import edge_form, nodes_at_a_time
 from polygraph.ops.common import (
@@ -68,7 +69,21 @@ def light_ecc(
     Raises:
         ValueError: ``aggr`` is neither.
         RuntimeError: a shape, dtype, device or entry of the graph is wrong (the message names it).
+
+    Example:
+        >>> import torch
+        >>> from polygraph.ops import graph_from_table, light_ecc
+        >>> N, C, D, H, R = 4, 3, 5, 2, 2
+        >>> graph = graph_from_table(torch.tensor([[1, 2], [0, 3], [3, 0], [1, 2]]), N)
+        >>> x, phi, kappa = torch.randn(N, C), torch.randn(8, H), torch.randn(R, H + 1)
+        >>> left, right = torch.randn(R, D, H + 1), torch.randn(R, C, H + 1)
+        >>> light_ecc(x, phi, left, right, kappa, graph).shape
+        torch.Size([4, 5])
+
+    See Also:
+        `polygraph.nn.LightECConv`, the layer; `ecc`, whose matrices have full rank.
     """
+    check_tensors("light_ecc", x=x, left=left, right=right, kappa=kappa, edge_weight=edge_weight)
     if aggr not in ("sum", "mean"):
         raise ValueError(f"light_ecc: aggr must be sum or mean, got {aggr!r}")
     tensors = {"left": left, "right": right, "kappa": kappa}

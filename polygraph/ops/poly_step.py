@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from polygraph import _load
+from polygraph._inputs import check_tensors
 from polygraph.ops._autograd import Gradients, in_front, only_batched, register_autograd
 from polygraph.ops.common import autocast_dtype, cast, check_devices, wide_dtype
 
@@ -63,7 +64,20 @@ def poly_step(
     Raises:
         ValueError: unknown ``norm`` or ``activation``, or ``eps`` not positive.
         RuntimeError: a shape, dtype or device is wrong (the message names it).
+
+    Example:
+        >>> import torch
+        >>> from polygraph.ops import poly_step
+        >>> a, s = torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0], [4.0]])  # 2 vertices
+        >>> poly_step(a, s, norm="none").T  # a + a * s
+        tensor([[ 4., 10.]])
+        >>> poly_step(a, s, torch.tensor([0.1])).T  # a + 0.1 * a * s / sqrt(1 + mean (a * s)²)
+        tensor([[1.0490, 2.1306]])
+
+    See Also:
+        `polygraph.nn.NCP` and `polygraph.nn.polynomial_step`, which take this step.
     """
+    check_tensors("poly_step", a=a, s=s, scale=scale, bias=bias, skip=skip)
     settings = NORMS.get(norm), eps, ACTIVATIONS.get(activation)
     if settings[0] is None:
         raise ValueError(f"poly_step: norm must be one of {', '.join(NORMS)}, got {norm!r}")

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from polygraph import _load
+from polygraph._inputs import check_tensors
 from polygraph.ops._trilinear import register_trilinear
 from polygraph.ops.common import autocast_dtype, cast, check_devices
 
@@ -43,7 +44,20 @@ def resample(
     Raises:
         RuntimeError: a shape, dtype, device or table entry is wrong (the message names it). On
             CUDA an entry out of range is a device-side assertion.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.ops import resample
+        >>> x = torch.tensor([[0.0], [10.0], [20.0]])
+        >>> index, weight = torch.tensor([[0, 1], [2, -1]]), torch.tensor([[0.5, 0.5], [1.0, 0.0]])
+        >>> resample(x, index, weight)
+        tensor([[ 5.],
+                [20.]])
+
+    See Also:
+        `polygraph.nn.Resample`, the layer; `polygraph.mesh.barycentric` makes the tables.
     """
+    check_tensors("resample", x=x, index=index, weight=weight)
     dtype = autocast_dtype(x)
     x, weight = cast(x, dtype), cast(weight, dtype)
     ptr, entry = (None, None) if transposed is None else transposed

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from polygraph import _load
+from polygraph._inputs import check_tensors
 from polygraph.ops._trilinear import register_trilinear
 from polygraph.ops.common import autocast_dtype, cast, check_devices
 
@@ -47,7 +48,22 @@ def spiral_conv(
     Raises:
         RuntimeError: a shape, dtype, device or table entry is wrong (the message names it). On
             CUDA an entry out of range is a device-side assertion.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.ops import spiral_conv
+        >>> x = torch.tensor([[1.0], [2.0], [3.0]])  # 3 vertices, 1 channel
+        >>> spirals = torch.tensor([[0, 1, 2], [1, 2, 0], [2, 0, -1]])
+        >>> weight = torch.tensor([[100.0, 10.0, 1.0]])  # 1 channel out, 3 slots
+        >>> spiral_conv(x, spirals, weight)
+        tensor([[123.],
+                [231.],
+                [310.]])
+
+    See Also:
+        `polygraph.nn.SpiralConv`, the layer; `polygraph.mesh.spiral_table` makes the table.
     """
+    check_tensors("spiral_conv", x=x, index=index, weight=weight, bias=bias)
     dtype = autocast_dtype(x)
     x, weight, bias = cast(x, dtype), cast(weight, dtype), cast(bias, dtype)
     ptr, entry = (None, None) if transposed is None else transposed

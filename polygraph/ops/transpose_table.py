@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from polygraph import _load
+from polygraph._inputs import check_tensors
 
 _load.load_libraries()
 
@@ -30,7 +31,18 @@ def transpose_table(index: Tensor, num_sources: int) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: ``index`` is not a 2-D int64 tensor, or ``num_sources`` is negative.
         RuntimeError: an entry is out of range (on CUDA: a device-side assertion).
+
+    Example:
+        >>> import torch
+        >>> from polygraph.ops import transpose_table
+        >>> ptr, entry = transpose_table(torch.tensor([[0, 1], [1, 2]]), 3)
+        >>> ptr, entry  # vertex 1 is at the flat positions 1 and 2
+        (tensor([0, 1, 3, 4]), tensor([0, 1, 2, 3]))
+
+    See Also:
+        `spiral_conv` and `resample`, which take it as ``transposed``.
     """
+    check_tensors("transpose_table", index=index)
     if index.dim() != 2 or index.dtype != torch.int64:
         raise ValueError(
             "transpose_table: index must be an int64 tensor of shape [M, S], got "

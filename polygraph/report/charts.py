@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from polygraph.report.figures import save_figure
+from polygraph.report.figures import legend_above, save_figure
 from polygraph.report.grid_rows import LINEAR, POLYNOMIALS, Model, View, make_views, read_rows
+from polygraph.report.order_lines import lacks_activations, order_lines, order_of
 from polygraph.report.palette import FAMILIES
 from polygraph.report.render import pyplot
 
@@ -47,8 +48,8 @@ def picture_name(view: View, views: Sequence[View]) -> str:
 def chart(view: View, path: str | Path) -> Path:
     """Write the picture of one view."""
     plt = pyplot()
-    models = sorted(view.models, key=lambda m: (_mean(m) is None, _mean(m) or 0.0))
-    height = max(4.2, 1.4 + 0.24 * len(models))
+    models = view.models  # the lowest error first
+    height = max(4.6, 1.8 + 0.24 * len(models))
     figure, (left, middle, right) = plt.subplots(
         1, 3, figsize=(15, height), layout="constrained", width_ratios=(1.1, 1, 1)
     )
@@ -88,11 +89,6 @@ def _limit(models: Sequence[Model]) -> float:
     return 1.05 * max((error for error in errors if error <= typical), default=1.0)
 
 
-def _is_open(model: Model) -> bool:
-    """Whether it is a network without activations."""
-    return bool(model.rows[0]["activation"] == "none")
-
-
 def _errors(axes: Any, models: Sequence[Model], limit: float) -> None:
     """Mean errors, the best above; what has none is named all the same."""
     for place, model in enumerate(models):
@@ -105,7 +101,7 @@ def _errors(axes: Any, models: Sequence[Model], limit: float) -> None:
             text = f"{error.mean:.4g}, beyond the axis"
             axes.text(limit, place, text, va="center", ha="right", fontsize=8, color="#5a6470")
             continue
-        face = "white" if _is_open(model) else color
+        face = "white" if lacks_activations(model) else color
         axes.errorbar(
             error.mean, place, xerr=error.std or 0.0, fmt="o", color=color, markerfacecolor=face,
             markersize=6, capsize=2.5, linewidth=1.2,
@@ -127,27 +123,21 @@ def _orders(axes: Any, models: Sequence[Model], limit: float) -> None:
     Lines are of the normalisation that most models have: others stand in the list alone.
     """
     orders: set[int] = set()
-    norms = [m.rows[0]["norm"] for m in models if m.rows[0]["family"] in POLYNOMIALS]
-    usual = max(norms, key=norms.count, default=None)
-    for open_ in (False, True):
-        start = [m for m in models if m.name.split("-noact")[0] == "first-order"]
-        start = [m for m in start if _is_open(m) == open_]
-        for family in POLYNOMIALS:
-            mine = [m for m in models if m.rows[0]["family"] == family and _is_open(m) == open_]
-            mine = [m for m in mine if m.rows[0]["operator"] == "spiral"]
-            mine = [m for m in mine if m.rows[0]["norm"] == usual]
-            line = sorted((m for m in start + mine if 0 < (_mean(m) or 0) <= limit), key=_order)
-            if not mine or not line:
-                continue
-            orders.update(map(_order, line))
-            errors = [m.spread("mean_mm") for m in line]
-            axes.errorbar(
-                [_order(m) + 0.04 * (POLYNOMIALS.index(family) - 1) for m in line],
-                [e.mean for e in errors], yerr=[e.std or 0.0 for e in errors], capsize=3,
-                marker="o", markersize=5, color=FAMILIES[family].color, linewidth=1.6,
-                markerfacecolor="white" if open_ else None, linestyle="--" if open_ else "-",
-                label=family + (", no activations" if open_ else ""),
-            )  # fmt: skip
+    lines = [line for line in order_lines(models) if line.norm is None]
+    for line in sorted(lines, key=lambda line: line.without):
+        drawn = [model for model in line.models if 0 < (_mean(model) or 0) <= limit]
+        if not drawn:
+            continue
+        orders.update(map(order_of, drawn))
+        errors = [model.spread("mean_mm") for model in drawn]
+        axes.errorbar(
+            [order_of(m) + 0.04 * (POLYNOMIALS.index(line.family) - 1) for m in drawn],
+            [e.mean for e in errors], yerr=[e.std or 0.0 for e in errors], capsize=3,
+            marker="o", markersize=5, color=FAMILIES[line.family].color, linewidth=1.6,
+            markerfacecolor="white" if line.without else None,
+            linestyle="--" if line.without else "-",
+            label=line.family + (", no activations" if line.without else ""),
+        )  # fmt: skip
     for model in models:
         mean = _mean(model)
         if model.rows[0]["family"] == LINEAR and model.rows[0]["latent"] and mean is not None:
@@ -158,13 +148,7 @@ def _orders(axes: Any, models: Sequence[Model], limit: float) -> None:
     axes.set_xlabel("order")
     axes.set_ylabel("mean vertex error in mm")
     if axes.get_legend_handles_labels()[0]:
-        # Below: lines and their error bars may be anywhere within.
-        place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.09), "ncols": 3}
-        axes.legend(frameon=False, fontsize=8.5, **place)
-
-
-def _order(model: Model) -> int:
-    return int(model.rows[0]["order"] or 1)
+        legend_above(axes, 3)
 
 
 def _shares(axes: Any, models: Sequence[Model], limit: float) -> None:
@@ -185,4 +169,4 @@ def _shares(axes: Any, models: Sequence[Model], limit: float) -> None:
     axes.set_xlabel("vertex error in mm")
     axes.set_ylabel("% of vertices with at most that error")
     if best:
-        axes.legend(frameon=False, fontsize=8.5)
+        legend_above(axes, 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from polygraph.report.render import Up, View, draw_mesh, error_colormap, make_view, pyplot
+from polygraph.mesh.up import Up
+from polygraph.report.render import View, draw_mesh, error_colormap, make_view, pyplot
 
 Floats = NDArray[np.float64]
 
@@ -77,11 +79,29 @@ def heatmap_figure(
         line[0].set_title(label, fontsize=10)
         for axes, panel in zip(line[1:], panels, strict=True):
             draw_mesh(axes, panel.vertices, faces, view, values=panel.errors, vmax=vmax)
-            axes.set_title(f"{panel.title}\n{panel.errors.mean():.1f} mm", fontsize=10)
+            name = textwrap.fill(panel.title, int(13 * width))  # characters in its column
+            axes.set_title(f"{name}\n{panel.errors.mean():.1f} mm", fontsize=10)
     _color_bar(plt, figure, grid, vmax)
     if title:
         figure.suptitle(title, fontsize=11)
     return save_figure(plt, figure, path)
+
+
+def panels_view(vertices: Floats, panels: Sequence[Panel], *, up: Up = "auto") -> View:
+    """A view in which a mesh and what models made of it have room.
+
+    What flew off by more than a fifth of the mesh does not make all others small: it is cut.
+
+    Args:
+        vertices: of the true mesh, [V, 3].
+        panels: of the same mesh.
+        up: see :func:`polygraph.report.render.make_view`.
+    """
+    low, high = vertices.min(axis=0), vertices.max(axis=0)
+    room = 0.2 * float((high - low).max())
+    made = [np.where(np.isfinite(p.vertices), p.vertices, vertices) for p in panels]
+    near = [np.clip(mesh, low - room, high + room) for mesh in made]
+    return make_view(np.stack([vertices, *near]), up=up)
 
 
 def mesh_rows_figure(
@@ -168,7 +188,8 @@ def curve_figure(
         lines: name -> constant, drawn dashed (a baseline that is not trained).
     """
     plt = pyplot()
-    figure, axes = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
+    height = 4.2 + 0.2 * (len(curves) + len(lines or {})) / 4  # of the legend
+    figure, axes = plt.subplots(figsize=(7.2, height), layout="constrained")
     for number, (name, (steps, values)) in enumerate(curves.items()):
         y = np.asarray(values, dtype=np.float64)
         y = np.where(np.isfinite(y) & (y > 0), y, np.nan)
@@ -181,18 +202,26 @@ def curve_figure(
     axes.yaxis.set_minor_formatter(plt.matplotlib.ticker.LogFormatter(minor_thresholds=(2, 0.5)))
     axes.set_xlabel("training step")
     axes.set_ylabel(ylabel)
-    axes.set_title(title, fontsize=11)
+    figure.suptitle(title, fontsize=11)
     axes.grid(True, which="both", color="#e4e4e4", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     if curves or lines:
-        axes.legend(frameon=False, fontsize=9)
+        legend_above(axes, 4)
     return save_figure(plt, figure, path)
 
 
+def legend_above(axes: Any, columns: int) -> None:
+    """A legend that covers neither data, which may be anywhere within, nor the axes' labels."""
+    axes.legend(
+        frameon=False, fontsize=8.5, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=columns,
+        borderaxespad=0.2, columnspacing=1.2, handlelength=1.8,
+    )  # fmt: skip
+
+
 def save_figure(plt: Any, figure: Any, path: str | Path) -> Path:
-    """Write a picture, and close the figure; folders are made."""
+    """Write a picture, and close the figure; folders are made. Nothing of it is cut off."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150, facecolor="white")
+    figure.savefig(path, dpi=150, facecolor="white", bbox_inches="tight", pad_inches=0.08)
     plt.close(figure)
     return path

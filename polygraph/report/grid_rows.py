@@ -133,7 +133,8 @@ class View:
         latent: numbers per mesh.
         recipe_hash: None when nothing but linear models has run.
         recipe: its settings.
-        models: in the order of the rows.
+        models: the lowest mean error first, those without one last; every table, chart and legend
+            keeps that order.
         missing_models: names that other views of the grid have.
     """
 
@@ -247,7 +248,12 @@ def _models(rows: Sequence[Row]) -> list[Model]:
         have = {row["seed"] for row in group}
         missing = [] if group[0]["family"] == LINEAR else [s for s in seeds if s not in have]
         models.append(Model(name, ordered, missing))
-    return models
+    return sorted(models, key=lambda m: by_error(m.spread("mean_mm").mean))
+
+
+def by_error(mean: float | None) -> tuple[bool, float]:
+    """Sorts errors: the lowest first, what has none last."""
+    return mean is None, mean or 0.0
 
 
 def describe_view(view: View) -> Mapping[str, Any]:

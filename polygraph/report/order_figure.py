@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
+from polygraph.mesh.up import Up, known_up
 from polygraph.report.charts import picture_name
-from polygraph.report.figures import Panel, heatmap_figure
+from polygraph.report.figures import Panel, heatmap_figure, panels_view
 from polygraph.report.grid_rows import GridError, Model, View, make_views, read_rows
+from polygraph.report.order_lines import START, order_lines
 from polygraph.report.page_meshes import SampleMeshes, read_reconstructions, read_samples
-from polygraph.report.render import Up, make_view
 
-FAMILIES = ("first-order", "full")
+NCP = "full"
 
 
 def write_order_figures(
@@ -38,7 +39,7 @@ def write_order_figures(
         models: names, in the order of the picture; default: first order and NCP (``full``) of
             every order, with spirals and activations, by their order.
         mesh: which of the test meshes that the grid has written.
-        up: see `polygraph.report.render.make_view`.
+        up: axis that points up; ``auto``: as the grid says.
 
     Returns:
         The files.
@@ -59,7 +60,7 @@ def _figure(grid: Path, view: View, path: Path, names: Sequence[str], mesh: int,
     where = f"{grid}: {view.data}, {view.split}, {view.latent} latents"
     chosen = _named(view, names, where) if names else _by_order(view)
     if not chosen:
-        raise GridError(f"{where}: no model of {' or '.join(FAMILIES)} to draw; name some")
+        raise GridError(f"{where}: no model of {START} or {NCP} to draw; name some")
     samples = read_samples(grid, chosen[0].rows[0])
     if samples is None:
         raise GridError(f"{where}: no test meshes here: they are in the folder of a grid alone")
@@ -69,19 +70,17 @@ def _figure(grid: Path, view: View, path: Path, names: Sequence[str], mesh: int,
     true = samples.inputs[mesh].astype(np.float64)
     label = f"ground truth\n{samples.labels[mesh]}".rstrip()
     rows = [(label, true, panels)]
-    return heatmap_figure(path, rows, samples.faces, [make_view(true, up=up)])
+    seen_from = panels_view(true, panels, up=known_up(up, samples.up))
+    return heatmap_figure(path, rows, samples.faces, [seen_from])
 
 
 def _by_order(view: View) -> list[Model]:
-    """First order and NCP, with spirals and activations."""
-    mine = [
-        model
-        for model in view.models
-        if model.rows[0]["family"] in FAMILIES
-        and model.rows[0]["operator"] == "spiral"
-        and model.rows[0]["activation"] != "none"
-    ]
-    return sorted(mine, key=lambda model: int(model.rows[0]["order"] or 1))
+    """First order and NCP, with spirals, activations and the usual normalisation."""
+    lines = order_lines(view.models)
+    wanted = (
+        line for line in lines if (line.family, line.without, line.norm) == (NCP, False, None)
+    )
+    return next((line.models for line in wanted), [m for m in view.models if m.name == START])
 
 
 def _named(view: View, names: Sequence[str], where: str) -> list[Model]:

@@ -19,11 +19,11 @@ import numpy as np
 
 import polygraph
 from polygraph._files import write_atomic
+from polygraph.mesh.up import Up
 from polygraph.report.grid_rows import (
     AVERAGED,
     COUNTED,
     LINEAR,
-    POLYNOMIALS,
     Model,
     Row,
     View,
@@ -31,6 +31,8 @@ from polygraph.report.grid_rows import (
     make_views,
     read_rows,
 )
+from polygraph.report.headline import headline
+from polygraph.report.order_lines import order_lines
 from polygraph.report.page_meshes import (
     SampleMeshes,
     Stage,
@@ -40,7 +42,7 @@ from polygraph.report.page_meshes import (
     read_samples,
 )
 from polygraph.report.palette import FAMILIES
-from polygraph.report.render import Up, error_colormap
+from polygraph.report.render import error_colormap
 
 MAX_MB = 15.0
 _IMPORT = re.compile(r'^import \{[^}]*\} from "\./(\w+\.js)";\n', re.MULTILINE)
@@ -69,7 +71,7 @@ def write_report(
         title: heading of the page.
         max_mb: size to stay below, in millions of bytes; meshes are thinned out to fit, and test
             samples left out.
-        up: axis of the meshes that points up.
+        up: axis of the meshes that points up; ``auto``: as the grid says.
 
     Returns:
         The path of the file.
@@ -97,7 +99,7 @@ def plotly_library() -> str:
     try:
         offline = importlib.import_module("plotly.offline")
     except ImportError as error:
-        raise ImportError("the report needs plotly: pip install 'polygraph[report]'") from error
+        raise ImportError("the report needs plotly: pip install 'polygraph-nn[report]'") from error
     source: str = offline.get_plotlyjs()
     return source
 
@@ -144,7 +146,7 @@ def build_payload(grid: str | Path, *, budget: float, up: Up = "auto") -> dict[s
     Args:
         grid: as of :func:`write_report`.
         budget: bytes for the whole payload.
-        up: axis of the meshes that points up.
+        up: axis of the meshes that points up; ``auto``: as the grid says.
     """
     folder = Path(grid)
     rows = read_rows(folder)
@@ -162,7 +164,6 @@ def build_payload(grid: str | Path, *, budget: float, up: Up = "auto") -> dict[s
         "num_runs": len(rows),
         "num_diverged": sum(row["status"] == "diverged" for row in rows),
         "families": {name: look._asdict() for name, look in FAMILIES.items()},
-        "polynomials": POLYNOMIALS,
         "colors": [_hex(colors(t)) for t in np.linspace(0, 1, 24)],
         "made": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "polygraph": polygraph.__version__,
@@ -194,6 +195,11 @@ def _view(view: View) -> dict[str, Any]:
         "recipe": view.recipe,
         "seeds": sorted(trained),
         "models": models,
+        "headline": headline(view),
+        "order_lines": [
+            {**vars(line), "models": [model.name for model in line.models]}
+            for line in order_lines(view.models)
+        ],
         "missing_models": view.missing_models,
         "stage": None,
     }

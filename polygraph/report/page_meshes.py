@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from polygraph._files import check_sha256
 from polygraph._json import check_seal, read_json
+from polygraph.mesh.up import Up, checked_up, known_up
 from polygraph.report.grid_rows import GridError, Row
-from polygraph.report.render import Up, make_view
+from polygraph.report.render import make_view
 
 Floats = NDArray[np.float64]
 BYTES_PER_VERTEX = 4 * 4 / 3  # three differences and an error, in base64
@@ -42,12 +43,14 @@ class SampleMeshes:
         inputs: float32 [S, V, 3].
         labels: one per mesh.
         indices: into the data set.
+        up: the axis that points up, as the data set says; ``auto`` in older grids.
     """
 
     faces: NDArray[np.int64]
     inputs: NDArray[np.float32]
     labels: list[str]
     indices: list[int]
+    up: Up = "auto"
 
 
 def read_samples(folder: Path, row: Row) -> SampleMeshes | None:
@@ -75,6 +78,7 @@ def read_samples(folder: Path, row: Row) -> SampleMeshes | None:
         faces = np.load(paths[0], allow_pickle=False).astype(np.int64)
         inputs = np.load(paths[1], allow_pickle=False)
         labels, indices = [str(v) for v in about["labels"]], [int(v) for v in about["indices"]]
+        up = checked_up(about.get("up", "auto"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise GridError(f"{place / split}: not readable samples of a grid ({error})") from error
     fits = (
@@ -92,7 +96,7 @@ def read_samples(folder: Path, row: Row) -> SampleMeshes | None:
             f"{place / split}: inputs.npy must be finite, [S, V, 3], with S labels and faces "
             f"in [0, V), got {list(inputs.shape)}, {len(labels)} labels, faces {list(faces.shape)}"
         )
-    return SampleMeshes(faces, inputs, labels, indices)
+    return SampleMeshes(faces, inputs, labels, indices, up)
 
 
 def read_reconstructions(folder: Path, row: Row, samples: SampleMeshes) -> Any:
@@ -156,7 +160,7 @@ class Stage:
         num_samples: how many of them are shown, evenly spread.
         num_vertices: about how many vertices are kept.
         to_mm: millimetres per unit.
-        up: axis that points up.
+        up: axis that points up; ``auto``: as the samples say.
     """
 
     def __init__(
@@ -174,7 +178,10 @@ class Stage:
         )
         self.keep, self.faces = _thin(samples.inputs[0], samples.faces, num_vertices)
         self.rotation = make_view(
-            samples.inputs[self.chosen].astype(np.float64), up=up, azimuth=0.0, elevation=0.0
+            samples.inputs[self.chosen].astype(np.float64),
+            up=known_up(up, samples.up),
+            azimuth=0.0,
+            elevation=0.0,
         ).rotation
         self.shown = self._turned(samples.inputs[self.chosen][:, self.keep])
         # Every mesh stands on its own middle: a walk across the room would leave the picture.

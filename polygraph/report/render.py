@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from polygraph.mesh.up import Up, guess_up
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Up = Literal["auto", "x", "y", "z"]
 
 # Direction in view space, strength.
 _LIGHTS = (((-0.45, 0.65, 0.75), 0.62), ((0.8, 0.1, 0.5), 0.18))
@@ -35,7 +36,7 @@ def pyplot() -> Any:
     try:
         matplotlib = importlib.import_module("matplotlib")
     except ImportError as error:
-        raise ImportError("pictures need matplotlib: pip install 'polygraph[report]'") from error
+        raise ImportError("pictures need matplotlib: pip install 'polygraph-nn[report]'") from error
     matplotlib.use("Agg", force=False)
     return importlib.import_module("matplotlib.pyplot")
 
@@ -64,15 +65,14 @@ def make_view(
 
     Args:
         vertices: [V, 3] or [N, V, 3]; everything given fits into the picture.
-        up: axis that points up. ``auto``: the direction of largest extent looks along the picture's
-            longer side if it is a coordinate axis (a standing figure), else the y axis is up.
+        up: axis that points up; ``auto``: see `polygraph.mesh.up.guess_up`.
         azimuth: degrees to turn about the up axis, away from the broad side.
         elevation: degrees to look down from.
     """
     points = np.asarray(vertices, dtype=np.float64)
     single = points.reshape(-1, points.shape[-2], 3)[0]
     points = points.reshape(-1, 3)
-    top = _up_axis(single) if up == "auto" else np.eye(3)["xyz".index(up)]
+    top = np.eye(3)["xyz".index(guess_up(single) if up == "auto" else up)]
     flat = single - single.mean(axis=0)
     flat = flat - np.outer(flat @ top, top)
     right = np.linalg.eigh(flat.T @ flat)[1][:, -1]  # broadest direction across the up axis
@@ -91,15 +91,6 @@ def make_view(
     margin = 0.05 * float(size[:2].max())
     half_width, half_height = float(size[0] / 2 + margin), float(size[1] / 2 + margin)
     return View(rotation, rotation.T @ ((low + high) / 2), half_width, half_height)
-
-
-def _up_axis(vertices: Floats) -> Floats:
-    """The longest coordinate axis if it stands out and is not x (a standing figure), else y."""
-    extent = np.ptp(vertices, axis=0)
-    longest = int(np.argmax(extent))
-    others = np.delete(extent, longest)
-    axis = longest if longest != 0 and extent[longest] > 1.2 * others.max() else 1
-    return np.asarray(np.eye(3)[axis])
 
 
 def draw_mesh(

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from polygraph._text import markdown_text
+from polygraph.report.grid_rows import by_error
 from polygraph.report.table import markdown_table, text_table
 
 COLUMNS = {
@@ -72,6 +73,8 @@ def average_seeds(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 def tables(rows: Sequence[dict[str, Any]]) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
     """Averaged rows that may stand in one table, by (data, split, latent, recipe hash).
 
+    The lowest error comes first, what has none last.
+
     Linear models, which have no recipe, stand in the tables of all, and the mean shape beside any
     number of latents.
     """
@@ -89,7 +92,10 @@ def tables(rows: Sequence[dict[str, Any]]) -> dict[tuple[Any, ...], list[dict[st
             ]
             for key in places or [tuple(row[name] for name in _KEYS)]:
                 found.setdefault(key, []).append(row)
-    return {key: _with_ratios(group) for key, group in found.items()}
+    return {
+        key: sorted(_with_ratios(group), key=lambda row: by_error(row["mean_mm"]))
+        for key, group in found.items()
+    }
 
 
 def _with_ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

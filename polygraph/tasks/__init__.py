@@ -2,8 +2,8 @@
 
 All folders have one shape: ``arguments.py`` reads the command line, ``training.py`` has the
 configuration of a run, what the loop needs to know, and the function that trains; ``run.py`` and
-others work on finished runs. A new task is a new folder, whose ``command`` says what is called,
-and a line in `TASKS`.
+others work on finished runs. From Python each has ``train`` and ``load``. A new task is a new
+folder, whose ``command`` says what is called, and a line in `TASKS`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Command(NamedTuple):
     Attributes:
         parse: reads the words of the command line: the run's configuration, its folder, whether to
             resume. Raises ValueError or TypeError on what cannot be.
-        train: called with the configuration, the folder and ``resume=``; returns what
+        train: called with the configuration, the folder, ``resume=`` and ``say=``; returns what
             ``result.json`` holds.
         describe: makes of that a line for people.
     """
@@ -36,9 +36,22 @@ class Command(NamedTuple):
     describe: Callable[[dict[str, Any]], str]
 
 
+def __getattr__(name: str) -> Any:
+    """The folders, when they are asked for: `polygraph.tasks.mesh.train`."""
+    if name in (*TASKS.values(), "benchmark"):
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 def summary(kind: str) -> str:
     """What a task is, in one line: the first of its folder's docstring."""
     return str(_folder(kind).__doc__).splitlines()[0]
+
+
+def help_text(kind: str) -> str:
+    """What ``--help`` of a task says: the settings that matter first, and an example."""
+    found: str = importlib.import_module(f"{__name__}.{TASKS[kind]}.help").text()
+    return found
 
 
 def load_command(kind: str) -> Command:

@@ -33,7 +33,7 @@ def make_fabric(config: TrainConfig) -> Any:
         strategies = importlib.import_module("lightning_fabric.strategies")
     except ImportError as error:
         raise ImportError(
-            "training needs lightning-fabric: pip install 'polygraph[train]'"
+            "training needs lightning-fabric: pip install 'polygraph-nn[train]'"
         ) from error
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if config.batch_size % world:

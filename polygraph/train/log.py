@@ -6,6 +6,8 @@ import csv
 import importlib
 import io
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,23 @@ from polygraph._files import read_regular
 from polygraph.train.checkpoint import CheckpointError, write_atomic
 
 _MOST_BYTES = 1 << 28
+Say = Callable[[str], None]  #: is called with a line for people
+
+
+def say_on_stdout(line: str) -> None:
+    """Print a line for people without breaking the progress bar."""
+    _say(line, sys.stdout)
+
+
+def say_on_stderr(line: str) -> None:
+    """Print a line for people without breaking the progress bar, and apart from results."""
+    _say(line, sys.stderr)
+
+
+def _say(line: str, file: Any) -> None:
+    from tqdm import tqdm
+
+    tqdm.write(line, file=file)
 
 
 class RunLog:
@@ -48,7 +67,7 @@ class RunLog:
                 module = importlib.import_module("torch.utils.tensorboard")
             except ImportError as error:
                 raise ImportError(
-                    "tensorboard is asked for but not installed: pip install 'polygraph[train]'"
+                    "tensorboard is asked for but not installed: pip install 'polygraph-nn[train]'"
                 ) from error
             self._events = module.SummaryWriter(str(folder), purge_step=resume_step)
 

@@ -33,7 +33,7 @@ from polygraph.train.checkpoint import (
 from polygraph.train.config import TrainConfig, seed_step
 from polygraph.train.distributed import same_buffers
 from polygraph.train.lock import locked_folder
-from polygraph.train.log import RunLog
+from polygraph.train.log import RunLog, Say
 from polygraph.train.optimizer import descend as descend
 from polygraph.train.resume import Progress as Progress
 from polygraph.train.resume import (
@@ -44,7 +44,7 @@ from polygraph.train.resume import (
     read_log_sums,
     read_progress,
 )
-from polygraph.train.schedule import Schedule
+from polygraph.train.schedule import Schedule, dead_from, decay_of
 
 LAST = "last.safetensors"
 BEST = "best.safetensors"
@@ -92,6 +92,8 @@ class Trainer:
         meta: stored in every checkpoint (model and data configuration, hashes, versions).
         identity: what must be equal for a checkpoint to belong to this run; a difference stops a
             resume by name.
+        say: called on the first process with lines for people: how long the run is, and a learning
+            rate that has died.
 
     Raises:
         ValueError: the schedule is ``plateau`` and the task has no score; or one-cycle has too few
@@ -107,8 +109,10 @@ class Trainer:
         *,
         meta: dict[str, Any] | None = None,
         identity: dict[str, Any] | None = None,
+        say: Say | None = None,
     ) -> None:
         self.task, self.config, self.fabric = task, config, fabric
+        self._say = say if say is not None and fabric.global_rank == 0 else _quiet
         self.folder = Path(folder)
         self.total = config.total_steps(task.num_samples)
         self.schedule = Schedule(config, task.num_samples)
@@ -168,6 +172,7 @@ class Trainer:
         try:
             if not resumed:
                 self._save()
+            self._announce()
             self._loop()
             self._log.write_curve()
         except (MemoryError, OSError, RuntimeError) as error:
@@ -256,10 +261,33 @@ class Trainer:
                     score = self._validate()
                     # A last validation out of turn does not count: the run may be prolonged.
                     if score is not None and done % eval_every == 0:
+                        alive = self.schedule.alive
                         self.schedule.validated(score)
+                        if alive and not self.schedule.alive and not final:
+                            self._say(
+                                f"the learning rate fell below 1 % of its start at step {done:,} "
+                                f"of {self.total:,} (plateau): the rest hardly trains"
+                            )
                 if save:
                     self._save()
                 clock = time.perf_counter()
+
+    def _announce(self) -> None:
+        """Say how long the run is, and where its learning rate would die before the end."""
+        config, samples = self.config, self.task.num_samples
+        at = f", from step {self.progress.step:,}" if self.progress.step else ""
+        passes = self.total * config.batch_size / samples
+        self._say(
+            f"{self.total:,} steps of {config.batch_size} ({passes:,.0f} passes over {samples:,})"
+            f"{at}, learning rate {config.learning_rate:g}, {config.schedule}"
+        )
+        dead = dead_from(config, samples, self.total)
+        if dead is not None:
+            self._say(
+                f"the learning rate falls below 1 % of its start at step {dead:,} of "
+                f"{self.total:,} ({config.schedule}: {decay_of(config)}): the rest hardly trains; "
+                "--schedule cosine takes the whole run to fall"
+            )
 
     def _bar(self) -> Any:
         from tqdm import tqdm
@@ -352,6 +380,10 @@ class Trainer:
         return (
             text + f"The last good checkpoint is {self.folder / LAST} (step {self._saved}): resume."
         )
+
+
+def _quiet(line: str) -> None:
+    """Say nothing."""
 
 
 class NotFinite(RuntimeError):

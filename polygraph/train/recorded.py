@@ -9,9 +9,12 @@ from typing import Any, TypeVar
 from polygraph.data.config import MeshDataConfig
 from polygraph.data.images import ImageDataConfig
 from polygraph.data.known import recall
-from polygraph.train.checkpoint import CheckpointError
+from polygraph.data.shapes import ARRAYS, ShapeDataConfig
+from polygraph.train.checkpoint import CheckpointError, read_meta
+from polygraph.train.loop import BEST, LAST
 
-_Config = TypeVar("_Config", MeshDataConfig, ImageDataConfig)
+_WITHOUT_PATH = ("synthetic", "glyphs", "arrays")  # kinds of data
+_Config = TypeVar("_Config", MeshDataConfig, ImageDataConfig, ShapeDataConfig)
 
 
 def recorded_data(
@@ -35,17 +38,73 @@ def recorded_data(
             description of the data is damaged.
     """
     try:
-        config = kind(**{**meta["config"]["data"], "cache_dir": None})
+        fields = dict(meta["config"]["data"])
+        if kind is not ShapeDataConfig:
+            fields["cache_dir"] = None
+        config = kind(**fields)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder}: the run's data: {error}") from error
     if path is not None:
+        if getattr(config, "kind", None) in _WITHOUT_PATH:
+            kinds = {MeshDataConfig: "registered", ImageDataConfig: "folder"}
+            return replace(config, path=path, kind=kinds[kind])
         return replace(config, path=path)
-    if config.path is None:
+    if config.path is None or config.path == ARRAYS:
         return config
-    known = recall(config.kind, config.path)
+    what = "points" if isinstance(config, ShapeDataConfig) else config.kind
+    known = recall(what, config.path)
     if known is None:
         raise CheckpointError(
             f"{folder}: the run says that its data lie at {config.path!r}, where nothing was "
-            f"trained on from here: say where they are, {options.format(kind=config.kind)}"
+            f"trained on from here: say where they are, {options.format(kind=what)}"
         )
+    if isinstance(config, ShapeDataConfig):
+        return config
     return replace(config, cache_dir=known.cache_dir)
+
+
+#: kind of a run -> what it is, and the commands for it
+KINDS = {
+    "mesh": (
+        "a mesh autoencoder",
+        "evaluate, reconstruct, latent, export and view take it; `polygraph latent sample` draws "
+        "meshes",
+    ),
+    "points": ("a classifier of point clouds", "`polygraph predict` takes it"),
+    "gan": ("a generator of images", "`polygraph sample` and `polygraph score` take it"),
+}
+
+
+def checkpoint_of(folder: Path, kind: str) -> Path | None:
+    """The checkpoint of a run's best weights, or its last.
+
+    Args:
+        folder: of the run.
+        kind: what it must hold, a key of `KINDS`.
+
+    Returns:
+        The file; None for an exported mesh autoencoder, which has no checkpoint.
+
+    Raises:
+        CheckpointError: there is no run, or one of another kind; the message says what to do.
+    """
+    found = next((folder / name for name in (BEST, LAST) if (folder / name).is_file()), None)
+    if found is None:
+        if (folder / "config.json").is_file():
+            _check_kind(folder, "mesh", kind)
+            return None
+        hint = ""
+        if (folder / "runs").is_dir():
+            hint = ": it is a grid; name one of the runs in its folder runs"
+        raise CheckpointError(f"{folder}: no run here ({BEST} and {LAST} are missing){hint}")
+    _check_kind(folder, str(read_meta(found).get("kind", "mesh")), kind)
+    return found
+
+
+def _check_kind(folder: Path, found: str, wanted: str) -> None:
+    if found == wanted:
+        return
+    what, commands = KINDS.get(found, (f"something else ({found[:40]!r})", ""))
+    raise CheckpointError(
+        f"{folder} holds {what}, not {KINDS[wanted][0]}" + (f": {commands}" if commands else "")
+    )

@@ -163,8 +163,14 @@ def check_identity(wanted: dict[str, Any], found: dict[str, Any], path: Path) ->
                 path,
             )
         elif _as_json(ours) != _as_json(theirs):
+            why = ""
+            if key.startswith("train.length"):
+                why = (
+                    ": its learning rate falls to the last step, so it cannot be prolonged (runs "
+                    "with schedule published, constant or multistep can)"
+                )
             raise CheckpointError(
-                f"{path} belongs to another run: {key} is {theirs!r} there and {ours!r} here"
+                f"{path} belongs to another run: {key} is {theirs!r} there and {ours!r} here{why}"
             )
 
 

@@ -190,6 +190,7 @@ _RATES: dict[str, Callable[[ScheduleConfig, int, int], float]] = {
     "multistep": _multistep,
 }
 SCHEDULES = (*_RATES, "plateau", "onecycle")
+DEAD = 0.01  #: of the first rate; below it hardly anything is learned
 TO_THE_END = ("cosine", "linear", "onecycle")  #: those for which the number of steps matters
 
 
@@ -197,6 +198,32 @@ def warmup_at(config: ScheduleConfig, step: int, num_samples: int) -> float:
     """The factor of ``step`` (0-based) that warms up: (step + 1) / steps of warm-up, at most 1."""
     steps = config.warmup_epochs * num_samples / config.batch_size
     return 1.0 if step + 1 >= steps else (step + 1) / steps
+
+
+def dead_from(config: ScheduleConfig, num_samples: int, total: int) -> int | None:
+    """The first of a run's steps at which the rate is below 1 % of its start, long before the end.
+
+    None where it stays above, where that is within the last twentieth, for schedules that fall to
+    the last step by design, and for plateau, whose rates are not known before.
+    """
+    if config.schedule not in ("published", "multistep"):
+        return None
+    low, high = 0, total  # the rate falls: the first step below, by bisection
+    while low < high:
+        middle = (low + high) // 2
+        if _RATES[config.schedule](config, middle, num_samples) < DEAD * config.learning_rate:
+            high = middle
+        else:
+            low = middle + 1
+    return low if low < 0.95 * total else None
+
+
+def decay_of(config: ScheduleConfig) -> str:
+    """How published and multistep fall, in words."""
+    if config.schedule == "published":
+        return f"times {config.lr_decay:g} after every epoch"
+    epochs = ", ".join(f"{epoch:g}" for epoch in config.milestones)
+    return f"times {config.lr_factor:g} at epochs {epochs}"
 
 
 # ---- a run's schedule ----
@@ -263,6 +290,11 @@ class Schedule:
                     group["betas"] = (momentum, group["betas"][1])
                 elif momentum is not None:
                     group["momentum"] = momentum
+
+    @property
+    def alive(self) -> bool:
+        """Whether the plateau's rate is at least 1 % of its start."""
+        return float(self._group["lr"]) >= DEAD * self.config.learning_rate
 
     def validated(self, score: float) -> None:
         """Tell the score of a validation, of which smaller is better."""

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,8 @@ from polygraph.tasks import TASKS, load_command
 PACKAGE = Path(polygraph.__file__).parent
 TINY = [
     "--factors", "[4,4]", "--model.encoder_channels", "[4,6]", "--model.decoder_channels",
-    "[6,4,3]", "--batch_size", "4", "--accelerator", "cpu", "--model.latent_channels", "3",
+    "[6,4,3]", "--batch_size", "4", "--accelerator", "cpu", "--latent", "3",
+    "--learning-rate", "1e-3", "--schedule", "constant",
 ]  # fmt: skip
 
 
@@ -64,7 +66,10 @@ def test_train_evaluate_reconstruct(tmp_path, words, capsys):
     assert out in printed
     test = json.loads((tmp_path / "run" / "result.json").read_text())["test"]
     assert main(["evaluate", "--run", out, "--json"]) == 0
+    short = json.loads(capsys.readouterr().out)
+    assert main(["evaluate", "--run", out, "--json", "--per-vertex"]) == 0
     measured = json.loads(capsys.readouterr().out)
+    assert short == {key: measured[key] for key in measured if key != "per_vertex"}
     assert {key: measured[key] for key in test} == test
     assert len(measured["per_vertex"]) == 162
     assert main(["evaluate", "--run", out, "--part", "train", "--data", words[-3]]) == 0
@@ -106,7 +111,12 @@ def test_settings_from_preset_yaml_and_options(tmp_path):
     assert other.spiral.convention == "neural3dmm"
     plain, _, _ = parse_train_mesh(["--out", "x", "--data.path", "somewhere"])
     assert (plain.preset, plain.data.kind) == ("full-2", "registered")
-    assert (plain.train.batch_size, plain.train.weight_decay) == (16, 5e-5)
+    assert (plain.train.batch_size, plain.train.weight_decay) == (16, 0)
+    won, _, _ = parse_train_mesh(["--config", "mesh-benchmark", "--out", "x"])
+    assert replace(plain, data=won.data) == won, "the recipe that wins is the default"
+    published, _, _ = parse_train_mesh(["--config", "mesh-published", "--out", "x"])
+    assert published.train == TrainConfig(), "the published recipe is that of the papers"
+    assert (published.loss, published.normalization, published.augmentation) == ("l1", "vertex", 0)
     for name in packaged_configs():
         assert parse_train_mesh(["--config", name, "--out", "x"])[0].train.batch_size == 16
     assert packaged_configs() == ["mesh-benchmark", "mesh-published", "mesh-quick"]
@@ -126,7 +136,11 @@ def test_settings_from_preset_yaml_and_options(tmp_path):
         (["--data.kind", "nothing"], "unknown kind 'nothing'"),
         (["--config", "nothing.yaml"], "nothing.yaml: no such file"),
         (["--model.encoder_channels", "[1,2]"], "decoder_channels must be one or two more"),
-        (["--factors", "[4,4]"], "factors must have one entry per encoder layer, 4, got 2"),
+        (
+            ["--factors", "4,4", "--model.encoder_channels", "16,16,16,32"],
+            "factors must have one entry per encoder layer, 4 (encoder_channels are 16, 16, 16, 32)"
+            ", got 2",
+        ),
     ],
 )
 def test_wrong_settings_are_usage_errors(tmp_path, capsys, words, message):
@@ -257,7 +271,7 @@ def test_without_extras_doctor_and_help_work_and_the_rest_names_the_extra():
     assert run_python(code.replace("{}", "['doctor']")).returncode == 0
     done = run_python(code.replace("{}", "['train', 'mesh', '--out', 'x']"))
     assert done.returncode == 1
-    assert "pip install 'polygraph[train]'" in done.stderr
+    assert "pip install 'polygraph-nn[train]'" in done.stderr
 
 
 def test_help_does_not_import_torch():

@@ -148,7 +148,7 @@ def test_empty(tmp_path, octahedron):
 def test_missing_h5py_names_the_extra(folder, tmp_path, monkeypatch):
     cached = open_dfaust(folder, cache_dir=tmp_path / "cache")
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(ImportError, match=r"pip install 'polygraph\[mesh\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'polygraph-nn\[mesh\]'"):
         open_dfaust(folder, cache_dir=tmp_path / "another cache")
     again = open_dfaust(folder, cache_dir=tmp_path / "cache")  # needs no h5py any more
     assert again.content_hash == cached.content_hash

@@ -375,7 +375,7 @@ def test_collect():
 
 def test_without_torchmetrics(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torchmetrics.image.fid", None)
-    with pytest.raises(ImportError, match=r"pip install 'polygraph\[train\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'polygraph-nn\[train\]'"):
         frechet_distance(torch.randn(4, 2), torch.randn(4, 2))
 
 

@@ -151,6 +151,7 @@ def update(base):
 
 class TestNNConv(LayerContract):
     kinds = (nn.NNConv, nn.ECConv)
+    foreign = ("maximum", "ends otherwise", "two aggregations", "standard deviation", "softmax")
     reads_edges = True
     overrides: ClassVar = {f.__name__: f for f in (message, aggregate, update)}
     cases: ClassVar = {

@@ -351,6 +351,7 @@ OVERRIDES = {f.__name__: f for f in (message, aggregate, update, edge_update, pr
 
 class TestEdgeConv(LayerContract):
     kinds = (nn.EdgeConv,)
+    foreign = ("begins otherwise", "two aggregations", "standard deviation", "softmax")
     reads_edges = reads_differences = True
     overrides: ClassVar = OVERRIDES
     cases: ClassVar = {
@@ -401,6 +402,7 @@ def dynamic_case(network, aggr, *batch):
 
 class TestDynamicEdgeConv(LayerContract):
     kinds = (nn.DynamicEdgeConv,)
+    foreign = ("begins otherwise", "two aggregations", "standard deviation", "softmax")
     reads_differences = True
     overrides: ClassVar = OVERRIDES
     cases: ClassVar = {

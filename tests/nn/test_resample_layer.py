@@ -79,6 +79,7 @@ def meshes(batch=3):
 
 class TestResampling(LayerContract):
     kinds = (Resample, SelectVertices)
+    takes_any_width = True
     cases: ClassVar = {
         "resample": Case(lambda: Resample(INDEX, WEIGHT, 4), meshes),
         "resample one": Case(lambda: Resample(INDEX.numpy(), WEIGHT, 4), lambda: (meshes()[0][0],)),

@@ -325,6 +325,6 @@ def test_without_plotly(tmp_path, monkeypatch):
 
     write_grid(tmp_path / "grid", models=["full-2"], seeds=(0,), latents=(16,), odd=False)
     monkeypatch.setitem(sys.modules, "plotly.offline", None)
-    with pytest.raises(ImportError, match=r"needs plotly: pip install 'polygraph\[report\]'"):
+    with pytest.raises(ImportError, match=r"needs plotly: pip install 'polygraph-nn\[report\]'"):
         write_report(tmp_path / "grid", tmp_path / "r.html")
     assert not (tmp_path / "r.html").exists()

@@ -136,7 +136,7 @@ def block(monkeypatch, error):
     [
         (
             ModuleNotFoundError("No module named 'open3d'", name="open3d"),
-            r"need open3d: pip install 'polygraph\[open3d\]'",
+            r"need open3d: pip install 'polygraph-nn\[open3d\]'",
         ),
         (
             ImportError("libusb-1.0.so.0: cannot open shared object file: No such file"),

@@ -28,11 +28,12 @@ from support.layer_calls import (
     tree,
 )
 from support.layer_derivatives import LayerDerivatives
+from support.layer_inputs import LayerInputs
 from support.tolerances import LAYER_BFLOAT16, LAYER_FLOAT32, assert_close, relative_error
 
 
 @pytest.mark.filterwarnings("ignore:.*computed edge by edge")
-class LayerContract(LayerDerivatives):
+class LayerContract(LayerDerivatives, LayerInputs):
     """Base class; the attributes below are the layer's own part."""
 
     kinds: tuple  #: the classes that this contract is of

@@ -7,7 +7,7 @@ import torch
 from torch.optim import lr_scheduler
 
 from polygraph.train.config import TrainConfig
-from polygraph.train.schedule import Schedule, warmup_at
+from polygraph.train.schedule import Schedule, dead_from, warmup_at
 
 SAMPLES, BATCH, STEPS = 40, 8, 30  # five steps are an epoch
 
@@ -215,3 +215,21 @@ def test_what_may_be_prolonged():
     one, other = (config(schedule="plateau", eval_every=e).semantics() for e in (5, 6))
     assert one != other
     assert "length" in config(schedule="plateau").semantics()
+
+
+@pytest.mark.parametrize(
+    ("settings", "samples", "dead"),
+    [
+        ({"steps": 6000}, 54, 1550),  # 459 epochs of 54 / 16 steps: 0.99^459 is below 0.01
+        ({"epochs": 300}, 1600, None),  # as published
+        ({"steps": 6000, "schedule": "cosine"}, 54, None),  # by design
+        ({"steps": 100, "batch_size": 1, "schedule": "multistep", "milestones": [1, 2, 3]}, 10, 30),
+    ],
+)
+def test_a_rate_that_will_die_is_known_before(settings, samples, dead):
+    config = TrainConfig(**settings)
+    total = config.total_steps(samples)
+    assert dead_from(config, samples, total) == dead
+    if dead is not None:
+        rates = [config.learning_rate_at(step, samples) for step in (dead - 1, dead)]
+        assert rates[1] < 0.01 * config.learning_rate <= rates[0]

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from polygraph._checks import check_positive
+from polygraph._inputs import check_dtype, check_tensors
 
 SIZE = 32  #: height and width of the images
 
@@ -35,15 +36,21 @@ def normalize_spectra(module: nn.Module) -> None:
             spectral_norm(child)
 
 
-def check_latent(owner: str, z: Tensor, channels: int) -> None:
-    """Refuse a z of another shape."""
+def check_latent(model: nn.Module, z: Tensor, channels: int) -> None:
+    """Refuse a z of another shape, or another dtype than the model's parameters have."""
+    owner = type(model).__name__
+    check_tensors(owner, z=z)
     if z.dim() != 2 or z.shape[1] != channels:
         raise ValueError(f"{owner}: z must have shape [B, {channels}], got {list(z.shape)}")
+    check_dtype(owner, "z", z, next(model.parameters()), of="model")
 
 
-def check_batch(owner: str, x: Tensor, channels: int) -> None:
-    """Refuse images of another shape."""
+def check_batch(model: nn.Module, x: Tensor, channels: int) -> None:
+    """Refuse images of another shape, or another dtype than the model's parameters have."""
+    owner = type(model).__name__
+    check_tensors(owner, x=x)
     if x.dim() != 4 or tuple(x.shape[1:]) != (channels, SIZE, SIZE):
         raise ValueError(
             f"{owner}: x must have shape [B, {channels}, {SIZE}, {SIZE}], got {list(x.shape)}"
         )
+    check_dtype(owner, "x", x, next(model.parameters()), of="model")

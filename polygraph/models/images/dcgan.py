@@ -81,6 +81,15 @@ class DeconvGenerator(nn.Module):
 
     Args:
         config: what to build.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.models import create_model
+        >>> create_model("pi/dcgan/generator")(torch.randn(2, 128)).shape
+        torch.Size([2, 3, 32, 32])
+
+    See Also:
+        `ConvCritic`, its critic.
     """
 
     def __init__(self, config: DeconvGeneratorConfig) -> None:
@@ -97,7 +106,7 @@ class DeconvGenerator(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Images of latent vectors."""
-        check_latent("DeconvGenerator", z, self.config.latent_channels)
+        check_latent(self, z, self.config.latent_channels)
         out: Tensor = self.layers(self.input(z).view(len(z), -1, 4, 4))
         return out
 
@@ -109,6 +118,15 @@ class ConvCritic(nn.Module):
 
     Args:
         config: what to build.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.models import ConvCritic, ConvCriticConfig
+        >>> ConvCritic(ConvCriticConfig(channels=(8, 16, 32)))(torch.randn(2, 3, 32, 32)).shape
+        torch.Size([2])
+
+    See Also:
+        `DeconvGenerator`.
     """
 
     def __init__(self, config: ConvCriticConfig) -> None:
@@ -129,6 +147,6 @@ class ConvCritic(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Values of images."""
-        check_batch("ConvCritic", x, self.config.in_channels)
+        check_batch(self, x, self.config.in_channels)
         out: Tensor = self.output(self.layers(x).flatten(1))
         return out.squeeze(1)

@@ -256,10 +256,23 @@ class GraphGenerator(nn.Module):
     a 3 x 3 convolution, or the graph convolution of `polygraph.nn.NonLocalGraphConv2d` where the
     configuration says so.
 
-    Source: D'Amico, Politecnico di Torino 2020, section 4.2 and figure 4.2. Not in its text: leaky ReLU (0.2), and batch normalisation as in WGAN-GP's generator.
+    Source: D'Amico, Politecnico di Torino 2020, section 4.2 and figure 4.2. Not in its text: leaky
+    ReLU (0.2), and batch normalisation as in WGAN-GP's generator.
 
     Args:
         config: what to build.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.models import GraphGenerator, GraphGeneratorConfig
+        >>> config = GraphGeneratorConfig(
+        ...     latent_channels=16, channels=(16, 8, 8, 8), graph="edge", graph_sizes=(16,), k=4
+        ... )
+        >>> GraphGenerator(config)(torch.randn(2, 16)).shape
+        torch.Size([2, 3, 32, 32])
+
+    See Also:
+        `GraphCritic`, its critic; `polygraph.nn.NonLocalGraphConv2d`, its layer.
     """
 
     def __init__(self, config: GraphGeneratorConfig) -> None:
@@ -292,7 +305,7 @@ class GraphGenerator(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Images of latent vectors."""
-        check_latent("GraphGenerator", z, self.config.latent_channels)
+        check_latent(self, z, self.config.latent_channels)
         x = self.input(z).view(len(z), -1, 4, 4)
         x = F.leaky_relu(self.input_norm(x), _SLOPE)
         for stage in self.stages:
@@ -311,6 +324,15 @@ class GraphCritic(nn.Module):
 
     Args:
         config: what to build.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.models import GraphCritic, GraphCriticConfig
+        >>> GraphCritic(GraphCriticConfig(channels=(8, 16, 32)))(torch.randn(2, 3, 32, 32)).shape
+        torch.Size([2])
+
+    See Also:
+        `GraphGenerator`.
     """
 
     def __init__(self, config: GraphCriticConfig) -> None:
@@ -334,7 +356,7 @@ class GraphCritic(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Values of images."""
-        check_batch("GraphCritic", x, self.config.in_channels)
+        check_batch(self, x, self.config.in_channels)
         out: Tensor = self.output(self.layers(x).flatten(1))
         return out.squeeze(1)
 

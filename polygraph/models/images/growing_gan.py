@@ -179,6 +179,17 @@ class GrowingGenerator(Growing):
 
     Args:
         config: what to build.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.models import create_model
+        >>> generator = create_model("pi/progan/generator")
+        >>> generator.grow_to(1.0)  # 4 x 4 at 0, 32 x 32 at the end
+        >>> generator(torch.randn(2, generator.config.latent_channels)).shape
+        torch.Size([2, 3, 32, 32])
+
+    See Also:
+        `GrowingCritic`, its critic.
     """
 
     def __init__(self, config: GrowingGeneratorConfig) -> None:
@@ -205,7 +216,7 @@ class GrowingGenerator(Growing):
 
     def forward(self, z: Tensor) -> Tensor:
         """Images of latent vectors."""
-        check_latent("GrowingGenerator", z, self.config.latent_channels)
+        check_latent(self, z, self.config.latent_channels)
         if self.mapping is not None:
             z = self.mapping(z)
         x = self.input(self.normalize(z)[:, :, None, None]).view(len(z), -1, 4, 4)
@@ -235,6 +246,15 @@ class GrowingCritic(Growing):
 
     Args:
         config: what to build.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.models import create_model
+        >>> create_model("pi/progan/critic")(torch.randn(4, 3, 32, 32)).shape
+        torch.Size([4])
+
+    See Also:
+        `GrowingGenerator`.
     """
 
     def __init__(self, config: GrowingCriticConfig) -> None:
@@ -262,7 +282,7 @@ class GrowingCritic(Growing):
 
     def forward(self, x: Tensor) -> Tensor:
         """Values of images."""
-        check_batch("GrowingCritic", x, self.config.in_channels)
+        check_batch(self, x, self.config.in_channels)
         level, blocks, inputs = self.levels - 1, list(self.blocks), list(self.inputs)
         image = x if level == LEVELS - 1 else F.avg_pool2d(x, SIZE >> (level + 2))
         out = F.leaky_relu(inputs[level](image), _SLOPE)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from polygraph._files import read_regular
+from polygraph._inputs import check_dtype, check_tensors
 from polygraph._memory import readable_bytes
 
 _SIZE = 299
@@ -158,6 +159,17 @@ class InceptionV3(nn.Module):
 
     Call `extract` with images ``[B, 1 or 3, H, W]`` in [-1, 1], of its weights' dtype: they are
     scaled to 299 x 299 (bilinear), grey ones repeated. In evaluation mode it is deterministic.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.models import InceptionV3
+        >>> with torch.device("meta"):  # without memory or weights
+        ...     network = InceptionV3()
+        >>> sum(parameter.numel() for parameter in network.parameters())
+        23834568
+
+    See Also:
+        `load_inception`, with weights; `LeNet`.
     """
 
     def __init__(self, num_classes: int = _CLASSES, label: str = "Inception-v3") -> None:
@@ -189,10 +201,12 @@ class InceptionV3(nn.Module):
         Raises:
             ValueError: the images have another shape.
         """
+        check_tensors(self.label, images=images)
         if images.dim() != 4 or images.shape[1] not in (1, 3):
             raise ValueError(
                 f"{self.label}: images must have shape [B, 1 or 3, H, W], got {list(images.shape)}"
             )
+        check_dtype(self.label, "images", images, self.fc.weight, of="model")
         x = images.expand(-1, 3, -1, -1)
         if x.shape[2:] != (_SIZE, _SIZE):
             shrinks = max(x.shape[2:]) > _SIZE
@@ -227,12 +241,19 @@ def load_inception(path: str | Path) -> InceptionV3:
         FileNotFoundError: there is no such file.
         ImportError: safetensors is missing; the message names the extra.
         ValueError: not a safetensors file, or a weight is missing or of another shape.
+
+    Example:
+        >>> from polygraph.models import load_inception
+        >>> network = load_inception("inception.safetensors")  # doctest: +SKIP
+
+    See Also:
+        `InceptionV3`.
     """
     try:
         from safetensors import SafetensorError
         from safetensors.torch import load
     except ImportError as error:
-        raise ImportError("weights need safetensors: pip install 'polygraph[train]'") from error
+        raise ImportError("weights need safetensors: pip install 'polygraph-nn[train]'") from error
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from polygraph._checks import check_numbers, check_positive
+from polygraph._inputs import check_dtype, check_tensors
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,16 @@ class LeNet(nn.Module):
 
     Raises:
         ValueError: the images have another shape.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.models import LeNet, LeNetConfig
+        >>> features, logits = LeNet(LeNetConfig()).extract(torch.rand(2, 1, 32, 32))
+        >>> features.shape, logits.shape
+        (torch.Size([2, 84]), torch.Size([2, 10]))
+
+    See Also:
+        `InceptionV3`; `polygraph.metrics.image_scores`.
     """
 
     def __init__(self, config: LeNetConfig, label: str = "LeNet") -> None:
@@ -99,12 +110,14 @@ class LeNet(nn.Module):
             Features ``[B, num_features]``, 0 or more, times `feature_scale` (a buffer: after
             training their mean square is 1); logits ``[B, num_classes]``.
         """
+        check_tensors(self.label, images=images)
         want = (self.config.in_channels, self.config.size, self.config.size)
         if images.dim() != 4 or images.shape[1:] != want:
             raise ValueError(
                 f"{self.label}: images must have shape [B, {want[0]}, {want[1]}, {want[2]}], got "
                 f"{list(images.shape)}"
             )
+        check_dtype(self.label, "images", images, self.last.weight, of="model")
         features = self.hidden(torch.flatten(self.convolutions(images), 1))
         return features * self.feature_scale, self.last(features)
 

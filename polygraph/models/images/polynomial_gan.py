@@ -162,6 +162,16 @@ class PolynomialGenerator(nn.Module):
     Attributes:
         degree: of the values before the tanh in z, or None with a normalisation that is no
             polynomial.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.models import create_model
+        >>> generator = create_model("small/ncp/generator", norm="none")
+        >>> generator(torch.randn(2, 64)).shape, generator.degree
+        (torch.Size([2, 3, 32, 32]), 8)
+
+    See Also:
+        `ResidualGenerator`, which has products in its blocks; `polygraph.nn.NCP`.
     """
 
     def __init__(self, config: PolynomialGeneratorConfig) -> None:
@@ -213,7 +223,7 @@ class PolynomialGenerator(nn.Module):
 
     def polynomial(self, z: Tensor) -> Tensor:
         """The values before the tanh, ``[B, out_channels, 32, 32]``."""
-        check_latent("PolynomialGenerator", z, self.config.latent_channels)
+        check_latent(self, z, self.config.latent_channels)
         if self.mapping is not None:
             z = self.mapping(z)
         x = self.input(z).view(len(z), -1, 4, 4)

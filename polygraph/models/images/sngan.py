@@ -114,6 +114,15 @@ class ResidualGenerator(nn.Module):
 
     Args:
         config: what to build.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.models import ResidualGenerator, ResidualGeneratorConfig
+        >>> ResidualGenerator(ResidualGeneratorConfig(channels=8))(torch.randn(2, 128)).shape
+        torch.Size([2, 3, 32, 32])
+
+    See Also:
+        `ResidualCritic`, its critic; `PolynomialGenerator`.
     """
 
     def __init__(self, config: ResidualGeneratorConfig) -> None:
@@ -141,7 +150,7 @@ class ResidualGenerator(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Images of latent vectors."""
-        check_latent("ResidualGenerator", z, self.config.latent_channels)
+        check_latent(self, z, self.config.latent_channels)
         if self.mapping is not None:
             z = self.mapping(z)
         x = self.input(z).view(len(z), -1, 4, 4)
@@ -182,6 +191,15 @@ class ResidualCritic(nn.Module):
 
     Args:
         config: what to build.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.models import ResidualCritic, ResidualCriticConfig
+        >>> ResidualCritic(ResidualCriticConfig(channels=8))(torch.randn(2, 3, 32, 32)).shape
+        torch.Size([2])
+
+    See Also:
+        `ResidualGenerator`.
     """
 
     def __init__(self, config: ResidualCriticConfig) -> None:
@@ -200,6 +218,6 @@ class ResidualCritic(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Values of images."""
-        check_batch("ResidualCritic", x, self.config.in_channels)
+        check_batch(self, x, self.config.in_channels)
         out: Tensor = self.output(F.relu(self.blocks(x)).sum((2, 3)))
         return out.squeeze(1)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from polygraph._checks import check_choice, check_numbers, check_positive
+from polygraph._inputs import check_dtype, check_tensors
 from polygraph.mesh.origin import ZERO, Point
 from polygraph.models.mesh._levels import Hierarchy, level_operators, with_dummy
 from polygraph.models.mesh.pretrained import PretrainedMixin
@@ -144,6 +145,24 @@ class MeshAutoencoder(PretrainedMixin):
 
     Raises:
         ValueError: if the config does not have one encoder layer per down-sampling.
+
+    Example:
+        >>> import numpy as np
+        >>> import torch
+        >>> from polygraph.mesh import build_hierarchy
+        >>> from polygraph.models import MeshAutoencoder, MeshAutoencoderConfig
+        >>> from scipy.spatial import Delaunay
+        >>> vertices = np.random.default_rng(0).random((100, 3))
+        >>> faces = Delaunay(vertices[:, :2]).simplices
+        >>> config = MeshAutoencoderConfig((8, 16), (16, 8, 3), latent_channels=4, order=3)
+        >>> model = MeshAutoencoder(config, build_hierarchy(vertices, faces, factors=(2, 2)))
+        >>> codes = model.encode(torch.rand(16, 100, 3))
+        >>> codes.shape, model.decode(codes).shape
+        (torch.Size([16, 4]), torch.Size([16, 100, 3]))
+
+    See Also:
+        `polygraph.models.create_model`, by name; `from_pretrained`, a trained one;
+        `polygraph.tasks.mesh`, which trains it.
     """
 
     config_class = MeshAutoencoderConfig
@@ -270,11 +289,13 @@ class MeshAutoencoder(PretrainedMixin):
 
     def decode(self, z: Tensor) -> Tensor:
         """Meshes ``[B, V, 3]`` of latent codes ``z [B, latent_channels]``."""
+        check_tensors("MeshAutoencoder", z=z)
         if z.dim() != 2 or z.shape[1] != self.config.latent_channels:
             raise ValueError(
                 f"MeshAutoencoder: z must have shape [B, {self.config.latent_channels}], "
                 f"got {list(z.shape)}"
             )
+        check_dtype("MeshAutoencoder", "z", z, self.from_latent.weight, of="model")
         return self.denormalize(self._decode(z))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -290,11 +311,13 @@ class MeshAutoencoder(PretrainedMixin):
         return self._decode(self._encode(self._check(x)))
 
     def _check(self, x: Tensor) -> Tensor:
+        check_tensors("MeshAutoencoder", x=x)
         if x.dim() != 3 or x.shape[1] != self.num_vertices or x.shape[2] != COORDINATES:
             raise ValueError(
                 f"MeshAutoencoder: x must have shape [B, {self.num_vertices}, 3] (vertices of the "
                 f"template), got {list(x.shape)}"
             )
+        check_dtype("MeshAutoencoder", "x", x, self.to_latent.weight, of="model")
         return x
 
     def _encode(self, x: Tensor) -> Tensor:

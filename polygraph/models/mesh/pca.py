@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from polygraph._checks import check_positive
+from polygraph._repr import short_repr
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -27,11 +28,24 @@ class PCA:
             the largest entry of each is positive.
             Where the meshes have no variance left, rows are zero.
         variance: float64 ``[latent_channels]``, along each component.
+
+    Example:
+        >>> import numpy as np
+        >>> from polygraph.models import PCA
+        >>> meshes = np.random.default_rng(0).random((20, 10, 3))
+        >>> pca = PCA.fit(meshes, 4)
+        >>> pca.encode(meshes[:2]).shape, pca.reconstruct(meshes[:2]).shape
+        ((2, 4), (2, 10, 3))
+
+    See Also:
+        `MeshAutoencoder`, which it is the yardstick of.
     """
 
     mean: Array
     components: Array
     variance: Array
+
+    __repr__ = short_repr
 
     @classmethod
     def fit(
@@ -94,7 +108,7 @@ class PCA:
                 f"PCA: vertices must have shape [B, {len(self.mean)}, 3], "
                 f"got {list(vertices.shape)}"
             )
-        return _apply(lambda x: (x - self.mean).reshape(len(x), -1) @ self.components.T, vertices)
+        return self._apply(lambda x, mean, rows: (x - mean).reshape(len(x), -1) @ rows.T, vertices)
 
     @overload
     def decode(self, latent: Tensor) -> Tensor: ...
@@ -106,7 +120,7 @@ class PCA:
             raise ValueError(
                 f"PCA: latent must have shape [B, {self.latent_channels}], got {list(latent.shape)}"
             )
-        return _apply(lambda z: (z @ self.components).reshape(len(z), -1, 3) + self.mean, latent)
+        return self._apply(lambda z, mean, rows: (z @ rows).reshape(len(z), -1, 3) + mean, latent)
 
     @overload
     def reconstruct(self, vertices: Tensor) -> Tensor: ...
@@ -114,7 +128,23 @@ class PCA:
     def reconstruct(self, vertices: Array) -> Array: ...
     def reconstruct(self, vertices: Tensor | Array) -> Tensor | Array:
         """The nearest meshes ``[B, V, 3]`` in the span of the components; of the input's kind."""
-        return _apply(lambda x: self.decode(self.encode(x)), vertices)
+        return self._apply(lambda x, mean, rows: self.decode(self.encode(x)), vertices)
+
+    def _apply(self, fn: Callable[[Any, Any, Any], Any], x: Tensor | Array) -> Tensor | Array:
+        """``fn(x, mean, components)`` in float64, of the kind and dtype of ``x``.
+
+        Tensors are computed by torch, as networks are: NumPy's products have threads of their own,
+        which are still awake when the next network runs and make it several times slower.
+        """
+        if isinstance(x, Tensor):
+            # Copied only if they are not writable, of which torch would warn.
+            mean, rows = (
+                torch.from_numpy(np.require(a, requirements="W"))
+                for a in (self.mean, self.components)
+            )
+            return torch.as_tensor(fn(x.detach().cpu().double(), mean, rows)).to(x)
+        out: Array = fn(x.astype(np.float64), self.mean, self.components)
+        return out.astype(x.dtype)
 
 
 class _Rows:
@@ -189,11 +219,3 @@ def _largest_eigenpairs(matrix: Array, count: int) -> tuple[Array, Array]:
     values, vectors = values[largest], vectors[:, largest]
     real = values > values[0] * size * np.finfo(np.float64).eps
     return values[real], vectors[:, real]
-
-
-def _apply(fn: Callable[[Array], Array], x: Tensor | Array) -> Tensor | Array:
-    """``fn`` in float64; the result is a tensor or an array as ``x`` is, in its dtype."""
-    if isinstance(x, Tensor):
-        out = fn(x.detach().cpu().numpy().astype(np.float64))
-        return torch.from_numpy(out).to(x)
-    return fn(x.astype(np.float64)).astype(x.dtype)

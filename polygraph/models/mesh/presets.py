@@ -80,6 +80,15 @@ def get_preset(name: str) -> Preset:
 
     Raises:
         ValueError: on an unknown name; names the nearest.
+
+    Example:
+        >>> from polygraph.models import get_preset
+        >>> config, spiral = get_preset("skip-3")
+        >>> config.block, config.order, spiral.convention
+        ('skip', 3, 'neural3dmm')
+
+    See Also:
+        `polygraph.models.create_model`, which makes the model.
     """
     check_choice("get_preset", "name", name, PRESETS)
     return PRESETS[name]

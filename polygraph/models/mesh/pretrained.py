@@ -36,6 +36,7 @@ from polygraph._json import read_json
 from polygraph._memory import readable_bytes
 from polygraph._text import markdown_text
 from polygraph.mesh.origin import ZERO, Point, checked_point
+from polygraph.mesh.up import Up, checked_up
 from polygraph.models.state import StateError, build_with
 
 if TYPE_CHECKING:
@@ -73,12 +74,14 @@ class PretrainedMixin(nn.Module):
         config: as given.
         hierarchy: as given.
         origin: x, y and z that are subtracted from meshes before the model sees them.
+        up: the axis of its meshes that points up in pictures; ``auto`` where that is not known.
     """
 
     config_class: ClassVar[type]
     config: Any
     hierarchy: Any
     origin: Point = ZERO
+    up: Up = "auto"
 
     def save_pretrained(
         self,
@@ -134,6 +137,7 @@ class PretrainedMixin(nn.Module):
             "hierarchy": {"hash": hierarchy.hash, "settings": hierarchy.settings},
             "to_mm": to_mm,
             "origin": list(self.origin),
+            "up": self.up,
             "metadata": dict(metadata or {}),
             "sha256": hashes,
         }
@@ -158,6 +162,22 @@ class PretrainedMixin(nn.Module):
 
         Raises:
             PretrainedError: a file is missing, damaged or does not fit the others.
+
+        Example:
+            >>> import tempfile
+            >>> import numpy as np
+            >>> from polygraph.models import MeshAutoencoder, create_model
+            >>> from scipy.spatial import Delaunay
+            >>> vertices = np.random.default_rng(0).random((100, 3))
+            >>> template = vertices, Delaunay(vertices[:, :2]).simplices
+            >>> model = create_model("full-2", template=template, factors=(2, 2, 2, 2))
+            >>> folder = model.save_pretrained(tempfile.mkdtemp())  # or: polygraph export --run RUN
+            >>> loaded = MeshAutoencoder.from_pretrained(folder)
+            >>> loaded.hierarchy.sizes, loaded.config.latent_channels, loaded.training
+            ([100, 50, 25, 13, 7], 16, False)
+
+        See Also:
+            `save_pretrained`; `load_pretrained`, which also gives the description.
         """
         return cls.load_pretrained(folder, device)[0]
 
@@ -210,7 +230,7 @@ class PretrainedMixin(nn.Module):
             raise PretrainedError(message) from error
         except (ValueError, TypeError) as error:
             raise PretrainedError(f"{folder / CONFIG}: model: {error}") from error
-        model.origin = _origin(config, folder / CONFIG)
+        model.origin, model.up = _place(config, folder / CONFIG)
         return model.to(device), config
 
 
@@ -257,10 +277,10 @@ def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     return config
 
 
-def _origin(config: dict[str, Any], path: Path) -> Point:
-    """What is to be subtracted from meshes; folders of older versions know of none."""
+def _place(config: dict[str, Any], path: Path) -> tuple[Point, Up]:
+    """What is to be subtracted from meshes, and which way is up; old folders know of neither."""
     try:
-        return checked_point(config.get("origin", ZERO))
+        return checked_point(config.get("origin", ZERO)), checked_up(config.get("up", "auto"))
     except ValueError as error:
         raise PretrainedError(f"{path}: {error}") from error
 

@@ -31,6 +31,13 @@ def load_published(model: MeshAutoencoder, state: Mapping[str, Tensor]) -> None:
     Raises:
         ValueError: the model computes something else, or a tensor is missing, superfluous or of
             another shape; nothing is loaded then.
+
+    Example:
+        >>> from polygraph.models import load_published
+        >>> model = load_published("checkpoint.pth.tar", config, hierarchy)  # doctest: +SKIP
+
+    See Also:
+        `MeshAutoencoder.from_pretrained`, for models of this library.
     """
     _check_model(model.config)
     wanted = model.state_dict()

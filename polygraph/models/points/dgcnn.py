@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from polygraph import ops
 from polygraph._checks import check_numbers, check_positive
+from polygraph._inputs import check_dtype, check_tensors
 from polygraph.nn.edge_mlp import edge_network, split, steps_of
 from polygraph.nn.ordinary import is_linear
 from polygraph.ops.graph import targets_of
@@ -192,6 +193,7 @@ class _DGCNN(nn.Module):
     def features(self, points: Tensor) -> Tensor:
         """What all edge convolutions make of ``points [B, N, C]``, side by side: ``[B, N, D]``."""
         owner = type(self).__name__
+        check_tensors(owner, points=points)
         if points.dim() != 3 or points.shape[-1] != self.in_channels:
             raise ValueError(
                 f"{owner}: points must have shape [B, N, {self.in_channels}], got "
@@ -209,6 +211,7 @@ class _DGCNN(nn.Module):
                 f"{owner}: points must hold at least 2 clouds in training, whose statistics "
                 f"BatchNorm takes, got {points.shape[0]}"
             )
+        check_dtype(owner, "points", points, next(self.parameters()), of="model")
         found, x = [], points
         for network in self.edge:
             x = self.edge_layer(network, x)
@@ -234,6 +237,17 @@ class DGCNNClassifier(_DGCNN):
     Raises:
         ValueError: ``num_classes`` is None; ``points`` has another shape or too few points.
         RuntimeError: from `polygraph.ops.knn`: a value is NaN or inf.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.models import DGCNNClassifier, DGCNNClassifierConfig
+        >>> model = DGCNNClassifier(DGCNNClassifierConfig(num_classes=5, k=4)).eval()
+        >>> model(torch.randn(2, 32, 3)).shape
+        torch.Size([2, 5])
+
+    See Also:
+        `DGCNNSegmenter`; `polygraph.nn.DynamicEdgeConv`, the layer; `polygraph.tasks.points`, which
+        trains it.
     """
 
     def __init__(self, config: DGCNNClassifierConfig) -> None:
@@ -280,6 +294,16 @@ class DGCNNSegmenter(_DGCNN):
         ValueError: ``points`` has another shape or too few points; ``category`` is missing, not
             wanted, of another shape or dtype, or on the CPU out of range.
         RuntimeError: from `polygraph.ops.knn`: a value is NaN or inf.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.models import DGCNNSegmenter, DGCNNSegmenterConfig
+        >>> model = DGCNNSegmenter(DGCNNSegmenterConfig(num_parts=6, k=4)).eval()
+        >>> model(torch.randn(2, 32, 3)).shape
+        torch.Size([2, 32, 6])
+
+    See Also:
+        `DGCNNClassifier`; `polygraph.nn.DynamicEdgeConv`, the layer.
     """
 
     def __init__(self, config: DGCNNSegmenterConfig) -> None:

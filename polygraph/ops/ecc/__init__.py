@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from polygraph import _load
+from polygraph._inputs import check_tensors
 from polygraph.ops.common import (
     autocast_disabled,
     autocast_dtype,
@@ -90,7 +91,22 @@ def ecc(
     Raises:
         ValueError: an option is none of those above.
         RuntimeError: a shape, dtype, device or entry of the graph is wrong (the message names it).
+
+    Example:
+        >>> import torch
+        >>> from polygraph.ops import ecc, graph_from_table
+        >>> graph = graph_from_table(torch.tensor([[1, 2], [0, 2], [0, 1]]), 3)
+        >>> x = torch.tensor([[1.0], [2.0], [3.0]])
+        >>> phi = torch.tensor([[1.0], [0.0], [1.0], [1.0], [0.0], [2.0]])  # [E, 1]
+        >>> ecc(x, phi, torch.ones(1, 1, 1), graph)  # sums of phi * x
+        tensor([[2.],
+                [4.],
+                [4.]])
+
+    See Also:
+        `polygraph.nn.NNConv`, the layer; `light_ecc`, whose matrices have a low rank.
     """
+    check_tensors("ecc", x=x, weight=weight, bias=bias, edge_weight=edge_weight)
     if aggr not in ("sum", "mean"):
         raise ValueError(f"ecc: aggr must be sum or mean, got {aggr!r}")
     if side not in (None, "target", "source"):

@@ -9,10 +9,12 @@ from typing import NoReturn
 
 from polygraph.data import MeshDataConfig
 from polygraph.tasks.benchmark.cells import DEFAULT_MODELS, Grid
-from polygraph.tasks.mesh.arguments import parse_train_mesh
+from polygraph.tasks.mesh.arguments import SPELLING, parse_train_mesh
+from polygraph.train.words import spelled
 
 RECIPE = "mesh-benchmark"
 _OF_A_RUN = ("--preset", "--model.", "--seed", "--resume", "--data.", "--spiral.")
+_DASHED = ("--to_mm",)
 _ALLOWED = ("--data.cache_dir", "--data.full_check")
 
 
@@ -52,8 +54,8 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help=f"presets, pca, mean-shape, or patterns; default: {' '.join(DEFAULT_MODELS)}",
     )
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N")
-    parser.add_argument("--latents", nargs="+", type=int, default=[16], metavar="N")
+    parser.add_argument("--seeds", nargs="+", default=["0"], metavar="N")
+    parser.add_argument("--latents", nargs="+", default=["16"], metavar="N")
     parser.add_argument("--splits", nargs="+", default=["interpolation"], metavar="NAME")
     parser.add_argument(
         "--finished",
@@ -69,6 +71,19 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _parts(words: Sequence[str]) -> list[str]:
+    """Lists as people write them: ``a b``, ``a,b`` or ``[a,b]``."""
+    bare = [w[1:-1] if w.startswith("[") and w.endswith("]") else w for w in words]
+    return [part for word in bare for part in word.split(",") if part]
+
+
+def _numbers(name: str, words: Sequence[str]) -> list[int]:
+    try:
+        return [int(part) for part in _parts(words)]
+    except ValueError as error:
+        raise ValueError(f"--{name} must be integers, got {' '.join(words)!r}") from error
+
+
 def parse_benchmark_mesh(arguments: Sequence[str]) -> tuple[Grid, Path, list[Path]]:
     """Read the command line of `polygraph benchmark mesh`.
 
@@ -78,7 +93,9 @@ def parse_benchmark_mesh(arguments: Sequence[str]) -> tuple[Grid, Path, list[Pat
     Raises:
         ValueError: a setting is unknown, has a bad value, or belongs to a single run.
     """
-    chosen, rest = make_parser().parse_known_args(list(arguments))
+    words = [word.replace("_", "-") if word in _DASHED else word for word in arguments]
+    chosen, rest = make_parser().parse_known_args(words)
+    rest = spelled(rest, SPELLING)
     for word in rest:
         name = word.split("=")[0]
         own = name in _OF_A_RUN or any(name.startswith(p) for p in _OF_A_RUN if p[-1] == ".")
@@ -87,6 +104,10 @@ def parse_benchmark_mesh(arguments: Sequence[str]) -> tuple[Grid, Path, list[Pat
                 f"{name} is a setting of one run; a grid has --models, --seeds, --latents, --data "
                 "and --splits"
             )
+    for name in ("seeds", "latents"):
+        setattr(chosen, name, _numbers(name, getattr(chosen, name)))
+    for name in ("models", "splits"):
+        setattr(chosen, name, _parts(getattr(chosen, name)))
     if not chosen.out.strip():
         raise ValueError(f"--out must name a folder, got {chosen.out!r}")
     run, _, _ = parse_train_mesh(["--config", chosen.config, "--out", chosen.out, *rest])

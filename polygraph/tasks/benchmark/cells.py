@@ -17,6 +17,7 @@ from polygraph._files import file_sha256
 from polygraph.data import MeshDataConfig, MeshDataset, Split, open_dataset
 from polygraph.models.mesh.presets import PRESETS
 from polygraph.tasks.benchmark.rows import LINEAR, MEAN_SHAPE, linear_digest
+from polygraph.tasks.mesh.depth import fit_to_mesh
 from polygraph.tasks.mesh.training import MeshRunConfig, get_split, preset_run, write_array
 from polygraph.train.checkpoint import seal, write_json
 from polygraph.train.config import TrainConfig
@@ -146,6 +147,7 @@ def make_cells(grid: Grid, folder: Path, say: Callable[[str], None]) -> Iterator
                     where = folder / "runs" / name / _file_name(split.name)
                     if model not in LINEAR:
                         config = grid.run_config(data, split.name, latent, model, seed)
+                        config = fit_to_mesh(config, dataset)
                         place = where / f"latent-{latent}" / f"{model}-seed{seed}"
                         run = place.with_name(f"{place.name}-{config.digest()[:8]}")
                         yield Cell(dataset, split, latent, model, config, samples, run)
@@ -183,7 +185,12 @@ def write_shown(cells: Sequence[Cell], folder: Path) -> None:
         frames = cell.dataset.frames or [{} for _ in range(len(cell.dataset))]
         labels = [_label(frames[index]) for index in indices]
         files = {p.name: file_sha256(p) for p in (place.parent / "faces.npy", place / "inputs.npy")}
-        about = {"indices": indices.tolist(), "labels": labels, "files": files}
+        about = {
+            "indices": indices.tolist(),
+            "labels": labels,
+            "up": cell.dataset.up,
+            "files": files,
+        }
         write_json(place / "samples.json", seal(about))
 
 

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from polygraph import metrics
 from polygraph._files import check_sha256
 from polygraph.data import MeshDataConfig, MeshDataset, Split, open_dataset
+from polygraph.mesh.up import Up, known_up
 from polygraph.models.mesh.pca import PCA
+from polygraph.report.grid_rows import by_error
 from polygraph.tasks.benchmark.cells import Grid
 from polygraph.tasks.benchmark.grid import TABLE, run_grid
 from polygraph.tasks.benchmark.rows import LINEAR, PCA_FILE, PCA_NAME, load_pca
@@ -54,7 +56,7 @@ def compare(
     seeds: Sequence[int] = (0,),
     latent_channels: int = 16,
     pictures: bool = True,
-    up: Any = "auto",
+    up: Up = "auto",
     say: Callable[[str], None] = print,
     **settings: Any,
 ) -> Comparison:
@@ -68,7 +70,7 @@ def compare(
         seeds: every preset is trained once per seed.
         latent_channels: of every model, and components of the PCA.
         pictures: write heat maps and curves (needs matplotlib).
-        up: axis that points up in the pictures (see :func:`polygraph.report.render.make_view`).
+        up: axis that points up in the pictures; ``auto``: as the data set says.
         say: called with a line for people at every stage.
         **settings: further fields of every run, such as ``normalization`` and ``loss`` (see
             :class:`polygraph.tasks.mesh.training.MeshRunConfig`).
@@ -105,7 +107,7 @@ def compare(
             dataset,
             get_split(dataset, data.split),
             folder,
-            up,
+            known_up(up, dataset.up),
         )
     return Comparison(made.rows, made.table, written, folder)
 
@@ -117,35 +119,38 @@ def _pictures(
     dataset: MeshDataset,
     split: Split,
     folder: Path,
-    up: Any,
+    up: Up,
 ) -> list[Path]:
     """Heat maps of the median and the worst test mesh, loss curves, validation curves."""
-    from polygraph.report.figures import Panel, curve_figure, heatmap_figure
-    from polygraph.report.render import make_view
+    from polygraph.report.figures import Panel, curve_figure, heatmap_figure, panels_view
 
-    mean_errors = np.mean([np.load(run.folder / PER_SAMPLE) for _, run in trained], axis=0)
+    measured = {row["model"]: row for row in (*(row for row, _ in trained), pca_row)}
+    ranked = sorted(measured, key=lambda name: by_error(measured[name]["mean_mm"]))
+    places = [folder / row["run"] / PER_SAMPLE for row in measured.values()]
+    mean_errors = np.mean([np.load(place) for place in places], axis=0)
     order = np.argsort(mean_errors, kind="stable")
-    picked = {"median": split.test[order[len(order) // 2]], "worst": split.test[order[-1]]}
-    name = f"PCA-{pca.latent_channels}"
+    picked = {"median": split.test[order[len(order) // 2]], "largest": split.test[order[-1]]}
     meshes, views = [], []
     for label, index in picked.items():
         x = torch.from_numpy(dataset.gather(np.array([index])))
         with torch.no_grad():
             made = [(row["model"], run.model(x.to(run.model.mean.dtype))) for row, run in trained]
-        made.append((name, pca.reconstruct(x)))
+        made.append((PCA_NAME, pca.reconstruct(x)))
         panels = [
             Panel(model, _array(y[0]), _array(metrics.vertex_distance(y, x, dataset.to_mm)[0]))
-            for model, y in made
+            for model, y in sorted(made, key=lambda item: ranked.index(item[0]))
         ]
         original = _array(x[0])
-        meshes.append((f"input ({label} error)", original, panels))
-        views.append(make_view(original, up=up))
-    written = [heatmap_figure(folder / "heatmaps.png", meshes, dataset.faces, views)]
+        meshes.append((f"test mesh of\n{label} error", original, panels))
+        views.append(panels_view(original, panels, up=up))
+    title = pictures_title([measured[name] for name in ranked])
+    written = [heatmap_figure(folder / "heatmaps.png", meshes, dataset.faces, views, title=title)]
     logs = {row["model"]: read_log(run.folder / "log.jsonl") for row, run in trained}
+    logs = {model: logs[model] for model in ranked if model in logs}
     curves = {m: _curve(records, "loss") for m, records in logs.items()}
     written.append(curve_figure(folder / "loss.png", curves, ylabel="training loss"))
     curves = {m: _curve(records, "val_error_mm") for m, records in logs.items()}
-    lines = {name: pca_row["val_mean_mm"]}
+    lines = {PCA_NAME: pca_row["val_mean_mm"]}
     written.append(
         curve_figure(
             folder / "validation.png",
@@ -155,6 +160,20 @@ def _pictures(
         )
     )
     return written
+
+
+def pictures_title(ranked: Sequence[dict[str, Any]]) -> str:
+    """What two meshes cannot show: the mean errors over all of them.
+
+    Args:
+        ranked: rows of the models, the lowest error first.
+    """
+    known = {row["model"]: row["mean_mm"] for row in ranked}
+    errors = ", ".join(
+        f"{model} {'not finite' if mean is None else f'{mean:.1f}'}"
+        for model, mean in known.items()
+    )
+    return f"Mean error in mm over all {ranked[0]['num_test']:,} test meshes: {errors}"
 
 
 def _array(x: torch.Tensor) -> NDArray[np.float64]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
@@ -15,11 +14,13 @@ from polygraph.train.arguments import (
     add_help,
     add_nested,
     base_parser,
+    list_settings,
     packaged_configs,
     parse_values,
-    read_configs,
+    read_told,
 )
 from polygraph.train.config import TrainConfig
+from polygraph.train.words import DATA_WORDS, Spelling
 
 DEFAULT_PRESET = "digits"
 _OWN = ("score_images", "classifier")
@@ -32,6 +33,14 @@ def _nested(preset: GanPreset) -> dict[str, Any]:
         "data": ImageDataConfig,
         "gan": GanConfig,
     }
+
+
+def _spelling(nested: dict[str, Any]) -> Spelling:
+    return Spelling(
+        list_settings(nested),
+        {**DATA_WORDS, "latent": "generator.latent_channels"},
+        {"glyphs": {"kind": "glyphs", "path": None}},
+    )
 
 
 def make_gan_parser(name: str) -> Any:
@@ -67,16 +76,15 @@ def parse_train_gan(arguments: Sequence[str]) -> tuple[GanRunConfig, str, bool]:
     Raises:
         ValueError: a setting is unknown or has a bad value; an unknown preset suggests the nearest.
     """
-    contents, words, rest = read_configs(arguments, "gan")
-    look = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    look.add_argument("--preset")
-    known, rest = look.parse_known_args(rest)
-    name = DEFAULT_PRESET
-    for content in contents:
-        name = str(content.get("preset", name))
-    name = known.preset or name
+    nested = _nested(get_gan_preset(DEFAULT_PRESET))
+    told = read_told(arguments, "gan", _spelling(nested))
+    name = told.last("preset") or DEFAULT_PRESET
     nested = _nested(get_gan_preset(name))
-    values = parse_values(make_gan_parser(name), [*words, "--preset", name, *rest], nested)
+    told = read_told(arguments, "gan", _spelling(nested))
+    values = parse_values(make_gan_parser(name), told.words, nested)
+    data = values["data"]
+    if data["path"] is not None and not told.names("data.kind"):
+        data["kind"] = "folder"
     config = GanRunConfig(
         train=TrainConfig(**{f.name: values["train"][f.name] for f in fields(TrainConfig)}),
         preset=name,

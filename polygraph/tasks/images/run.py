@@ -2,56 +2,96 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from polygraph.models.images.families import GENERATORS, build, config_of
-from polygraph.models.state import build_with
+from polygraph.data.images import ImageDataset
+from polygraph.tasks.images.checkpoint import checkpoint_of as checkpoint_of
+from polygraph.tasks.images.checkpoint import load_generator as load_generator
 from polygraph.tasks.images.pair import generate, interpolations, latent_vectors
-from polygraph.train.checkpoint import CheckpointError, load_checkpoint, part_of
-from polygraph.train.loop import BEST, LAST
+from polygraph.train.checkpoint import (
+    read_json_object,
+)
+
+RESULT = "result.json"
 
 
-def load_generator(
-    checkpoint: str | Path, device: torch.device | str = "cpu", *, weights: str = "average"
-) -> tuple[nn.Module, dict[str, Any]]:
-    """Build the generator of a checkpoint, such as ``last.safetensors`` in a run's folder.
+@dataclass(frozen=True)
+class Run:
+    """A trained generator; from `polygraph.tasks.images.train` or `polygraph.tasks.images.load`.
 
-    Args:
-        checkpoint: the file.
-        device: where the generator goes.
-        weights: ``average`` or ``generator``: the averaged ones, or those of the last step.
+    Attributes:
+        folder: where it lies.
+        model: the generator in eval mode; maps z ``[B, latent]`` to images in [-1, 1].
+        meta: configuration, hashes and versions, as in the checkpoint.
+        dataset: what it was trained on, where that is at hand.
+    """
 
-    Returns:
-        The generator in eval mode, and the checkpoint's description.
+    folder: Path
+    model: nn.Module
+    meta: dict[str, Any]
+    dataset: ImageDataset | None = None
+
+    def __repr__(self) -> str:
+        """Folder and numbers."""
+        return f"Run({str(self.folder)!r}, {self.latent_channels} numbers per image)"
+
+    @property
+    def latent_channels(self) -> int:
+        """Numbers that an image is made from."""
+        return int(self.meta["config"]["generator"]["latent_channels"])
+
+    @cached_property
+    def result(self) -> dict[str, Any]:
+        """What ``result.json`` holds: steps, seconds, FID if it was asked for; empty before."""
+        path = self.folder / RESULT
+        return read_json_object(path, "steps") if path.is_file() else {}
+
+    def sample(self, count: int = 64, *, seed: int = 0) -> Tensor:
+        """Images uint8 ``[count, C, 32, 32]``, the same for the same seed."""
+        return generate(self.model, latent_vectors(count, self.latent_channels, seed))
+
+    def interpolate(self, count: int = 8, steps: int = 8, *, seed: int = 0) -> Tensor:
+        """Walks of ``steps`` images between ``count`` pairs: uint8 ``[count * steps, C, 32, 32]``.
+
+        Raises:
+            ValueError: fewer than two steps.
+        """
+        z = latent_vectors(2 * count, self.latent_channels, seed)
+        return generate(self.model, interpolations(z, steps))
+
+    def score(self, count: int = 10_000, **settings: Any) -> Any:
+        """Inception Score, FID, KID, precision and recall against the training images.
+
+        Args:
+            count: generated images.
+            **settings: of `polygraph.tasks.images.scores.score_run`: ``seed``, ``path``,
+                ``classifier``, ``inception``, ``weights``.
+
+        Returns:
+            `polygraph.metrics.image_scores.ImageScores`, which says through which network.
+        """
+        from polygraph.tasks.images.scores import score_run
+
+        return score_run(self.folder, count, dataset=self.dataset, **settings)
+
+
+def load_run(
+    folder: str | Path, device: torch.device | str = "cpu", *, weights: str = "average"
+) -> Run:
+    """Load a run's generator; see `load_generator`.
 
     Raises:
-        CheckpointError: the checkpoint is unreadable, or of something else.
+        CheckpointError: the folder holds no run of a generator.
     """
-    state, meta = load_checkpoint(checkpoint)
-    try:
-        config = config_of(GENERATORS, meta["families"][0], meta["config"]["generator"])
-        values = part_of(state, "modules", checkpoint)[weights]
-        model = build_with(lambda: build(config), config, values)
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{checkpoint}: not a checkpoint of a GAN ({reason})") from error
-    return model.to(device), meta
-
-
-def checkpoint_of(folder: str | Path) -> Path:
-    """The best weights of a run, by FID, or the last.
-
-    Raises:
-        CheckpointError: the folder holds no run.
-    """
-    for name in (BEST, LAST):
-        if (Path(folder) / name).is_file():
-            return Path(folder) / name
-    raise CheckpointError(f"{folder}: no run here ({BEST} and {LAST} are missing)")
+    folder = Path(folder)
+    generator, meta = load_generator(checkpoint_of(folder), device, weights=weights)
+    return Run(folder, generator, meta)
 
 
 def sample_run(
@@ -82,6 +122,8 @@ def sample_run(
     if count < 1:
         raise ValueError(f"sample: count must be at least 1, got {count}")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    generator, meta = load_generator(checkpoint_of(folder), device, weights=weights)
-    z = latent_vectors(count, int(meta["config"]["generator"]["latent_channels"]), seed)
-    return generate(generator, z if interpolate is None else interpolations(z, interpolate))
+    run = load_run(folder, device, weights=weights)
+    if interpolate is None:
+        return run.sample(count, seed=seed)
+    z = latent_vectors(count, run.latent_channels, seed)
+    return generate(run.model, interpolations(z, interpolate))

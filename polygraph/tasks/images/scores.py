@@ -11,8 +11,8 @@ from torch import nn
 
 from polygraph.data.images import ImageDataConfig, ImageDataset, open_images
 from polygraph.data.known import recall
+from polygraph.tasks.images.checkpoint import checkpoint_of, load_generator
 from polygraph.tasks.images.pair import latent_vectors
-from polygraph.tasks.images.run import checkpoint_of, load_generator
 from polygraph.train.checkpoint import CheckpointError
 from polygraph.train.recorded import recorded_data
 
@@ -89,6 +89,7 @@ def score_run(
     classifier: str | Path | None = None,
     inception: str | Path | None = None,
     weights: str = "average",
+    dataset: ImageDataset | None = None,
 ) -> Any:
     """Score a run's generator against the training images of its data set.
 
@@ -102,6 +103,7 @@ def score_run(
             named when it was trained.
         inception: file of Inception's weights, used in its place.
         weights: see `load_generator`.
+        dataset: the run's, opened already.
 
     Returns:
         `polygraph.metrics.image_scores.ImageScores`.
@@ -113,7 +115,8 @@ def score_run(
     folder = Path(folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     generator, meta = load_generator(checkpoint_of(folder), device, weights=weights)
-    dataset = open_images(recorded_data(ImageDataConfig, meta, folder, path, "--data PATH"))
+    if dataset is None:
+        dataset = open_images(recorded_data(ImageDataConfig, meta, folder, path, "--data PATH"))
     then = meta["identity"]["dataset_hash"]
     if dataset.content_hash != then:
         raise ValueError(

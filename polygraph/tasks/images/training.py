@@ -23,6 +23,7 @@ from polygraph.tasks.images.scores import CLASSIFIER, SELECTED, Scorer
 from polygraph.train.checkpoint import seal, write_json
 from polygraph.train.config import TrainConfig, config_hash
 from polygraph.train.distributed import make_fabric, process_group
+from polygraph.train.log import Say
 from polygraph.train.loop import Progress, Trainer
 from polygraph.train.provenance import provenance
 
@@ -154,6 +155,7 @@ def train_gan(
     *,
     resume: bool = False,
     dataset: ImageDataset | None = None,
+    say: Say | None = None,
 ) -> dict[str, Any]:
     """Train a pair.
 
@@ -165,6 +167,7 @@ def train_gan(
             ``log.jsonl``, ``curve.csv``, ``samples/``, ``interpolations/`` and ``result.json``.
         resume: go on from the last checkpoint when there is one.
         dataset: opened already; default: opened from ``config.data``.
+        say: called with lines for people: what is trained on, and what goes wrong.
 
     Returns:
         What ``result.json`` holds.
@@ -181,6 +184,11 @@ def train_gan(
     remember(CLASSIFIER, config.classifier)
     config = fit_to_images(config, dataset)
     fabric = make_fabric(config.train)
+    if say is not None and fabric.global_rank == 0:
+        say(
+            f"{dataset.name}: {len(dataset):,} images of {dataset.channels} x {dataset.size} x "
+            f"{dataset.size}: {len(dataset.train):,} train, {len(dataset.test):,} are held out"
+        )
     with process_group(fabric) as owned:
         generator, critic = build_pair(config)
         identity = {
@@ -206,7 +214,7 @@ def train_gan(
             folder,
             score=SELECTED if config.score_images else None,
         )
-        trainer = Trainer(task, config.train, fabric, folder, meta=meta, identity=identity)
+        trainer = Trainer(task, config.train, fabric, folder, meta=meta, identity=identity, say=say)
         owned += [task, trainer]
 
         def describe() -> None:

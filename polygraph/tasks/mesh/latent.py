@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,11 +23,13 @@ from polygraph.analysis.latent import (
 )
 from polygraph.data import MeshDataConfig, open_dataset
 from polygraph.mesh.io import Mesh, MeshError, read_mesh, write_mesh
+from polygraph.mesh.up import Up, known_up
 from polygraph.tasks.mesh.run import Run, check_topology, run_data
 from polygraph.tasks.mesh.training import get_split
 from polygraph.train.checkpoint import write_json
 
 PARTS = ("train", "val", "test")
+_ROW = re.compile(r"codes|vertices|samples|analogy|axis-\d+")  # folders of walks
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +42,7 @@ class Sequences:
         meshes: one float64 ``[T, V, 3]`` per row.
         faces: int64 ``[F, 3]``.
         about: JSON values: how they were made.
+        up: the axis that points up in the picture, as the run says.
     """
 
     names: list[str]
@@ -46,14 +50,23 @@ class Sequences:
     meshes: list[NDArray[np.float64]]
     faces: NDArray[np.int64]
     about: dict[str, Any]
+    up: Up = "auto"
 
-    def write(self, folder: str | Path, *, picture: bool = True, up: Any = "auto") -> list[Path]:
+    def write(self, folder: str | Path, *, picture: bool = True, up: Up = "auto") -> list[Path]:
         """Write ``NAME/0000.ply`` and on, ``codes.json`` and, with matplotlib, ``picture.png``.
+
+        Meshes that an earlier walk left in the folder are removed: what lies there is one walk.
+
+        Args:
+            folder: made where it does not exist.
+            picture: write it.
+            up: the axis that points up in it; ``auto``: as the run says.
 
         Returns:
             The folders and files, in the order of writing.
         """
         folder = Path(folder)
+        _remove_walk(folder)
         written: list[Path] = []
         for name, meshes in zip(self.names, self.meshes, strict=True):
             (folder / name).mkdir(parents=True, exist_ok=True)
@@ -66,8 +79,23 @@ class Sequences:
             from polygraph.report.figures import mesh_rows_figure
 
             rows = list(zip(self.names, self.labels, self.meshes, strict=True))
+            up = known_up(up, self.up)
             written.append(mesh_rows_figure(folder / "picture.png", rows, self.faces, up=up))
         return written
+
+
+def _remove_walk(folder: Path) -> None:
+    """Remove the numbered meshes of a walk that was written here before; nothing else."""
+    if not (folder / "codes.json").is_file():
+        return
+    for row in sorted(folder.iterdir()):
+        if not _ROW.fullmatch(row.name) or row.is_symlink() or not row.is_dir():
+            continue
+        for path in row.iterdir():
+            if re.fullmatch(r"\d{4,}\.ply", path.name):
+                path.unlink()
+        if not any(row.iterdir()):
+            row.rmdir()
 
 
 class LatentRun:
@@ -156,6 +184,7 @@ class LatentRun:
             [self._decoded(codes), self.run.absolute(straight)],
             self.run.hierarchy.faces[0],
             about,
+            self.run.model.up,
         )
 
     def sample(self, count: int = 16, *, seed: int = 0, spread: float = 1.0) -> Sequences:
@@ -166,7 +195,7 @@ class LatentRun:
         about = self._about("sample", codes, seed=seed, spread=spread, fitted=gaussian.num_codes)
         labels = ["mean", *(str(n) for n in range(count))]
         made = self._decoded(codes)
-        return Sequences(["samples"], [labels], [made], self.run.hierarchy.faces[0], about)
+        return self._row("samples", labels, made, about)
 
     def axes(self, count: int = 3, *, reach: float = 2.5, steps: int = 7) -> Sequences:
         """Walks through the mean along the widest axes of the codes, in standard deviations.
@@ -187,6 +216,7 @@ class LatentRun:
             [self._decoded(part) for part in codes],
             self.run.hierarchy.faces[0],
             about,
+            self.run.model.up,
         )
 
     def analogy(self, a: str, b: str, c: str) -> Sequences:
@@ -196,7 +226,13 @@ class LatentRun:
         about = self._about("analogy", codes, a=a, b=b, c=c)
         made = self._decoded(codes)
         labels = ["a", "b", "c", "d = c + (b - a)"]
-        return Sequences(["analogy"], [labels], [made], self.run.hierarchy.faces[0], about)
+        return self._row("analogy", labels, made, about)
+
+    def _row(
+        self, name: str, labels: list[str], made: NDArray[np.float64], about: dict[str, Any]
+    ) -> Sequences:
+        faces = self.run.hierarchy.faces[0]
+        return Sequences([name], [labels], [made], faces, about, self.run.model.up)
 
     def _decoded(self, codes: Tensor) -> NDArray[np.float64]:
         return self.run.absolute(decode_codes(self.run.model, codes))

@@ -4,57 +4,157 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from polygraph import metrics
+from polygraph._arrays import as_numpy
 from polygraph.data import MeshDataConfig, MeshDataset, open_dataset
 from polygraph.data.registered import checked_scale
 from polygraph.mesh.hierarchy import MeshHierarchy
-from polygraph.mesh.io import Mesh, read_mesh, write_mesh
+from polygraph.mesh.io import Mesh, MeshError, read_mesh, write_mesh
 from polygraph.mesh.origin import ZERO, checked_point, to_float32
+from polygraph.mesh.up import checked_up
 from polygraph.models.mesh.mesh_autoencoder import MeshAutoencoder, MeshAutoencoderConfig
 from polygraph.models.state import build_with
+from polygraph.tasks.mesh.given import mesh_data
 from polygraph.tasks.mesh.training import HIERARCHY, RESULT, get_split, model_errors, topology_hash
 from polygraph.train.checkpoint import (
     CheckpointError,
     load_checkpoint,
     part_of,
     read_json_object,
-    read_meta,
 )
-from polygraph.train.loop import BEST, LAST
-from polygraph.train.recorded import recorded_data
+from polygraph.train.recorded import checkpoint_of, recorded_data
 
 
 @dataclass(frozen=True)
 class Run:
-    """A trained mesh autoencoder.
+    """A trained mesh autoencoder; from `polygraph.tasks.mesh.train` or `polygraph.tasks.mesh.load`.
 
     Attributes:
         folder: where it lies.
-        model: in eval mode.
+        model: in eval mode; takes and makes meshes in their own units, less its ``origin``.
         hierarchy: of its template.
         meta: configuration, hashes and versions, as in the checkpoint.
+        dataset: what it was trained on, where that is at hand.
     """
 
     folder: Path
     model: MeshAutoencoder
     hierarchy: MeshHierarchy
     meta: dict[str, Any]
+    dataset: MeshDataset | None = None
+
+    def __repr__(self) -> str:
+        """Folder and sizes."""
+        numbers = self.model.config.latent_channels
+        return f"Run({str(self.folder)!r}, {self.model.num_vertices} vertices, {numbers} numbers)"
+
+    @property
+    def faces(self) -> NDArray[np.int64]:
+        """int64 ``[T, 3]``: the triangles that all meshes of the run share."""
+        return self.hierarchy.faces[0]
+
+    @cached_property
+    def result(self) -> dict[str, Any]:
+        """What ``result.json`` holds: errors in mm, steps, seconds; empty where training goes on.
+
+        Of an exported model: what its card says.
+        """
+        path = self.folder / RESULT
+        if not path.is_file():
+            return dict(self.meta.get("metadata", {}))
+        return read_json_object(path, "steps", "test", "val")
+
+    @property
+    def to_mm(self) -> float:
+        """Millimetres per unit of the meshes.
+
+        Raises:
+            ValueError: it is an exported model that does not say.
+        """
+        if self.meta["to_mm"] is None:
+            raise ValueError(f"{self.folder}: does not say how many millimetres a unit is")
+        return float(self.meta["to_mm"])
+
+    def encode(self, meshes: Any) -> Tensor:
+        """Codes ``[B, latent]`` of meshes ``[B, V, 3]`` (or one ``[V, 3]``), on the CPU."""
+        with torch.no_grad():
+            return self.model.encode(self._tensor(meshes)).cpu()
+
+    def decode(self, codes: Any) -> NDArray[np.float64]:
+        """Meshes float64 ``[B, V, 3]`` of codes ``[B, latent]``, numpy or torch."""
+        z = torch.as_tensor(as_numpy(codes)).to(self.model.mean)
+        with torch.no_grad():
+            return self.absolute(self.model.decode(z).double().cpu())
+
+    def reconstruct(self, meshes: Any) -> NDArray[np.float64]:
+        """What the autoencoder makes of meshes.
+
+        Args:
+            meshes: ``[B, V, 3]`` or one ``[V, 3]``, numpy or torch, in the units of training.
+
+        Returns:
+            float64 of the same shape.
+
+        Raises:
+            MeshError: a mesh does not have the template's vertices, or is not finite.
+        """
+        with torch.no_grad():
+            made = self.absolute(self.model(self._tensor(meshes)).double().cpu())
+        single = as_numpy(meshes).ndim == 2
+        return made[0] if single else made
+
+    def evaluate(
+        self, data: Any = None, *, part: str = "test", **settings: Any
+    ) -> metrics.VertexErrorResult:
+        """Vertex error in mm.
+
+        Args:
+            data: default: what the run was trained on. Or a folder, the name of a built-in set,
+                ``(vertices, faces)`` or a `polygraph.data.MeshDataset`, of the same template.
+            part: ``train``, ``val`` or ``test``.
+            **settings: ``kind``, ``split`` and ``to_mm`` of other data.
+
+        Raises:
+            ValueError: the data have another connectivity than the run's template, or are not
+                what they were.
+        """
+        if data is None:
+            return evaluate_run(self, part=part)
+        config, dataset = mesh_data(data, **settings)
+        return evaluate_run(self, part=part, data=config, dataset=dataset)
+
+    def export(self, folder: str | Path) -> Path:
+        """Write the model as a folder that needs neither the run nor its data."""
+        return export_run(self, folder)
+
+    def _tensor(self, meshes: Any) -> Tensor:
+        """Meshes ``[B, V, 3]`` as the model takes them."""
+        vertices = as_numpy(meshes)
+        vertices = vertices[None] if vertices.ndim == 2 else vertices
+        if vertices.shape[1:] != (self.model.num_vertices, 3):
+            raise MeshError(
+                f"{self.folder}: meshes must have shape [B, {self.model.num_vertices}, 3] "
+                f"(vertices of the template), got {list(vertices.shape)}"
+            )
+        return torch.from_numpy(self.relative(vertices, "meshes")).to(self.model.mean)
 
     def relative(self, vertices: np.ndarray, name: str) -> np.ndarray:
-        """Vertices ``[V, 3]`` of a mesh as the model takes them: less its origin, in float64.
+        """Vertices ``[V, 3]`` or ``[B, V, 3]`` as the model takes them: less its origin, float64.
 
         Raises:
             MeshError: they lie so far from it that float32, in which models compute, is too coarse;
                 the message calls the mesh ``name``.
         """
-        to_float32(vertices[None], name, 0, self.model.origin)
+        to_float32(vertices.reshape(-1, *vertices.shape[-2:]), name, 0, self.model.origin)
         return np.asarray(vertices, dtype=np.float64) - self.model.origin
 
     def absolute(self, meshes: Any) -> np.ndarray:
@@ -105,6 +205,7 @@ def load_model(
         checked_scale(meta.get("to_mm"))
         model = build_with(lambda: MeshAutoencoder(config, hierarchy), config, weights)
         model.origin = checked_point(meta.get("origin", ZERO))
+        model.up = checked_up(meta.get("up", "auto"))  # older runs do not say it
     except ValueError as error:
         raise CheckpointError(f"{checkpoint}: {error}") from error
     return model.to(device), meta
@@ -113,22 +214,35 @@ def load_model(
 def load_run(folder: str | Path, device: torch.device | str = "cpu") -> Run:
     """Load the weights that were best on validation, with everything they need.
 
+    Args:
+        folder: of a run, or of an exported model.
+        device: where the model goes.
+
     Raises:
         CheckpointError: the folder holds no run, or its parts do not belong together.
+        PretrainedError: an exported model is damaged.
         MeshError: the stored hierarchy is damaged.
     """
     folder = Path(folder)
-    checkpoint = folder / (BEST if (folder / BEST).is_file() else LAST)
-    if not checkpoint.is_file():
-        raise CheckpointError(f"{folder}: no run here ({BEST} and {LAST} are missing)")
-    if read_meta(checkpoint).get("kind") == "points":
-        raise CheckpointError(
-            f"{folder} holds a classifier of point clouds, not a mesh autoencoder: its "
-            f"{RESULT} has what it reached, polygraph.tasks.points.run.load_classifier reads it"
-        )
+    checkpoint = checkpoint_of(folder, "mesh")
+    if checkpoint is None:
+        model, config = MeshAutoencoder.load_pretrained(folder, device)
+        meta = {
+            "config": {"preset": config["metadata"].get("preset"), "model": config["model"]},
+            "config_hash": config["metadata"].get("config_hash"),
+            "identity": {},
+            **{name: config[name] for name in ("to_mm", "origin", "metadata")},
+        }
+        assert isinstance(model.hierarchy, MeshHierarchy)
+        return Run(folder, model, model.hierarchy, meta)
     hierarchy = MeshHierarchy.load(folder / HIERARCHY)
     model, meta = load_model(checkpoint, hierarchy, device)
     return Run(folder, model, hierarchy, meta)
+
+
+def is_exported(run: Run) -> bool:
+    """Whether a run is an exported model, which does not say where its data lie."""
+    return "data" not in run.meta["config"]
 
 
 def run_data(run: Run, path: str | None = None) -> MeshDataConfig:
@@ -145,12 +259,23 @@ def run_data(run: Run, path: str | None = None) -> MeshDataConfig:
         CheckpointError: the run names a place that this user has not trained on here, or its
             description of the data is damaged.
     """
+    if is_exported(run):
+        if path is None:
+            raise CheckpointError(
+                f"{run.folder}: an exported model does not say where its data lie: --data PATH"
+            )
+        return MeshDataConfig("registered", path, to_mm=run.meta["to_mm"])
     options = "--data PATH (evaluate: and --kind {kind})"
     return recorded_data(MeshDataConfig, run.meta, run.folder, path, options)
 
 
 def evaluate_run(
-    run: Run, *, part: str = "test", data: MeshDataConfig | None = None, batch_size: int = 16
+    run: Run,
+    *,
+    part: str = "test",
+    data: MeshDataConfig | None = None,
+    batch_size: int = 16,
+    dataset: MeshDataset | None = None,
 ) -> metrics.VertexErrorResult:
     """Vertex error of a run on a part of its split, or of the split of another data set.
 
@@ -160,6 +285,7 @@ def evaluate_run(
         data: default: the data that the run was trained on (see :func:`run_data`), which is checked
             to be unchanged.
         batch_size: meshes per call.
+        dataset: of ``data``, opened already.
 
     Raises:
         ValueError: the data changed, or has another connectivity than the run's template; both
@@ -169,8 +295,11 @@ def evaluate_run(
     if part not in ("train", "val", "test"):
         raise ValueError(f"part must be train, val or test, got {part!r}")
     identity = run.meta["identity"]
-    config = run_data(run) if data is None else data
-    dataset = open_dataset(config)
+    if data is None and run.dataset is not None:
+        config, dataset = MeshDataConfig(**run.meta["config"]["data"]), run.dataset
+    else:
+        config = run_data(run) if data is None else data
+        dataset = open_dataset(config) if dataset is None else dataset
     split = get_split(dataset, config.split)
     check_topology(run, dataset.num_vertices, dataset.faces, dataset.name)
     if data is None:
@@ -191,7 +320,12 @@ def export_run(run: Run, folder: str | Path) -> Path:
     """Write the model of a run as a pretrained folder, which needs neither the run nor its data.
 
     What the run was trained on and what it reached go into the model card.
+
+    Raises:
+        ValueError: it is one already.
     """
+    if is_exported(run):
+        raise ValueError(f"{run.folder}: is an exported model already: copy the folder")
     reached = _reached(run)
     known = ("config_hash", "commit", "polygraph", "torch", "machine")
     metadata: dict[str, Any] = {
@@ -262,5 +396,5 @@ def reconstruct_file(run: Run, source: str | Path, target: str | Path) -> np.nda
     with torch.no_grad():
         y = run.model(x)
     write_mesh(target, Mesh(run.absolute(y.double().cpu())[0], mesh.faces))
-    errors: np.ndarray = metrics.vertex_distance(y, x, run.meta["to_mm"])[0].cpu().numpy()
+    errors: np.ndarray = metrics.vertex_distance(y, x, run.to_mm)[0].cpu().numpy()
     return errors

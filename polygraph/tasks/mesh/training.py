@@ -9,10 +9,9 @@ selects the weights; the test split is measured once. ``normalization="shared"``
 from __future__ import annotations
 
 import io
-import math
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,18 +20,21 @@ from torch import Tensor
 
 from polygraph import metrics
 from polygraph._arrays import array_sha256
-from polygraph._checks import check_choice, check_numbers, check_positive
-from polygraph.data import MeshDataConfig, open_dataset
+from polygraph.data import open_dataset
 from polygraph.data.known import remember
-from polygraph.data.store import default_cache_dir
-from polygraph.mesh.hierarchy import MeshHierarchy, load_or_build
-from polygraph.mesh.spiral import SpiralConfig
+from polygraph.mesh.hierarchy import MeshHierarchy
 from polygraph.metrics.vertex_error import check_errors_fit
-from polygraph.models.mesh.mesh_autoencoder import MeshAutoencoder, MeshAutoencoderConfig
+from polygraph.models.mesh.mesh_autoencoder import MeshAutoencoder
+from polygraph.tasks.mesh.config import MeshRunConfig as MeshRunConfig
+from polygraph.tasks.mesh.config import build_hierarchy as build_hierarchy
+from polygraph.tasks.mesh.config import preset_run as preset_run
+from polygraph.tasks.mesh.depth import fit_to_mesh
+from polygraph.tasks.mesh.opening import opening_lines
 from polygraph.train.batches import NormalizedBatches
 from polygraph.train.checkpoint import seal, write_atomic, write_json
-from polygraph.train.config import TrainConfig, config_hash
+from polygraph.train.config import TrainConfig
 from polygraph.train.distributed import gather_rows, make_fabric, process_group, shard
+from polygraph.train.log import Say
 from polygraph.train.loop import Progress, Trainer
 from polygraph.train.provenance import provenance
 from polygraph.train.supervised import SupervisedTask
@@ -41,93 +43,8 @@ if TYPE_CHECKING:
     from polygraph.data.registered import MeshDataset
     from polygraph.data.splits import Split
 
-NORMALIZATIONS, LOSSES = ("vertex", "shared"), ("l1", "distance")
 RUN, RESULT, HIERARCHY = "run.json", "result.json", "hierarchy.npz"
 PER_VERTEX, PER_SAMPLE = "test_error_per_vertex_mm.npy", "test_error_per_mesh_mm.npy"
-
-
-@dataclass(frozen=True)
-class MeshRunConfig:
-    """Everything that decides about a mesh autoencoder.
-
-    Attributes:
-        preset: name that ``model`` and ``spiral`` started from; a label.
-        model: channels, latents, kind of block.
-        spiral: convention and size of the spirals.
-        data: data set and split.
-        train: steps, batch, optimiser, schedule, seed.
-        factors: how many times fewer vertices per level of the hierarchy, finest first.
-        upsampling: ``barycentric`` or ``lstsq``.
-        normalization: what coordinates are divided by: ``vertex`` (published), each by its own
-            deviation, so that a millimetre counts more where the training meshes move less; or
-            ``shared``, all by the root mean square of the deviations.
-        loss: ``l1`` (published), of normalised coordinates, or ``distance``, the Euclidean
-            distance of vertices, which is the error that is reported.
-        augmentation: standard deviation of α in ``x + α (x' - x'')``, by which training meshes x
-            are moved along the difference of two others of their batch, beyond what was recorded;
-            0 (published) trains on the meshes as they are.
-    """
-
-    preset: str = "full-2"
-    model: MeshAutoencoderConfig = field(default_factory=MeshAutoencoderConfig)
-    spiral: SpiralConfig = field(default_factory=SpiralConfig)
-    data: MeshDataConfig = field(default_factory=MeshDataConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    factors: tuple[int, ...] = (4, 4, 4, 4)
-    upsampling: str = "barycentric"
-    normalization: Literal["vertex", "shared"] = "vertex"
-    loss: Literal["l1", "distance"] = "l1"
-    augmentation: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Turn lists (from YAML) into tuples, compare the number of levels, check the choices."""
-        check_numbers("train", self)
-        check_choice("train", "normalization", self.normalization, NORMALIZATIONS)
-        check_choice("train", "loss", self.loss, LOSSES)
-        if not (self.augmentation >= 0 and math.isfinite(self.augmentation)):
-            raise ValueError(f"train: augmentation must be 0 or more, got {self.augmentation}")
-        object.__setattr__(self, "factors", tuple(self.factors))
-        for factor in self.factors:
-            check_positive("train", factors=factor)
-        levels = len(self.model.encoder_channels)
-        if len(self.factors) != levels:
-            raise ValueError(
-                f"factors must have one entry per encoder layer, {levels}, got {len(self.factors)}"
-            )
-
-    def digest(self) -> str:
-        """SHA-256 of what decides about the result, the same on every machine.
-
-        Where the data lies does not count (its content has a hash of its own), nor the name of the
-        preset, nor what is only shown.
-        """
-        fields = asdict(self)
-        del fields["preset"]
-        for name in ("path", "cache_dir", "full_check"):
-            del fields["data"][name]
-        fields["train"] = {**self.train.semantics(), "length": self.train.length()}
-        return config_hash(fields)
-
-
-def preset_run(
-    preset: str,
-    data: MeshDataConfig,
-    train: TrainConfig,
-    *,
-    latent_channels: int | None = None,
-    **settings: Any,
-) -> MeshRunConfig:
-    """The run of a named preset on a data set; ``settings`` are further fields of the run.
-
-    Raises:
-        ValueError: no preset has that name; the message suggests the nearest.
-    """
-    from polygraph.models.mesh.presets import get_preset
-
-    model, spiral = get_preset(preset)
-    if latent_channels is not None:
-        model = replace(model, latent_channels=latent_channels)
-    return MeshRunConfig(preset, model, spiral, data, train, **settings)
 
 
 def topology_hash(num_vertices: int, faces: Any) -> str:
@@ -143,6 +60,12 @@ def get_split(dataset: MeshDataset, name: str) -> Split:
             meshes.
     """
     split = dataset.split(name)
+    if len(split.train) < 2:
+        raise ValueError(
+            f"{dataset.name}: {len(dataset)} meshes leave {len(split.train)} to train on (split "
+            f"{name!r}: {len(split.val)} validate, {len(split.test)} test): it takes at least two "
+            "that differ, so four meshes or more; hundreds are usual"
+        )
     for part in ("train", "val", "test"):
         if len(getattr(split, part)) == 0:
             raise ValueError(f"{dataset.name}: split {name!r} has no {part} meshes")
@@ -289,21 +212,8 @@ def build_model(
     if config.normalization == "shared":
         std = np.full_like(std, np.sqrt(np.mean(np.square(std, dtype=np.float64))))
     model.set_normalization(mean, std)
-    model.origin = dataset.origin
+    model.origin, model.up = dataset.origin, dataset.up
     return model
-
-
-def build_hierarchy(config: MeshRunConfig, dataset: MeshDataset) -> MeshHierarchy:
-    """The hierarchy of the data set's template, from the cache when it was built before."""
-    cache = config.data.cache_dir
-    return load_or_build(
-        dataset.template,
-        dataset.faces,
-        factors=config.factors,
-        spiral=config.spiral,
-        upsampling=config.upsampling,
-        cache_dir=default_cache_dir() if cache is None else cache,
-    )
 
 
 def run_identity(
@@ -328,6 +238,7 @@ def train_mesh(
     *,
     resume: bool = False,
     dataset: MeshDataset | None = None,
+    say: Say | None = None,
 ) -> dict[str, Any]:
     """Train, select on validation, measure the test split once.
 
@@ -338,9 +249,15 @@ def train_mesh(
             per vertex; enough to use the model without the data.
         resume: go on from the last checkpoint when there is one.
         dataset: opened already; default: opened from ``config.data``.
+        say: called with lines for people: what is trained on, and what goes wrong.
 
     Returns:
         What ``result.json`` holds, the same on every process.
+
+    Raises:
+        MeshError, ValueError: the data are bad, too few, or do not fit the model.
+        CheckpointError: the folder holds another run, or one and ``resume`` is False.
+        TrainingStopped: a loss that is not finite, a full disk, no memory.
     """
     folder = Path(folder)
     fabric = make_fabric(config.train)
@@ -349,7 +266,12 @@ def train_mesh(
             dataset = open_dataset(config.data) if dataset is None else dataset
             remember(config.data.kind, config.data.path, config.data.cache_dir)
             split = get_split(dataset, config.data.split)
+            chosen = config.factors is None
+            config = fit_to_mesh(config, dataset)
             hierarchy = build_hierarchy(config, dataset)
+        if say is not None and fabric.global_rank == 0:
+            for line in opening_lines(config, dataset, split, hierarchy, chosen=chosen):
+                say(line)
         model = build_model(config, hierarchy, dataset, split)
         identity = run_identity(config, hierarchy, dataset, split, model)
         meta = {
@@ -357,13 +279,14 @@ def train_mesh(
             "config_hash": config.digest(),
             "to_mm": dataset.to_mm,
             "origin": list(dataset.origin),
+            "up": dataset.up,
             "dataset": dataset.name,
             **provenance(fabric.device),
         }
         task = MeshTask(
             fabric, config.train, model, dataset, split, config.loss, config.augmentation
         )
-        trainer = Trainer(task, config.train, fabric, folder, meta=meta, identity=identity)
+        trainer = Trainer(task, config.train, fabric, folder, meta=meta, identity=identity, say=say)
         owned += [task, trainer]
 
         def describe() -> None:

@@ -12,14 +12,19 @@ from polygraph.train.arguments import (
     add_help,
     add_nested,
     base_parser,
+    list_settings,
     packaged_configs,
     parse_values,
-    read_configs,
+    read_told,
 )
 from polygraph.train.config import TrainConfig
+from polygraph.train.words import DATA_WORDS, Spelling
 
 _OF_THE_RUN = ("label_smoothing", "scale", "shift")
 _NESTED: dict[str, Any] = {"model": DGCNNClassifierConfig, "data": ShapeDataConfig}
+SPELLING = Spelling(
+    list_settings(_NESTED), {**DATA_WORDS, "k": "model.k"}, {"shapes": {"path": None}}
+)
 
 
 def make_points_parser() -> Any:
@@ -47,8 +52,8 @@ def parse_train_points(arguments: Sequence[str]) -> tuple[PointsRunConfig, str, 
     Raises:
         ValueError: a setting is unknown or has a bad value.
     """
-    _, words, rest = read_configs(arguments, "points")
-    values = parse_values(make_points_parser(), [*words, *rest], _NESTED)
+    told = read_told(arguments, "points", SPELLING, data="points")
+    values = parse_values(make_points_parser(), told.words, _NESTED)
     config = PointsRunConfig(
         train=TrainConfig(**values["train"]),
         **{name: values[name] for name in _OF_THE_RUN},

@@ -20,12 +20,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from polygraph._checks import check_numbers
+from polygraph.data.known import remember
 from polygraph.data.shapes import ShapeDataConfig, ShapeDataset, open_shapes
 from polygraph.models.points.dgcnn import DGCNNClassifier, DGCNNClassifierConfig
 from polygraph.train.batches import PointBatches
 from polygraph.train.checkpoint import seal, write_json
 from polygraph.train.config import TrainConfig, config_hash
 from polygraph.train.distributed import make_fabric, process_group
+from polygraph.train.log import Say
 from polygraph.train.loop import Progress, Trainer
 from polygraph.train.provenance import provenance
 from polygraph.train.supervised import ClassificationLoss, ClassifierTask, model_logits
@@ -182,6 +184,15 @@ def fit_to_data(config: PointsRunConfig, dataset: ShapeDataset) -> PointsRunConf
     return replace(config, model=replace(config.model, num_classes=found))
 
 
+def describe_data(dataset: ShapeDataset) -> str:
+    """What is trained on, in a line for people."""
+    return (
+        f"{dataset.name}: {len(dataset.points):,} clouds of {dataset.points.shape[1]:,} points, "
+        f"{dataset.num_classes} classes: {len(dataset.train):,} train, {len(dataset.val):,} "
+        f"validate, {len(dataset.test):,} test"
+    )
+
+
 def build_classifier(config: PointsRunConfig) -> DGCNNClassifier:
     """A classifier initialised from the seed."""
     torch.manual_seed(config.train.seed)
@@ -194,6 +205,7 @@ def train_points(
     *,
     resume: bool = False,
     dataset: ShapeDataset | None = None,
+    say: Say | None = None,
 ) -> dict[str, Any]:
     """Train, select on validation, measure the test shapes once.
 
@@ -207,6 +219,7 @@ def train_points(
             ``curve.csv`` and ``result.json``; enough to use the model without the data.
         resume: go on from the last checkpoint when there is one.
         dataset: opened already; default: opened from ``config.data``.
+        say: called with lines for people: what is trained on, and what goes wrong.
 
     Returns:
         What ``result.json`` holds, the same on every process: ``test`` and ``val`` (of
@@ -220,8 +233,11 @@ def train_points(
     """
     folder = Path(folder)
     dataset = open_shapes(config.data) if dataset is None else dataset
+    remember("points", config.data.path)
     config = fit_to_data(config, dataset)
     fabric = make_fabric(config.train)
+    if say is not None and fabric.global_rank == 0:
+        say(describe_data(dataset))
     with process_group(fabric) as owned:
         model = build_classifier(config)
         identity = {
@@ -242,7 +258,7 @@ def train_points(
             **provenance(fabric.device),
         }
         task = PointsTask(fabric, config, model, dataset)
-        trainer = Trainer(task, config.train, fabric, folder, meta=meta, identity=identity)
+        trainer = Trainer(task, config.train, fabric, folder, meta=meta, identity=identity, say=say)
         owned += [task, trainer]
 
         def describe() -> None:

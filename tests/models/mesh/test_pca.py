@@ -94,6 +94,20 @@ def test_equal_meshes_have_no_components():
     assert np.array_equal(pca.reconstruct(x), x)
 
 
+def test_tensors_are_computed_by_torch(monkeypatch):
+    """NumPy's threads, awake beside torch's, would slow down whatever is timed in turns with it."""
+    x = meshes(12, 30)
+    pca = PCA.fit(x, 4)
+    pca.components.flags.writeable = False
+    wanted = pca.reconstruct(x)
+    monkeypatch.setattr(torch.Tensor, "numpy", lambda self: pytest.fail("computed by NumPy"))
+    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-6)):
+        found = pca.reconstruct(torch.tensor(x, dtype=dtype))
+        assert found.dtype == dtype
+        difference = found.double() - torch.tensor(wanted)
+        assert difference.abs().max() < tolerance * np.abs(x).max()
+
+
 def test_bad_arguments():
     x = meshes(10, 4)
     with pytest.raises(ValueError, match="latent_channels must be a positive integer, got 0"):

@@ -84,10 +84,7 @@ export function drawLegend() {
 }
 
 export function drawCumulative() {
-  const models = [...view().models].sort(
-    (a, b) =>
-      (finite(a.mean_mm.mean) ? a.mean_mm.mean : Infinity) - (finite(b.mean_mm.mean) ? b.mean_mm.mean : Infinity),
-  );
+  const models = view().models; // the lowest error first
   const traces = [],
     left = [],
     shown = [];

@@ -36,8 +36,7 @@ function power(value) {
   return `${mantissa} × 10${raised}`;
 }
 
-export const noActivation = (model) => model.activation === "none";
-export const open = (model) => noActivation(model) && model.family !== "linear";
+export const open = (model) => model.activation === "none" && model.family !== "linear";
 
 export function escapeText(text) {
   return String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");

@@ -1,50 +1,35 @@
 // Error against order.
 import { CONFIG, extent, hover, layout, missingNote } from "./charts.js";
-import { escapeText, finite, noActivation } from "./format.js";
-import { $, FAMILY, POLYNOMIALS, view } from "./page.js";
+import { escapeText, finite } from "./format.js";
+import { $, FAMILY, view } from "./page.js";
 
 function shade(color) {
   const half = [1, 3, 5].map((i) => Math.round(0.55 * parseInt(color.slice(i, i + 2), 16)));
   return `rgb(${half.join(",")})`;
 }
 
-function orderLines(models) {
-  // One line per family, normalisation and activation; the normalisation is named where there are several.
-  const lines = new Map();
-  for (const model of models) {
-    if (!POLYNOMIALS.includes(model.family) || model.operator !== "spiral") continue;
-    const key = [model.family, noActivation(model), model.norm].join(" ");
-    if (!lines.has(key))
-      lines.set(key, { family: model.family, without: noActivation(model), norm: model.norm, models: [] });
-    lines.get(key).models.push(model);
-  }
-  const all = [...lines.values()].sort(
-    (a, b) => POLYNOMIALS.indexOf(a.family) - POLYNOMIALS.indexOf(b.family) || a.without - b.without,
-  );
-  const counts = {};
-  for (const model of all.flatMap((line) => line.models)) counts[model.norm] = (counts[model.norm] || 0) + 1;
-  const usual = Object.keys(counts).sort((a, b) => counts[b] - counts[a])[0];
-  for (const line of all)
-    line.norm = line.norm === usual || line.norm === null ? null : `norm ${line.norm.replaceAll("_", " ")}`;
-  return all;
+function orderLines() {
+  // Which models belong to one line is decided where all charts ask: polygraph/report/order_lines.py.
+  const named = (name) => view().models.find((m) => m.name === name);
+  return view().order_lines.map(({ family, without, norm, models }) => ({
+    family,
+    without,
+    norm: norm === null ? null : `norm ${norm.replaceAll("_", " ")}`,
+    models: models.map(named),
+  }));
 }
 
 export function drawOrder() {
   const now = view();
-  const starts = now.models.filter((m) => m.family === "first-order");
+  const orderly = orderLines();
   const traces = [],
     left = [];
   const drawn = now.models.filter(
-    (m) =>
-      (m.family === "linear" && m.latent) ||
-      starts.includes(m) ||
-      orderLines(now.models).some((line) => line.models.includes(m)),
+    (m) => (m.family === "linear" && m.latent) || orderly.some((line) => line.models.includes(m)),
   );
   const vertical = extent(drawn);
   let shift = 0;
-  for (const line of orderLines(now.models)) {
-    const { family, without, norm, models: mine } = line;
-    const all = [...starts.filter((m) => noActivation(m) === without), ...mine].sort((a, b) => a.order - b.order);
+  for (const { family, without, norm, models: all } of orderly) {
     const there = all.filter((m) => finite(m.mean_mm.mean));
     left.push(...all.filter((m) => !there.includes(m) && !left.includes(m)));
     const style = FAMILY[family],
@@ -82,7 +67,7 @@ export function drawOrder() {
       legendgroup: name,
     });
   }
-  const orders = now.models.filter((m) => ["first-order", ...POLYNOMIALS].includes(m.family)).map((m) => m.order);
+  const orders = orderly.flatMap((line) => line.models).map((m) => m.order);
   const range = [Math.min(1, ...orders) - 0.3, Math.max(2, ...orders) + 0.3];
   const lines = now.models.filter((m) => m.family === "linear" && finite(m.mean_mm.mean) && m.latent);
   for (const model of lines)

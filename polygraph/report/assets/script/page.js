@@ -6,7 +6,6 @@ const style = (name) => getComputedStyle(document.documentElement).getPropertyVa
 export const FONT = style("--sans");
 export const [INK, SOFT, GRID, FRAME] = ["--ink", "--soft", "--grid", "--frame"].map(style);
 export const FAMILY = payload.families;
-export const POLYNOMIALS = payload.polynomials;
 export const state = {
   view: 0,
   sort: ["mean_mm", 1],

@@ -1,5 +1,5 @@
 // Which grid is shown, and what is said of it above.
-import { finite, plural, show, whole } from "./format.js";
+import { whole } from "./format.js";
 import { $, make, payload, state, view } from "./page.js";
 
 const AXES = [
@@ -53,32 +53,7 @@ export function drawViews() {
 }
 
 export function drawLead() {
-  const ranked = view()
-    .models.filter((m) => finite(m.mean_mm.mean) && m.family !== "linear")
-    .sort((a, b) => a.mean_mm.mean - b.mean_mm.mean);
-  const pca = view().models.find((m) => m.name.startsWith("pca"));
-  const parts = [];
-  const count = view().models.length;
-  parts.push(
-    `${plural(count, "model")}, ${plural(view().seeds.length, "seed")}, ` +
-      `${view().latent} numbers per mesh of ${whole(view().num_vertices)} vertices. `,
-  );
-  if (ranked.length) {
-    const best = ranked[0];
-    parts.push(
-      "The lowest error on meshes that training never saw is ",
-      make("b", {}, `${show(best.mean_mm.mean, "mm")} mm`),
-      ", by ",
-      make("b", {}, best.name),
-    );
-    const first = view().models.find((m) => m.name === "first-order");
-    const against = [];
-    if (first && first !== best && finite(first.mean_mm.mean))
-      against.push(`${show(first.mean_mm.mean, "mm")} of the first-order model`);
-    if (pca && finite(pca.mean_mm.mean)) against.push(`${show(pca.mean_mm.mean, "mm")} of PCA`);
-    parts.push(against.length ? `, against ${against.join(" and ")}.` : ".");
-  }
-  $("lead").replaceChildren(...parts);
+  $("lead").replaceChildren(...view().headline.map(([text, bold]) => (bold ? make("b", {}, text) : text)));
   for (const element of document.querySelectorAll("[data-fill]"))
     element.textContent = whole(view()[element.dataset.fill]);
 }

@@ -1,0 +1,113 @@
+"""Generators and critics of images by name, in pairs.
+
+``thesis/*``: those of `polygraph.models.images.graph_gan` at the published width; ``critic-*`` has
+the graph layer in the critic alone, ``both-*`` in both networks. ``small/*``: the same with a
+quarter of the features in the critic and half in the generator's last layers, which two cores can
+carry. ``pi/*``: the generators of the Π-net papers. ``small/ccp``, ``small/ncp`` and ``small/ncp-
+skip``: polynomials of order 8 of z, without activations, which two cores can carry too.
+`polygraph.tasks.images.presets` says how each pair is trained.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from polygraph.models.images.dcgan import ConvCriticConfig, DeconvGeneratorConfig
+from polygraph.models.images.graph_gan import GraphCriticConfig, GraphGeneratorConfig
+from polygraph.models.images.growing_gan import GrowingCriticConfig, GrowingGeneratorConfig
+from polygraph.models.images.polynomial_gan import PolynomialGeneratorConfig
+from polygraph.models.images.sngan import ResidualCriticConfig, ResidualGeneratorConfig
+
+NEIGHBORS = (8, 16, 32)
+#: in names -> the kind of layer, and δ of its edges' weights
+_GRAPHS: dict[str, tuple[str, float | None]] = {
+    "edge": ("edge-sum", None),
+    "edge-max": ("edge-max", None),
+    "ecc": ("ecc", 10.0),
+    "light": ("light", 10.0),
+}
+
+
+class Pair(NamedTuple):
+    """Two networks that are trained against each other.
+
+    Attributes:
+        generator: config of a family of `polygraph.models.images.families.GENERATORS`.
+        critic: config of a family of `polygraph.models.images.families.CRITICS`.
+    """
+
+    generator: Any
+    critic: Any
+
+
+_DIGITS = Pair(
+    GraphGeneratorConfig(
+        latent_channels=32, channels=(64, 32, 16, 16), graph="edge-sum", graph_sizes=(16,), k=8
+    ),
+    GraphCriticConfig(channels=(16, 32, 64)),
+)
+_THESIS = Pair(GraphGeneratorConfig(), GraphCriticConfig())
+_SMALL = Pair(
+    GraphGeneratorConfig(channels=(264, 132, 66, 33)), GraphCriticConfig(channels=(33, 66, 132))
+)
+_SNGAN = Pair(ResidualGeneratorConfig(), ResidualCriticConfig())
+_PROGAN = Pair(GrowingGeneratorConfig(), GrowingCriticConfig())
+_POLYNOMIAL = Pair(
+    PolynomialGeneratorConfig(), ConvCriticConfig(batch_norm=False, spectral_norm=True)
+)
+_SMALL_POLYNOMIAL = Pair(
+    PolynomialGeneratorConfig(
+        body="sngan", order=8, latent_channels=64, channels=(64, 48, 24, 16), norm="rms"
+    ),
+    ConvCriticConfig(channels=(32, 64, 128), batch_norm=False),
+)
+
+
+def _with(pair: Pair, **generator: Any) -> Pair:
+    return pair._replace(generator=replace(pair.generator, **generator))
+
+
+def _graph_pairs(family: str, base: Pair) -> dict[str, Pair]:
+    """A plain pair; a graph layer in the generator, in the critic, and in both."""
+    found = {f"{family}/baseline": base}
+
+    def add(name: str, **settings: Any) -> None:
+        generator, critic = (replace(network, **settings) for network in base)
+        found[f"{family}/{name}"] = base._replace(generator=generator)
+        found[f"{family}/critic-{name}"] = base._replace(critic=critic)
+        found[f"{family}/both-{name}"] = Pair(generator, critic)
+
+    for name, (graph, delta) in _GRAPHS.items():
+        for k in NEIGHBORS:
+            add(f"{name}-k{k}", graph=graph, k=k, delta=delta)
+    add("attention", graph="attention")
+    return found
+
+
+def _polynomial_pairs() -> dict[str, Pair]:
+    found = {}
+    for decomposition in ("ccp", "ncp", "ncp-skip", "prodpoly"):
+        order = 2 if decomposition == "prodpoly" else 4
+        made = _with(_POLYNOMIAL, decomposition=decomposition, order=order)
+        found[f"pi/{decomposition}"] = made
+        found[f"pi/{decomposition}-residual"] = _with(made, body="sngan")
+    for decomposition in ("ccp", "ncp", "ncp-skip"):
+        found[f"small/{decomposition}"] = _with(_SMALL_POLYNOMIAL, decomposition=decomposition)
+    found["pi/ncp-mapping"] = _with(_POLYNOMIAL, mapping_order=2)
+    return found
+
+
+#: name -> generator and critic
+PAIRS: dict[str, Pair] = {
+    "digits": _DIGITS,
+    **_graph_pairs("thesis", _THESIS),
+    **_graph_pairs("small", _SMALL),
+    "pi/dcgan": Pair(DeconvGeneratorConfig(), ConvCriticConfig()),
+    "pi/progan": _PROGAN,
+    "pi/progan-mapping": _with(_PROGAN, mapping_order=2),
+    "pi/sngan": _SNGAN,
+    "pi/sngan-ncp": _with(_SNGAN, kind="ncp"),
+    "pi/sngan-prodpoly": _with(_SNGAN, kind="prodpoly"),
+    **_polynomial_pairs(),
+}

@@ -1,0 +1,52 @@
+"""The generator of a checkpoint, and the checkpoint of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from polygraph.models.images.families import GENERATORS, build, config_of
+from polygraph.models.state import build_with
+from polygraph.train import recorded
+from polygraph.train.checkpoint import CheckpointError, load_checkpoint, part_of
+
+
+def load_generator(
+    checkpoint: str | Path, device: torch.device | str = "cpu", *, weights: str = "average"
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Build the generator of a checkpoint, such as ``last.safetensors`` in a run's folder.
+
+    Args:
+        checkpoint: the file.
+        device: where the generator goes.
+        weights: ``average`` or ``generator``: the averaged ones, or those of the last step.
+
+    Returns:
+        The generator in eval mode, and the checkpoint's description.
+
+    Raises:
+        CheckpointError: the checkpoint is unreadable, or of something else.
+    """
+    state, meta = load_checkpoint(checkpoint)
+    try:
+        config = config_of(GENERATORS, meta["families"][0], meta["config"]["generator"])
+        values = part_of(state, "modules", checkpoint)[weights]
+        model = build_with(lambda: build(config), config, values)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{checkpoint}: not a checkpoint of a GAN ({reason})") from error
+    return model.to(device), meta
+
+
+def checkpoint_of(folder: str | Path) -> Path:
+    """The best weights of a run, by FID, or the last.
+
+    Raises:
+        CheckpointError: the folder holds no run of a generator.
+    """
+    found = recorded.checkpoint_of(Path(folder), "gan")
+    assert found is not None  # of a mesh autoencoder alone there is none
+    return found

@@ -1,0 +1,49 @@
+"""Help: quick, short, and naming what there is."""
+
+import re
+
+import pytest
+
+from polygraph.cli import main
+from polygraph.models.mesh.presets import PRESETS
+from polygraph.tasks.images.presets import GAN_PRESETS
+from polygraph.train.arguments import packaged_configs
+
+COMMANDS = ("train mesh", "train gan", "train points", "benchmark mesh")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_long_commands_is_short(command, capsys):
+    assert main([*command.split(), "--help"]) == 0
+    text = capsys.readouterr().out
+    assert len(text.splitlines()) < 50
+    assert max(map(len, text.splitlines())) <= 100
+    assert f"polygraph {command}" in text
+    assert "--help-all" in text
+    assert not re.search(r"--\w+_\w", text), "options have dashes"
+
+
+@pytest.mark.parametrize("command", COMMANDS[:3])
+def test_help_all_has_the_rest(command, capsys):
+    with pytest.raises(SystemExit) as left:
+        main([*command.split(), "--help-all"])
+    assert left.value.code == 0
+    text = capsys.readouterr().out
+    assert "--weight-decay" in text
+    assert "<class" not in text
+
+
+def test_the_help_names_every_preset(capsys):
+    main(["train", "mesh", "--help"])
+    text = capsys.readouterr().out
+    for name in PRESETS:
+        plain = re.sub(r"-(noact|instance|instance-noact|batchnorm)$", "", name)
+        plain = re.sub(r"-(instance)$", "", plain)
+        assert re.sub(r"-[234]", "-N", plain) in text, name
+    for name in packaged_configs("mesh"):
+        assert name in text
+    main(["train", "gan", "--help"])
+    text = capsys.readouterr().out
+    for name in GAN_PRESETS:
+        short = re.sub(r"^(thesis|small)/(?!.*cp)", "", name.removesuffix("-residual"))
+        assert re.sub(r"^(edge|ecc|light)-k\d+", r"\1-kK", short) in text, name

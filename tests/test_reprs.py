@@ -1,0 +1,105 @@
+"""What is printed of every public object: a few lines, whatever it holds."""
+
+import dataclasses
+import inspect
+
+import numpy as np
+import pytest
+import torch
+from support.mesh_shapes import grid
+
+import polygraph
+from polygraph import analysis, data, mesh, metrics, models, ops
+
+MOST_LINES, MOST_CHARACTERS = 4, 500
+V, N = 300, 40
+_random = np.random.default_rng(0)
+
+
+def hierarchy():
+    vertices, faces = grid(20, 21)
+    return mesh.build_hierarchy(vertices, faces, factors=(2, 2))
+
+
+def results():
+    errors = metrics.VertexError()
+    meshes = torch.randn(N, V, 3)
+    errors.update(meshes, meshes + 0.1)
+    return errors
+
+
+class Extractor:
+    label = "test"
+
+    def extract(self, images):
+        return images.flatten(1), images.flatten(1)[:, :4]
+
+
+def objects():
+    """An instance of every public class that is no layer, model, configuration or error."""
+    levels = hierarchy()
+    points = _random.normal(size=(N, V, 3)).astype(np.float32)
+    index, _ = ops.knn(torch.from_numpy(points[0]), 8)
+    seen = metrics.image_scores.Activations(Extractor())
+    seen.update(torch.rand(300, 1, 8, 8))
+    errors = results()
+    return [
+        analysis.CodeGaussian.fit(torch.randn(N, 8)),
+        analysis.check_degree(lambda x: x**2, (3,), 2),
+        data.open_images(data.ImageDataConfig()),
+        data.make_creature(num_frames=64),
+        data.open_shapes(data.ShapeDataConfig()),
+        data.make_split("mine", range(20), range(20, N), num_meshes=N),
+        mesh.decimate(levels.vertices[0], levels.faces[0], 100),
+        mesh.validate_mesh(levels.vertices[0], levels.faces[0]),
+        levels,
+        errors,
+        errors.compute(),
+        seen,
+        metrics.image_scores.score(seen, seen, subset_size=50),
+        models.PCA.fit(points, 8),
+        ops.graph_from_table(index, V).with_transposed(V),
+    ]
+
+
+def public_classes():
+    packages = [getattr(polygraph, name) for name in polygraph.__all__]
+    packages.append(metrics.image_scores)
+    found = [
+        getattr(package, name) for package in packages for name in getattr(package, "__all__", ())
+    ]
+    return {
+        kind
+        for kind in found
+        if inspect.isclass(kind) and not issubclass(kind, BaseException | torch.nn.Module)
+    }
+
+
+def is_config(kind):
+    return dataclasses.is_dataclass(kind) and kind.__name__.endswith("Config")
+
+
+def test_objects_print_in_a_few_lines():
+    made = objects()
+    for item in made:
+        for text in (repr(item), str(item), f"{item}"):
+            assert len(text.splitlines()) <= MOST_LINES, text
+            assert len(text) <= MOST_CHARACTERS, text
+    of_extras = {"Extractor", "KNNGraph", "Layout"}  # a protocol, and two that hold no arrays
+    rest = {
+        kind.__name__ for kind in public_classes() - {*map(type, made)} if not is_config(kind)
+    } - of_extras
+    assert rest == set(), "give an instance of each"
+
+
+@pytest.mark.parametrize(
+    "kind", sorted(filter(is_config, public_classes()), key=lambda kind: kind.__name__)
+)
+def test_configurations_print_in_a_few_lines(kind):
+    for text in (repr(kind()), str(kind())):
+        assert len(text.splitlines()) <= MOST_LINES
+        assert len(text) <= MOST_CHARACTERS
+
+
+def test_a_hierarchy_says_its_levels():
+    assert repr(hierarchy()).startswith("MeshHierarchy(420 -> 210 -> 105 vertices, spirals of [")
