@@ -190,7 +190,7 @@ class SelfAttention2d(nn.Module):
         pooled_keys: take the largest of keys and values in every 2 x 2, as the code of Zhang et al.
             has it: a quarter of the positions.
 
-    Call it with ``[B, C, H, W]``, H and W even where keys are pooled; the output has the same shape.
+    Call it with ``[B, C, H, W]`` (H and W even where keys are pooled); the output has that shape.
     """
 
     def __init__(self, channels: int, pooled_keys: bool = False) -> None:
