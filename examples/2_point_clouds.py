@@ -31,7 +31,7 @@ for place, k in enumerate((4, 16), 1):
     axes = figure.add_subplot(1, 2, place, projection="3d")
     source, target = knn_graph(torus, k=k)
     lines = torch.stack([torus[source], torus[target]], 1).numpy()[:, :, [0, 2, 1]]
-    for line in lines[::2]:
+    for line in lines:
         axes.plot(*line.T, color="#5b2a86", linewidth=0.4, alpha=0.6)
     axes.scatter(*torus.numpy()[:, [0, 2, 1]].T, s=5, color="#e8743b")
     axes.set_title(f"k = {k}")

@@ -62,7 +62,8 @@ for number in range(120):
     way, stretch = rng.normal(size=3), 1 + 0.4 * rng.random(3)
     way /= np.linalg.norm(way)
     dent = np.exp(-((ball @ way - 1) ** 2) / 0.1)[:, None]
-    write_mesh(folder / f"{number:03d}.ply", Mesh(0.1 * ball * stretch * (1 - 0.5 * dent), faces))
+    vertices = 0.1 * ball * stretch * (1 - 0.5 * dent)
+    write_mesh(folder / f"{number:03d}.ply", Mesh(vertices, faces))
 
 # %%
 # Train

@@ -3,9 +3,9 @@ Polynomial networks and their degree
 ====================================
 
 A polynomial network (Π-net) multiplies features with features. Of a layer without activations one
-can say exactly what it computes: a polynomial of known degree. This tutorial builds such layers over
-two kinds of linear operators, proves their degree by finite differences, and shows what a degree is
-good for.
+can say exactly what it computes: a polynomial of known degree. This tutorial builds such layers
+over two kinds of linear operators, measures their degree by finite differences, and shows what a
+degree is good for.
 """
 
 # %%
@@ -71,7 +71,9 @@ for family in (Simple, CCP, NCP, NCPSkip):
 
 def deep(blocks, order):
     """Blocks of one order, one after the other."""
-    return ProdPoly(*(NCP(linear, 3 if n == 0 else 8, 8, order=order, norm="none") for n in range(blocks)))
+    return ProdPoly(
+        *(NCP(linear, 3 if n == 0 else 8, 8, order=order, norm="none") for n in range(blocks))
+    )
 
 
 def degree_and_size(net):
@@ -99,8 +101,8 @@ print(polynomial_degree(broken, (3,)))
 # %%
 # What a degree is good for
 # -------------------------
-# A product of two inputs is of degree 2: a layer of degree 2 learns it exactly, a linear one cannot,
-# and a network with ReLU comes near where it was trained and nowhere else.
+# Where the target is a polynomial, a layer of its degree learns it exactly, outside the data too.
+# A linear layer cannot, and a network with ReLU comes near where it was trained and nowhere else.
 line = torch.linspace(-3, 3, 200)[:, None]
 inside = torch.rand(512, 1) * 2 - 1
 

@@ -17,24 +17,24 @@ import tempfile
 import matplotlib.pyplot as plt
 import torch
 
-from polygraph.data import make_glyphs
+from polygraph.data import ImageDataConfig, open_images
 from polygraph.models import GraphGenerator, GraphGeneratorConfig
 from polygraph.nn import pixel_knn
 from polygraph.report.image_grid import image_grid
 from polygraph.tasks import images
 
 torch.manual_seed(0)
-digits, labels, is_test = make_glyphs(num_images=600, size=16)
-picture = torch.tensor(digits[3:4]).float() / 255
-patches = torch.nn.functional.unfold(picture, 3, padding=1).reshape(1, 9, 16, 16)
-index, dist2 = pixel_knn(patches, k=8, exclude_radius=1)  # [1, 256, 8]
+digits = open_images(ImageDataConfig(kind="glyphs", num_images=600))
+picture = torch.tensor(digits.images[3:4]).float() / 255
+patches = torch.nn.functional.unfold(picture, 3, padding=1).reshape(1, 9, 32, 32)
+index, dist2 = pixel_knn(patches, k=8, exclude_radius=1)  # [1, 1024, 8]
 
 figure, axes = plt.subplots(1, 3, figsize=(7.5, 2.7), layout="constrained")
-for place, pixel in zip(axes, (16 * 5 + 8, 16 * 9 + 8, 16 * 2 + 2)):
+for place, pixel in zip(axes, (32 * 10 + 16, 32 * 18 + 19, 32 * 4 + 4)):
     place.imshow(picture[0, 0], cmap="gray_r")
-    rows, columns = index[0, pixel] // 16, index[0, pixel] % 16
+    rows, columns = index[0, pixel] // 32, index[0, pixel] % 32
     place.scatter(columns, rows, color="#5b2a86", s=30, label="neighbours")
-    place.scatter(pixel % 16, pixel // 16, color="#e8743b", s=60, marker="s", label="pixel")
+    place.scatter(pixel % 32, pixel // 32, color="#e8743b", s=60, marker="s", label="pixel")
     place.set_axis_off()
 axes[0].legend(fontsize=7)
 plt.show()
@@ -53,11 +53,9 @@ for graph in ("none", "edge", "ecc", "light"):
 # %%
 # Train it
 # --------
-# The preset ``digits`` trains for 1,000 steps (``make demo-gan``, minutes); forty are enough to see
-# that it runs.
-run = images.train(
-    (digits, labels), tempfile.mkdtemp(), preset="digits", steps=40, batch_size=16, seed=0
-)
+# The preset ``digits`` trains for 1,000 steps (``make demo-gan``, minutes); here it stops when
+# strokes begin to show.
+run = images.train(digits, tempfile.mkdtemp(), preset="digits", steps=160, batch_size=16, seed=0)
 print(run)
 
 # %%

@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import inspect
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -41,8 +42,10 @@ def public():
 
 
 @pytest.mark.parametrize("name", modules_with_examples())
-def test_examples_run(name):
-    """As printed, each with the same random numbers."""
+def test_examples_run(name, tmp_path, monkeypatch):
+    """As printed, each with the same random numbers; files and caches in a folder of the test."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("POLYGRAPH_CACHE", str(tmp_path / "cache"))
     module = importlib.import_module(name)
     runner = doctest.DocTestRunner(optionflags=OPTIONS)
     for test in doctest.DocTestFinder(exclude_empty=True).find(module, name):

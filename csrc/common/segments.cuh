@@ -1,15 +1,15 @@
 // Segments of graphs, shared among lanes: long segments are cut into pieces, whose results are joined in order.
 //
 // A group is 4 to 32 neighboring lanes of a warp, a power of two; its lanes lie along the channels. It has one unit of
-// work: a segment, or a piece of a long one. Whatever a thread sums up it adds in the order of the positions; pieces
-// are joined in their order. So the order of a sum depends on the segment's length alone: not on the lanes, nor on the
+// work: a segment, or a piece of a long one. A thread adds in the order of the positions, and pieces are joined in
+// their order. So the order of a sum depends on the segment's length alone: not on the lanes, nor on the
 // width of loads.
 //
 // A segment of more than kPieceSlots positions is long. Its pieces start kPieceSlots apart, the first where it starts.
 // A window is kPieceSlots positions from a multiple of kPieceSlots on. Within window w at most one long segment starts
 // (the place 2 w + 1 belongs to its first piece), and at most one piece of a segment that started before (place 2 w).
 // So the number of places depends on the number of slots alone; which segment a place serves is searched in ptr by the
-// group that works on it, and nothing is counted or copied to the host.
+// group that works on it, and the host counts and copies nothing.
 #pragma once
 
 #include <vector>
@@ -56,7 +56,7 @@ __device__ __forceinline__ Group this_group(const SegmentWork& work) {
   return {threadIdx.x & (lanes - 1), lanes, first_item() >> work.lanes_log2};
 }
 
-// The number of segments that start before `bound`. Each lane of a group looks at one entry, and the group goes on
+// The number of segments that start before `bound`. Each lane of a group reads one entry, and the search continues
 // between two of them; all groups of a warp take the same number of steps. Where ptr does not rise the result means
 // nothing, but lies in [0, S].
 __device__ __forceinline__ uint32_t segments_before(const SegmentWork& work, const Group& group, int64_t bound) {

@@ -5,7 +5,7 @@
 //                                 + sum over the slots of s, c of     x[r, c] b[c, d]
 //   ecc_lane_backward_  of <g, out>, for the segments first <= s < last:
 //                       y[e, c]       to x[r, c]                            [E', C]
-//                       a[p, h]       to phi, or to what is in the activation, where there is a layer  [P, H]
+//                       a[p, h]       to phi or, where there is a layer, to the input of the activation  [P, H]
 //                       f[p, h]       phi again                             [P, H or more]
 //                       with p the position of the slot, less ptr[first]
 //   ecc_lane_weight_    to[c, d, h] += sum over the slots p of first <= s < last of  f[p, h] x[r, c] g[s, d]
@@ -15,9 +15,10 @@
 //   near [S, H], far [O, H]                                act(near[s] + far[o])
 //   features [E', F], layer [H, F], shift [H]              act(features[e] layer^T + shift)
 // with act(p) = p <= 0 ? slope p : p (0 with a slope of 0), and slope >= 0 for derivatives, which take the first or the
-// last form. x [O, C], g [S, D], b [C, D]; W [H, C, D] has any strides. Segments with fewer slots than their neighbours
-// in the lanes are filled up with zeros: the caller sees to it that numbers of slots do not differ much. Every sum has
-// an order that depends on neither the number of threads nor the other lanes. No graph here has a list of slots.
+// last form. x [O, C], g [S, D], b [C, D]; W [H, C, D] has any strides. Segments with fewer slots than others in
+// the lanes are padded with zeros: the caller takes this way only where segments have about as many slots each. Every
+// sum has an order that depends on neither the number of threads nor the other lanes. No graph here has a list of
+// slots.
 #pragma once
 
 #include "common/graph.h"

@@ -1,6 +1,7 @@
 // Edge-conditioned convolution in lanes on the CPU: float32 and float64; half types are widened by the callers.
 #include <vector>
 
+#include "common/arena.h"
 #include "common/simd.h"
 #include "ecc_lane/ecc_lane.h"
 
@@ -80,15 +81,14 @@ struct WeightParams {
 constexpr int64_t kCacheBytes = 400 << 10;  // of the groups that go through the weights together
 constexpr int64_t kSharedBytes = 4 << 20;   // where the weights are too large for any cache
 constexpr int64_t kNearBytes = 40 << 10;    // of z, of one group
-constexpr int64_t kAlignment = 64;
 
 template <class T>
 int64_t lanes() {
   return 2 * vector_bytes() / static_cast<int64_t>(sizeof(T));
 }
 
-// How many groups go through the weights together: what they need stays in a cache of its own, but the more the
-// weights take to read, the more there are.
+// How many groups go through the weights together: their scratch stays in the L2, but for larger weights, which take
+// longer to read, there are more groups.
 template <class T>
 int64_t groups_together(const LaneSizes& n, bool backward, int64_t groups) {
   const int64_t size = static_cast<int64_t>(sizeof(T));
@@ -96,64 +96,49 @@ int64_t groups_together(const LaneSizes& n, bool backward, int64_t groups) {
   const int64_t weights = n.H * n.C * n.D * size;
   const int64_t budget = std::clamp(weights / 16, kCacheBytes, kSharedBytes);
   const int64_t most = std::clamp<int64_t>(budget / each, 1, std::max<int64_t>(1, groups));
-  const int64_t passes = (groups + most - 1) / most;
-  return passes == 0 ? 1 : (groups + passes - 1) / passes;
+  const int64_t passes = ceil_div(groups, most);
+  return passes == 0 ? 1 : ceil_div(groups, passes);
+}
+
+// For a thread that has `tasks` groups.
+template <class T>
+Scratchpad<LaneScratch<T>> lane_scratch(const LaneSizes& n, bool backward, int64_t tasks) {
+  const int64_t groups = groups_together<T>(n, backward, tasks);
+  const auto layout = [=](Arena& arena) -> LaneScratch<T> {
+    const int64_t G = lanes<T>();
+    const int64_t z_bytes = n.H * G * static_cast<int64_t>(sizeof(T));  // of a channel
+    const int64_t channels = std::clamp<int64_t>(kNearBytes / std::max<int64_t>(1, z_bytes), 1, 4);
+    auto* group = arena.take<LaneGroup<T>>(groups);
+    for (int64_t g = 0; g < groups; ++g) {
+      const LaneGroup<T> one{
+          .first = 0,
+          .depth = 0,
+          .slots = arena.take<int64_t>(n.most * G),
+          .phi = arena.take<T>(n.most * n.H * G),
+          .x = arena.take<T>(n.most * n.C * G),
+          .out = arena.take<T>(n.D * G),
+          .a = arena.take<T>(backward ? n.most * n.H * G : 0),
+          .y = arena.take<T>(backward ? n.most * n.C * G : 0)};
+      if (group != nullptr) {
+        group[g] = one;
+      }
+    }
+    return {
+        .groups = groups,
+        .channels = channels,
+        .group = group,
+        .place = arena.take<LanePlace<T>>(std::max(groups, n.most)),
+        .z = arena.take<T>(groups * channels * n.H * G),
+        .features = arena.take<T>(n.most * n.F * G),
+        .sums = arena.take<T>(std::max(n.C, n.H) * G),
+        .zeros = arena.take<T>(std::max({n.C, n.D, n.F, n.H}))};
+  };
+  return Scratchpad<LaneScratch<T>>(layout, ArenaFill::zeros);
 }
 
 template <class T>
-class LaneMemory {
- public:
-  LaneMemory(const LaneSizes& n, bool backward, int64_t groups)
-      : group(static_cast<size_t>(groups)), place(static_cast<size_t>(std::max(groups, n.most))) {
-    const int64_t G = lanes<T>();
-    const int64_t size = static_cast<int64_t>(sizeof(T));
-    view.groups = groups;
-    view.channels = std::clamp<int64_t>(kNearBytes / std::max<int64_t>(1, n.H * G * size), 1, 4);
-    const int64_t each = n.most * (n.H + n.C) * (backward ? 2 : 1) + n.D + view.channels * n.H;
-    const int64_t shared = n.most * n.F + std::max(n.C, n.H);
-    const int64_t row = std::max({n.C, n.D, n.F, n.H});
-    elements.resize(static_cast<size_t>((groups * each + shared) * G + row + kAlignment));
-    slots.resize(static_cast<size_t>(groups * n.most * G));
-    T* next = aligned(elements.data());
-    const auto take = [&](int64_t count) {
-      T* found = next;
-      next += count;
-      return found;
-    };
-    int64_t number = 0;
-    for (LaneGroup<T>& one : group) {
-      one.slots = slots.data() + n.most * G * number++;
-      one.phi = take(n.most * n.H * G);
-      one.x = take(n.most * n.C * G);
-      one.out = take(n.D * G);
-      one.a = backward ? take(n.most * n.H * G) : nullptr;
-      one.y = backward ? take(n.most * n.C * G) : nullptr;
-    }
-    view.group = group.data();
-    view.place = place.data();
-    view.z = take(groups * view.channels * n.H * G);
-    view.features = take(n.most * n.F * G);
-    view.sums = take(std::max(n.C, n.H) * G);
-    view.zeros = take(row);
-  }
-
-  LaneScratch<T> view{};
-
- private:
-  static T* aligned(T* start) {
-    const auto address = reinterpret_cast<uintptr_t>(start);
-    return start + (kAlignment - address % kAlignment) % kAlignment / sizeof(T);
-  }
-
-  std::vector<LaneGroup<T>> group;
-  std::vector<LanePlace<T>> place;
-  std::vector<T> elements;
-  std::vector<int64_t> slots;
-};
-
-template <class T>
 int64_t number_of_groups(const LaneSizes& n) {
-  return (n.last - n.first + lanes<T>() - 1) / lanes<T>();
+  return ceil_div(n.last - n.first, lanes<T>());
 }
 
 int64_t work_per_segment(const LaneSizes& n) {
@@ -163,16 +148,16 @@ int64_t work_per_segment(const LaneSizes& n) {
 template <class T>
 void ecc_lane_cpu(const LaneParams<T>& p) {
   parallel_tasks(number_of_groups<T>(p.n), lanes<T>() * work_per_segment(p.n), [&](int64_t begin, int64_t end) {
-    const LaneMemory<T> memory(p.n, false, groups_together<T>(p.n, false, end - begin));
-    POLYGRAPH_SIMD_CALL(ecc_lane<T>(p, memory.view, begin, end));
+    const Scratchpad<LaneScratch<T>> scratch = lane_scratch<T>(p.n, false, end - begin);
+    POLYGRAPH_SIMD_CALL(ecc_lane<T>(p, scratch.view(), begin, end));
   });
 }
 
 template <class T>
 void ecc_lane_backward_cpu(const LaneParams<T>& p) {
   parallel_tasks(number_of_groups<T>(p.n), lanes<T>() * work_per_segment(p.n), [&](int64_t begin, int64_t end) {
-    const LaneMemory<T> memory(p.n, true, groups_together<T>(p.n, true, end - begin));
-    POLYGRAPH_SIMD_CALL(ecc_lane_backward<T>(p, memory.view, begin, end));
+    const Scratchpad<LaneScratch<T>> scratch = lane_scratch<T>(p.n, true, end - begin);
+    POLYGRAPH_SIMD_CALL(ecc_lane_backward<T>(p, scratch.view(), begin, end));
   });
 }
 
@@ -182,7 +167,7 @@ constexpr int64_t kWeightColumns = 64;  // hidden features of any instruction se
 template <class T>
 void ecc_lane_weight_cpu(const WeightParams<T>& p) {
   const int64_t segments = p.last - p.first;
-  const int64_t blocks = (p.C + kWeightBlock - 1) / kWeightBlock;
+  const int64_t blocks = ceil_div(p.C, kWeightBlock);
   std::vector<T> g(static_cast<size_t>((p.D + kWeightBlock) * segments));
   POLYGRAPH_SIMD_CALL(pack_grad<T>(p, g.data()));
   parallel_tasks(blocks, kWeightBlock * segments * p.H * p.D, [&](int64_t begin, int64_t end) {
@@ -350,8 +335,8 @@ void ecc_lane_weight_cpu(
   check_shape(op, "f", f, "[P, at least H in whole vectors]", {bounds[last] - bounds[first], -1});
   const int64_t lanes = vector_bytes() / (x.scalar_type() == ScalarType::Double ? 8 : 4);
   POLYGRAPH_CHECK(
-      f.size(1) >= (n.H + lanes - 1) / lanes * lanes, op, ": f must have at least H = ", n.H,
-      " columns, in whole vectors, got ", f.size(1));
+      f.size(1) >= round_up(n.H, lanes), op, ": f must have at least H = ", n.H, " columns, in whole vectors, got ",
+      f.size(1));
   const Tensor values = dense(f), features = dense(x), upstream = dense(grad);
   dispatch_wide(x, [&](auto zero) {
     using T = decltype(zero);

@@ -1,9 +1,10 @@
 // Edge-conditioned convolution in tiles on the CPU: float32 and float64; half types are widened by the callers.
 #include <utility>
 
+#include "common/arena.h"
 #include "common/simd.h"
 #include "ecc_tile/ecc_tile.h"
-#include "edge_product/edge_product_scratch.h"
+#include "edge_product/edge_product_cpu.h"
 
 namespace polygraph {
 namespace {
@@ -34,21 +35,17 @@ struct TileScratch {
 #include "common/each_isa.inc"
 
 template <class T>
-class TileMemory {
- public:
-  explicit TileMemory(const TileParams<T>& p) : edges(p.edges.n, true) {
-    constexpr int64_t kLanes = 64 / static_cast<int64_t>(sizeof(T));
-    const int64_t matrices = kTileSegments * p.edges.n.hidden() * p.edges.n.C + 2 * kLanes + kTileRows;
-    elements.assign(static_cast<size_t>(matrices + kTileSegments * p.grad_step), T(0));
-    view = {edges.view, elements.data(), elements.data() + matrices};
-  }
-
-  TileScratch<T> view{};
-
- private:
-  ScratchMemory<T> edges;
-  std::vector<T> elements;
-};
+Scratchpad<TileScratch<T>> tile_scratch(const TileParams<T>& p) {
+  const EdgeProductSizes& n = p.edges.n;
+  const int64_t past_end = 2 * kWidestVector<T> + kTileRows;
+  const auto layout = [&](Arena& arena) -> TileScratch<T> {
+    return {
+        .edges = product_scratch<T>(arena, n, true),
+        .matrices = arena.take<T>(kTileSegments * n.hidden() * n.C + past_end),
+        .grad = arena.take<T>(kTileSegments * p.grad_step)};
+  };
+  return Scratchpad<TileScratch<T>>(layout, ArenaFill::zeros);
+}
 
 template <class T>
 int64_t whole_vectors(int64_t size) {
@@ -62,16 +59,16 @@ int64_t work_per_tile(const EdgeProductSizes& n, int64_t D) {
 template <class T>
 void ecc_tile_cpu(TileParams<T> p) {
   const EdgeProductSizes& n = p.edges.n;
-  const int64_t tiles = (n.g.S + kTileSegments - 1) / kTileSegments;
+  const int64_t tiles = ceil_div(n.g.S, kTileSegments);
   parallel_tasks(tiles, work_per_tile(n, p.D), [&](int64_t begin, int64_t end) {
-    const TileMemory<T> memory(p);
+    const Scratchpad<TileScratch<T>> scratch = tile_scratch(p);
     const int64_t first = begin * kTileSegments, last = std::min(n.g.S, end * kTileSegments);
-    POLYGRAPH_SIMD_CALL(ecc_tile<T>(p, memory.view, first, last));
+    POLYGRAPH_SIMD_CALL(ecc_tile<T>(p, scratch.view(), first, last));
   });
 }
 
-// Parts of the segments have sums of their own: as many parts as depend on their number alone, so that results do not
-// depend on the number of threads.
+// Parts of the segments have separate sums. How many parts there are depends on the number of segments alone, so that
+// results do not depend on the number of threads.
 constexpr int64_t kPartSegments = 40 * kTileSegments;
 constexpr int64_t kMostParts = 64;
 
@@ -79,16 +76,16 @@ constexpr int64_t kMostParts = 64;
 template <class T>
 void ecc_tile_backward_cpu(TileParams<T> p, T* to) {
   const EdgeProductSizes& n = p.edges.n;
-  const int64_t part = round_up(std::max(kPartSegments, (n.g.S + kMostParts - 1) / kMostParts), kTileSegments);
-  const int64_t parts = (n.g.S + part - 1) / part;
+  const int64_t part = round_up(std::max(kPartSegments, ceil_div(n.g.S, kMostParts)), kTileSegments);
+  const int64_t parts = ceil_div(n.g.S, part);
   const int64_t rows = n.hidden() * n.C;
   const int64_t size = rows * p.grad_step;
   std::vector<T> sums(to == nullptr ? 0 : static_cast<size_t>(parts * size));
   parallel_tasks(parts, 3 * part / kTileSegments * work_per_tile(n, p.D), [&](int64_t begin, int64_t end) {
-    const TileMemory<T> memory(p);
+    const Scratchpad<TileScratch<T>> scratch = tile_scratch(p);
     for (int64_t i = begin; i < end; ++i) {
       T* sum = to == nullptr ? nullptr : sums.data() + i * size;
-      POLYGRAPH_SIMD_CALL(ecc_tile_backward<T>(p, memory.view, i * part, std::min(n.g.S, (i + 1) * part), sum));
+      POLYGRAPH_SIMD_CALL(ecc_tile_backward<T>(p, scratch.view(), i * part, std::min(n.g.S, (i + 1) * part), sum));
     }
   });
   for (int64_t r = 0; to != nullptr && r < rows; ++r) {

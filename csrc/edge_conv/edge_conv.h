@@ -11,7 +11,7 @@
 //                          its segments' values, for inference, where nobody asks for them again; on the CPU alone
 //
 //   m = slope where near_mask[s] + far_mask[o] <= 0, else 1 (channel by channel); without masks, m = 1. With a slope of
-//   0 what is multiplied with m is left out, even if it is not finite.
+//   0 the product with m is 0, even if the other factor is not finite.
 //
 // With near = near_mask = u and far = far_mask = v, m (u + v) is the activation max(a, slope a) of a = u + v: none
 // (slope 1), ReLU (0), leaky ReLU. Almost everywhere m is constant, and the three are partial derivatives of one form,
@@ -21,7 +21,7 @@
 // near_mask, near and grad [S, D], far_mask, far and far_grad [O, D], per_edge [E', D], weight [E']. All but grad may
 // be absent: the masks come both or not at all, at least one value must be there, and weight does not come with
 // per_edge. The sums of a segment and another node are formed before anything is multiplied: with opposite signs they
-// are exact differences of what lies close together, however far from 0 that is.
+// are exact differences of values that lie close together, however far from 0 they are.
 #pragma once
 
 #include "common/graph.h"

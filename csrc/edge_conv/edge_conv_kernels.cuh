@@ -155,7 +155,7 @@ struct WeightedIds {
 // A group computes kVec channels a lane of one unit (common/segments.cuh): lanes lie along D, so rows are read and
 // written in whole sectors, kVec channels a load (D a multiple of kVec, all rows aligned to it). Each lane reads and
 // checks the ids of one slot, and hands them round. Bound by memory: one row of the other node a slot, two with other
-// masks than values, mostly from the L2. Safe: no shared memory, one writer a number; all lanes of a warp pass every
+// masks than values, mostly from the L2. Safe: no shared memory, one writer per element; all lanes of a warp pass every
 // shuffle, because the walk is as long as the warp's longest unit.
 template <class T, int kVec, Form kForm>
 __global__ void __launch_bounds__(kSegmentThreads, kBlocks<kVec>)
@@ -212,7 +212,7 @@ __global__ void __launch_bounds__(kSegmentThreads, kBlocks<kVec>)
   });
 }
 
-// As edge_sum_kernel, but each value goes to its edge's row. Rows that no slot names are zero before.
+// edge_sum_kernel without the sum: each value goes to its edge's row. Rows that no slot names are zero before.
 template <class T, int kVec, Form kForm>
 __global__ void __launch_bounds__(kSegmentThreads, kBlocks<kVec>)
     edge_values_kernel(const __grid_constant__ EdgeConvCudaParams<T> p) {
@@ -252,7 +252,7 @@ __global__ void __launch_bounds__(kSegmentThreads, kBlocks<kVec>)
 // A group computes the dots of a unit's slots, kAtOnce at a time: a lane adds the channels of the kWidth-wide parts
 // lane, lane + lanes, ... in order, and the lanes are folded by halves. Which lane has which channel depends on D
 // alone; kPacked says whether a part is one load, kFar whether there is an far_grad. Reading and safety as of
-// edge_sum_kernel; one writer a number.
+// edge_sum_kernel; one writer per element.
 template <class T, bool kPacked, Form kForm, bool kFar>
 __global__ void __launch_bounds__(kSegmentThreads, kBlocks<kPackWidth<T>>)
     edge_dot_kernel(const __grid_constant__ EdgeConvCudaParams<T> p) {

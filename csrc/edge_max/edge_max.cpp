@@ -1,4 +1,4 @@
-// Schemas of the largest neighbour; the contract is in edge_max.h.
+// Schemas of the largest neighbor; the contract is in edge_max.h.
 #include "edge_max/edge_max.h"
 
 STABLE_TORCH_LIBRARY_FRAGMENT(polygraph, m) {

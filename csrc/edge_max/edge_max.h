@@ -1,4 +1,4 @@
-// The largest neighbour of every segment, channel by channel.
+// The largest neighbor of every segment, channel by channel.
 //
 //   edge_max           value[s, d] = v[o*, d] for the slot t* of s whose sign[d] * v[o, d] is largest
 //                      arg[s, d]   = t*

@@ -1,4 +1,4 @@
-// CPU largest neighbour: float32 and float64; half types are widened to float32 first.
+// CPU largest neighbor: float32 and float64; half types are widened to float32 first.
 #include "common/simd.h"
 #include "edge_max/edge_max.h"
 
@@ -8,7 +8,7 @@ namespace {
 #define POLYGRAPH_KERNEL_FILE "edge_max/edge_max_kernel.inc"
 #include "common/each_isa.inc"
 
-// A thread owns so many channels: a cache line of float32.
+// Channels of a task: a cache line of float32.
 constexpr int64_t kChannels = 16;
 
 template <class T>
@@ -20,7 +20,7 @@ void edge_max_cpu(const EdgeMaxParams<T>& p) {
 // Calls fn(c, end) on blocks of channels.
 template <class F>
 void for_channels(const EdgeMaxSizes& n, const F& fn) {
-  const int64_t blocks = (n.D + kChannels - 1) / kChannels;
+  const int64_t blocks = ceil_div(n.D, kChannels);
   parallel_tasks(blocks, n.g.S * kChannels, [&](int64_t first, int64_t last) {
     for (int64_t block = first; block < last; ++block) {
       fn(block * kChannels, std::min(n.D, (block + 1) * kChannels));

@@ -1,4 +1,4 @@
-// CUDA largest neighbour: float32, float64, and half types that accumulate in float32.
+// CUDA largest neighbor: float32, float64, and half types that accumulate in float32.
 #include "common/segments.cuh"
 #include "edge_max/edge_max.h"
 
@@ -227,7 +227,7 @@ __global__ void __launch_bounds__(kSegmentThreads, 3)
   });
 }
 
-// A thread copies one number; neighbouring threads lie along D. Safe: one writer a number.
+// A thread copies one element; adjacent threads lie along D. Safe: one writer per element.
 template <class T>
 __global__ void __launch_bounds__(kSegmentThreads) edge_take_kernel(EdgeArgParams<T> p) {
   const int64_t D = p.n.D;

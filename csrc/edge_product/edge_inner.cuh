@@ -1,8 +1,8 @@
 // CUDA kernels of edge_inner_: a[e, h] = sum_c G[s, h, c] x[r, c] and y[e, c] = sum_h phi'[e, h] G[s, h, c].
 //
-// In both a thread has kColumns channels: neighbours, read as packs, where C is a multiple of kColumns (kPacks); else
-// as many apart as threads share a row. A sum over h is that of one thread, or of four whose sums are added pairwise;
-// one over c is that of threads whose sums are added pairwise. What adds what follows from H' and C alone.
+// In both a thread has kColumns channels: adjacent ones, read as packs, where C is a multiple of kColumns (kPacks);
+// else as many apart as threads share a row. A sum over h is that of one thread, or of four whose sums are added
+// pairwise; one over c is that of threads whose sums are added pairwise. What adds what follows from H' and C alone.
 #pragma once
 
 #include "edge_product/edge_inner_few.cuh"
@@ -126,7 +126,7 @@ __device__ __forceinline__ void store_slots(
   }
 }
 
-// Brings x or phi' of `count` slots, from d0 on along the depth, and the slots' rows, to shared memory.
+// Copies x or phi' of `count` slots, from d0 on along the depth, and the slots' rows, to shared memory.
 template <bool kPacks, bool kToPhi, class T>
 __device__ __forceinline__ void stage_factor(
     const InnerParams<T>& params, int64_t s, int64_t at, int64_t end, int count, int d0, Acc<T>* factor,
@@ -153,7 +153,7 @@ __device__ __forceinline__ void stage_factor(
 // A block computes columns of `a` (of phi', the depth runs over C) or of `y` (channels, the depth runs over H') for the
 // slots of one segment, a warp 16 or 32 columns. The other factor, x or phi', is in shared memory, some slots and some
 // of the depth at a time. G is read once for 8 or 16 slots, straight to registers: a warp reads 4 rows of G, 32
-// channels of each, in whole sectors, 4 times at once, and multiplies each number with all slots, so that a load from
+// channels of each, in whole sectors, 4 times at once, and multiplies each element with all slots, so that a load from
 // shared memory serves 16 products. For `a` a lane adds over its channels, and the 8 lanes of a line are folded at the
 // end; for `y` over its rows, and the 4 lines are folded. Safe: the factor and the slots' rows are replaced after a
 // barrier that follows their last use; each row of the results belongs to one slot. Bound by reading G up to about 12

@@ -124,7 +124,7 @@ __device__ __forceinline__ void few_of_slot(const FewParams<T>& params, ProductS
       continue;
     }
     T* to = p.a + slot.row * p.a_step + h;
-    if (lanes >= kRowsAtOnce) {  // neighbouring threads write neighbours
+    if (lanes >= kRowsAtOnce) {  // adjacent threads write adjacent elements
       const A low = lane % 2 == 0 ? dot[0] : dot[1];
       const A high = lane % 2 == 0 ? dot[2] : dot[3];
       if (lane < kRowsAtOnce && h + lane < hidden) {
@@ -145,7 +145,7 @@ __device__ __forceinline__ void few_of_slot(const FewParams<T>& params, ProductS
 }
 
 // A group of threads, which share the channels, computes both rows of a slot: each row of G that it reads, from the L1
-// after the first slot of a segment, serves both. A block takes the slots of some neighbouring segments, which it lists
+// after the first slot of a segment, serves both. A block takes the slots of some adjacent segments, which it lists
 // in shared memory, a thread a slot, and its groups take slots from the list in turn, whatever segment they are of.
 // Safe: the list is replaced after a barrier that follows its last use; a row of the results belongs to one slot.
 // Bound by memory: with 9 x 16 elements and 7 slots a node, 576 bytes of G and 1,500 of rows of slots; 41,000 nodes

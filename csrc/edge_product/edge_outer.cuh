@@ -1,7 +1,7 @@
 // CUDA kernels of edge_outer_: Z[s] = sum over the slots of s of phi' (x) x.
 //
 // Both give a thread kRows x kColumns elements (or fewer columns) of one segment's Z, a "unit", and number the units
-// through, so that blocks are full whatever H' and C are. Each number is the sum of one thread, over the slots in the
+// through, so that blocks are full whatever H' and C are. Each element is the sum of one thread, over the slots in the
 // order of their positions: results depend on neither units nor load widths.
 #pragma once
 
@@ -36,7 +36,7 @@ __device__ __forceinline__ void add_products(
 }
 
 // Few elements per segment, or narrow rows. A unit is kRows x kVec elements; a block takes kFewThreads of them, of some
-// neighbouring segments. It lists the slots of these in shared memory, a thread a slot, and then each thread reads
+// adjacent segments. It lists the slots of these in shared memory, a thread a slot, and then each thread reads
 // phi and x of its slots where they are: threads of a segment read the same sectors, from the L1. Safe: the list is
 // replaced after a barrier that follows its last use.
 // Bound by memory: 9 x 16 elements and 7 slots a node, 576 bytes of Z and about 320 of slots and phi, with x from the
@@ -163,8 +163,8 @@ __device__ __forceinline__ void store_unit(
   }
 }
 
-// Many elements per segment. A unit is kRows neighbouring rows times kColumns columns: packs of kVec, a tile's width
-// apart. The block brings phi' of its rows and x of its columns to shared memory, kOuterSlots slots at a time; a slot
+// Many elements per segment. A unit is kRows adjacent rows times kColumns columns: packs of kVec, a tile's width
+// apart. The block copies phi' of its rows and x of its columns to shared memory, kOuterSlots slots at a time; a slot
 // then costs a thread 3 or 4 loads of packs for 32 products (16 in double precision), and the lanes of a warp read the
 // same rows of phi'. Safe: the operands are replaced after a barrier that follows their last use.
 // Bound by writing Z up to about 16 slots (K / 2 operations a byte), beyond that by its multiplications.

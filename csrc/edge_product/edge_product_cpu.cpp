@@ -1,8 +1,9 @@
 // CPU edge-wise halves of ECC: float32 and float64; half types are widened to float32 by the callers.
+#include "edge_product/edge_product_cpu.h"
+
 #include <utility>
 
 #include "common/simd.h"
-#include "edge_product/edge_product_scratch.h"
 
 namespace polygraph {
 namespace {
@@ -11,22 +12,41 @@ namespace {
 #include "common/each_isa.inc"
 
 template <class T>
+Scratchpad<ProductScratch<T>> thread_scratch(const EdgeProductSizes& n, bool inner) {
+  const auto layout = [&](Arena& arena) { return product_scratch<T>(arena, n, inner); };
+  return Scratchpad<ProductScratch<T>>(layout, ArenaFill::zeros);
+}
+
+template <class T>
 void edge_outer_cpu(const EdgeProductParams<T>& p) {
   parallel_tasks(p.n.last - p.n.first, work_per_segment(p.n), [&](int64_t begin, int64_t end) {
-    const ScratchMemory<T> scratch(p.n, false);
-    POLYGRAPH_SIMD_CALL(edge_outer<T>(p, scratch.view, begin, end));
+    edge_outer_segments(p, thread_scratch<T>(p.n, false).view(), begin, end);
   });
 }
 
 template <class T>
 void edge_inner_cpu(const EdgeProductParams<T>& p) {
   parallel_tasks(p.n.last - p.n.first, 2 * work_per_segment(p.n), [&](int64_t begin, int64_t end) {
-    const ScratchMemory<T> scratch(p.n, true);
-    POLYGRAPH_SIMD_CALL(edge_inner<T>(p, scratch.view, begin, end));
+    edge_inner_segments(p, thread_scratch<T>(p.n, true).view(), begin, end);
   });
 }
 
 }  // namespace
+
+template <class T>
+void edge_outer_segments(const EdgeProductParams<T>& p, const ProductScratch<T>& scratch, int64_t begin, int64_t end) {
+  POLYGRAPH_SIMD_CALL(edge_outer<T>(p, scratch, begin, end));
+}
+
+template <class T>
+void edge_inner_segments(const EdgeProductParams<T>& p, const ProductScratch<T>& scratch, int64_t begin, int64_t end) {
+  POLYGRAPH_SIMD_CALL(edge_inner<T>(p, scratch, begin, end));
+}
+
+template void edge_outer_segments(const EdgeProductParams<float>&, const ProductScratch<float>&, int64_t, int64_t);
+template void edge_outer_segments(const EdgeProductParams<double>&, const ProductScratch<double>&, int64_t, int64_t);
+template void edge_inner_segments(const EdgeProductParams<float>&, const ProductScratch<float>&, int64_t, int64_t);
+template void edge_inner_segments(const EdgeProductParams<double>&, const ProductScratch<double>&, int64_t, int64_t);
 
 void edge_outer_cpu(
     const std::vector<Tensor>& phi, double slope, const std::vector<Tensor>& x, bool x_per_edge, int64_t others,

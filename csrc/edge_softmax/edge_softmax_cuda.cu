@@ -111,11 +111,11 @@ __device__ __forceinline__ void store_shares(SlotScores<T>& scores, bool mine, c
   });
 }
 
-// A group has one unit (common/segments.cuh), a lane one of its columns, neighbouring lanes neighbouring columns; each
+// A group has one unit (common/segments.cuh), a lane one of its columns, adjacent lanes adjacent columns; each
 // lane reads and checks the ids of one slot, and hands them round. The slots are passed three times: for the largest
 // score, for the sum, and to write; what is read comes from the caches after the first. Of a piece the total alone is
-// kept. Safe: one writer a number; all lanes of a warp pass every shuffle, because the walks are as long as the warp's
-// longest unit, and a warp has pieces alone or whole segments alone.
+// kept. Safe: one writer per element; all lanes of a warp pass every shuffle, because the walks are as long as the
+// warp's longest unit, and a warp has pieces alone or whole segments alone.
 template <class T>
 __global__ void __launch_bounds__(kSegmentThreads, 3)
     softmax_of_slots_kernel(const __grid_constant__ EdgeSoftmaxCudaParams<T> p) {
@@ -228,7 +228,7 @@ __device__ __forceinline__ void store_moved(SlotScores<T>& scores, bool mine, Ac
   });
 }
 
-// As softmax_of_slots_kernel.
+// The backward pass of softmax_of_slots_kernel, with the same units.
 template <class T>
 __global__ void __launch_bounds__(kSegmentThreads, 3)
     backward_of_slots_kernel(const __grid_constant__ EdgeSoftmaxCudaParams<T> p) {
@@ -261,7 +261,7 @@ __global__ void __launch_bounds__(kJoinLanes* kJoinRows)
       });
 }
 
-// As softmax_of_pieces_kernel.
+// The backward pass of softmax_of_pieces_kernel.
 template <class T>
 __global__ void __launch_bounds__(kSegmentThreads, 3)
     backward_of_pieces_kernel(const __grid_constant__ EdgeSoftmaxCudaParams<T> p) {
@@ -275,7 +275,7 @@ __global__ void __launch_bounds__(kSegmentThreads, 3)
   });
 }
 
-// As softmax_of_columns_kernel.
+// The backward pass of softmax_of_columns_kernel.
 template <class T>
 __global__ void __launch_bounds__(kSegmentThreads)
     backward_of_columns_kernel(const __grid_constant__ EdgeSoftmaxCudaParams<T> p) {

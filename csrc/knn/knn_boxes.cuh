@@ -1,15 +1,16 @@
-// CUDA k-NN of many points in few dimensions, C <= 4: whole tiles of points are passed over that are too far away.
+// CUDA k-NN of many points in few dimensions, C <= 4: tiles of points that are too far away are skipped.
 //
 // Points are sorted along a Hilbert curve through the cells of a grid over all of them, so that kBoxPoints neighbors
 // on it lie near each other, and these have a box: the least and the largest of each coordinate. Queries are sorted
-// likewise. A block takes a tile of queries as knn_list_kernel does, and of the points' tiles only those whose box is
-// no farther from the box of its queries than the last entry of one of its lists.
+// along the same curve. A block takes a tile of queries as knn_list_kernel does, and of the points' tiles only those
+// whose box is no farther from the box of its queries than the last entry of one of its lists.
 //
 // The distance of two boxes is computed as that of two points (knn.h), from the gap between them along each axis. A gap
 // is no larger than the difference of any two coordinates, and differences, squares and sums are rounded monotonically,
 // so no documented distance of a query and a point is smaller than that of their boxes, to the bit: no neighbor is
-// passed over, whatever the cells, and a point as far as the last entry is looked at for its number. The order of
-// points decides only how many boxes are near. At worst all are: then each pair is computed, as without boxes.
+// skipped, whatever the cells, and a point as far as the last entry is visited too, since its number may be smaller.
+// The order of points decides only how many boxes are near. At worst all are: then each pair is computed, as without
+// boxes.
 //
 // Boxes visited for 32 queries, k = 16, counted on the host: 18 of 7813 for 1M points evenly in a cube, 21 for normal
 // ones, 9 on a sphere, 13 of 128 for 16,384 in a cube; along a Morton curve, which jumps, twice as many. Each is about
@@ -304,7 +305,7 @@ __global__ void __launch_bounds__(kKnnThreads, sizeof(typename Shape::Value) == 
     knn_box_list_kernel(KnnBoxParams<typename Shape::Element> p) {
   using A = typename Shape::Value;
   const KnnListMemory<Shape> memory(p.length);
-  A* away = memory.template behind<A>();  // [kKnnThreads] how far the boxes are; NaN for none
+  A* away = memory.template after<A>();  // [kKnnThreads] how far the boxes are; NaN for none
   KnnRegion& region = *memory.region;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   for (int64_t tile = blockIdx.x; tile < p.tiles; tile += gridDim.x) {

@@ -340,7 +340,7 @@ __device__ __forceinline__ Acc<T> exact_distances(const T* x, const T* y, int64_
   Acc<T> mine = 0;
 #pragma unroll 1
   for (int done = 0; done < count; done += 4) {
-    const int source = first + min(done + lane / 8, count - 1);  // past the last: once more, for nobody
+    const int source = first + min(done + lane / 8, count - 1);  // past the last: computed again and not used
     const int other = __shfl_sync(kFullWarp, point, source);
     const Acc<T> d = exact_distance(x + other * C, y, C);
     const int turn = lane - first - done;

@@ -189,9 +189,9 @@ struct KnnListMemory {
     picks = reinterpret_cast<unsigned char*>(points + Shape::kCols);
   }
 
-  // The memory after all of that.
+  // The memory after this layout.
   template <class V>
-  __device__ __forceinline__ V* behind() const {
+  __device__ __forceinline__ V* after() const {
     return reinterpret_cast<V*>(picks + kKnnWarps * Shape::kCols);
   }
 

@@ -1,7 +1,7 @@
 // The sorted list of one query, and how a warp merges candidates into it, one a lane.
 //
 // Few candidates are merged one after the other, about 26 instructions each. More are sorted in registers, by a bitonic
-// network of 15 exchanges, and merged by one more of 5 to 10 for every 32 entries, whatever their number.
+// network of 15 exchanges, and merged by another of 5 to 10 for every 32 entries, however many candidates there are.
 #pragma once
 
 #include "knn/knn_distance.cuh"

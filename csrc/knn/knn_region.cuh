@@ -1,4 +1,4 @@
-// Who a block of the CUDA k-NN kernels works for: a tile of queries of one sample, and the points that they may take.
+// The work of a block of the CUDA k-NN kernels: a tile of queries of one sample, and the points that they may take.
 #pragma once
 
 #include "common/cuda_utils.cuh"
@@ -88,7 +88,7 @@ __device__ __forceinline__ int64_t knn_sample_of_row(const KnnParams<T>& p, int6
 }
 
 // Which sample a ragged tile belongs to. Sample s owns the tiles from y_ptr[s] / kQueries + s on: this rises with s and
-// leaves every sample room for all its tiles, so the launch needs the shapes alone. Some tiles have no queries.
+// is enough for all tiles of every sample, so the launch needs the shapes alone. Some tiles have no queries.
 template <class T>
 __device__ __forceinline__ int64_t knn_sample_of_tile(const KnnParams<T>& p, int64_t tile, int tile_queries) {
   return knn_last_sample(p.n.S, [&](int64_t s) { return quotient(p.y_ptr[s], tile_queries) + s <= tile; });

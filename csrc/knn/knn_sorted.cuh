@@ -129,7 +129,7 @@ __device__ __forceinline__ void settle_newcomers(
   __syncthreads();
 }
 
-// One warp appends what a tile brings to the newcomers of query q of the tile, in the order of the points.
+// One warp appends the candidates of a tile of points to the newcomers of query q, in the order of the points.
 template <class Shape>
 __device__ __forceinline__ void append_tile(
     const KnnParams<typename Shape::Element>& p, const typename Shape::Value* results, const int* points, int query,
@@ -158,7 +158,7 @@ __device__ __forceinline__ void append_tile(
   }
 }
 
-// The whole block settles what is left and writes the finished lists of its tile.
+// The whole block merges the remaining newcomers and writes the finished lists of its tile.
 template <class T>
 __device__ __forceinline__ void finish_tile(
     const KnnParams<T>& p, const KnnRegion& region, const int* queries, int rows, const KnnProgress<Acc<T>>& progress,
@@ -180,7 +180,7 @@ __device__ __forceinline__ void finish_tile(
   }
 }
 
-// A block computes the lists of kRows queries over all of their candidates, and goes on to the tile gridDim.x further:
+// A block computes the lists of kRows queries over all of their candidates, then those of the tile gridDim.x further:
 // there are as many blocks as scratch allows. Reads as knn_list_kernel. Safe: a block's scratch is its own; in it, a
 // query's newcomers are appended by one warp and settled by all after a barrier.
 template <class Shape, int kVec>

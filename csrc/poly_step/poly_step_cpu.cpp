@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "common/parallel.h"
+#include "common/rounding.h"
 #include "common/simd.h"
 #include "poly_step/poly_step.h"
 
@@ -59,7 +60,7 @@ struct PolyBackward {
   const T* direct;        // [D] or null: the scale, unless it is that of the vertex
   const T* through;       // [B, D]
   T* grad_a;              // rows of D, grad_stride apart
-  T* grad_s;              // likewise
+  T* grad_s;              // rows of D, grad_stride apart
   int64_t grad_stride;
   T* grad_skip;          // [B, V, D] or null
   T* grad_vertex_scale;  // [V, D] or null
@@ -78,7 +79,7 @@ constexpr int64_t kBlockRows = 256;  // rows per task, and per partial sum
 // Calls fn(b, begin, end, block) on blocks of rows of every sample.
 template <class F>
 void for_blocks(const PolySizes& n, const F& fn) {
-  const int64_t blocks = (n.V + kBlockRows - 1) / kBlockRows;
+  const int64_t blocks = ceil_div(n.V, kBlockRows);
   parallel_tasks(n.B * blocks, kBlockRows * n.D, [&](int64_t first, int64_t last) {
     for (int64_t task = first; task < last; ++task) {
       const int64_t b = task / blocks;
@@ -88,10 +89,10 @@ void for_blocks(const PolySizes& n, const F& fn) {
   });
 }
 
-// Likewise, but one task has a block of rows of all samples, in order.
+// Calls fn(b, begin, end, block) on the same blocks; one task takes a block of all samples, in order.
 template <class F>
 void for_vertex_blocks(const PolySizes& n, const F& fn) {
-  const int64_t blocks = (n.V + kBlockRows - 1) / kBlockRows;
+  const int64_t blocks = ceil_div(n.V, kBlockRows);
   parallel_tasks(blocks, n.B * kBlockRows * n.D, [&](int64_t first, int64_t last) {
     for (int64_t block = first; block < last; ++block) {
       for (int64_t b = 0; b < n.B; ++b) {
@@ -119,7 +120,7 @@ std::vector<T> add_blocks(const std::vector<T>& partial, int64_t samples, int64_
 }
 
 int64_t num_blocks(const PolySizes& n) {
-  return n.B * ((n.V + kBlockRows - 1) / kBlockRows);
+  return n.B * ceil_div(n.V, kBlockRows);
 }
 
 // The tensor with its last dimension dense, in a dtype the kernels know.
@@ -148,8 +149,8 @@ struct PolyInputs {
 };
 
 // 1/sqrt(eps + mean_v t^2) of one channel of one sample, with everything divided by the largest |t| (or by sqrt(eps),
-// where that is larger) before it is squared. `plain` is what is left when there is a t that is not finite. No r is
-// larger than 1 over the smallest normal number, whatever eps.
+// where that is larger) before it is squared. `plain` is the result where some t is not finite. No r is larger than 1
+// over the smallest normal number, whatever eps.
 template <class T>
 T scaled_rnorm(const PolyForward<T>& p, double eps, int64_t b, int64_t d, T plain) {
   const auto term = [&](int64_t v) { return std::abs(p.a.row(b, v)[d] * p.s.row(b, v)[d]); };
@@ -171,7 +172,7 @@ T scaled_rnorm(const PolyForward<T>& p, double eps, int64_t b, int64_t d, T plai
   return T(1) / std::sqrt((root / largest) * (root / largest) + mean) / largest;
 }
 
-// r [B, D] = 1/sqrt(eps + mean_v t^2) of the sums of t^2, and where they do not serve of a second pass.
+// r [B, D] = 1/sqrt(eps + mean_v t^2), from the sums of t^2; where these overflow or underflow, from a second pass.
 template <class T>
 void write_rnorm(const PolyForward<T>& p, double eps, const std::vector<T>& sums, T* r) {
   std::vector<int64_t> rest;

@@ -1,9 +1,9 @@
 """The directive of the API pages: names of a module, as a table and then in full.
 
-    ```{api} polygraph.ops
-    knn
-    edge_conv
-    ```
+```{api} polygraph.ops
+knn
+edge_conv
+```
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _add_kinds(parser: argparse.ArgumentParser) -> None:
     """Add the kinds of walks and their settings to the command's parser."""
-    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
+    kinds = parser.add_subparsers(dest="walk", required=True, metavar="KIND")
 
     def kind(name: str, words: str, meshes: Sequence[str]) -> argparse.ArgumentParser:
         sub = kinds.add_parser(name, help=words, description=words)
@@ -66,14 +66,14 @@ def _make_sequences(chosen: Any) -> Any:
 
     run = load_run(chosen.run)
     latent = LatentRun(run, given_data(chosen, run))
-    if chosen.kind == "interpolate":
+    if chosen.walk == "interpolate":
         return latent.interpolate(chosen.a, chosen.b, chosen.steps)
-    if chosen.kind == "extrapolate":
+    if chosen.walk == "extrapolate":
         return latent.interpolate(
             chosen.a, chosen.b, chosen.steps, low=chosen.low, high=chosen.high
         )
-    if chosen.kind == "sample":
+    if chosen.walk == "sample":
         return latent.sample(chosen.count, seed=chosen.seed, spread=chosen.spread)
-    if chosen.kind == "axes":
+    if chosen.walk == "axes":
         return latent.axes(chosen.count, reach=chosen.reach, steps=chosen.steps)
     return latent.analogy(chosen.a, chosen.b, chosen.c)

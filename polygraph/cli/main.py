@@ -83,7 +83,7 @@ def describe(error: BaseException) -> str:
             return f"{package} is not installed: pip install 'polygraph-nn[{extra}]'"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    expected = isinstance(error, ValueError | OSError | ImportError | RuntimeError)
+    expected = isinstance(error, UsageError | ValueError | OSError | ImportError | RuntimeError)
     return text if expected and text else f"{type(error).__name__}: {text}"
 
 

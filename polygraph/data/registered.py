@@ -36,8 +36,6 @@ from polygraph.data.store import (
 from polygraph.mesh.io import MOST_BYTES, READABLE, MeshError, Registered
 from polygraph.mesh.origin import ZERO, Point, origin_of, to_float32
 
-_CHUNK_BYTES = 1 << 25
-
 
 def source_path(path: str | Path, what: str) -> Path:
     """The path, if it exists.

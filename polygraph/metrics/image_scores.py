@@ -132,7 +132,7 @@ def inception_score(logits: Tensor, splits: int = 10, seed: int = 0) -> tuple[fl
 def frechet_distance(real: Tensor, fake: Tensor) -> float:
     """Fréchet distance of the Gaussians fitted to two sets of features (FID, with Inception's).
 
-    |μ₁ - μ₂|² + tr(Σ₁ + Σ₂ - 2 (Σ₁ Σ₂)^½), Σ with N - 1 in the denominator. It is biased: the
+    ``|μ₁ - μ₂|² + tr(Σ₁ + Σ₂ - 2 (Σ₁ Σ₂)^½)``, Σ with N - 1 in the denominator. It is biased: the
     distance of two samples of one distribution falls with N and is never 0, so compare values at
     equal N only.
 

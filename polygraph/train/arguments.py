@@ -71,9 +71,9 @@ def list_settings(nested: dict[str, Any], own: Sequence[str] = ()) -> frozenset[
 class _Parser(jsonargparse.ArgumentParser):
     """jsonargparse whose help has dashes, and words for its groups."""
 
-    def format_help(self) -> str:
+    def format_help(self, *given: Any, **named: Any) -> str:
         """The help."""
-        text = dashed(str(super().format_help()))
+        text = dashed(str(super().format_help(*given, **named)))
         text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
         # The settings of a group are options of their own: nobody needs a file for it.
         return re.sub(r"\n  --\w+ CONFIG +Path to a configuration file\.", "", text)

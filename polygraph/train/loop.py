@@ -277,8 +277,9 @@ class Trainer:
         config, samples = self.config, self.task.num_samples
         at = f", from step {self.progress.step:,}" if self.progress.step else ""
         passes = self.total * config.batch_size / samples
+        count = f"{passes:,.0f}" if passes >= 10 else f"{passes:.1f}"
         self._say(
-            f"{self.total:,} steps of {config.batch_size} ({passes:,.0f} passes over {samples:,})"
+            f"{self.total:,} steps of {config.batch_size} ({count} passes over {samples:,})"
             f"{at}, learning rate {config.learning_rate:g}, {config.schedule}"
         )
         dead = dead_from(config, samples, self.total)

@@ -46,8 +46,9 @@ def recorded_data(
         raise CheckpointError(f"{folder}: the run's data: {error}") from error
     if path is not None:
         if getattr(config, "kind", None) in _WITHOUT_PATH:
-            kinds = {MeshDataConfig: "registered", ImageDataConfig: "folder"}
-            return replace(config, path=path, kind=kinds[kind])
+            named = "registered" if kind is MeshDataConfig else "folder"
+            changed: dict[str, Any] = {"path": path, "kind": named}
+            return replace(config, **changed)
         return replace(config, path=path)
     if config.path is None or config.path == ARRAYS:
         return config

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from polygraph.data import open_registered, registered
+from polygraph.data import mesh_dataset, open_registered, registered
 from polygraph.mesh.io import Mesh, MeshError, write_mesh
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -99,7 +99,9 @@ def test_other_float_types_are_converted(array_folder, cache, moving, form, monk
         "fortran": np.asfortranarray(moving[0]),
     }[form]
     np.save(array_folder / "vertices.npy", array)
-    monkeypatch.setattr(registered, "_CHUNK_BYTES", 6 * 3 * 8 * 5)  # several chunks, the last short
+    monkeypatch.setattr(
+        mesh_dataset, "_CHUNK_BYTES", 6 * 3 * 8 * 5
+    )  # several chunks, the last short
     dataset = open_registered(array_folder, cache_dir=cache)
     assert dataset.vertices.dtype == np.dtype("<f4")
     assert np.array_equal(dataset.vertices, array.astype(np.float32))
@@ -108,7 +110,7 @@ def test_other_float_types_are_converted(array_folder, cache, moving, form, monk
 
 
 def test_conversion_streams(tmp_path, cache, octahedron, monkeypatch):
-    monkeypatch.setattr(registered, "_CHUNK_BYTES", 100_000)
+    monkeypatch.setattr(mesh_dataset, "_CHUNK_BYTES", 100_000)
     shape = (2000, 600, 3)
     path = tmp_path / "big"
     path.mkdir()

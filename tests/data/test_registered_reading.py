@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from polygraph.data import open_registered, registered
+from polygraph.data import mesh_dataset, open_registered
 
 
 def test_mean_std_streams_and_agrees_with_numpy(array_folder, cache, moving, monkeypatch):
-    monkeypatch.setattr(registered, "_CHUNK_BYTES", 6 * 3 * 8 * 3)
+    monkeypatch.setattr(mesh_dataset, "_CHUNK_BYTES", 6 * 3 * 8 * 3)
     moving[0][:] += 100.0  # far from the origin: naive sums of squares lose digits here
     np.save(array_folder / "vertices.npy", moving[0])
     dataset = open_registered(array_folder, cache_dir=cache)
