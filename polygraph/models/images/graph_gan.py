@@ -266,7 +266,7 @@ class GraphGenerator(nn.Module):
         >>> import torch
         >>> from polygraph.models import GraphGenerator, GraphGeneratorConfig
         >>> config = GraphGeneratorConfig(
-        ...     latent_channels=16, channels=(16, 8, 8, 8), graph="edge", graph_sizes=(16,), k=4
+        ...     latent_channels=16, channels=(16, 8, 8, 8), graph="edge-sum", graph_sizes=(16,), k=4
         ... )
         >>> GraphGenerator(config)(torch.randn(2, 16)).shape
         torch.Size([2, 3, 32, 32])

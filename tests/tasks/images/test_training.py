@@ -206,7 +206,7 @@ def test_data_that_changed(tmp_path, capsys):
 def test_help(capsys, name):
     """Settings of the preset's own networks, with what they mean."""
     try:
-        status = main(["train", "gan", "--preset", name, "--help"])
+        status = main(["train", "gan", "--preset", name, "--help-all"])
     except SystemExit as done:
         status = done.code
     assert status == 0
