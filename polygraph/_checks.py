@@ -69,7 +69,7 @@ def _is_whole(value: Any, most: int | None) -> bool:
     return whole and (most is None or int(value) <= most)
 
 
-_SHOWN = 60  # choices of a message at most
+_SHOWN = 20  # choices of a message at most
 
 
 def check_choice(owner: str, argument: str, value: str, choices: Iterable[str]) -> None:

@@ -211,7 +211,7 @@ def test_help(capsys, name):
         status = done.code
     assert status == 0
     text = capsys.readouterr().out
-    for word in ("--generator.channels", "--critic.", "--gan.critic_steps", "--data.kind"):
+    for word in ("--generator.channels", "--critic.", "--gan.critic-steps", "--data.kind"):
         assert word in text
     assert ("--generator.kind" in text) == (name == "pi/sngan-ncp")
     assert "steps of the critic before each of the generator" in " ".join(text.split())
