@@ -38,9 +38,9 @@ def workload(B: int, N: int, C: int, D: int, H: int, K: int) -> Workload:
     return Workload(name, {"B": B, "N": N, "C": C, "D": D, "H": H, "K": K})
 
 
-def light(B: int, side: int, C: int, H: int, K: int, R: int, blocks: int) -> dict[str, int]:
+def light(B: int, side: int, C: int, H: int, K: int, R: int, replicas: int) -> dict[str, int]:
     """The lightweight convolution on image patches, each of which is a graph."""
-    return {"B": B, "side": side, "C": C, "D": C, "H": H, "K": K, "R": R, "blocks": blocks}
+    return {"B": B, "side": side, "C": C, "D": C, "H": H, "K": K, "R": R, "replicas": replicas}
 
 
 LIGHT = light(6, 42, 132, 132, 16, 11, 3)
@@ -50,7 +50,7 @@ WORKLOADS = [
     workload(1, 256, 132, 132, 132, 8),
     workload(8, 64, 264, 264, 264, 8),
     Workload(
-        "light, 6 x 42 x 42, C 132, D 132, H 132, K 16, R 11, 3 blocks",
+        "light, 6 x 42 x 42, C 132, D 132, H 132, K 16, R 11, 3 replicas",
         LIGHT,
         tiny=light(2, 8, 12, 12, 4, 3, 3),
     ),
@@ -148,14 +148,14 @@ def light_messages(layer: LightECConv, x: Tensor, source: Tensor, target: Tensor
 
 def make_light(sizes: dict[str, Any], device: str) -> Problem:
     """Ours, the direct form by pieces, and the products of nodes alone."""
-    B, side, C, D, H, K, R, blocks = sizes.values()
+    B, side, C, D, H, K, R, replicas = sizes.values()
     N = side * side
     nodes, edges = B * N, B * N * K
     pixels = normal(B, N, 3, seed=4, device="cpu")
     table = ops.knn(pixels, K, grid=(side, side), exclude_radius=1)[0]
     exact_edges = edges_of(table)
     torch.manual_seed(0)
-    layer = LightECConv(C, D, hidden=H, rank=R, blocks=blocks, bias=False)
+    layer = LightECConv(C, D, hidden=H, rank=R, replicas=replicas, bias=False)
     exact_layer = copy.deepcopy(layer).double()
     lin = exact_layer.nn.lin
 
@@ -186,11 +186,10 @@ def make_light(sizes: dict[str, Any], device: str) -> Problem:
         exact_leaves = [exact, *exact_layer.parameters()]
         return by_pieces(message, exact_leaves, exact_edges[1], (nodes, D), device, MATRICES)
 
-    width_left, width_right = (len(set(firsts)) * H for firsts in layer.filter.repeats)
-    right = normal(C, width_right, seed=5, device=device)
-    grad_projected = normal(nodes, width_right, seed=5, device=device)
-    gathered = normal(nodes, width_left, seed=6, device=device)
-    left = normal(width_left, D, seed=7, device=device)
+    right = normal(C, R * H, seed=5, device=device)
+    grad_projected = normal(nodes, R * H, seed=5, device=device)
+    gathered = normal(nodes, R * H, seed=6, device=device)
+    left = normal(R * H, D, seed=7, device=device)
     grad = torch.ones_like(x.detach()[:, :1]).expand(-1, D).contiguous()
 
     def products() -> Tensor:

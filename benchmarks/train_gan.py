@@ -96,9 +96,10 @@ class PeerGraphConv(nn.Module):
         from torch_geometric.nn import EdgeConv, NNConv
 
         layer = self.layer
-        if layer.kind == "edge":
-            edge_conv = EdgeConv(nn.Identity(), aggr="mean")  # it would initialise lin anew
-            edge_conv.nn = layer.lin
+        if layer.kind.startswith("edge"):
+            aggr = layer.kind.removeprefix("edge-")
+            edge_conv = EdgeConv(nn.Identity(), aggr=aggr)  # it would initialise lin anew
+            edge_conv.nn = nn.Sequential(layer.lin, *filter(None, [layer.activation]))
             return edge_conv(nodes, edge_index)
         source, target = edge_index
         hidden: Any = layer.hidden

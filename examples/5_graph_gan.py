@@ -44,11 +44,11 @@ plt.show()
 # -------------
 # ``graph`` chooses the convolution: EdgeConv, ECC, lightweight ECC, or attention in its place. The
 # larger the rank or the number of hidden features, the more parameters a graph layer has.
-for graph in ("none", "edge", "ecc", "light"):
+for graph in ("none", "edge-sum", "ecc", "light"):
     config = GraphGeneratorConfig(latent_channels=32, channels=(64, 64, 32, 16), graph=graph)
     generator = GraphGenerator(config)
     count = sum(p.numel() for p in generator.parameters())
-    print(f"{graph:6}{count:>10,} parameters", generator(torch.randn(2, 32)).shape)
+    print(f"{graph:9}{count:>10,} parameters", generator(torch.randn(2, 32)).shape)
 
 # %%
 # Train it

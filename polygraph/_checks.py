@@ -69,13 +69,17 @@ def _is_whole(value: Any, most: int | None) -> bool:
     return whole and (most is None or int(value) <= most)
 
 
+_SHOWN = 20  # choices of a message at most
+
+
 def check_choice(owner: str, argument: str, value: str, choices: Iterable[str]) -> None:
     """Raise a ValueError that names the nearest choice unless ``value`` is one of ``choices``."""
     names = list(choices)
     if value in names:
         return
     hint = did_you_mean(str(value), names)
-    raise ValueError(f"{owner}: {argument} must be one of {', '.join(names)}, got {value!r}{hint}")
+    shown = names if len(names) <= _SHOWN else [*names[:_SHOWN], f"{len(names) - _SHOWN} others"]
+    raise ValueError(f"{owner}: {argument} must be one of {', '.join(shown)}, got {value!r}{hint}")
 
 
 def as_index(value: SupportsIndex) -> int:

@@ -226,11 +226,10 @@ def ecc_halves() -> Iterator[Check]:
 
 
 def light_ecc_checks() -> Iterator[Check]:
-    """Features of edges and of nodes, matrices of their own and shared."""
+    """Features of edges and of nodes."""
     R, C, D, H = 11, 20, 18, 17
     left, right = normal(R, D, H + 1, seed=3) / 4, normal(R, C, H + 1, seed=4) / 16
     kappa = normal(R, H + 1, seed=5) / 4
-    shared = ((0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1),) * 2
     g = graph(50, 50, 400, holes=True)
     x, phi, gamma = normal(50, C), normal(400, H, seed=1), normal(400, seed=6)
     u, v = normal(50, H, seed=1), normal(50, H, seed=2)
@@ -240,7 +239,7 @@ def light_ecc_checks() -> Iterator[Check]:
         (x, phi, left, right, kappa, gamma, g),
     )
     yield Check(
-        "light_ecc shared",
-        lambda x, u, v, a, b, k, g: ops.light_ecc(x, (u, v, 0.2), a, b, k, g, repeats=shared),
+        "light_ecc of nodes",
+        lambda x, u, v, a, b, k, g: ops.light_ecc(x, (u, v, 0.2), a, b, k, g),
         (x, u, v, left, right, kappa, g),
     )

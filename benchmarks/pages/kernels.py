@@ -144,11 +144,10 @@ def all_peers() -> str:
 
 # ---- all together ----
 
-PEERS = {  # a name in the charts -> file and peer; of `ecc`, two
+PEERS = {  # a name in the charts -> file and peer
     "spiral convolution, SpiralNet++'s way": ("spiral_conv", SPIRALNET),
     "EdgeConv, PyG": ("edge_conv", "PyG"),
     "NNConv (ECC), PyG": ("ecc", "PyG"),
-    "lightweight ECC, edge by edge": ("ecc", "direct form"),
     "mesh convolutions, PyG": ("mesh_conv", "PyG"),
     "resampling, torch.sparse.mm": ("resample", "sparse.mm"),
     "polynomial step, plain PyTorch": ("poly_step", "plain PyTorch"),

@@ -10,6 +10,7 @@ from polygraph.nn.knn import knn, knn_graph, pixel_knn
 from polygraph.nn.layout import LAYOUTS, Layout, layout_of
 from polygraph.nn.mesh_graph import MeshGraph
 from polygraph.nn.norm import NORMS, SecondOrderNorm
+from polygraph.nn.pixel_graph import PixelGraph
 from polygraph.nn.polynomial import CCP, NCP, FirstOrder, NCPSkip, ProdPoly, Simple
 from polygraph.nn.resample import Resample, SelectVertices
 from polygraph.nn.spiral_conv import SpiralConv
@@ -71,6 +72,7 @@ __all__ = [
     "NNConv",
     "NonLocalGraphConv2d",
     "OnGraph",
+    "PixelGraph",
     "PolynomialBlock",
     "ProdPoly",
     "Resample",

@@ -11,14 +11,16 @@ from polygraph._checks import as_index, check_choice, check_positive
 from polygraph._inputs import check_dtype, check_tensors
 from polygraph.nn.ecc import DifferenceHidden, edge_differences
 from polygraph.nn.edge_mlp import edge_network, split
-from polygraph.nn.knn import pixel_knn
-from polygraph.nn.light_ecc import LightEdgeFilter
+from polygraph.nn.light_ecc import LightEdgeFilter, refuse_blocks
 from polygraph.nn.ordinary import is_linear
+from polygraph.nn.pixel_graph import PixelGraph
 from polygraph.nn.tables import Tables
 from polygraph.ops import ecc, edge_aggregate, edge_values, graph_from_table, light_ecc
+from polygraph.ops.common import autocast_disabled
 from polygraph.ops.graph import Graph, targets_of
 
-KINDS = ("edge", "ecc", "light")
+KINDS = ("edge-sum", "edge-max", "edge-mean", "ecc", "light")
+MERGES = ("mean", "sum", "gate", "concat", "max")
 
 
 class NonLocalGraphConv2d(torch.nn.Module):
@@ -26,35 +28,49 @@ class NonLocalGraphConv2d(torch.nn.Module):
 
     For every pixel the k pixels nearest in feature space, outside of the window that the local
     convolution sees, are found anew in every call; then each pixel's row and column, from -1 to
-    1, join its features. The result is ``(non-local + local) / 2 + b``. The non-local part is the
-    mean over the neighbors j of
+    1, join its features. The result is ``(non-local + local) / 2 + b``. The non-local part is, over
+    the neighbors j,
 
-    - ``"edge"``: ``Wψ x_i + Wφ (x_j - x_i)``,
-    - ``"ecc"``: ``γ_ij Θ_ijᵀ x_j`` with ``Θ_ij = W_H + Σ_h φ_ij,h W_h``,
-    - ``"light"``: that mean with Θ of low rank (`polygraph.nn.LightECConv`),
+    - ``"edge-sum"``, ``"edge-max"``: the sum or maximum of ``ReLU(Wψ x_i + Wφ (x_j - x_i))``,
+    - ``"ecc"``: the mean of ``γ_ij Θ_ijᵀ x_j`` with ``Θ_ij = W_H + Σ_h φ_ij,h W_h``,
+    - ``"light"``: that mean with Θ of low rank (`polygraph.nn.LightECConv`); the replicas of θR are
+      over the C features, and the two coordinates have rows of their own,
+    - ``"edge-mean"``, which is of no paper: the mean of ``Wψ x_i + Wφ (x_j - x_i)``. Linear in the
+      mean of the neighbors, it cannot tell k of them from one,
 
     with ``φ_ij = leaky ReLU(W (x_j - x_i) + b)`` and ``γ_ij = exp(-|x_j - x_i|² / delta)``, or 1.
 
-    Source: Valsesia, Fracastoro and Magli, "Learning Localized Generative Models for 3D Point
-    Clouds via Graph Convolution", ICLR 2019, and "Deep Graph-Convolutional Image Denoising", IEEE
-    TIP 2020, section III.
+    Source: D'Amico, "Image generation using deep adversarial generative models on graphs",
+    Politecnico di Torino 2020: the layer with coordinates in section 4.2, equations 3.14 to 3.21,
+    and the other merges and graphs as questions in chapter 5; after Valsesia, Fracastoro and Magli,
+    "Learning Localized Generative Models for 3D Point Clouds via Graph Convolution", ICLR 2019, and
+    "Deep Graph-Convolutional Image Denoising", IEEE TIP 2020, section III.
 
     Args:
         in_channels: C.
         out_channels: D.
         k: neighbors of each pixel.
-        kind: one of the three.
+        kind: one of the five.
         hidden: H, of φ; None: C.
         exclude_radius: the window that is left out, 1 for 3 x 3; None: none.
         search_radius: how far away neighbors may be; None: anywhere in the image.
-        delta: of γ, over the features without row and column; None: γ is 1. Not for ``"edge"``.
+        delta: of γ, over the features without row and column (10 in the papers); None: γ is 1. Not
+            for the three of EdgeConv.
         rank: of ``"light"``.
-        blocks: of ``"light"``: circulant blocks, which must divide rank (C + 2) and rank D.
+        replicas: of ``"light"``: p, which divides C, D and H, or two numbers, of θL and of θR.
         coordinates: whether row and column join the features.
         bias: add b.
+        merge: how the two parts meet: ``"mean"``; ``"sum"``; ``"gate"``: ``g non-local + (1 - g)
+            local``, g learned for each channel, 1/2 at first; ``"concat"``: a learned 1 x 1
+            convolution of both; ``"max"``: the larger of the two.
+        graph: see `polygraph.nn.PixelGraph`.
+        metric: see `polygraph.nn.PixelGraph`. ``"projected"``: a linear map to C/8 features, as
+            self-attention has it; it learns through γ alone.
+        radius: see `polygraph.nn.PixelGraph`.
 
-    Call it with images ``[B, C, H, W]``; it returns ``[B, D, H, W]``. Deterministic, differentiable
-    any number of times (the choice of neighbors has no gradient).
+    Call it with images ``[B, C, H, W]``; it returns ``[B, D, H, W]``. Deterministic (but for the
+    graph ``"random"``), differentiable any number of times (the choice of neighbors has no
+    gradient).
 
     Raises:
         ValueError: an argument is none of those above, or the input is not an image.
@@ -68,7 +84,7 @@ class NonLocalGraphConv2d(torch.nn.Module):
         torch.Size([2, 16, 8, 8])
 
     See Also:
-        `pixel_knn`, by which it finds the neighbours; `LightECConv`, `NNConv`, `EdgeConv` on given
+        `PixelGraph`, which finds the neighbors; `LightECConv`, `NNConv`, `EdgeConv` on given
         graphs.
     """
 
@@ -77,80 +93,141 @@ class NonLocalGraphConv2d(torch.nn.Module):
         in_channels: int,
         out_channels: int,
         k: int = 8,
-        kind: str = "edge",
+        kind: str = "edge-sum",
         *,
         hidden: int | None = None,
         exclude_radius: int | None = 1,
         search_radius: int | None = None,
         delta: float | None = None,
         rank: int = 11,
-        blocks: int | None = None,
+        replicas: int | tuple[int, int] = 3,
         coordinates: bool = True,
         bias: bool = True,
+        merge: str = "mean",
+        graph: str = "knn",
+        metric: str = "euclidean",
+        radius: float | None = None,
+        **removed: Any,
     ) -> None:
         super().__init__()
+        refuse_blocks("NonLocalGraphConv2d", removed)
+        if kind == "edge":
+            raise ValueError(
+                "NonLocalGraphConv2d: kind 'edge' was the mean without ReLU, which is 'edge-mean' "
+                "now; the thesis's are 'edge-sum' and 'edge-max'"
+            )
         check_choice("NonLocalGraphConv2d", "kind", kind, KINDS)
+        check_choice("NonLocalGraphConv2d", "merge", merge, MERGES)
         check_positive(
             "NonLocalGraphConv2d", in_channels=in_channels, out_channels=out_channels, k=k
         )
+        if delta is not None and kind.startswith("edge"):
+            raise ValueError(f"NonLocalGraphConv2d: delta is for ecc and light, not for {kind!r}")
         self.in_channels, self.out_channels = in_channels, out_channels
         self.k, self.kind, self.delta = as_index(k), kind, delta
-        self.exclude_radius, self.search_radius = exclude_radius, search_radius
-        self.coordinates = coordinates
-        width = in_channels + 2 * coordinates
+        self.coordinates, self.merge = coordinates, merge
+        self.graph = PixelGraph(self.k, graph, metric, radius, exclude_radius, search_radius)
+        self.projection = (
+            torch.nn.Conv2d(in_channels, max(1, in_channels // 8), 1, bias=False)
+            if metric == "projected"
+            else None
+        )
+        tail = 2 * coordinates
+        width = in_channels + tail
         hidden = in_channels if hidden is None else hidden
         self.local = torch.nn.Conv2d(width, out_channels, 3, padding=1, bias=False)
-        self.hidden = DifferenceHidden(width, hidden) if kind != "edge" else None
+        self.hidden = None if kind.startswith("edge") else DifferenceHidden(width, hidden)
         self.weight: torch.nn.Parameter | None = None
-        if kind == "edge":
+        if kind.startswith("edge"):
             self.lin = torch.nn.Linear(2 * width, out_channels, bias=False)
+            self.activation = None if kind == "edge-mean" else torch.nn.ReLU()
         elif kind == "ecc":
             self.weight = torch.nn.Parameter(torch.empty(hidden + 1, width, out_channels))
         else:
-            self.filter = LightEdgeFilter(width, out_channels, hidden, rank, blocks)
+            sizes = (in_channels, out_channels, hidden, rank)
+            self.filter = LightEdgeFilter(*sizes, replicas, tail=tail)
+        self.gate = torch.nn.Parameter(torch.empty(out_channels)) if merge == "gate" else None
+        self.joint = (
+            torch.nn.Conv2d(2 * out_channels, out_channels, 1, bias=False)
+            if merge == "concat"
+            else None
+        )
         self.bias = torch.nn.Parameter(torch.zeros(out_channels)) if bias else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Initialise anew."""
-        for part in ("local", "lin", "filter", "hidden"):
+        for part in ("local", "lin", "filter", "hidden", "projection", "joint"):
             module = getattr(self, part, None)
             if module is not None:
                 module.reset_parameters()
+        if self.kind in ("edge-sum", "edge-max"):
+            torch.nn.init.normal_(self.lin.weight, std=self._edge_spread())
         if self.weight is not None:
             # A sum over C channels and H + 1 hidden features, whose mean square is about 1.
             torch.nn.init.normal_(self.weight, std=self.weight[:, :, 0].numel() ** -0.5)
-        if self.bias is not None:
-            torch.nn.init.zeros_(self.bias)
+        for zero in (self.gate, self.bias):
+            if zero is not None:
+                torch.nn.init.zeros_(zero)
+
+    def _edge_spread(self) -> float:
+        """The deviation of weights with which the aggregated ReLU has a mean square of about 1.
+
+        For independent pixels of variance 1 a pre-activation has variance 3 C times the weights',
+        two thirds of it shared by all neighbors of a pixel: the products of two ReLUs have then a
+        mean of 0.36 of that variance, a square one of a half.
+        """
+        many = self.k / 2 + self.k * (self.k - 1) * 0.363
+        square = many if self.kind == "edge-sum" else 1.0
+        return float((3 * self.lin.in_features / 2 * square) ** -0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` to ``[B, D, H, W]``."""
+        found, local = self.parts(x)
+        out = self.merged(found, local)
+        return out if self.bias is None else out + self.bias[:, None, None]
+
+    def parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The non-local and the local part, each ``[B, D, H, W]``."""
         check_tensors("NonLocalGraphConv2d", x=x)
         if x.dim() != 4 or x.shape[1] != self.in_channels:
             raise ValueError(
                 f"NonLocalGraphConv2d: x must have shape [B, {self.in_channels}, H, W], got "
                 f"{list(x.shape)}"
             )
-        check_dtype("NonLocalGraphConv2d", "x", x, next(self.parameters()))
+        check_dtype("NonLocalGraphConv2d", "x", x, self.local.weight)
         batch, _, height, width = x.shape
-        near, dist2 = pixel_knn(
-            x if self.delta is not None else x.detach(),
-            self.k,
-            self.exclude_radius,
-            self.search_radius,
-        )
+        near, dist2 = self.graph.find(self._compared(x), self.delta is not None)
         graph = graph_from_table(near, height * width)
         if self.coordinates:
             x = torch.cat([x, self.pixel_coordinates(x)], 1)
         local: Tensor = self.local(x)
         nodes = x.permute(0, 2, 3, 1).flatten(0, 2)
         gamma = None
-        if self.delta is not None:
+        if self.delta is not None and dist2 is not None:
             gamma = torch.exp(dist2.flatten() / -self.delta).to(nodes.dtype)
         found = self._nonlocal(nodes, graph, gamma).to(local.dtype)
-        found = found.view(batch, height, width, -1).permute(0, 3, 1, 2)
-        out = (found + local) / 2
-        return out if self.bias is None else out + self.bias[:, None, None]
+        return found.view(batch, height, width, -1).permute(0, 3, 1, 2), local
+
+    def _compared(self, x: Tensor) -> Tensor:
+        """The features of which the graph takes distances."""
+        if self.projection is None:
+            return x
+        # Not in a half type: that would choose other neighbors.
+        with autocast_disabled(x):
+            found: Tensor = self.projection(x.to(self.projection.weight.dtype))
+        return found
+
+    def merged(self, found: Tensor, local: Tensor) -> Tensor:
+        """The two parts as one."""
+        if self.gate is not None:
+            return local + torch.sigmoid(self.gate)[:, None, None] * (found - local)
+        if self.joint is not None:
+            out: Tensor = self.joint(torch.cat([found, local], 1))
+            return out
+        if self.merge == "max":
+            return torch.maximum(found, local)
+        return found + local if self.merge == "sum" else (found + local) / 2
 
     @staticmethod
     def pixel_coordinates(x: Tensor) -> Tensor:
@@ -167,11 +244,16 @@ class NonLocalGraphConv2d(torch.nn.Module):
 
     def _nonlocal(self, nodes: Tensor, graph: Graph, gamma: Tensor | None) -> Tensor:
         if self.hidden is None:
+            aggr = self.kind.removeprefix("edge-")
+            steps: list[Any] = [step for step in (self.lin, self.activation) if step is not None]
             if is_linear(self.lin):
-                return edge_network(split([self.lin]), nodes, nodes, graph, "mean")
+                return edge_network(split(steps), nodes, nodes, graph, aggr)
             center = nodes.index_select(0, targets_of(graph.ptr, graph.num_slots))
             ends = torch.cat([center, edge_differences(nodes, graph)], 1)
-            return edge_aggregate(self.lin(ends), graph, "mean")
+            made: Tensor = self.lin(ends)
+            if self.activation is not None:
+                made = self.activation(made)
+            return edge_aggregate(made, graph, aggr)
         graph = graph.with_transposed(nodes.shape[0])
         phi = self.hidden(nodes, graph)
         if self.weight is not None and gamma is None:
@@ -182,10 +264,7 @@ class NonLocalGraphConv2d(torch.nn.Module):
         if self.weight is not None:
             return ecc(nodes, phi, self.weight, graph, "mean", edge_weight=gamma)
         left, right, kappa = self.filter()
-        shared = self.filter.repeats
-        return light_ecc(
-            nodes, phi, left, right, kappa, graph, "mean", repeats=shared, edge_weight=gamma
-        )
+        return light_ecc(nodes, phi, left, right, kappa, graph, "mean", edge_weight=gamma)
 
     def extra_repr(self) -> str:
         """Sizes and kind."""

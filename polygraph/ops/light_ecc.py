@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -36,15 +36,13 @@ def light_ecc(
     graph: Graph,
     aggr: str = "mean",
     *,
-    repeats: tuple[Sequence[int], Sequence[int]] | None = None,
     edge_weight: Tensor | None = None,
 ) -> Tensor:
     """``out_i = Σ_j γ_ij Σ_r κ_ij,r θL_ij,r (θR_ij,r · x_j)``: ECC with matrices of rank R.
 
     θL, θR and κ are linear in the hidden features of the edge, so the products with their weights
     are taken per node: ``s_ij,r = φ_ij · (R_rᵀ x_j)``, ``A_i,r = Σ_j γ_ij κ_ij,r s_ij,r φ_ij`` and
-    ``out_i = Σ_r L_r A_i,r``. Nothing of size E x R x C or N x R x H is ever stored. What several
-    ranks share is computed once: ``R_rᵀ x_j`` of equal R_r, the sum of the ``A_i,r`` of equal L_r.
+    ``out_i = Σ_r L_r A_i,r``. Nothing of size E x R x C or N x R x H is ever stored.
 
     Source: Valsesia, Fracastoro and Magli, "Deep Graph-Convolutional Image Denoising", IEEE TIP
     2020, section III-B.
@@ -59,9 +57,6 @@ def light_ecc(
         kappa: ``[R, H + 1]``: ``κ_r = kappa_r · [φ, 1]``.
         graph: M targets and N sources.
         aggr: ``"sum"`` or ``"mean"``.
-        repeats: for each rank the first one with the same matrix in ``left``, and in ``right``, the
-            biases aside; as in stacks of circulant blocks. The others' matrices are not read, and
-            theirs is the gradient of the first.
         edge_weight: γ ``[E]``.
 
     Returns:
@@ -72,7 +67,7 @@ def light_ecc(
         finite, see `ecc`.
 
     Raises:
-        ValueError: ``aggr`` is neither; ``repeats`` names a later rank, or one that repeats itself.
+        ValueError: ``aggr`` is neither.
         RuntimeError: a shape, dtype, device or entry of the graph is wrong (the message names it).
 
     Example:
@@ -119,9 +114,7 @@ def light_ecc(
                 f"light_ecc: {name} must have shape {shape}, got {list(tensors[name].shape)}"
             )
     graph = graph.with_transposed(x.shape[0])
-    of_left, of_right = repeats or (None, None)
-    sides = _Side.of("left", left, of_left), _Side.of("right", right, of_right)
-    weights = (*sides, kappa, edge_weight)
+    weights = (_Side.of(left), _Side.of(right), kappa, edge_weight)
     with autocast_disabled(x):  # the products, too, in the wide type
         plain = common.takes_cpu_kernels(x) and unrecorded(x, left, right, *hidden, *weights[2:])
         if len(hidden) == 2 and plain:
@@ -137,40 +130,24 @@ def light_ecc(
 
 
 class _Side(NamedTuple):
-    """L or R with what its ranks share told apart.
+    """L or R, its bias told apart.
 
     Attributes:
-        matrix: ``[C, G, H]``: those that differ.
+        matrix: ``[C, R, H]``.
         bias: ``[C, R, 1]``.
-        spread: ``[G, R]``: 1 where rank r has matrix g, None where each has its own.
     """
 
     matrix: Tensor
     bias: Tensor
-    spread: Tensor | None
 
     @classmethod
-    def of(cls, name: str, weight: Tensor, repeats: Sequence[int] | None) -> _Side:
+    def of(cls, weight: Tensor) -> _Side:
         """Of ``[R, C, H + 1]``."""
-        ranks = weight.shape[0]
-        bias = weight[..., -1:].transpose(0, 1).contiguous()
-        if repeats is None or list(repeats) == list(range(ranks)):
-            return cls(weight[..., :-1].transpose(0, 1).contiguous(), bias, None)
-        firsts = [r for r, first in enumerate(repeats) if r == first]
-        later = any(first > r for r, first in enumerate(repeats))
-        if len(repeats) != ranks or later or not set(repeats) <= set(firsts):
-            raise ValueError(
-                f"light_ecc: repeats of {name} must name for each of {ranks} ranks the first with "
-                f"the same matrix, got {list(repeats)}"
-            )
-        # Rows of a unit matrix, made on the device: a table from the host would be waited for.
-        unit = torch.eye(len(firsts), dtype=weight.dtype, device=weight.device).unbind()
-        spread = torch.stack([unit[firsts.index(first)] for first in repeats], 1)
-        matrix = torch.stack([weight[r, :, :-1] for r in firsts], 1)
-        return cls(matrix, bias, spread)
+        turned = weight.transpose(0, 1)
+        return cls(turned[..., :-1].contiguous(), turned[..., -1:].contiguous())
 
     def flat(self) -> Tensor:
-        """``[C, G H]``."""
+        """``[C, R H]``."""
         return self.matrix.flatten(1)
 
 
@@ -189,37 +166,34 @@ def _light_ecc_on_the_fly(
     ranks, width = kappa.shape[0], kappa.shape[1] - 1
     # A row of `found` for every slot, whatever its row of edge features is.
     lists = GraphSide.of(graph).turned(len(x))._replace(edge=None).packed()
-    # For every slot: φ · P_g, with all different matrices of R, and φ · κ_r, all without biases.
-    sources, known = len(x), right.matrix.shape[1]
+    # For every slot: φ · P_r and φ · κ_r, without biases.
+    sources = len(x)
     if not sources:
         return x.new_zeros(graph.num_targets, left.matrix.shape[0])
-    found = x.new_zeros(graph.num_slots, known + ranks)
-    step = nodes_at_a_time((known + ranks) * width, sources, x)
-    p = x.new_empty(step, known + ranks, width)
-    p[:, known:] = kappa[:, :-1]
+    found = x.new_zeros(graph.num_slots, 2 * ranks)
+    step = nodes_at_a_time((2 * ranks) * width, sources, x)
+    p = x.new_empty(step, 2 * ranks, width)
+    p[:, ranks:] = kappa[:, :-1]
     for first in range(0, sources, step):
         last = min(first + step, sources)
         part = p[: last - first]
-        torch.mm(x[first:last], right.flat(), out=part.flatten(1)[:, : known * width])
+        torch.mm(x[first:last], right.flat(), out=part.flatten(1)[:, : ranks * width])
         made: tuple[Any, ...] = ([], slope, [v, u], False, len(u), first)
         _ops.edge_inner_(part, *made, *lists, found, None, False)
     constant, ones = x @ right.bias[..., 0], x.new_ones(sources, 1)
     out = x.new_empty(graph.num_targets, left.matrix.shape[0])
-    groups = left.matrix.shape[1]
-    step = nodes_at_a_time(groups * width, len(out), x)
-    z = x.new_empty(step, groups, width)
+    step = nodes_at_a_time(ranks * width, len(out), x)
+    z = x.new_empty(step, ranks, width)
     sums = x.new_empty(step, ranks, 1)
     for first, last, ptr, at in _parts(graph.ptr, step):
         others = graph.source[at]
-        here = found[at, :known]
-        here = here if right.spread is None else here @ right.spread
-        c = here.add_(constant[others]).mul_(found[at, known:] + kappa[:, -1])
+        here = found[at, :ranks]
+        c = here.add_(constant[others]).mul_(found[at, ranks:] + kappa[:, -1])
         if edge_weight is not None:
             c *= edge_weight[at if graph.edge is None else graph.edge[at], None]
-        a = c if left.spread is None else c @ left.spread.t()
         where = (False, len(v), 0, [ptr, others], 0)
         part, total = z[: last - first], sums[: last - first]
-        _ops.edge_outer_([a], slope, [u[first:last], v], *where, part)
+        _ops.edge_outer_([c], slope, [u[first:last], v], *where, part)
         torch.mm(part.flatten(1), left.flat().t(), out=out[first:last])
         _ops.edge_outer_([c], 1.0, [ones], *where, total)
         out[first:last].addmm_(total[..., 0], left.bias[..., 0].t())
@@ -247,11 +221,9 @@ def _light_ecc(
     sources = side.turned(x.shape[0])
     ones = phi.new_ones(phi.shape[0], 1)
     found = edge_form("a", sources, x=x, phi=phi, weight=right.matrix)
-    found = found if right.spread is None else found @ right.spread
     found = found + edge_form("a", sources, x=x, phi=ones, weight=right.bias)
     scale = torch.addmm(kappa[:, -1], phi, kappa[:, :-1].t()) * found
     if edge_weight is not None:
         scale = scale * edge_weight[:, None]
-    shared = scale if left.spread is None else scale @ left.spread.t()
-    out = edge_form("x", side, phi=phi, a=shared, weight=left.matrix)
+    out = edge_form("x", side, phi=phi, a=scale, weight=left.matrix)
     return out + edge_form("x", side, phi=ones, a=scale, weight=left.bias)

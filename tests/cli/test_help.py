@@ -46,4 +46,5 @@ def test_the_help_names_every_preset(capsys):
     text = capsys.readouterr().out
     for name in GAN_PRESETS:
         short = re.sub(r"^(thesis|small)/(?!.*cp)", "", name.removesuffix("-residual"))
-        assert re.sub(r"^(edge|ecc|light)-k\d+", r"\1-kK", short) in text, name
+        short = re.sub(r"^(critic|both)-", "", short.removesuffix("-b32"))
+        assert re.sub(r"^(edge|edge-max|ecc|light)-k\d+", r"\1-kK", short) in text, name

@@ -103,7 +103,7 @@ def draw_ecc(d: Draw) -> Case:
 
 
 def draw_light_ecc(d: Draw) -> Case:
-    """Matrices of low rank, with ranks that share theirs."""
+    """Matrices of low rank."""
     g = GraphCase(d, most=17)
     graph = g.graph
     C, D, H = min(g.channels, 17), d.one_of(*WIDTHS), d.one_of(*WIDTHS)
@@ -124,31 +124,19 @@ def draw_light_ecc(d: Draw) -> Case:
     leaves["kappa"] = g.numbers("kappa", R, H + 1, wild=wild)
     if d.chance(0.4):
         leaves["edge_weight"] = g.numbers("edge_weight", E, wild=wild)
-    repeats = None
-    # What overflows in one rank reaches those that share a matrix with others.
-    if d.chance(0.4) and d.moderate:
-        repeats = tuple(_firsts(d, R) for _ in range(2))
-        d.note(repeats=repeats)
 
     def call(**t: Tensor) -> Tensor:
         phi = t["phi"] if kind == "tensor" else (t["u"], t["v"], slope)
         weights = (t["left"], t["right"], t["kappa"])
-        options = {"repeats": repeats, "edge_weight": t.get("edge_weight")}
-        return ops.light_ecc(t["x"], phi, *weights, g.given, aggr, **options)
-
-    def shared(weight: Tensor, of: int) -> Tensor:
-        """Each rank's matrix is that of the first; its bias is its own."""
-        if repeats is None:
-            return weight
-        return torch.cat([weight[list(repeats[of]), :, :-1], weight[..., -1:]], -1)
+        weight = t.get("edge_weight")
+        return ops.light_ecc(t["x"], phi, *weights, g.given, aggr, edge_weight=weight)
 
     def defined(slope: float, steep: float) -> Callable[..., Tensor]:
         def twin(**t: Tensor) -> Tensor:
             phi = t.get("phi")
             if phi is None:
                 phi = steep * reference.edge_values(t["u"], t["v"], graph, slope)
-            left, right = shared(t["left"], 0), shared(t["right"], 1)
-            rest = (left, right, t["kappa"], graph, aggr)
+            rest = (t["left"], t["right"], t["kappa"], graph, aggr)
             return reference.light_ecc(t["x"], phi, *rest, edge_weight=t.get("edge_weight"))
 
         return twin
@@ -165,15 +153,6 @@ def draw_light_ecc(d: Draw) -> Case:
     # An empty sum of products that overflow on the way to it; half types have their own range.
     case.smooth &= D > 0 or d.moderate
     return case
-
-
-def _firsts(d: Draw, ranks: int) -> tuple[int, ...]:
-    """For each rank the first with the same matrix."""
-    found: list[int] = []
-    for rank in range(ranks):
-        earlier = [r for r in range(rank) if found[r] == r]
-        found.append(d.one_of(rank, *earlier))
-    return tuple(found)
 
 
 OPERATORS: dict[str, Callable[[Draw], Case]] = {"ecc": draw_ecc, "light_ecc": draw_light_ecc}

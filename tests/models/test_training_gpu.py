@@ -168,7 +168,10 @@ TASKS = {
     "mesh autoencoder of attention": (MeshTask, {"operator": "gat", "block": "first_order"}),
     "dgcnn": (CloudTask, {}),
     "dgcnn, of points": (PointTask, {}),
-    **{f"graph gan, {graph}": (PairTask, {"graph": graph}) for graph in ("edge", "ecc", "light")},
+    **{
+        f"graph gan, {graph}": (PairTask, {"graph": graph})
+        for graph in ("edge-sum", "ecc", "light")
+    },
 }
 
 

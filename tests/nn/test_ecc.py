@@ -1,4 +1,4 @@
-"""NNConv, LightECConv and the graph convolution on images."""
+"""NNConv, and the hidden features of edges."""
 
 from typing import ClassVar
 
@@ -80,67 +80,6 @@ def test_bad_edge_network():
     layer = nn.NNConv(C, D, Sequential(Linear(F, 7), ReLU(), Linear(7, C * D + 1)))
     with pytest.raises(ValueError, match=r"nn must make 5 \* 6 = 30 features, .* 31"):
         layer(torch.randn(N, C), edge_index, edge_attr.float())
-
-
-@pytest.mark.parametrize("delta", [None, 4.0])
-@pytest.mark.parametrize("kind", ["edge", "ecc", "light"])
-def test_graph_convolution_on_images(kind, delta):
-    """Against its formula, edge by edge; gradients of first and second order."""
-    torch.manual_seed(0)
-    layer = nn.NonLocalGraphConv2d(3, 4, 5, kind, delta=delta, rank=2, hidden=6).double()
-    torch.nn.init.normal_(layer.bias)
-    x = torch.randn(2, 3, 6, 7).double().requires_grad_()
-    out = layer(x)
-    assert out.shape == (2, 4, 6, 7)
-    near, dist2 = nn.pixel_knn(x.detach(), 5)
-    row, column = torch.meshgrid(
-        torch.linspace(-1, 1, 6, dtype=torch.float64),
-        torch.linspace(-1, 1, 7, dtype=torch.float64),
-        indexing="ij",
-    )
-    wide = torch.cat([x, torch.stack([row, column]).expand(2, -1, -1, -1)], 1)
-    nodes = wide.flatten(2).mT
-    found = torch.zeros(2, 42, 4).double()
-    for b in range(2):
-        for i in range(42):
-            for j, d in zip(near[b, i], dist2[b, i], strict=True):
-                x_i, x_j = nodes[b, i], nodes[b, j]
-                gamma = 1 if delta is None or kind == "edge" else torch.exp(-d / delta)
-                if kind == "edge":
-                    message = layer.lin(torch.cat([x_i, x_j - x_i]))
-                else:
-                    phi = torch.nn.functional.leaky_relu(layer.hidden.lin(x_j - x_i), 0.2)
-                    phi = torch.cat([phi, torch.ones(1).double()])
-                    if kind == "ecc":
-                        theta = torch.einsum("h,hcd->dc", phi, layer.weight)
-                    else:
-                        left, right, kappa = layer.filter()
-                        theta = torch.einsum("r,rd,rc->dc", kappa @ phi, left @ phi, right @ phi)
-                    message = theta @ x_j
-                found[b, i] = found[b, i] + gamma * message / 5
-    local = torch.nn.functional.conv2d(wide, layer.local.weight, padding=1)
-    expected = (found.mT.view(2, 4, 6, 7) + local) / 2 + layer.bias[:, None, None]
-    torch.testing.assert_close(out, expected)
-    parameters = [x, *layer.parameters()]
-    if kind != "edge":
-        grads = torch.autograd.grad(out.sum(), parameters, retain_graph=True)
-        if delta is None:  # with it the wanted gradient also flows through the distances
-            wanted = torch.autograd.grad(expected.sum(), parameters)
-            for actual, other in zip(grads, wanted, strict=True):
-                torch.testing.assert_close(actual, other)
-    (grad,) = torch.autograd.grad(layer(x).sin().sum(), x, create_graph=True)
-    grad.square().sum().backward()
-    assert x.grad.isfinite().all()
-
-
-def test_graph_convolution_refuses():
-    """What is no image, and kinds that do not exist."""
-    with pytest.raises(ValueError, match="kind must be one of edge, ecc, light"):
-        nn.NonLocalGraphConv2d(3, 4, kind="ecx")
-    with pytest.raises(ValueError, match=r"x must have shape \[B, 3, H, W\]"):
-        nn.NonLocalGraphConv2d(3, 4)(torch.randn(1, 4, 8, 8))
-    with pytest.raises(RuntimeError, match="candidates"):
-        nn.NonLocalGraphConv2d(3, 4, k=60)(torch.randn(1, 3, 8, 8))
 
 
 @pytest.mark.parametrize("called", [False, True])
@@ -233,29 +172,3 @@ class TestNNConv(LayerContract):
     @staticmethod
     def sized(size):
         return graph(size, 3 * size + 1)
-
-
-def images(batch=2, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return (torch.randn(batch, 3, 6, 7, generator=generator).double(),)
-
-
-class TestNonLocalGraphConv2d(LayerContract):
-    kinds = (nn.NonLocalGraphConv2d,)
-    reads_differences = True
-    cases: ClassVar = {
-        name: Case(lambda options=options: nn.NonLocalGraphConv2d(3, 4, 5, **options), images)
-        for name, options in {
-            "edge": {"kind": "edge"},
-            "light": {"kind": "light", "rank": 2, "hidden": 6, "delta": 4.0},
-            "ecc": {"kind": "ecc", "hidden": 6, "exclude_radius": 0, "coordinates": False},
-            "ecc, delta": {"kind": "ecc", "hidden": 6, "delta": 4.0, "search_radius": 3},
-        }.items()
-    }
-    dynamic = ({0: DYNAMIC},)
-    # The first equals none of the other sizes; PyTorch has another convolution from 16 on.
-    sizes = (9, 5, 4, 8, 3, 2, 11, 13, 15, 10)
-
-    @staticmethod
-    def sized(size):
-        return images(size)

@@ -133,9 +133,9 @@ LAYERS = {
         lambda: nn.NNConv(C, D, edge_matrices(), "max"),
         (NODES, EDGES, EDGE_ATTR),
     ),
-    "LightECConv": (lambda: nn.LightECConv(C, D, rank=6, delta=10.0), (NODES, EDGES)),
+    "LightECConv": (lambda: nn.LightECConv(C, D, rank=6, replicas=1, delta=10.0), (NODES, EDGES)),
     "LightECConv of edge features": (
-        lambda: nn.LightECConv(C, D, 7, 5, blocks=None, nn=Linear(F, 7), aggr="sum"),
+        lambda: nn.LightECConv(C, D, 7, 5, replicas=1, nn=Linear(F, 7), aggr="sum"),
         (NODES, EDGES, EDGE_ATTR),
     ),
     **{
@@ -143,7 +143,7 @@ LAYERS = {
             partial(nn.NonLocalGraphConv2d, C, D, 4, kind, rank=4, delta=delta),
             (IMAGES,),
         )
-        for kind, delta in (("edge", None), ("ecc", None), ("ecc", 10.0), ("light", 10.0))
+        for kind, delta in (("edge-sum", None), ("ecc", None), ("ecc", 10.0), ("light", 10.0))
     },
     "on a graph": (on_graph, (MESH,)),
 }

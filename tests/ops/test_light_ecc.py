@@ -15,30 +15,17 @@ from polygraph import ops, reference
 from polygraph.ops import Graph, _light_ecc_form
 
 
-def tied(weight, repeats):
-    """Matrices repeated as a layer repeats them; each has its bias."""
-    rows = torch.stack([weight[rank, :, :-1] for rank in repeats])
-    return torch.cat([rows, weight[..., -1:]], -1)
-
-
-def light(
-    x, phi, left, right, kappa, source, ptr, edge=None, aggr="mean", edge_weight=None, repeats=None
-):
+def light(x, phi, left, right, kappa, source, ptr, edge=None, aggr="mean", edge_weight=None):
     """The operator with its graph in parts."""
     graph = Graph(ptr, source, edge)
-    if repeats is not None:
-        left, right = (tied(*side) for side in zip((left, right), repeats, strict=True))
-    options = {"repeats": repeats, "edge_weight": edge_weight}
-    return ops.light_ecc(x, phi, left, right, kappa, graph, aggr, **options)
+    return ops.light_ecc(x, phi, left, right, kappa, graph, aggr, edge_weight=edge_weight)
 
 
 def light_reference(
-    x, phi, left, right, kappa, source, ptr, edge=None, aggr="mean", edge_weight=None, repeats=None
+    x, phi, left, right, kappa, source, ptr, edge=None, aggr="mean", edge_weight=None
 ):
-    """The definition likewise."""
+    """The definition, with its graph in parts."""
     graph = Graph(ptr, source, edge)
-    if repeats is not None:
-        left, right = (tied(*side) for side in zip((left, right), repeats, strict=True))
     return reference.light_ecc(x, phi, left, right, kappa, graph, aggr, edge_weight=edge_weight)
 
 
@@ -87,12 +74,9 @@ class TestLightEcc(WithProducts):
         "empty slots": partial(light_call, 6, 7, 23, 4, 3, 5, 2, holes=True, gamma=True),
         "16 to 8 channels": partial(light_call, 6, 7, 40, 16, 8, 7, 3, gamma=True),
         "wide": partial(light_call, 5, 6, 40, 18, 34, 17, 9),
-        "repeated matrices": partial(
-            light_call, 6, 7, 23, 4, 3, 5, 4, gamma=True, repeats=((0, 1, 0, 1), (0, 0, 0, 3))
-        ),
         "many rows": partial(light_call, 500, 400, 3000, 9, 8, 10, 4, gamma=True),
     }
-    small = ("plain", "weights in another order", "empty slots", "repeated matrices")
+    small = ("plain", "weights in another order", "empty slots")
     vectors = ("16 to 8 channels",)
     gpu_asserts = {"source": "transpose_table: index is out of range"}  # noqa: RUF012
     empty = {  # noqa: RUF012
@@ -116,16 +100,6 @@ class TestLightEcc(WithProducts):
     }
 
 
-@pytest.mark.parametrize("repeats", [(0,), (0, 2), (1, 1), (0, 0, 0)])
-def test_light_with_bad_repeats(repeats):
-    """Too few or many, a later rank, one that repeats another."""
-    i = light_call(6, 7, 23, 4, 3, 5, 2)
-    tensors = (i[name] for name in ("x", "phi", "left", "right", "kappa"))
-    graph = Graph(i["ptr"], i["source"])
-    with pytest.raises(ValueError, match="repeats of right must name for each of 2 ranks"):
-        ops.light_ecc(*tensors, graph, repeats=((0, 0), repeats))
-
-
 class Ops(TorchDispatchMode):
     """Names of the operators that run within."""
 
@@ -144,7 +118,7 @@ def test_light_makes_no_table_on_the_host():
     inputs = leaves(light_call(6, 7, 23, 4, 3, 5, 4, gamma=True))
     given = [inputs[name] for name in ("x", "phi", "left", "right", "kappa")]
     graph = Graph(inputs["ptr"], inputs["source"])
-    options = {"repeats": ((0, 1, 0, 1), (0, 0, 0, 3)), "edge_weight": inputs["edge_weight"]}
+    options = {"edge_weight": inputs["edge_weight"]}
     with Ops() as within:
         out = ops.light_ecc(*given, graph, **options)
         torch.autograd.grad(out.sum(), given)
@@ -163,8 +137,7 @@ def test_light_makes_no_table_on_the_host():
         {},
         {"edge": True, "gamma": True},
         {"holes": True},
-        {"gamma": True, "holes": True, "repeats": ((0, 0), (0, 1))},
-        {"repeats": ((0, 1), (0, 0))},
+        {"gamma": True, "holes": True},
     ],
 )
 def test_light_with_features_made_from_nodes(monkeypatch, options, aggr, part_bytes):

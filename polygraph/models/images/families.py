@@ -80,4 +80,16 @@ def config_of(families: dict[str, tuple[type, type[nn.Module]]], family: str, fi
         TypeError: an unknown field.
     """
     check_choice("checkpoint", "family", family, families)
-    return families[family][0](**fields)
+    return families[family][0](**(_of_today(fields) if family == "graph" else fields))
+
+
+def _of_today(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a graph network as they are called now.
+
+    Checkpoints from before there were replicas hold EdgeConv's mean without ReLU as ``edge``, full
+    matrices of the lightweight ECC, and attention to pooled keys.
+    """
+    if "replicas" in fields or "graph" not in fields:
+        return fields
+    graph = "edge-mean" if fields["graph"] == "edge" else fields["graph"]
+    return fields | {"graph": graph, "replicas": 1, "pooled_keys": True}

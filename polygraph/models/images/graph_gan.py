@@ -3,6 +3,11 @@
 The generator's second convolution at 16 x 16 and at 32 x 32 may be a graph convolution, whose
 neighbours are the pixels that look most alike, or a 3 x 3 convolution followed by self-attention,
 the peer that also joins distant pixels. The critic may have the same layers.
+
+Source: M. D'Amico, "Image generation using deep adversarial generative models on graphs",
+Politecnico di Torino 2020, chapters 3 and 4; its graph convolutions are those of Valsesia,
+Fracastoro and Magli ("Learning Localized Generative Models for 3D Point Clouds via Graph
+Convolution", ICLR 2019; "Deep Graph-Convolutional Image Denoising", IEEE TIP 2020).
 """
 
 from __future__ import annotations
@@ -24,9 +29,11 @@ from polygraph.models.images._images import (
     check_latent,
     normalize_spectra,
 )
+from polygraph.nn.pixel_graph import PixelGraph
 
-GRAPH_KINDS = ("none", "edge", "ecc", "light", "attention")
+GRAPH_KINDS = ("none", "edge-sum", "edge-max", "edge-mean", "ecc", "light", "attention")
 NORMS = ("batch", "none")
+MERGES = ("mean", "sum", "gate", "concat", "max")
 _SLOPE = 0.2  # of the leaky ReLU
 
 
@@ -39,14 +46,22 @@ class GraphGeneratorConfig:
         out_channels: of the images: 1 or 3.
         channels: features at 4 x 4, 8 x 8, 16 x 16 and 32 x 32.
         graph: what the second layer is at the sizes of ``graph_sizes``: ``none`` (a 3 x 3
-            convolution as elsewhere), ``edge``, ``ecc``, ``light`` or ``attention``.
+            convolution as elsewhere), ``attention``, or a kind of
+            `polygraph.nn.NonLocalGraphConv2d`: ``edge-sum``, ``edge-max``, ``ecc``, ``light``, or
+            ``edge-mean``, which is not in the thesis.
         graph_sizes: where; of 16 and 32.
         k: neighbours of each pixel.
         rank: of ``light``.
-        delta: of the weights ``exp(-d² / delta)`` of neighbours, for ``ecc`` and ``light``; None
-            weighs all alike.
+        replicas: of ``light``, where they divide the features; elsewhere its matrices are full.
+        delta: of the weights ``exp(-d² / delta)`` of neighbours, for ``ecc`` and ``light`` (10 in
+            the presets); None weighs all alike.
         coordinates: whether graph convolutions see each pixel's row and column.
         norm: ``batch`` or ``none``, after every layer but the last.
+        merge: how the local and the non-local part meet; see `polygraph.nn.NonLocalGraphConv2d`.
+        pixel_graph: which pixels are neighbours; see `polygraph.nn.PixelGraph`.
+        metric: what near means; see `polygraph.nn.PixelGraph`.
+        radius: of ``pixel_graph="radius"``.
+        pooled_keys: of ``attention``: see `SelfAttention2d`.
     """
 
     latent_channels: int = 132
@@ -56,9 +71,15 @@ class GraphGeneratorConfig:
     graph_sizes: tuple[int, ...] = (16, 32)
     k: int = 8
     rank: int = 11
+    replicas: int = 3
     delta: float | None = None
     coordinates: bool = True
     norm: str = "batch"
+    merge: str = "mean"
+    pixel_graph: str = "knn"
+    metric: str = "euclidean"
+    radius: float | None = None
+    pooled_keys: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
@@ -85,12 +106,18 @@ class GraphCriticConfig:
             to half of the first features.
         k: neighbours of each pixel.
         rank: of ``light``.
+        replicas: see `GraphGeneratorConfig`.
         delta: see `GraphGeneratorConfig`.
         coordinates: see `GraphGeneratorConfig`. Off, because a gradient penalty cannot hold what
             they tell: where neighbours lie changes by jumps, and its gradient is 0. A critic
             that saw it was measured to grow without bound.
         spectral_norm: divide each weight by its largest singular value; not with graph
             convolutions.
+        merge: see `GraphGeneratorConfig`; so are the other three.
+        pixel_graph: which pixels are neighbours.
+        metric: what near means.
+        radius: of ``pixel_graph="radius"``.
+        pooled_keys: of ``attention``.
     """
 
     in_channels: int = 3
@@ -99,9 +126,15 @@ class GraphCriticConfig:
     graph_sizes: tuple[int, ...] = (16,)
     k: int = 8
     rank: int = 11
+    replicas: int = 3
     delta: float | None = None
     coordinates: bool = False
     spectral_norm: bool = False
+    merge: str = "mean"
+    pixel_graph: str = "knn"
+    metric: str = "euclidean"
+    radius: float | None = None
+    pooled_keys: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
@@ -119,10 +152,15 @@ class GraphCriticConfig:
 
 
 def _check_graph(owner: str, config: GraphGeneratorConfig | GraphCriticConfig) -> None:
+    if config.graph == "edge":
+        raise ValueError(
+            f"{owner}: graph 'edge' was the mean without ReLU, which is 'edge-mean' now; the "
+            "thesis's are 'edge-sum' and 'edge-max'"
+        )
     check_choice(owner, "graph", config.graph, GRAPH_KINDS)
     if not set(config.graph_sizes) <= {16, 32} or not config.graph_sizes:
         raise ValueError(f"{owner}: graph_sizes must be of 16 and 32, got {config.graph_sizes}")
-    check_positive(owner, k=config.k, rank=config.rank)
+    check_positive(owner, k=config.k, rank=config.rank, replicas=config.replicas)
     candidates = min(config.graph_sizes) ** 2 - 9
     if config.k > candidates:
         raise ValueError(
@@ -134,25 +172,30 @@ def _check_graph(owner: str, config: GraphGeneratorConfig | GraphCriticConfig) -
             raise ValueError(f"{owner}: delta is for graph ecc or light, got {config.graph!r}")
         if not (config.delta > 0 and math.isfinite(config.delta)):
             raise ValueError(f"{owner}: delta must be positive and finite, got {config.delta}")
+    check_choice(owner, "merge", config.merge, MERGES)
+    PixelGraph(config.k, config.pixel_graph, config.metric, config.radius)
 
 
 class SelfAttention2d(nn.Module):
     """Self-attention over the pixels of an image, added to it with a weight that starts at 0.
 
-    ``x + γ V(h softmax(fᵀ g))``: queries f and keys g with C/8 channels, values h with C/2; keys
-    and values are pooled 2 x 2.
+    ``x + γ V(h softmax(fᵀ g))``: queries f and keys g with C/8 channels, values h with C/2; the
+    sum goes over all positions.
 
     Source: Zhang et al., "Self-Attention Generative Adversarial Networks", ICML 2019, equations 1
-    to 3 (and the authors' code for the pooling).
+    to 3; D'Amico's equations 4.1 to 4.3.
 
     Args:
         channels: C.
+        pooled_keys: take the largest of keys and values in every 2 x 2, as the code of Zhang et al.
+            has it: a quarter of the positions.
 
-    Call it with ``[B, C, H, W]``, H and W even; the output has the same shape.
+    Call it with ``[B, C, H, W]`` (H and W even where keys are pooled); the output has that shape.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, pooled_keys: bool = False) -> None:
         super().__init__()
+        self.pooled_keys = pooled_keys
         check_positive("SelfAttention2d", channels=channels)
         self.inner, self.values = max(1, channels // 8), max(1, channels // 2)
         self.query = nn.Conv2d(channels, self.inner, 1, bias=False)
@@ -164,8 +207,10 @@ class SelfAttention2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` to the same."""
         query = self.query(x).flatten(2)
-        key = F.max_pool2d(self.key(x), 2).flatten(2)
-        value = F.max_pool2d(self.value(x), 2).flatten(2)
+        key, value = self.key(x), self.value(x)
+        if self.pooled_keys:
+            key, value = F.max_pool2d(key, 2), F.max_pool2d(value, 2)
+        key, value = key.flatten(2), value.flatten(2)
         # Spelled out: the fused kernels have no second derivative.
         weight = torch.softmax(query.transpose(1, 2) @ key, dim=-1)
         found = (value @ weight.transpose(1, 2)).view(len(x), -1, *x.shape[2:])
@@ -179,7 +224,7 @@ def _layer(
     """The layer that ``config.graph`` names."""
     if config.graph == "attention":
         conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        return nn.Sequential(conv, SelfAttention2d(out_channels))
+        return nn.Sequential(conv, SelfAttention2d(out_channels, config.pooled_keys))
     from polygraph.nn.nonlocal_conv import NonLocalGraphConv2d
 
     return NonLocalGraphConv2d(
@@ -188,9 +233,19 @@ def _layer(
         config.k,
         config.graph,
         rank=config.rank,
+        replicas=(_divides(config, in_channels, out_channels), _divides(config, in_channels)),
         delta=config.delta,
         coordinates=config.coordinates,
+        merge=config.merge,
+        graph=config.pixel_graph,
+        metric=config.metric,
+        radius=config.radius,
     )
+
+
+def _divides(config: GraphGeneratorConfig | GraphCriticConfig, *channels: int) -> int:
+    """The replicas that the configuration asks for, where they divide the channels."""
+    return config.replicas if all(c % config.replicas == 0 for c in channels) else 1
 
 
 class GraphGenerator(nn.Module):
@@ -201,9 +256,8 @@ class GraphGenerator(nn.Module):
     a 3 x 3 convolution, or the graph convolution of `polygraph.nn.NonLocalGraphConv2d` where the
     configuration says so.
 
-    Source: the graph convolution and its place follow Valsesia, Fracastoro and Magli, "Learning
-    Localized Generative Models for 3D Point Clouds via Graph Convolution", ICLR 2019, carried over
-    to images. Leaky ReLU (0.2), and batch normalisation as in WGAN-GP's generator.
+    Source: D'Amico, Politecnico di Torino 2020, section 4.2 and figure 4.2. Not in its text: leaky
+    ReLU (0.2), and batch normalisation as in WGAN-GP's generator.
 
     Args:
         config: what to build.
@@ -212,7 +266,7 @@ class GraphGenerator(nn.Module):
         >>> import torch
         >>> from polygraph.models import GraphGenerator, GraphGeneratorConfig
         >>> config = GraphGeneratorConfig(
-        ...     latent_channels=16, channels=(16, 8, 8, 8), graph="edge", graph_sizes=(16,), k=4
+        ...     latent_channels=16, channels=(16, 8, 8, 8), graph="edge-sum", graph_sizes=(16,), k=4
         ... )
         >>> GraphGenerator(config)(torch.randn(2, 16)).shape
         torch.Size([2, 3, 32, 32])
@@ -265,6 +319,8 @@ class GraphCritic(nn.Module):
     Three 5 x 5 convolutions of stride 2 with leaky ReLU (0.2), no normalisation over the batch, one
     linear output; additional layers on graphs where the configuration says so. Differentiable
     twice, as a gradient penalty needs.
+
+    Source: D'Amico, Politecnico di Torino 2020, section 4.2 and figure 4.1; the features are ours.
 
     Args:
         config: what to build.

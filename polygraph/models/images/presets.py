@@ -1,9 +1,10 @@
 """Generators and critics of images by name, in pairs.
 
-``thesis/*``: those of `polygraph.models.images.graph_gan` at the published width. ``small/*``: the
-same with a quarter of the features in the critic and half in the generator's last layers, which two
-cores can carry. ``pi/*``: the generators of the Π-net papers. ``small/ccp``, ``small/ncp`` and
-``small/ncp-skip``: polynomials of order 8 of z, without activations, which two cores can carry too.
+``thesis/*``: those of `polygraph.models.images.graph_gan` at the published width; ``critic-*`` has
+the graph layer in the critic alone, ``both-*`` in both networks. ``small/*``: the same with a
+quarter of the features in the critic and half in the generator's last layers, which two cores can
+carry. ``pi/*``: the generators of the Π-net papers. ``small/ccp``, ``small/ncp`` and ``small/ncp-
+skip``: polynomials of order 8 of z, without activations, which two cores can carry too.
 `polygraph.tasks.images.presets` says how each pair is trained.
 """
 
@@ -19,7 +20,13 @@ from polygraph.models.images.polynomial_gan import PolynomialGeneratorConfig
 from polygraph.models.images.sngan import ResidualCriticConfig, ResidualGeneratorConfig
 
 NEIGHBORS = (8, 16, 32)
-_GRAPHS = ("edge", "ecc", "light")
+#: in names -> the kind of layer, and δ of its edges' weights
+_GRAPHS: dict[str, tuple[str, float | None]] = {
+    "edge": ("edge-sum", None),
+    "edge-max": ("edge-max", None),
+    "ecc": ("ecc", 10.0),
+    "light": ("light", 10.0),
+}
 
 
 class Pair(NamedTuple):
@@ -36,7 +43,7 @@ class Pair(NamedTuple):
 
 _DIGITS = Pair(
     GraphGeneratorConfig(
-        latent_channels=32, channels=(64, 32, 16, 16), graph="edge", graph_sizes=(16,), k=8
+        latent_channels=32, channels=(64, 32, 16, 16), graph="edge-sum", graph_sizes=(16,), k=8
     ),
     GraphCriticConfig(channels=(16, 32, 64)),
 )
@@ -62,16 +69,19 @@ def _with(pair: Pair, **generator: Any) -> Pair:
 
 
 def _graph_pairs(family: str, base: Pair) -> dict[str, Pair]:
-    """The generators of one width, and a plain generator against critics with graphs."""
+    """A plain pair; a graph layer in the generator, in the critic, and in both."""
     found = {f"{family}/baseline": base}
-    for graph in _GRAPHS:
+
+    def add(name: str, **settings: Any) -> None:
+        generator, critic = (replace(network, **settings) for network in base)
+        found[f"{family}/{name}"] = base._replace(generator=generator)
+        found[f"{family}/critic-{name}"] = base._replace(critic=critic)
+        found[f"{family}/both-{name}"] = Pair(generator, critic)
+
+    for name, (graph, delta) in _GRAPHS.items():
         for k in NEIGHBORS:
-            found[f"{family}/{graph}-k{k}"] = _with(base, graph=graph, k=k)
-        critic = replace(base.critic, graph=graph, k=8)
-        found[f"{family}/critic-{graph}-k8"] = base._replace(critic=critic)
-    found[f"{family}/attention"] = _with(base, graph="attention")
-    critic = replace(base.critic, graph="attention")
-    found[f"{family}/critic-attention"] = base._replace(critic=critic)
+            add(f"{name}-k{k}", graph=graph, k=k, delta=delta)
+    add("attention", graph="attention")
     return found
 
 

@@ -14,9 +14,10 @@ data
   --kind KIND          folder (default of DIR), mnist, fashion-mnist, cifar10
 
 model
-  --preset NAME        digits (default); thesis/X and small/X with X baseline, attention,
-                       critic-attention, edge-kK, ecc-kK, light-kK (K 8, 16, 32), critic-edge-k8,
-                       critic-ecc-k8, critic-light-k8; small/ccp, small/ncp, small/ncp-skip;
+  --preset NAME        digits (default); thesis/X, thesis/X-b32 and small/X with X baseline,
+                       attention, edge-kK, edge-max-kK, ecc-kK, light-kK (K 8, 16, 32), and all but
+                       the first also as critic-... (the layer is there alone) and both-...;
+                       small/ccp, small/ncp, small/ncp-skip;
                        pi/dcgan, pi/progan, pi/progan-mapping, pi/sngan, pi/sngan-ncp,
                        pi/sngan-prodpoly, pi/ncp-mapping, pi/ccp, pi/ncp, pi/ncp-skip and
                        pi/prodpoly, these four also with -residual

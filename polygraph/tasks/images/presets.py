@@ -1,9 +1,12 @@
 """Adversarial runs by name: a pair of networks, its losses, optimizers and length.
 
 ``thesis/*`` and ``small/*``: WGAN-GP, five critic steps; RMSprop 1e-4 (decay 0.9) that falls
-linearly to 0, batches of 32. ``pi/*``: SNGAN's pairs with the hinge loss, Adam 2e-4 (0, 0.9), five
-critic steps of 64 images, 128 for the generator; ProGAN's with WGAN-GP and growing sizes. The
-networks are those of `polygraph.models.images.presets`.
+linearly to 0, batches of 32. ``thesis/*`` are scored without an averaged generator, and ``ecc-k16``
+and ``ecc-k32`` have batches of 16 and 8 at 7e-5 and 5e-5, as table 4.1 of the thesis (D'Amico,
+Politecnico di Torino 2020) has it; ``thesis/*-b32`` are all of them in batches of 32 at 1e-4,
+averaged. ``pi/*``: SNGAN's pairs with the hinge loss, Adam 2e-4 (0, 0.9), five critic steps of 64
+images, 128 for the generator; ProGAN's with WGAN-GP and growing sizes. The networks are those of
+`polygraph.models.images.presets`.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ class GanPreset:
 
 
 _LOOP = {"schedule": "linear", "weight_decay": 0.0, "eval_every": 1000, "checkpoint_every": 500}
+_THESIS = {**_LOOP, "steps": 100_000, "batch_size": 32, "learning_rate": 1e-4}
 _SMALL = {
     **_LOOP,
     "steps": 2_000,
@@ -63,10 +67,16 @@ _TRAINING: dict[str, tuple[GanConfig, dict[str, Any]]] = {
         GanConfig(critic_steps=2, beta1=0.0, beta2=0.9, ema=0.99),
         {**_SMALL, "steps": 1_000, "learning_rate": 1e-3},
     ),
-    "thesis/*": (
-        GanConfig(optimizer="rmsprop"),
-        {**_LOOP, "steps": 100_000, "batch_size": 32, "learning_rate": 1e-4},
+    "thesis/*-b32": (GanConfig(optimizer="rmsprop"), _THESIS),
+    "thesis/ecc-k16": (
+        GanConfig(optimizer="rmsprop", ema=0.0),
+        {**_THESIS, "batch_size": 16, "learning_rate": 7e-5},
     ),
+    "thesis/ecc-k32": (
+        GanConfig(optimizer="rmsprop", ema=0.0),
+        {**_THESIS, "batch_size": 8, "learning_rate": 5e-5},
+    ),
+    "thesis/*": (GanConfig(optimizer="rmsprop", ema=0.0), _THESIS),
     "small/*cp*": _SMALL_POLYNOMIAL,
     "small/*": (GanConfig(ema=0.99), _SMALL),
     "pi/dcgan": (
@@ -95,11 +105,13 @@ _TRAINING: dict[str, tuple[GanConfig, dict[str, Any]]] = {
 
 
 def _presets() -> dict[str, GanPreset]:
+    averaged = {f"{name}-b32": pair for name, pair in PAIRS.items() if name.startswith("thesis/")}
+    named = {**PAIRS, **averaged}
     return {
         name: GanPreset(
             *pair, *next(found for pattern, found in _TRAINING.items() if fnmatch(name, pattern))
         )
-        for name, pair in PAIRS.items()
+        for name, pair in named.items()
     }
 
 

@@ -1,6 +1,6 @@
 """Generators and critics with graph convolutions: shapes, penalties, compilation, bad settings."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -37,12 +37,12 @@ def test_shapes(graph, channels):
     assert images.abs().max() < 1
     assert critic(images).shape == (2,)
     graphs = [m for m in generator.modules() if isinstance(m, NonLocalGraphConv2d)]
-    assert len(graphs) == (2 if graph in ("edge", "ecc", "light") else 0)
+    assert len(graphs) == (0 if graph in ("none", "attention") else 2)
 
 
 def test_published_widths():
     """The features, layer by layer, of the published generator."""
-    generator = GraphGenerator(GraphGeneratorConfig(graph="edge"))
+    generator = GraphGenerator(GraphGeneratorConfig(graph="edge-sum"))
     assert generator.input.weight.shape == (528 * 16, 132)
     kinds = [type(stage[4]).__name__ for stage in generator.stages]
     assert kinds == ["Conv2d", "NonLocalGraphConv2d", "NonLocalGraphConv2d"]
@@ -63,15 +63,17 @@ def test_config_rebuilds_generator(family):
     assert hash(config) == hash(cls(**narrow))
 
 
-def test_attention_starts_as_identity_and_is_attention():
+@pytest.mark.parametrize("pooled", [False, True])
+def test_attention_starts_as_identity_and_is_attention(pooled):
     torch.manual_seed(0)
-    layer = SelfAttention2d(8).double()
+    layer = SelfAttention2d(8, pooled).double()
     x = torch.randn(2, 8, 6, 4, dtype=torch.float64)
     assert torch.equal(layer(x), x)
     with torch.no_grad():
         layer.gamma.fill_(0.7)
     query, key, value = layer.query(x), layer.key(x), layer.value(x)
-    key, value = F.max_pool2d(key, 2), F.max_pool2d(value, 2)
+    if pooled:
+        key, value = F.max_pool2d(key, 2), F.max_pool2d(value, 2)
     weight = torch.einsum("bchw,bcij->bhwij", query, key).flatten(3).softmax(-1)
     found = torch.einsum("bhwn,bcn->bchw", weight, value.flatten(2))
     expected = x + 0.7 * layer.output(found)
@@ -102,13 +104,15 @@ class PlainGraphConv(torch.nn.Module):
         at = torch.arange(batch)[:, None, None]
         neighbor, centre = nodes[at, table], nodes[:, :, None]
         difference = neighbor - centre
-        if layer.kind == "edge":
-            messages = layer.lin(torch.cat([centre.expand_as(neighbor), difference], -1))
+        if layer.kind.startswith("edge"):
+            ends = torch.cat([centre.expand_as(neighbor), difference], -1)
+            messages = layer.lin(ends).relu()
+            found = messages.sum(2) if layer.kind == "edge-sum" else messages.amax(2)
         else:
             phi = F.leaky_relu(layer.hidden.lin(difference), layer.hidden.slope)
             phi = torch.cat([phi, torch.ones_like(phi[..., :1])], -1)
-            messages = self.of_neighbors(phi, neighbor)
-        out = messages.mean(2).transpose(1, 2).unflatten(2, (height, width))
+            found = self.of_neighbors(phi, neighbor).mean(2)
+        out = found.transpose(1, 2).unflatten(2, (height, width))
         return (out + local) / 2 + layer.bias[:, None, None]
 
     def of_neighbors(self, phi, neighbor):
@@ -117,6 +121,37 @@ class PlainGraphConv(torch.nn.Module):
         left, right, kappa = self.layer.filter()
         factor = torch.einsum("bnkh,rch,bnkc->bnkr", phi, right, neighbor) * (phi @ kappa.T)
         return torch.einsum("bnkr,bnkh,rdh->bnkd", factor, phi, left)
+
+
+@pytest.mark.parametrize("graph", ["edge", "light", "attention"])
+def test_checkpoints_of_before(graph):
+    """What a checkpoint without replicas computed, its network still computes."""
+    fields = {"latent_channels": 5, "channels": [6, 6, 3, 3], "k": 3, "rank": 2, "graph": graph}
+    config = config_of(GENERATORS, "graph", fields)
+    assert (config.replicas, config.pooled_keys) == (1, True)
+    assert config.graph == ("edge-mean" if graph == "edge" else graph)
+    again = config_of(GENERATORS, "graph", asdict(config))
+    assert again == config
+    assert config_of(GENERATORS, "graph", asdict(GraphGeneratorConfig())) == GraphGeneratorConfig()
+    generator = build(config)
+    if graph == "light":
+        state = {}
+        for name, value in generator.state_dict().items():
+            if ".filter.left." in name or ".filter.right." in name:
+                side, part = name.rsplit(".", 1)
+                if part == "weight":
+                    tail = generator.state_dict().get(f"{side}.tail")
+                    value = value if tail is None else torch.cat([value, tail], 1)
+                    value = value.flatten(0, 1)
+                if part == "tail":
+                    continue
+                name = f"{side}_{part}"
+                value = value if part == "weight" else value[..., None]
+            state[name] = value
+        other = build(config)
+        other.load_state_dict(state)
+        for a, b in zip(generator.parameters(), other.parameters(), strict=True):
+            assert torch.equal(a, b)
 
 
 def batch(critic, seed=0):
@@ -129,7 +164,7 @@ def batch(critic, seed=0):
 
 
 @pytest.mark.parametrize("size", [16, 32])
-@pytest.mark.parametrize("graph", ["edge", "ecc", "light"])
+@pytest.mark.parametrize("graph", ["edge-sum", "edge-max", "ecc", "light"])
 def test_gradient_penalty_against_plain_pytorch(graph, size):
     """Loss and its gradient through first and second derivatives of each graph layer."""
     torch.manual_seed(0)
@@ -173,7 +208,7 @@ def test_gradient_penalty_is_per_sample():
     torch.testing.assert_close(found, wanted)
 
 
-@pytest.mark.parametrize("graph", ["edge", "ecc", "light", "attention"])
+@pytest.mark.parametrize("graph", ["edge-sum", "edge-max", "ecc", "light", "attention"])
 def test_whole_step_compiles(graph):
     """Both losses as one graph each, the penalty's second derivatives included: the same bits."""
     settings = torch._dynamo.config
@@ -201,7 +236,11 @@ def test_whole_step_compiles(graph):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"graph": "edges"}, "graph must be one of .* did you mean 'edge'"),
+        ({"graph": "edgesum"}, "graph must be one of .* did you mean 'edge-sum'"),
+        ({"graph": "edge"}, "'edge' was the mean without ReLU"),
+        ({"merge": "min"}, "merge must be one of"),
+        ({"metric": "cos"}, "metric must be one of"),
+        ({"pixel_graph": "radius"}, "radius must be positive"),
         ({"channels": (4, 4, 4)}, "channels must be 4 numbers"),
         ({"channels": (4, 4, 4, 0)}, "channels must be a positive integer, got 0"),
         ({"out_channels": 2}, "out_channels must be 1 or 3, got 2"),
@@ -225,8 +264,8 @@ def test_bad_critic_and_inputs():
         GraphCriticConfig(channels=(1, 2))
     with pytest.raises(ValueError, match="in_channels must be 1 or 3"):
         GraphCriticConfig(in_channels=4)
-    with pytest.raises(ValueError, match="graph must be none or attention with it, got 'edge'"):
-        GraphCriticConfig(graph="edge", spectral_norm=True)
+    with pytest.raises(ValueError, match="graph must be none or attention with it, got 'edge-sum'"):
+        GraphCriticConfig(graph="edge-sum", spectral_norm=True)
     with pytest.raises(ValueError, match=r"z must have shape \[B, 5\], got \[2, 6\]"):
         GraphGenerator(TINY)(torch.randn(2, 6))
     with pytest.raises(ValueError, match=r"x must have shape \[B, 3, 32, 32\], got \[1, 3, 28"):

@@ -84,7 +84,7 @@ def test_penalty_of_a_linear_critic():
 
 
 @pytest.mark.parametrize("size", [16, 32])
-@pytest.mark.parametrize("graph", ["none", "edge", "ecc", "light", "attention"])
+@pytest.mark.parametrize("graph", ["none", "edge-sum", "ecc", "light", "attention"])
 def test_penalty_has_no_terms_across_samples(graph, size):
     """A sample's slope and its derivatives do not change with the other samples of the batch."""
     torch.manual_seed(0)

@@ -39,7 +39,6 @@ VARIED = (
     "pi/progan",
     "pi/ncp",
 )
-GRAPHS = ("edge", "ecc", "light")
 
 
 def state(folder, name="last.safetensors"):
@@ -308,7 +307,12 @@ def test_only_its_own_weights_get_the_gradient(tmp_path):
 @pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])
 @pytest.mark.parametrize(
     "name",
-    ["small/ecc-k8", "small/light-k8", *(f"small/critic-{g}-k8" for g in GRAPHS), "pi/sngan"],
+    [
+        "small/ecc-k8",
+        "small/light-k8",
+        *(f"small/critic-{g}-k8" for g in ("edge", "ecc", "light")),
+        "pi/sngan",
+    ],
 )
 def test_other_precisions(tmp_path, name, precision):
     """Graph layers and their second derivatives under autocast; the average keeps its dtype."""
@@ -415,7 +419,11 @@ def test_compiled_steps_equal_eager_ones(tmp_path, monkeypatch, name):
         found.append(state(folder)["modules"])
     eager, compiled = found
     for part in eager:
-        for key, value in eager[part].items():
-            # Adam divides a gradient by its own size: where it is all rounding the step is not.
-            close = torch.isclose(compiled[part][key], value, rtol=1e-4, atol=1e-5)
-            assert close.float().mean() > 0.98, (part, key)
+        # RMSprop and Adam divide a gradient by its own size: where it is rounding (a bias before
+        # BatchNorm), or what is left of two almost equal sums, the step is another one.
+        close = {
+            key: torch.isclose(compiled[part][key], value, rtol=1e-4, atol=1e-5).float()
+            for key, value in eager[part].items()
+        }
+        assert torch.cat([c.flatten() for c in close.values()]).mean() > 0.98, part
+        assert all(c.mean() > 0.98 for c in close.values() if c.numel() >= 100), part

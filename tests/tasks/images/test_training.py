@@ -206,12 +206,12 @@ def test_data_that_changed(tmp_path, capsys):
 def test_help(capsys, name):
     """Settings of the preset's own networks, with what they mean."""
     try:
-        status = main(["train", "gan", "--preset", name, "--help"])
+        status = main(["train", "gan", "--preset", name, "--help-all"])
     except SystemExit as done:
         status = done.code
     assert status == 0
     text = capsys.readouterr().out
-    for word in ("--generator.channels", "--critic.", "--gan.critic_steps", "--data.kind"):
+    for word in ("--generator.channels", "--critic.", "--gan.critic-steps", "--data.kind"):
         assert word in text
     assert ("--generator.kind" in text) == (name == "pi/sngan-ncp")
     assert "steps of the critic before each of the generator" in " ".join(text.split())
@@ -242,7 +242,7 @@ def test_settings_from_preset_yaml_and_options(tmp_path):
     [
         (["--preset", "thesis/ec-k8"], "did you mean 'thesis/ecc-k8'"),
         (["--preset", "pi/sngann"], "did you mean 'pi/sngan'"),
-        (["--generator.graph", "edgy"], "did you mean 'edge'"),
+        (["--generator.graph", "edgy"], "did you mean 'edge-"),
         (["--generator.chanels", "[1]"], "unknown setting --generator.chanels; did you mean"),
         (["--generator.channels", "[1]"], "channels must be 4 numbers, got [1]"),
         (["--gan.loss", "wgan-pg"], "gan.loss must be one of"),
