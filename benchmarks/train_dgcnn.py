@@ -167,7 +167,7 @@ def main() -> None:
     fabric = make_fabric(config.train)
     start = build_network(config)
     assert isinstance(start, DGCNNClassifier)
-    models: dict[str, nn.Module] = {OURS: start, PEER: Peer(config.model)}
+    models: dict[str, nn.Module] = {OURS: start, PEER: Peer(start.config)}
     models[PEER].load_state_dict(start.state_dict())
     contenders = {
         name: Contender(fabric, config, model, dataset)

@@ -323,9 +323,11 @@ def load_network(
     """
     state, meta = load_checkpoint(checkpoint)
     try:
-        segments = meta["config"].get("task") == "segment"
+        segments = dict(meta["config"]).get("task") == "segment"
         weights = part_of(state, "modules", checkpoint)["model"]
         model = (_segmenter if segments else _classifier)(meta["config"]["model"], weights)
+        if segments:
+            _check_parts(meta, model.config)
     except (KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(
@@ -346,6 +348,18 @@ def load_classifier(
     if not isinstance(model, DGCNNClassifier):
         raise CheckpointError(f"{checkpoint}: a segmenter of points, not a classifier of clouds")
     return model, meta
+
+
+def _check_parts(meta: dict[str, Any], config: Any) -> None:
+    """Refuse descriptions whose parts are not those of the network."""
+    names, of_class = meta["parts"], meta["parts_of_class"]
+    classes = len(meta["classes"])
+    known = {*range(config.num_parts)}
+    good = len(names) == len(known) and len(of_class) == classes
+    if not (good and all(numbers and known.issuperset(numbers) for numbers in of_class)):
+        raise ValueError(f"its parts are not those of {len(known)} parts and {classes} classes")
+    if config.num_categories not in (0, classes):
+        raise ValueError(f"its network knows {config.num_categories} classes, not {classes}")
 
 
 def _classifier(settings: dict[str, Any], weights: Any) -> DGCNNClassifier:

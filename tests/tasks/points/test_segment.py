@@ -13,11 +13,11 @@ from polygraph.data import ShapeDataConfig, ShapeDataset, make_objects, open_sha
 from polygraph.mesh.cloud import read_cloud
 from polygraph.models import DGCNNSegmenterConfig
 from polygraph.tasks import points
-from polygraph.tasks.points.run import load_classifier
+from polygraph.tasks.points.run import load_classifier, load_network
 from polygraph.tasks.points.segment import segmentation_summary
 from polygraph.tasks.points.training import train_points
 from polygraph.train.batches import PartBatches, PointBatches
-from polygraph.train.checkpoint import CheckpointError, load_checkpoint
+from polygraph.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from polygraph.train.log import read_log
 
 MODEL = DGCNNSegmenterConfig(
@@ -163,6 +163,27 @@ def test_the_run(trained):
     ):
         with pytest.raises(ValueError, match=message):
             run.predict(clouds[:3], classes)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("parts", ["a"]),
+        ("parts", None),
+        ("parts_of_class", [[0], [1]]),
+        ("parts_of_class", [[0, 1], [2, 3], [4, 5, 6], [7, 10]]),
+        ("parts_of_class", [[0, 1], [2, 3], [4, 5, 6], []]),
+        ("classes", ["a", "b"]),
+        ("config", [1]),
+    ],
+    ids=["few-parts", "no-parts", "few-classes", "part-10", "class-without", "classes", "config"],
+)
+def test_damaged_descriptions(trained, tmp_path, name, value):
+    state, meta = load_checkpoint(trained[0] / "best.safetensors")
+    path = tmp_path / "x.safetensors"
+    save_checkpoint(path, state, {**meta, name: value})
+    with pytest.raises(CheckpointError, match=r"not a checkpoint of a point cloud network"):
+        load_network(path)
 
 
 def test_evaluating_other_data(trained, tmp_path):
