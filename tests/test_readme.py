@@ -73,8 +73,9 @@ def test_examples_of_pytorch_page():
     assert names["shape"] == (20, 4)
 
 
-def test_example_of_training_page():
+def test_example_of_training_page(tmp_path, monkeypatch):
     """The classifier of docs/training.md learns."""
+    monkeypatch.chdir(tmp_path)
     names = {}
     for example in blocks(REPOSITORY / "docs" / "training.md", "python"):
         exec(example, names)

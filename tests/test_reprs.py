@@ -9,7 +9,7 @@ import torch
 from support.mesh_shapes import grid
 
 import polygraph
-from polygraph import analysis, data, mesh, metrics, models, ops
+from polygraph import analysis, data, mesh, metrics, models, nn, ops
 
 MOST_LINES, MOST_CHARACTERS = 4, 500
 V, N = 300, 40
@@ -58,6 +58,7 @@ def objects():
         seen,
         metrics.image_scores.score(seen, seen, subset_size=50),
         models.PCA.fit(points, 8),
+        nn.PixelGraph(8),
         ops.graph_from_table(index, V).with_transposed(V),
     ]
 

@@ -317,7 +317,9 @@ class MeshAutoencoder(PretrainedMixin):
                 f"MeshAutoencoder: x must have shape [B, {self.num_vertices}, 3] (vertices of the "
                 f"template), got {list(x.shape)}"
             )
-        check_dtype("MeshAutoencoder", "x", x, self.to_latent.weight, of="model")
+        dtype = self.to_latent.weight.dtype
+        if torch.promote_types(x.dtype, dtype) != dtype:  # the normalisation widens others
+            check_dtype("MeshAutoencoder", "x", x, self.to_latent.weight, of="model")
         return x
 
     def _encode(self, x: Tensor) -> Tensor:

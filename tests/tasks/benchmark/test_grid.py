@@ -363,8 +363,8 @@ def test_the_best_is_bold():
         row("pca", 1.0, family="linear", recipe_hash=None, recipe=None, parameters=1),
     ]
     (table,) = tables(rows).values()
-    assert [r["ratio"] for r in table] == [1.0, 0.5, 0.25]
-    assert best_cells(table) == {(2, "mean_mm"), (0, "parameters")}
+    assert [r["ratio"] for r in table] == [0.25, 0.5, 1.0]
+    assert best_cells(table) == {(0, "mean_mm"), (2, "parameters")}
     text = markdown_summary(rows)
     assert "| **1.00** |" in text
     assert "| **3** |" in text
