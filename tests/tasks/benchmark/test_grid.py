@@ -357,9 +357,10 @@ def test_averages_over_seeds_leave_nothing_out():
 
 
 def test_the_best_is_bold():
+    recipe = {"length": {"steps": 7}, "factors": [4, 2]}
     rows = [
-        row("first-order", 4.0, parameters=3, recipe={"length": {"steps": 7}, "factors": [4, 2]}),
-        row("full-2", 2.0),
+        row("first-order", 4.0, parameters=3, recipe=recipe),
+        row("full-2", 2.0, recipe=recipe),
         row("pca", 1.0, family="linear", recipe_hash=None, recipe=None, parameters=1),
     ]
     (table,) = tables(rows).values()
