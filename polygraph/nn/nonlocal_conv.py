@@ -13,14 +13,11 @@ from polygraph.nn.ecc import DifferenceHidden, edge_differences
 from polygraph.nn.edge_mlp import edge_network, split
 from polygraph.nn.light_ecc import LightEdgeFilter, refuse_blocks
 from polygraph.nn.ordinary import is_linear
-from polygraph.nn.pixel_graph import PixelGraph
+from polygraph.nn.pixel_graph import MERGES, PixelGraph, check_kind
 from polygraph.nn.tables import Tables
 from polygraph.ops import ecc, edge_aggregate, edge_values, graph_from_table, light_ecc
 from polygraph.ops.common import autocast_disabled
 from polygraph.ops.graph import Graph, targets_of
-
-KINDS = ("edge-sum", "edge-max", "edge-mean", "ecc", "light")
-MERGES = ("mean", "sum", "gate", "concat", "max")
 
 
 class NonLocalGraphConv2d(torch.nn.Module):
@@ -65,7 +62,7 @@ class NonLocalGraphConv2d(torch.nn.Module):
             convolution of both; ``"max"``: the larger of the two.
         graph: see `polygraph.nn.PixelGraph`.
         metric: see `polygraph.nn.PixelGraph`. ``"projected"``: a linear map to C/8 features, as
-            self-attention has it; it learns through γ alone.
+            self-attention has it; it learns through γ, and needs ``delta``.
         radius: see `polygraph.nn.PixelGraph`.
 
     Call it with images ``[B, C, H, W]``; it returns ``[B, D, H, W]``. Deterministic (but for the
@@ -111,18 +108,18 @@ class NonLocalGraphConv2d(torch.nn.Module):
     ) -> None:
         super().__init__()
         refuse_blocks("NonLocalGraphConv2d", removed)
-        if kind == "edge":
-            raise ValueError(
-                "NonLocalGraphConv2d: kind 'edge' was the mean without ReLU, which is 'edge-mean' "
-                "now; the thesis's are 'edge-sum' and 'edge-max'"
-            )
-        check_choice("NonLocalGraphConv2d", "kind", kind, KINDS)
+        check_kind("NonLocalGraphConv2d", "kind", kind)
         check_choice("NonLocalGraphConv2d", "merge", merge, MERGES)
         check_positive(
             "NonLocalGraphConv2d", in_channels=in_channels, out_channels=out_channels, k=k
         )
         if delta is not None and kind.startswith("edge"):
             raise ValueError(f"NonLocalGraphConv2d: delta is for ecc and light, not for {kind!r}")
+        if metric == "projected" and delta is None:
+            raise ValueError(
+                "NonLocalGraphConv2d: metric 'projected' needs delta: only through the weights of "
+                "edges does the projection learn"
+            )
         self.in_channels, self.out_channels = in_channels, out_channels
         self.k, self.kind, self.delta = as_index(k), kind, delta
         self.coordinates, self.merge = coordinates, merge

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,8 @@ from torch.nn import functional
 from polygraph._checks import check_choice, check_positive
 from polygraph.nn.knn import pixel_knn
 
+KINDS = ("edge-sum", "edge-max", "edge-mean", "ecc", "light")  #: of `NonLocalGraphConv2d`
+MERGES = ("mean", "sum", "gate", "concat", "max")  #: of `NonLocalGraphConv2d`
 METRICS = ("euclidean", "cosine", "projected")
 GRAPHS = ("knn", "mutual", "radius", "random", "dilated")
 
@@ -102,6 +105,20 @@ class PixelGraph:
             return _dilated(height, width, self.k, x.device).expand(batch, -1, -1)
         excluded = -1 if self.exclude_radius is None else self.exclude_radius
         return _random(batch, height, width, self.k, excluded, x.device)
+
+
+def check_kind(owner: str, argument: str, kind: str, kinds: Sequence[str] = KINDS) -> None:
+    """Refuse a kind of graph convolution that there is not; say what became of ``edge``.
+
+    Raises:
+        ValueError: it is none of ``kinds``; names the nearest.
+    """
+    if kind == "edge":
+        raise ValueError(
+            f"{owner}: {argument} 'edge' was the mean without ReLU, which is 'edge-mean' now; the "
+            "thesis's are 'edge-sum' and 'edge-max'"
+        )
+    check_choice(owner, argument, kind, kinds)
 
 
 def _dist2(features: Tensor, table: Tensor) -> Tensor:

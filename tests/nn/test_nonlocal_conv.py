@@ -153,6 +153,7 @@ def test_merges(merge):
         ({"merge": "min"}, "merge must be one of mean, sum, gate, concat, max"),
         ({"graph": "grid"}, "graph must be one of knn"),
         ({"metric": "manhattan"}, "metric must be one of euclidean, cosine, projected"),
+        ({"kind": "ecc", "metric": "projected"}, "metric 'projected' needs delta"),
         ({"graph": "radius"}, "radius must be positive with graph 'radius'"),
         ({"radius": 2.0}, "None otherwise, got 2.0 with 'knn'"),
         ({"graph": "random", "search_radius": 3}, "search_radius is not for graph 'random'"),
@@ -181,7 +182,9 @@ def test_distances_of_graphs():
     x = torch.randn(2, 16, 5, 6).double().requires_grad_()
     for metric in ("euclidean", "cosine", "projected"):
         for graph in ("knn", "random"):
-            layer = nn.NonLocalGraphConv2d(16, 4, 4, graph=graph, metric=metric).double()
+            layer = nn.NonLocalGraphConv2d(
+                16, 4, 4, "ecc", delta=4.0, graph=graph, metric=metric
+            ).double()
             features = x if layer.projection is None else layer.projection(x)
             assert features.shape[1] == (2 if metric == "projected" else 16)
             table, dist2 = layer.graph.find(features, True)

@@ -10,7 +10,7 @@ from support.tiny import write_meshes
 
 import polygraph.tasks
 from polygraph.cli import main
-from polygraph.data import ImageDataset, MeshDataset, ShapeDataset
+from polygraph.data import ImageDataset, MeshDataset, ShapeDataset, make_creature
 from polygraph.mesh import MeshError
 from polygraph.train.checkpoint import CheckpointError
 
@@ -203,3 +203,9 @@ def test_predict_tells_the_class_of_files(tmp_path, said, capsys):
     (row,) = json.loads(capsys.readouterr().out)
     assert row["probability"] == max(row["probabilities"].values())
     assert row["class"] in row["probabilities"]
+
+
+def test_another_unit_than_the_data_set_has(tmp_path):
+    """What is here already knows its unit: another one is not taken in silence."""
+    with pytest.raises(ValueError, match="to_mm must be 1000, which is the data set's, got 1"):
+        polygraph.tasks.mesh.train(make_creature(num_frames=16), tmp_path / "run", to_mm=1.0)

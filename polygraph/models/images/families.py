@@ -92,4 +92,4 @@ def _of_today(fields: dict[str, Any]) -> dict[str, Any]:
     if "replicas" in fields or "graph" not in fields:
         return fields
     graph = "edge-mean" if fields["graph"] == "edge" else fields["graph"]
-    return fields | {"graph": graph, "replicas": 1, "pooled_keys": True}
+    return fields | {"graph": graph, "replicas": 1, "pooled_keys": graph == "attention"}

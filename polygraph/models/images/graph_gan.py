@@ -29,11 +29,10 @@ from polygraph.models.images._images import (
     check_latent,
     normalize_spectra,
 )
-from polygraph.nn.pixel_graph import PixelGraph
+from polygraph.nn.pixel_graph import KINDS, MERGES, PixelGraph, check_kind
 
-GRAPH_KINDS = ("none", "edge-sum", "edge-max", "edge-mean", "ecc", "light", "attention")
+GRAPH_KINDS = ("none", *KINDS, "attention")
 NORMS = ("batch", "none")
-MERGES = ("mean", "sum", "gate", "concat", "max")
 _SLOPE = 0.2  # of the leaky ReLU
 
 
@@ -152,12 +151,7 @@ class GraphCriticConfig:
 
 
 def _check_graph(owner: str, config: GraphGeneratorConfig | GraphCriticConfig) -> None:
-    if config.graph == "edge":
-        raise ValueError(
-            f"{owner}: graph 'edge' was the mean without ReLU, which is 'edge-mean' now; the "
-            "thesis's are 'edge-sum' and 'edge-max'"
-        )
-    check_choice(owner, "graph", config.graph, GRAPH_KINDS)
+    check_kind(owner, "graph", config.graph, GRAPH_KINDS)
     if not set(config.graph_sizes) <= {16, 32} or not config.graph_sizes:
         raise ValueError(f"{owner}: graph_sizes must be of 16 and 32, got {config.graph_sizes}")
     check_positive(owner, k=config.k, rank=config.rank, replicas=config.replicas)
@@ -173,7 +167,16 @@ def _check_graph(owner: str, config: GraphGeneratorConfig | GraphCriticConfig) -
         if not (config.delta > 0 and math.isfinite(config.delta)):
             raise ValueError(f"{owner}: delta must be positive and finite, got {config.delta}")
     check_choice(owner, "merge", config.merge, MERGES)
-    PixelGraph(config.k, config.pixel_graph, config.metric, config.radius)
+    joined = PixelGraph(config.k, config.pixel_graph, config.metric, config.radius)
+    if config.graph not in KINDS and (config.merge != "mean" or joined != PixelGraph(config.k)):
+        raise ValueError(
+            f"{owner}: merge, pixel_graph, metric and radius are for graph convolutions, not for "
+            f"graph {config.graph!r}"
+        )
+    if config.pooled_keys and config.graph != "attention":
+        raise ValueError(f"{owner}: pooled_keys is for graph attention, not for {config.graph!r}")
+    if config.metric == "projected" and config.delta is None:
+        raise ValueError(f"{owner}: metric 'projected' needs delta")
 
 
 class SelfAttention2d(nn.Module):

@@ -60,8 +60,16 @@ def is_in_memory(data: Any) -> bool:
 
 
 def in_memory(data: Any, to_mm: float | None = None) -> MeshDataset:
-    """The data set of meshes that are here already."""
+    """The data set of meshes that are here already.
+
+    Raises:
+        ValueError: a data set has another ``to_mm``.
+    """
     if isinstance(data, MeshDataset):
+        if to_mm is not None and to_mm != data.to_mm:
+            raise ValueError(
+                f"{data.name}: to_mm must be {data.to_mm:g}, which is the data set's, got {to_mm:g}"
+            )
         return data
     vertices, faces = data
     return MeshDataset.from_arrays(vertices, faces, to_mm=1000.0 if to_mm is None else to_mm)

@@ -128,7 +128,7 @@ def test_checkpoints_of_before(graph):
     """What a checkpoint without replicas computed, its network still computes."""
     fields = {"latent_channels": 5, "channels": [6, 6, 3, 3], "k": 3, "rank": 2, "graph": graph}
     config = config_of(GENERATORS, "graph", fields)
-    assert (config.replicas, config.pooled_keys) == (1, True)
+    assert (config.replicas, config.pooled_keys) == (1, graph == "attention")
     assert config.graph == ("edge-mean" if graph == "edge" else graph)
     again = config_of(GENERATORS, "graph", asdict(config))
     assert again == config
@@ -239,6 +239,10 @@ def test_whole_step_compiles(graph):
         ({"graph": "edgesum"}, "graph must be one of .* did you mean 'edge-sum'"),
         ({"graph": "edge"}, "'edge' was the mean without ReLU"),
         ({"merge": "min"}, "merge must be one of"),
+        ({"merge": "sum"}, "are for graph convolutions, not for graph 'none'"),
+        ({"graph": "attention", "pixel_graph": "random"}, "not for graph 'attention'"),
+        ({"pooled_keys": True}, "pooled_keys is for graph attention, not for 'none'"),
+        ({"graph": "ecc", "metric": "projected"}, "metric 'projected' needs delta"),
         ({"metric": "cos"}, "metric must be one of"),
         ({"pixel_graph": "radius"}, "radius must be positive"),
         ({"channels": (4, 4, 4)}, "channels must be 4 numbers"),
