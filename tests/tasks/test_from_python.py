@@ -209,3 +209,17 @@ def test_another_unit_than_the_data_set_has(tmp_path):
     """What is here already knows its unit: another one is not taken in silence."""
     with pytest.raises(ValueError, match="to_mm must be 1000, which is the data set's, got 1"):
         polygraph.tasks.mesh.train(make_creature(num_frames=16), tmp_path / "run", to_mm=1.0)
+
+
+def test_centred_clouds_for_a_network_of_clouds_far_away(tmp_path, capsys):
+    """The run's origin would be taken from clouds that are around 0 already."""
+    cloud = tmp_path / "cloud.xyz"
+    np.savetxt(cloud, np.random.default_rng(0).normal(size=(40, 3)))
+    clouds = np.random.default_rng(1).normal((7e6, 0.0, 0.0), size=(24, 32, 3))
+    run = polygraph.tasks.points.train(
+        (clouds, np.arange(24) % 2), tmp_path / "run", steps=1, batch_size=4, k=4
+    )
+    assert run.meta["origin"][0] > 6e6
+    words = ["predict", str(cloud), "--run", str(tmp_path / "run"), "--unit-sphere"]
+    assert main(words) != 0
+    assert "--unit-sphere is for networks of centred clouds" in capsys.readouterr().err
