@@ -47,10 +47,11 @@ def run(arguments: Sequence[str]) -> int:
     from polygraph.tasks.points.run import SegmenterRun, load_run
 
     trained = load_run(chosen.run)
-    if chosen.unit_sphere and any(trained.meta.get("origin", ())):
+    origin = trained.meta.get("origin", ())
+    if chosen.unit_sphere and any(origin):
         raise UsageError(
-            "predict: --unit-sphere is for networks of centred clouds, and "
-            f"{chosen.run} was trained on clouds around {', '.join(f'{x:g}' for x in trained.meta['origin'])}"
+            f"predict: --unit-sphere is for networks of centred clouds, and {chosen.run} was "
+            f"trained on clouds around {', '.join(f'{x:g}' for x in origin)}"
         )
     if isinstance(trained, SegmenterRun):
         return _segment(trained, chosen)
