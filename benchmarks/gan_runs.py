@@ -19,8 +19,8 @@ import numpy as np
 from polygraph.report.figures import COLORS
 from polygraph.report.image_grid import image_grid
 from polygraph.report.render import pyplot
-from polygraph.tasks.images.pair import generate, interpolations, latent_vectors
-from polygraph.tasks.images.run import load_generator
+from polygraph.tasks.gan.pair import generate, interpolations, latent_vectors
+from polygraph.tasks.gan.run import load_generator
 from polygraph.train.log import read_log
 
 KEPT = ("config_hash", "dataset", "commit", "torch", "machine", "threads")

@@ -41,9 +41,9 @@ from torch.nn import functional
 from polygraph.data import ImageDataConfig, open_images
 from polygraph.models.images.families import build
 from polygraph.nn import NonLocalGraphConv2d
-from polygraph.tasks.images.losses import CriticLoss, GanConfig, GeneratorLoss
-from polygraph.tasks.images.pair import GanTask
-from polygraph.tasks.images.training import build_pair, fit_to_images, gan_run_config
+from polygraph.tasks.gan.losses import CriticLoss, GanConfig, GeneratorLoss
+from polygraph.tasks.gan.pair import GanTask
+from polygraph.tasks.gan.training import build_pair, fit_to_images, gan_run_config
 from polygraph.train.config import seed_step
 from polygraph.train.distributed import make_fabric
 

@@ -21,7 +21,7 @@ from polygraph.data import ImageDataConfig, open_images
 from polygraph.models import GraphGenerator, GraphGeneratorConfig
 from polygraph.nn import pixel_knn
 from polygraph.report.image_grid import image_grid
-from polygraph.tasks import images
+from polygraph.tasks import gan
 
 torch.manual_seed(0)
 digits = open_images(ImageDataConfig(kind="glyphs", num_images=600))
@@ -55,7 +55,7 @@ for graph in ("none", "edge-sum", "ecc", "light"):
 # --------
 # The preset ``digits`` trains for 1,000 steps (``make demo-gan``, minutes); here it stops when
 # strokes begin to show.
-run = images.train(digits, tempfile.mkdtemp(), preset="digits", steps=160, batch_size=16, seed=0)
+run = gan.train(digits, tempfile.mkdtemp(), preset="digits", steps=160, batch_size=16, seed=0)
 print(run)
 
 # %%

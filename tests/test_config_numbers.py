@@ -11,8 +11,8 @@ from polygraph.models.images.graph_gan import GraphCriticConfig, GraphGeneratorC
 from polygraph.models.images.lenet import LeNetConfig
 from polygraph.models.mesh.mesh_autoencoder import MeshAutoencoderConfig
 from polygraph.models.points.dgcnn import DGCNNClassifierConfig, DGCNNSegmenterConfig
-from polygraph.tasks.images.losses import GanConfig
-from polygraph.tasks.images.training import GanRunConfig
+from polygraph.tasks.gan.losses import GanConfig
+from polygraph.tasks.gan.training import GanRunConfig
 from polygraph.tasks.mesh.training import MeshRunConfig
 from polygraph.tasks.points.training import PointsRunConfig
 from polygraph.train.config import TrainConfig

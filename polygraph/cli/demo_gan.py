@@ -18,8 +18,8 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     chosen = parser.parse_args(arguments)
     from polygraph.report.image_grid import write_image_grid
-    from polygraph.tasks.images.run import sample_run
-    from polygraph.tasks.images.training import gan_run_config, train_gan
+    from polygraph.tasks.gan.run import sample_run
+    from polygraph.tasks.gan.training import gan_run_config, train_gan
 
     changed: dict[str, Any] = {"seed": chosen.seed}
     if chosen.steps is not None:

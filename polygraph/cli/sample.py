@@ -23,7 +23,7 @@ def run(arguments: Sequence[str]) -> int:
     chosen = parser.parse_args(arguments)
     check_least("sample", chosen, count=1, columns=1 + chosen.interpolate, scale=1, seed=0)
     from polygraph.report.image_grid import write_image_grid
-    from polygraph.tasks.images.run import sample_run
+    from polygraph.tasks.gan.run import sample_run
 
     steps = chosen.columns if chosen.interpolate else None
     images = sample_run(

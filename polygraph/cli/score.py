@@ -25,7 +25,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON")
     chosen = parser.parse_args(arguments)
     check_least("score", chosen, count=10, seed=0)  # the ten parts of Inception Score
-    from polygraph.tasks.images.scores import score_run
+    from polygraph.tasks.gan.scores import score_run
 
     found = score_run(
         chosen.run,

@@ -12,12 +12,8 @@ import importlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-#: what `polygraph train` calls a task -> its folder
-TASKS = {
-    "gan": "images",
-    "mesh": "mesh",
-    "points": "points",
-}
+#: what `polygraph train` calls a task, and its folder
+TASKS = ("gan", "mesh", "points")
 
 
 class Command(NamedTuple):
@@ -38,7 +34,7 @@ class Command(NamedTuple):
 
 def __getattr__(name: str) -> Any:
     """The folders, when they are asked for: `polygraph.tasks.mesh.train`."""
-    if name in (*TASKS.values(), "benchmark"):
+    if name in (*TASKS, "benchmark"):
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
@@ -50,7 +46,7 @@ def summary(kind: str) -> str:
 
 def help_text(kind: str) -> str:
     """What ``--help`` of a task says: the settings that matter first, and an example."""
-    found: str = importlib.import_module(f"{__name__}.{TASKS[kind]}.help").text()
+    found: str = importlib.import_module(f"{__name__}.{kind}.help").text()
     return found
 
 
@@ -61,4 +57,4 @@ def load_command(kind: str) -> Command:
 
 
 def _folder(kind: str) -> Any:
-    return importlib.import_module(f"{__name__}.{TASKS[kind]}")
+    return importlib.import_module(f"{__name__}.{kind}")

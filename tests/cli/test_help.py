@@ -6,7 +6,7 @@ import pytest
 
 from polygraph.cli import main
 from polygraph.models.mesh.presets import PRESETS
-from polygraph.tasks.images.presets import GAN_PRESETS
+from polygraph.tasks.gan.presets import GAN_PRESETS
 from polygraph.train.arguments import packaged_configs
 
 COMMANDS = ("train mesh", "train gan", "train points", "benchmark mesh")

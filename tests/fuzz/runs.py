@@ -50,8 +50,8 @@ def make_runs(root: Path) -> dict[str, Callable[[Path], Any]]:
     from support.tiny_points import tiny_points
 
     from polygraph.models import MeshAutoencoder
-    from polygraph.tasks.images.run import sample_run
-    from polygraph.tasks.images.training import train_gan
+    from polygraph.tasks.gan.run import sample_run
+    from polygraph.tasks.gan.training import train_gan
     from polygraph.tasks.mesh.run import evaluate_run, export_run, load_run
     from polygraph.tasks.mesh.training import train_mesh
     from polygraph.tasks.points.run import load_classifier
@@ -247,7 +247,7 @@ def trainers(root: Path) -> dict[str, Callable[[Path], Any]]:
     from support.tiny_gan import random_images, tiny_gan
     from support.tiny_points import tiny_points
 
-    from polygraph.tasks.images.training import train_gan
+    from polygraph.tasks.gan.training import train_gan
     from polygraph.tasks.mesh.training import train_mesh
     from polygraph.tasks.points.training import train_points
 

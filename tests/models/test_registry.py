@@ -14,7 +14,7 @@ from polygraph.models import (
     create_model,
     list_models,
 )
-from polygraph.tasks.images.presets import GAN_PRESETS
+from polygraph.tasks.gan.presets import GAN_PRESETS
 
 SMALL = {"encoder_channels": (4, 6), "decoder_channels": (6, 4, 3), "latent_channels": 3}
 NOT_OF_MESHES = [name for name in list_models() if name not in PRESETS]

@@ -28,7 +28,7 @@ from polygraph.models.images.graph_gan import (
     GraphGenerator,
     GraphGeneratorConfig,
 )
-from polygraph.tasks.images.losses import CriticLoss, GanConfig, GeneratorLoss
+from polygraph.tasks.gan.losses import CriticLoss, GanConfig, GeneratorLoss
 
 pytestmark = pytest.mark.gpu
 

@@ -5,8 +5,8 @@ from dataclasses import fields, replace
 import numpy as np
 
 from polygraph.data import ImageDataset
-from polygraph.tasks.images.presets import get_gan_preset
-from polygraph.tasks.images.training import GanRunConfig
+from polygraph.tasks.gan.presets import get_gan_preset
+from polygraph.tasks.gan.training import GanRunConfig
 from polygraph.train.config import TrainConfig
 
 NARROW = {

@@ -86,17 +86,17 @@ def test_points(tmp_path, said):
         run.predict(clouds[..., :2])
 
 
-def test_images(tmp_path, said):
-    from polygraph.tasks import images
+def test_gan(tmp_path, said):
+    from polygraph.tasks import gan
 
     pixels = np.random.default_rng(0).integers(0, 256, (20, 3, 16, 16)).astype(np.uint8)
-    gan = {"critic_steps": 1}
-    run = images.train(pixels, tmp_path / "a", gan=gan, **QUICK, say=said.append)
+    pair = {"critic_steps": 1}
+    run = gan.train(pixels, tmp_path / "a", gan=pair, **QUICK, say=said.append)
     assert "20 images of 3 x 32 x 32: 18 train, 2 are held out" in said[0]
     assert run.result["steps"] == 3
     assert run.sample(2).shape == (2, 3, 32, 32)
     assert run.interpolate(2, 3).shape == (6, 3, 32, 32)
-    assert torch.equal(images.load(tmp_path / "a").sample(2, seed=1), run.sample(2, seed=1))
+    assert torch.equal(gan.load(tmp_path / "a").sample(2, seed=1), run.sample(2, seed=1))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ the graph layer in the critic alone, ``both-*`` in both networks. ``small/*``: t
 quarter of the features in the critic and half in the generator's last layers, which two cores can
 carry. ``pi/*``: the generators of the Π-net papers. ``small/ccp``, ``small/ncp`` and ``small/ncp-
 skip``: polynomials of order 8 of z, without activations, which two cores can carry too.
-`polygraph.tasks.images.presets` says how each pair is trained.
+`polygraph.tasks.gan.presets` says how each pair is trained.
 """
 
 from __future__ import annotations

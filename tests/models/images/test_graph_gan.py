@@ -18,7 +18,7 @@ from polygraph.models.images.graph_gan import (
     SelfAttention2d,
 )
 from polygraph.nn import NonLocalGraphConv2d
-from polygraph.tasks.images.losses import CriticLoss, GanConfig, GeneratorLoss, gradient_penalty
+from polygraph.tasks.gan.losses import CriticLoss, GanConfig, GeneratorLoss, gradient_penalty
 
 TINY = GraphGeneratorConfig(latent_channels=5, channels=(6, 5, 4, 3), k=3, rank=2)
 TINY_CRITIC = GraphCriticConfig(channels=(4, 5, 6), k=3, rank=2)

@@ -15,7 +15,7 @@ from polygraph.models.images.growing_gan import (
     _PixelNorm,
     growth_at,
 )
-from polygraph.tasks.images.losses import gradient_penalty
+from polygraph.tasks.gan.losses import gradient_penalty
 
 GENERATOR = GrowingGeneratorConfig(latent_channels=5, out_channels=1, channels=(6, 5, 4, 3))
 CRITIC = GrowingCriticConfig(in_channels=1, channels=(3, 4, 5, 6))

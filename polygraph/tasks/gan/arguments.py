@@ -7,9 +7,9 @@ from dataclasses import fields
 from typing import Any
 
 from polygraph.data.images import ImageDataConfig
-from polygraph.tasks.images.losses import GanConfig
-from polygraph.tasks.images.presets import GanPreset, get_gan_preset
-from polygraph.tasks.images.training import GanRunConfig
+from polygraph.tasks.gan.losses import GanConfig
+from polygraph.tasks.gan.presets import GanPreset, get_gan_preset
+from polygraph.tasks.gan.training import GanRunConfig
 from polygraph.train.arguments import (
     add_help,
     add_nested,

@@ -12,11 +12,11 @@ from PIL import Image
 from support.tiny_gan import random_images, tiny_gan
 
 from polygraph.cli import main
-from polygraph.tasks.images.arguments import parse_train_gan
-from polygraph.tasks.images.classifier import train_classifier
-from polygraph.tasks.images.presets import GAN_PRESETS
-from polygraph.tasks.images.run import load_generator, sample_run
-from polygraph.tasks.images.training import GanRunConfig, train_gan
+from polygraph.tasks.gan.arguments import parse_train_gan
+from polygraph.tasks.gan.classifier import train_classifier
+from polygraph.tasks.gan.presets import GAN_PRESETS
+from polygraph.tasks.gan.run import load_generator, sample_run
+from polygraph.tasks.gan.training import GanRunConfig, train_gan
 from polygraph.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 
 TINY = [
@@ -40,7 +40,7 @@ def _quick_classifier():
     """Ten steps in place of 1,500: what is measured here need not be true."""
     quick = functools.partial(train_classifier, steps=10)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("polygraph.tasks.images.classifier.train_classifier", quick)
+        patch.setattr("polygraph.tasks.gan.classifier.train_classifier", quick)
         yield
 
 

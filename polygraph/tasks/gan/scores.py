@@ -11,8 +11,8 @@ from torch import nn
 
 from polygraph.data.images import ImageDataConfig, ImageDataset, open_images
 from polygraph.data.known import recall
-from polygraph.tasks.images.checkpoint import checkpoint_of, load_generator
-from polygraph.tasks.images.pair import latent_vectors
+from polygraph.tasks.gan.checkpoint import checkpoint_of, load_generator
+from polygraph.tasks.gan.pair import latent_vectors
 from polygraph.train.checkpoint import CheckpointError
 from polygraph.train.recorded import recorded_data
 
@@ -46,7 +46,7 @@ class Scorer:
     ) -> None:
         from polygraph.metrics.image_scores import collect
         from polygraph.models.images.inception import load_inception
-        from polygraph.tasks.images.classifier import train_classifier
+        from polygraph.tasks.gan.classifier import train_classifier
 
         self.count, self.seed = count, seed
         self.device = device or (fabric.device if fabric is not None else "cpu")

@@ -7,7 +7,7 @@ from torch import nn
 
 from polygraph.models.images.dcgan import ConvCritic, ConvCriticConfig
 from polygraph.models.images.graph_gan import GraphCritic, GraphCriticConfig
-from polygraph.tasks.images.losses import (
+from polygraph.tasks.gan.losses import (
     LOSSES,
     CriticLoss,
     GanConfig,

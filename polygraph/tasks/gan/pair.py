@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from polygraph.data.images import ImageDataset, to_uint8
 from polygraph.models.images.growing_gan import Growing, growth_at
 from polygraph.report.image_grid import image_grid_png
-from polygraph.tasks.images.losses import CriticLoss, GanConfig, GeneratorLoss, mixes_samples
+from polygraph.tasks.gan.losses import CriticLoss, GanConfig, GeneratorLoss, mixes_samples
 from polygraph.train.batches import ImageBatches
 from polygraph.train.checkpoint import write_atomic
 from polygraph.train.config import TrainConfig

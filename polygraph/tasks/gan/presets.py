@@ -17,7 +17,7 @@ from typing import Any
 
 from polygraph._checks import check_choice
 from polygraph.models.images.presets import PAIRS
-from polygraph.tasks.images.losses import GanConfig
+from polygraph.tasks.gan.losses import GanConfig
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from polygraph.data.images import ImageDataset
-from polygraph.tasks.images.checkpoint import checkpoint_of as checkpoint_of
-from polygraph.tasks.images.checkpoint import load_generator as load_generator
-from polygraph.tasks.images.pair import generate, interpolations, latent_vectors
+from polygraph.tasks.gan.checkpoint import checkpoint_of as checkpoint_of
+from polygraph.tasks.gan.checkpoint import load_generator as load_generator
+from polygraph.tasks.gan.pair import generate, interpolations, latent_vectors
 from polygraph.train.checkpoint import (
     read_json_object,
 )
@@ -23,7 +23,7 @@ RESULT = "result.json"
 
 @dataclass(frozen=True)
 class Run:
-    """A trained generator; from `polygraph.tasks.images.train` or `polygraph.tasks.images.load`.
+    """A trained generator; from `polygraph.tasks.gan.train` or `polygraph.tasks.gan.load`.
 
     Attributes:
         folder: where it lies.
@@ -70,13 +70,13 @@ class Run:
 
         Args:
             count: generated images.
-            **settings: of `polygraph.tasks.images.scores.score_run`: ``seed``, ``path``,
+            **settings: of `polygraph.tasks.gan.scores.score_run`: ``seed``, ``path``,
                 ``classifier``, ``inception``, ``weights``.
 
         Returns:
             `polygraph.metrics.image_scores.ImageScores`, which says through which network.
         """
-        from polygraph.tasks.images.scores import score_run
+        from polygraph.tasks.gan.scores import score_run
 
         return score_run(self.folder, count, dataset=self.dataset, **settings)
 

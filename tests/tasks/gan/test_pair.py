@@ -13,16 +13,16 @@ from support.tiny_gan import random_images, tiny_gan
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from polygraph.models.images.families import build
-from polygraph.tasks.images.pair import (
+from polygraph.tasks.gan.pair import (
     GanTask,
     generate,
     interpolations,
     latent_vectors,
     update_average,
 )
-from polygraph.tasks.images.presets import GAN_PRESETS
-from polygraph.tasks.images.run import load_generator
-from polygraph.tasks.images.training import build_pair, fit_to_images, train_gan
+from polygraph.tasks.gan.presets import GAN_PRESETS
+from polygraph.tasks.gan.run import load_generator
+from polygraph.tasks.gan.training import build_pair, fit_to_images, train_gan
 from polygraph.train.checkpoint import CheckpointError, load_checkpoint
 from polygraph.train.config import sample_indices, seed_step
 from polygraph.train.distributed import make_fabric
@@ -224,7 +224,7 @@ def test_rates_fall_linearly_and_the_critic_has_its_own(tmp_path):
             return plain(self, step)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("polygraph.tasks.images.training.GanTask", Recorded)
+        patch.setattr("polygraph.tasks.gan.training.GanTask", Recorded)
         train_gan(config, tmp_path, dataset=random_images())
     for n, (generator, critic) in enumerate(rates):
         assert generator == pytest.approx(0.01 * (1 - n / 4))

@@ -10,13 +10,13 @@ from polygraph.tasks import Command
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from polygraph.tasks.images.run import Run
+    from polygraph.tasks.gan.run import Run
 
 
 def command() -> Command:
     """What `polygraph train gan` calls."""
-    from polygraph.tasks.images.arguments import parse_train_gan
-    from polygraph.tasks.images.training import describe_result, train_gan
+    from polygraph.tasks.gan.arguments import parse_train_gan
+    from polygraph.tasks.gan.training import describe_result, train_gan
 
     return Command(parse_train_gan, train_gan, describe_result)
 
@@ -40,7 +40,7 @@ def train(
             `polygraph.data.ImageDataset`.
         out: folder of the run.
         preset: networks and recipe, such as ``"digits"`` (the default: 1,000 steps),
-            ``"small/edge-k8"`` or ``"pi/sngan-ncp"``; see `polygraph.tasks.images.presets`.
+            ``"small/edge-k8"`` or ``"pi/sngan-ncp"``; see `polygraph.tasks.gan.presets`.
         say: called with lines for people; None: they go to stderr.
         **settings: the words of the command line: ``steps``, ``batch_size``, ``latent``,
             ``learning_rate``, ``seed``, ``kind`` (``"mnist"``, ``"cifar10"``, ... of a folder),
@@ -59,9 +59,9 @@ def train(
     Example:
         >>> import tempfile
         >>> import torch
-        >>> from polygraph.tasks import images
+        >>> from polygraph.tasks import gan
         >>> noise = torch.randint(256, (20, 1, 28, 28), dtype=torch.uint8)
-        >>> run = images.train(
+        >>> run = gan.train(
         ...     noise, tempfile.mkdtemp(), steps=1, batch_size=2, say=lambda line: None
         ... )
         >>> run.sample(4).shape
@@ -70,9 +70,9 @@ def train(
     from dataclasses import replace
 
     from polygraph.data.images import ARRAYS
-    from polygraph.tasks.images.arguments import parse_train_gan
-    from polygraph.tasks.images.given import in_memory, is_in_memory
-    from polygraph.tasks.images.training import train_gan
+    from polygraph.tasks.gan.arguments import parse_train_gan
+    from polygraph.tasks.gan.given import in_memory, is_in_memory
+    from polygraph.tasks.gan.training import train_gan
     from polygraph.train.log import say_on_stderr
     from polygraph.train.words import call_words
 
@@ -98,11 +98,11 @@ def load(folder: str | Path, device: Any = "cpu", *, weights: str = "average") -
 
     Example:
         >>> import tempfile
-        >>> from polygraph.tasks import images
-        >>> images.load(tempfile.mkdtemp())  # doctest: +ELLIPSIS
+        >>> from polygraph.tasks import gan
+        >>> gan.load(tempfile.mkdtemp())  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         polygraph.train.checkpoint.CheckpointError: ...: no run here (...)
     """
-    from polygraph.tasks.images.run import load_run
+    from polygraph.tasks.gan.run import load_run
 
     return load_run(folder, device, weights=weights)

@@ -9,7 +9,7 @@ import torch
 from polygraph.data import ImageDataConfig, open_images
 from polygraph.metrics.image_scores import collect, score
 from polygraph.models.images.lenet import LeNet
-from polygraph.tasks.images.classifier import measure_accuracy, train_classifier
+from polygraph.tasks.gan.classifier import measure_accuracy, train_classifier
 from polygraph.train.checkpoint import read_meta
 
 

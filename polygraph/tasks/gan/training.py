@@ -16,10 +16,10 @@ from polygraph.data.known import remember
 from polygraph.models.images import SIZE
 from polygraph.models.images.families import CRITICS, GENERATORS, build, family_of
 from polygraph.models.images.graph_gan import GraphCriticConfig, GraphGeneratorConfig
-from polygraph.tasks.images.losses import GanConfig
-from polygraph.tasks.images.pair import GanTask
-from polygraph.tasks.images.presets import GanPreset, get_gan_preset
-from polygraph.tasks.images.scores import CLASSIFIER, SELECTED, Scorer
+from polygraph.tasks.gan.losses import GanConfig
+from polygraph.tasks.gan.pair import GanTask
+from polygraph.tasks.gan.presets import GanPreset, get_gan_preset
+from polygraph.tasks.gan.scores import CLASSIFIER, SELECTED, Scorer
 from polygraph.train.checkpoint import seal, write_json
 from polygraph.train.config import TrainConfig, config_hash
 from polygraph.train.distributed import make_fabric, process_group
