@@ -18,7 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from polygraph._checks import check_choice
 from polygraph.data.images import ImageDataset, to_uint8
+from polygraph.models.images.families import is_polynomial
 from polygraph.models.images.growing_gan import Growing, growth_at
 from polygraph.report.image_grid import image_grid_png
 from polygraph.tasks.gan.losses import CriticLoss, GanConfig, GeneratorLoss, mixes_samples
@@ -27,6 +29,7 @@ from polygraph.train.checkpoint import write_atomic
 from polygraph.train.config import TrainConfig
 from polygraph.train.loop import NotFinite, Task, descend
 
+WALKS = ("linear", "sphere")  #: kinds of `interpolations`
 _GRID, _SHOWN_BATCH = 64, 64
 _VALIDATED = 512  # held-out images that the critic is asked about
 
@@ -53,27 +56,52 @@ def latent_vectors(count: int, channels: int, seed: int) -> Tensor:
     return torch.randn(count, channels, generator=torch.Generator().manual_seed(seed))
 
 
-def interpolations(ends: Tensor, steps: int = 8) -> Tensor:
-    """Between pairs of latent vectors along the sphere, whose radii z of N(0, 1) have.
+def walk_kind(config: Any) -> str:
+    """How `interpolations` goes for the generator of a config, where nobody says.
+
+    ``"linear"`` for polynomials of z, as their papers have it (Chrysos et al., CVPR 2020, figures 6
+    and 7); ``"sphere"`` for the others, whose sources do not say.
+    """
+    return "linear" if is_polynomial(config) else "sphere"
+
+
+def interpolations(ends: Tensor, steps: int = 8, kind: str = "linear") -> Tensor:
+    """Points between pairs of latent vectors a and b, at t from 0 to 1 in equal steps.
 
     Args:
         ends: ``[2 R, C]``: each row's two ends.
         steps: points per row, ends included; at least 2.
+        kind: ``"linear"``: ``(1 - t) a + t b``. ``"sphere"``: ``(sin((1 - t) θ) a + sin(t θ) b) /
+            sin θ``, θ the angle between them: the radii between are those that z of N(0, 1) have.
 
     Returns:
         ``[R · steps, C]``.
 
     Raises:
-        ValueError: an odd number of ends, or fewer than 2 steps.
+        ValueError: an odd number of ends, fewer than 2 steps, or another kind.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.tasks.gan.pair import interpolations
+        >>> ends = torch.tensor([[2.0, 0.0], [0.0, 2.0]])
+        >>> interpolations(ends, 3)
+        tensor([[2., 0.],
+                [1., 1.],
+                [0., 2.]])
+        >>> interpolations(ends, 3, "sphere")[1]
+        tensor([1.4142, 1.4142])
     """
+    check_choice("interpolations", "kind", kind, WALKS)
     if len(ends) % 2 or steps < 2:
         raise ValueError(
             f"interpolations: needs pairs and at least 2 steps, got {len(ends)} ends, {steps} steps"
         )
     one, other = ends[0::2, None], ends[1::2, None]
+    t = torch.linspace(0, 1, steps, dtype=ends.dtype, device=ends.device)[None, :, None]
+    if kind == "linear":
+        return ((1 - t) * one + t * other).flatten(0, 1)
     cosine = F.cosine_similarity(one, other, dim=-1).clamp(-1, 1)[..., None]
     angle = cosine.acos().clamp(1e-4, math.pi - 1e-4)
-    t = torch.linspace(0, 1, steps, dtype=ends.dtype, device=ends.device)[None, :, None]
     rows = (torch.sin((1 - t) * angle) * one + torch.sin(t * angle) * other) / torch.sin(angle)
     return rows.flatten(0, 1)
 
@@ -285,7 +313,7 @@ class GanTask(Task):
         z = latent_vectors(_GRID, self._latent_channels, self.train.seed)
         for folder, points in (
             ("samples", z),
-            ("interpolations", interpolations(z[:16], 8)),
+            ("interpolations", interpolations(z[:16], 8, walk_kind(self.generator.config))),
         ):
             path = self.folder / folder / f"{name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
