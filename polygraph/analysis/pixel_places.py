@@ -97,7 +97,7 @@ def weighted_offset_counts(weight: Tensor, height: int, width: int) -> Tensor:
             f"weighted_offset_counts: weight must have shape [B, {pixels}, {pixels}] or [B, "
             f"{pixels}, {pixels // 4}], got {list(weight.shape)}"
         )
-    shared = weight.detach().double().sum(0).cpu()
+    shared = weight.detach().sum(0, dtype=torch.float64).cpu()
     if positions < pixels:
         blocks = shared.view(pixels, height // 2, 1, width // 2, 1).expand(-1, -1, 2, -1, 2)
         shared = blocks.reshape(pixels, pixels) / 4

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from polygraph.data.images import ImageDataset
 from polygraph.tasks.gan.checkpoint import checkpoint_of as checkpoint_of
 from polygraph.tasks.gan.checkpoint import load_generator as load_generator
-from polygraph.tasks.gan.pair import generate, interpolations, latent_vectors, walk_kind
+from polygraph.tasks.gan.latent import generate, interpolations, latent_vectors, walk_kind
 from polygraph.train.checkpoint import read_json_object
 
 RESULT = "result.json"
@@ -63,7 +63,7 @@ class Run:
             count: pairs of latent vectors.
             steps: images of a walk, ends included.
             seed: the vectors are drawn from.
-            along: ``"linear"`` or ``"sphere"``, see `polygraph.tasks.gan.pair.interpolations`;
+            along: ``"linear"`` or ``"sphere"``, see `polygraph.tasks.gan.latent.interpolations`;
                 None: linear for polynomial generators, along the sphere for the others.
 
         Raises:

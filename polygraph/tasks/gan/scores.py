@@ -12,7 +12,7 @@ from torch import nn
 from polygraph.data.images import ImageDataConfig, ImageDataset, open_images
 from polygraph.data.known import recall
 from polygraph.tasks.gan.checkpoint import checkpoint_of, load_generator
-from polygraph.tasks.gan.pair import latent_vectors
+from polygraph.tasks.gan.latent import latent_vectors
 from polygraph.train.checkpoint import CheckpointError
 from polygraph.train.recorded import recorded_data
 

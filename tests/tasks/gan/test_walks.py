@@ -10,7 +10,7 @@ from support.tiny_gan import narrowed, random_images, tiny_gan
 
 from polygraph.cli import main
 from polygraph.models.images.families import build, is_polynomial
-from polygraph.tasks.gan.pair import generate, interpolations, latent_vectors
+from polygraph.tasks.gan.latent import generate, interpolations, latent_vectors
 from polygraph.tasks.gan.presets import GAN_PRESETS
 from polygraph.tasks.gan.run import Run, sample_run
 from polygraph.tasks.gan.training import train_gan
