@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         ablations_of,
         gradient_norms,
         measure_use,
+        neighbor_tables,
         nonlocal_layers,
     )
 else:
@@ -50,6 +51,7 @@ else:
                 "ablations_of",
                 "gradient_norms",
                 "measure_use",
+                "neighbor_tables",
                 "nonlocal_layers",
             ),
             "nonlocal_use",
@@ -73,6 +75,7 @@ __all__ = [
     "gradient_norms",
     "line",
     "measure_use",
+    "neighbor_tables",
     "nonlocal_layers",
     "offset_counts",
     "places_of_counts",

@@ -186,7 +186,7 @@ def measure_use(model: nn.Module, batches: Iterable[Tensor], *, seed: int = 0) -
         [0.0]
 
     See Also:
-        `ablated`, `gradient_norms`; `polygraph.tasks.gan.run.Run.nonlocal_use`, of a trained
+        `ablated`, `gradient_norms`; `polygraph.tasks.gan.run.Run.diagnose`, of a trained
         generator.
     """
     layers = nonlocal_layers(model)
@@ -200,6 +200,57 @@ def measure_use(model: nn.Module, batches: Iterable[Tensor], *, seed: int = 0) -
         for handle in handles:
             handle.remove()
     return [sums[name].use(name, layer) for name, layer in layers.items()]
+
+
+@torch.no_grad()
+def neighbor_tables(
+    model: nn.Module, inputs: Tensor, *, seed: int = 0, positions: int = 8
+) -> list[tuple[Tensor, tuple[int, int]]]:
+    """The neighbors of every pixel in every non-local layer, for a picture.
+
+    Args:
+        model: any module; called once, and left as it was.
+        inputs: its inputs.
+        seed: of graphs that are drawn.
+        positions: of attention: so many of those that have most weight.
+
+    Returns:
+        For each layer, in order: int64 ``[B, H W, k]`` on the CPU, -1 for none, and (H, W).
+
+    Example:
+        >>> import torch
+        >>> from polygraph.analysis import neighbor_tables
+        >>> from polygraph.nn import NonLocalGraphConv2d
+        >>> layer = NonLocalGraphConv2d(3, 4, k=2)
+        >>> ((table, size),) = neighbor_tables(layer, torch.randn(1, 3, 8, 9))
+        >>> table.shape, size
+        (torch.Size([1, 72, 2]), (8, 9))
+
+    See Also:
+        `places_of_table`.
+    """
+    found: list[tuple[Tensor, tuple[int, int]]] = []
+
+    def look(layer: nn.Module, given: tuple[Any, ...]) -> None:
+        x: Tensor = given[0]
+        if isinstance(layer, NonLocalGraphConv2d):
+            near = layer.neighbors(x)[0]
+        else:
+            assert isinstance(layer, SelfAttention2d)
+            near = layer.attention(x).topk(positions, 2).indices
+            if layer.pooled_keys:  # the upper left pixel of each block
+                half = x.shape[3] // 2
+                near = near // half * 2 * x.shape[3] + near % half * 2
+        found.append((near.cpu(), (x.shape[2], x.shape[3])))
+
+    handles = [each.register_forward_pre_hook(look) for each in nonlocal_layers(model).values()]
+    try:
+        with seeded(model, seed):
+            model(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
 
 
 @contextmanager

@@ -88,6 +88,24 @@ class Run:
 
         return score_run(self.folder, count, dataset=self.dataset, **settings)
 
+    def diagnose(self, count: int = 10_000, **settings: Any) -> Any:
+        """The scores, and whether the networks use their non-local layers.
+
+        Norms of the non-local and of the local part where they meet, gradients, where neighbors
+        lie, and the scores without the non-local part or with other neighbors.
+
+        Args:
+            count: generated images of every score.
+            **settings: of `polygraph.tasks.gan.diagnosis.diagnose_run`: those of `score`, and
+                ``ablations=False`` for what is quick.
+
+        Returns:
+            `polygraph.tasks.gan.diagnosis.Diagnosis`: ``scores``, ``layers``, ``ablations``.
+        """
+        from polygraph.tasks.gan.diagnosis import diagnose_run
+
+        return diagnose_run(self.folder, count, dataset=self.dataset, **settings)
+
 
 def load_run(
     folder: str | Path, device: torch.device | str = "cpu", *, weights: str = "average"
