@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from polygraph._files import write_atomic
 from polygraph.analysis.nonlocal_use import neighbor_tables
 from polygraph.data.image_values import to_uint8
+from polygraph.report.image_grid import write_png
 
 COLOURS = ((230, 60, 50), (50, 190, 80), (70, 130, 255))  #: of the chosen pixels, in turn
 #: the chosen pixels, as parts of height and width
@@ -22,7 +21,7 @@ _GAP = 6
 
 
 def neighbor_picture(
-    generator: nn.Module, z: Tensor, *, scale: int = 6, seed: int = 0
+    generator: nn.Module, z: Tensor, *, scale: int = 8, seed: int = 0
 ) -> NDArray[np.uint8]:
     """Each image, and beside it for every non-local layer where chosen pixels look.
 
@@ -70,8 +69,8 @@ def _marked(plain: NDArray[np.uint8], table: Tensor, size: tuple[int, int]) -> N
     """The darkened image with chosen pixels and the neighbors of a layer of that size."""
     tile = (plain * _DARK).astype(np.uint8)
     high, wide = plain.shape[0] // size[0], plain.shape[1] // size[1]
-    for (down, right), colour in zip(CHOSEN, COLOURS, strict=True):
-        row, column = int(down * size[0]), int(right * size[1])
+    chosen = [(int(down * size[0]), int(right * size[1])) for down, right in CHOSEN]
+    for (row, column), colour in zip(chosen, COLOURS, strict=True):
         for near in table[row * size[1] + column].tolist():
             if near < 0:
                 continue
@@ -79,6 +78,7 @@ def _marked(plain: NDArray[np.uint8], table: Tensor, size: tuple[int, int]) -> N
             inside = plain[top + 1 : top + high - 1, left + 1 : left + wide - 1].copy()
             tile[top : top + high, left : left + wide] = colour
             tile[top + 1 : top + high - 1, left + 1 : left + wide - 1] = inside
+    for (row, column), colour in zip(chosen, COLOURS, strict=True):
         top, left = row * high, column * wide
         tile[top : top + high, left : left + wide] = colour
     return tile
@@ -91,13 +91,4 @@ def write_neighbor_picture(path: str | Path, generator: nn.Module, z: Tensor) ->
         ValueError: as `neighbor_picture`, or the name does not end in .png.
         OSError: the file cannot be written.
     """
-    from PIL import Image
-
-    path = Path(path)
-    if path.suffix.lower() != ".png":
-        raise ValueError(f"neighbor_picture: the file must end in .png, got {path}")
-    file = io.BytesIO()
-    Image.fromarray(neighbor_picture(generator, z)).save(file, "PNG")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, file.getvalue())
-    return path
+    return write_png(path, neighbor_picture(generator, z))

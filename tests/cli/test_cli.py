@@ -337,7 +337,13 @@ def test_no_name_is_no_folder(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    "words", [["latent", "sample", "--run", "r"], ["sample", "--run", "r"], ["score", "--run", "r"]]
+    "words",
+    [
+        ["latent", "sample", "--run", "r"],
+        ["sample", "--run", "r"],
+        ["score", "--run", "r"],
+        ["neighbours", "--run", "r"],
+    ],
 )
 def test_seeds_have_a_range(words, capsys):
     for seed in ("-1", str(2**63)):

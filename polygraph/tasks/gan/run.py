@@ -88,6 +88,22 @@ class Run:
 
         return score_run(self.folder, count, dataset=self.dataset, **settings)
 
+    def nearest(self, count: int = 1000, neighbors: int = 7, **settings: Any) -> Any:
+        """The training images nearest to generated ones: are these copies?
+
+        Args:
+            count: generated images.
+            neighbors: training images for each.
+            **settings: of `polygraph.tasks.gan.nearest.nearest_of_run`, which are those of `score`.
+
+        Returns:
+            `polygraph.tasks.gan.nearest.NearestOfRun`: the share that is closer than usual, with
+            that of held-out images; ``write(path)`` makes the picture.
+        """
+        from polygraph.tasks.gan.nearest import nearest_of_run
+
+        return nearest_of_run(self.folder, count, neighbors, dataset=self.dataset, **settings)
+
     def diagnose(self, count: int = 10_000, **settings: Any) -> Any:
         """The scores, and whether the networks use their non-local layers.
 

@@ -66,7 +66,15 @@ class Scorer:
             self.extractor, self.accuracy = trained.model, trained.accuracy
             if fabric is not None and fabric.global_rank == 0:
                 fabric.barrier()
+        self.dataset = dataset
         self.real = collect(self.extractor, dataset, batch_size=_BATCH, device=self.device)
+
+    def held_out(self) -> Any:
+        """Activations of the images that did not train."""
+        from polygraph.metrics.image_scores import collect
+
+        rows = self.dataset.test
+        return collect(self.extractor, self.dataset, rows, batch_size=_BATCH, device=self.device)
 
     def activations(self, generator: nn.Module) -> Any:
         """What the extractor sees in a generator's images, in evaluation mode."""
@@ -125,7 +133,16 @@ class OpenedRun:
         classifier: str | Path | None = None,
         inception: str | Path | None = None,
     ) -> Scorer:
-        """What measures ``count`` images of it; see `score_run`."""
+        """What measures ``count`` images of it; see `score_run`.
+
+        Raises:
+            ValueError: the images have no labels, and no file of Inception is given.
+        """
+        if inception is None and self.dataset.labels is None:
+            raise ValueError(
+                f"{self.dataset.name} has no labels, of which a classifier could learn what to "
+                "compare: give Inception's weights, --inception FILE"
+            )
         kept = _kept_classifier(self.folder, self.meta) if classifier is None else Path(classifier)
         return Scorer(self.dataset, kept, count, seed, device=self.device, inception=inception)
 
