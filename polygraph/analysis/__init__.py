@@ -13,15 +13,30 @@ from polygraph.analysis.latent import (
     encode_meshes,
     line,
 )
+from polygraph.analysis.templates import DegreeTemplates, degree_templates
+from polygraph.analysis.tensors import (
+    PolynomialTensors,
+    coefficient_tensors,
+    derivative_tensors,
+    khatri_rao,
+    mode_product,
+)
 
 __all__ = [
     "CodeGaussian",
     "DegreeReport",
+    "DegreeTemplates",
+    "PolynomialTensors",
     "analogy",
     "chebyshev_coefficients",
     "check_degree",
+    "coefficient_tensors",
     "decode_codes",
+    "degree_templates",
+    "derivative_tensors",
     "encode_meshes",
+    "khatri_rao",
     "line",
+    "mode_product",
     "polynomial_degree",
 ]
