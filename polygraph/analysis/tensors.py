@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import permutations
 
 import torch
@@ -23,7 +24,9 @@ from torch import Tensor, nn
 
 from polygraph._checks import check_positive
 from polygraph.nn.block import PolynomialBlock
-from polygraph.nn.polynomial import CCP, NCP, FirstOrder, ProdPoly, Simple
+from polygraph.nn.nested import NCP, NCPSkip
+from polygraph.nn.polynomial import CCP, FirstOrder, ProdPoly, Simple
+from polygraph.nn.products import PiSigma, RidgePolynomial
 
 LIMIT = 10_000_000  # numbers in the largest tensor
 
@@ -77,7 +80,8 @@ def mode_product(tensor: Tensor, vector: Tensor, mode: int) -> Tensor:
         raise ValueError(
             f"mode_product: vector must have shape [{tensor.shape[mode]}], got {list(vector.shape)}"
         )
-    return torch.tensordot(tensor, vector, dims=([mode], [0]))
+    found: Tensor = torch.tensordot(tensor, vector, dims=([mode], [0]))
+    return found
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,9 @@ class _Polynomial:
     def through(self, operator: nn.Module) -> _Polynomial:
         """The operator's values: its linear part on every degree, its bias on degree 0."""
         zero = operator(torch.zeros_like(self.parts[0]))
-        return _Polynomial([operator(part) - (zero if k else 0) for k, part in enumerate(self.parts)])
+        return _Polynomial(
+            [operator(part) - (zero if k else 0) for k, part in enumerate(self.parts)]
+        )
 
     def __add__(self, other: _Polynomial) -> _Polynomial:
         long, short = sorted((self.parts, other.parts), key=len, reverse=True)
@@ -196,9 +202,9 @@ def coefficient_tensors(
     """The tensors of a block, by its recursion over unfolded tensors.
 
     Args:
-        block: a `CCP`, `NCP`, `NCPSkip`, `Simple` or `FirstOrder`, or a `ProdPoly` of them, over
-            any linear operator, without normalisation (``norm="none"``) and activation; in float64
-            for exactness.
+        block: a `CCP`, `NCP`, `NCPSkip`, `Simple`, `FirstOrder`, `PiSigma` or `RidgePolynomial`, or
+            a `ProdPoly` of them, over any linear operator, without normalisation (``norm="none"``)
+            and activation; in float64 for exactness.
         in_shape: shape of one sample, such as ``(d,)`` for Linear or ``(C, H, W)`` for Conv2d.
 
     Returns:
@@ -286,7 +292,10 @@ def _channels(block: PolynomialBlock, wide: _Polynomial, width: int) -> list[_Po
     """One polynomial for every ``width`` channels."""
     dim = block.layout.channel_dim
     count = wide.parts[0].shape[dim] // width
-    return [wide.each(lambda part, n=n: part.narrow(dim, n * width, width)) for n in range(count)]
+    return [
+        wide.each(partial(torch.narrow, dim=dim, start=n * width, length=width))
+        for n in range(count)
+    ]
 
 
 def _simple(block: Simple, z: _Polynomial) -> _Polynomial:
@@ -321,31 +330,50 @@ def _ncp_layer(block: NCP, z: _Polynomial) -> _Polynomial:
         operator = operators[n]
         inner = made[1] if operator is None else out.through(operator)
         step = _scaled(block, n, a * inner) + a
-        if block.adds_previous and (n or block.skip_first):
-            step = _with_skip(block, step, out, last=n == block.order - 2)
-        out = step
+        out = _with_skip(block, n, step, out, inner)
     return _bias(block, out)
 
 
-def _with_skip(block: NCP, step: _Polynomial, before: _Polynomial, last: bool) -> _Polynomial:
+def _with_skip(
+    block: NCP, n: int, step: _Polynomial, before: _Polynomial, inner: _Polynomial
+) -> _Polynomial:
+    """The n-th step with ``V_n x_{n-1}``; ``inner`` is ``S_n x_{n-1}``."""
+    if not isinstance(block, NCPSkip) or (n == 0 and not block.skip_first):
+        return step
+    if block.skips is not None:
+        return step + before.through(block.skips[n if block.skip_first else n - 1])
+    if block.skip == "plus_nested":
+        step = step + inner
     if before.parts[0].shape[block.layout.channel_dim] != block.width:
         return step
-    chosen = before.through(block.select) if last and block.select is not None else before
-    return step + chosen
+    last = n == block.order - 2
+    return step + (before.through(block.select) if last and block.select is not None else before)
 
 
 def _ncp_rank(block: NCP, z: _Polynomial) -> _Polynomial:
     assert block.output is not None
-    assert block.offsets is not None
     out, *linear = _channels(block, z.through(block.wide), block.width)
     for n, a in enumerate(linear):
-        inner = _scaled(block, n, a * out.through(block.nested[n]))
-        constant = 1 + block.layout.per_channel(block.offsets[n])
-        step = inner + a.each(lambda part, constant=constant: part * constant)
-        if block.adds_previous and (n or block.skip_first):
-            step = step + out
-        out = step
+        inner = out.through(block.nested[n])
+        constant = 1 + block.layout.per_channel(block.added_offset(n))
+        step = _scaled(block, n, a * inner)
+        step = step + a.each(partial(torch.mul, constant))
+        out = _with_skip(block, n, step, out, inner)
     return out.through(block.output)
+
+
+def _pi_sigma(block: PiSigma, z: _Polynomial) -> _Polynomial:
+    out, *factors = _channels(block, z.through(block.operator), block.out_channels)
+    for factor in factors:
+        out = out * factor
+    return out
+
+
+def _ridge(block: RidgePolynomial, z: _Polynomial) -> _Polynomial:
+    first, *rest = (_pi_sigma(part, z) for part in block.terms())
+    for part in rest:
+        first = first + part
+    return first
 
 
 _RECURSIONS: dict[type, Callable[..., _Polynomial]] = {
@@ -353,6 +381,8 @@ _RECURSIONS: dict[type, Callable[..., _Polynomial]] = {
     Simple: _simple,
     CCP: _ccp,
     NCP: _ncp,
+    PiSigma: _pi_sigma,
+    RidgePolynomial: _ridge,
 }
 
 

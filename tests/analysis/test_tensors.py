@@ -13,7 +13,18 @@ from polygraph.analysis import (
     khatri_rao,
     mode_product,
 )
-from polygraph.nn import CCP, NCP, FirstOrder, NCPSkip, ProdPoly, SelectVertices, Simple, SpiralConv
+from polygraph.nn import (
+    CCP,
+    NCP,
+    FirstOrder,
+    NCPSkip,
+    PiSigma,
+    ProdPoly,
+    RidgePolynomial,
+    SelectVertices,
+    Simple,
+    SpiralConv,
+)
 
 SPIRAL = partial(SpiralConv, indices=torch.tensor([[0, 1], [1, 2], [2, 0]]))
 BLOCKS = {
@@ -23,8 +34,15 @@ BLOCKS = {
     "skip": NCPSkip,
     "skip-code": partial(NCPSkip, skip_first=False),
     "skip-rank": partial(NCPSkip, rank=3),
+    "skip-linear": partial(NCPSkip, skip="linear"),
+    "skip-plus-nested": partial(NCPSkip, skip="plus_nested"),
+    "skip-plus-nested-rank": partial(NCPSkip, skip="plus_nested", rank=3),
+    "omega": partial(NCP, rank=3, offset_rank=2),
     "simple": Simple,
+    "pi-sigma": PiSigma,
+    "ridge": RidgePolynomial,
 }
+PLAIN = ("pi-sigma", "ridge")  # without norms
 CLOSE = {"rtol": 1e-10, "atol": 1e-12}
 
 
@@ -36,7 +54,8 @@ def randomized(block):
 
 def made(name, factory, channels, order):
     torch.manual_seed(order)
-    return randomized(BLOCKS[name](factory, channels, channels, order, norm="none"))
+    norm = {} if name in PLAIN else {"norm": "none"}
+    return randomized(BLOCKS[name](factory, channels, channels, order, **norm))
 
 
 @pytest.mark.parametrize("order", [2, 3, 4])
@@ -119,7 +138,7 @@ def test_products_of_matrices_and_modes():
 
 
 def test_norms_are_those_of_symmetric_parts():
-    """x y - y x is the zero polynomial, whatever its tensor."""
+    """X y - y x is the zero polynomial, whatever its tensor."""
     block = made("ccp", nn.Linear, 3, 2)
     found = coefficient_tensors(block, (3,))
     assert float(found.norms()[2]) < float(found.tensors[2].norm())

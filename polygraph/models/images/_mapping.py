@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from polygraph.nn.polynomial import NCP
+from polygraph.nn.nested import NCP
 
 PRODUCT_NORMS = ("rms", "instance", "batch_channel", "none")
 

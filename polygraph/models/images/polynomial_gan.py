@@ -24,8 +24,9 @@ from polygraph._checks import check_choice, check_numbers, check_positive
 from polygraph.models.images._images import check_channels, check_images, check_latent
 from polygraph.models.images._mapping import PRODUCT_NORMS, check_mapping, make_mapping
 from polygraph.nn.layout import LAYOUTS
+from polygraph.nn.nested import NCP
 from polygraph.nn.norm import SecondOrderNorm
-from polygraph.nn.polynomial import CCP, NCP
+from polygraph.nn.polynomial import CCP
 
 DECOMPOSITIONS = ("ccp", "ncp", "ncp-skip", "prodpoly")
 BODIES = ("dcgan", "sngan")
