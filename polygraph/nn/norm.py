@@ -105,7 +105,7 @@ class SecondOrderNorm(nn.Module):
         self.layout = layout
         self.padding = int(dummy_vertex)
         self.initial_scale = initial_scale
-        self.fused = kind in ("rms", "vertex_rms", "none") and layout.name == "vertices"
+        self.fused = kind in ("rms", "vertex_rms", "none") and layout.name != "vectors"
         self.batch_norm = None
         if kind == "batch":
             self.batch_norm = nn.BatchNorm1d(((num_vertices or 0) + self.padding) * channels)

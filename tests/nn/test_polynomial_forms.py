@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from polygraph import ops
 from polygraph.analysis import check_degree
 from polygraph.nn import (
+    CCP,
     NCP,
     DensePolynomial,
     EdgeConv,
@@ -19,6 +21,7 @@ from polygraph.nn import (
     RidgePolynomial,
     SecondOrderNorm,
     SelectVertices,
+    Simple,
     SpiralConv,
 )
 
@@ -198,6 +201,29 @@ def test_tanh():
     norm, t = SecondOrderNorm(3, "tanh", initial_scale=0.5), torch.randn(2, 4, 3) * 10
     torch.testing.assert_close(norm(t), 0.5 * t.tanh())
     assert NCP(nn.Linear, 3, 3, norm="tanh").degree is None
+
+
+@pytest.mark.parametrize("norm", ["rms", "none"])
+@pytest.mark.parametrize("form", ["ncp", "ncp-rank", "skip", "simple", "ccp"])
+def test_images_with_channels_last_take_the_fused_step(form, norm, monkeypatch):
+    """The same values and gradients as with the channels first, whose step is composed."""
+    conv = partial(nn.Conv2d, kernel_size=3, padding=1)
+    forms = {"ncp-rank": partial(NCP, rank=4), "skip": NCPSkip, "simple": Simple, "ccp": CCP}
+    block = randomized(forms.get(form, NCP)(conv, 3, 3, order=3, norm=norm, activation="elu"))
+    fused = []
+    plain = ops.poly_step
+    monkeypatch.setattr(ops, "poly_step", lambda *args, **kw: fused.append(1) or plain(*args, **kw))
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(1)
+        x = sample(3, 5, 4).to(memory_format=layout).requires_grad_()
+        out = block.to(memory_format=layout)(x)
+        (gradient,) = torch.autograd.grad(out.square().sum(), x, create_graph=True)
+        found.append((out, gradient, *torch.autograd.grad(gradient.sum(), block.parameters())))
+        assert len(fused) == (0 if layout is torch.contiguous_format else 2)
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+    assert found[1][0].is_contiguous(memory_format=torch.channels_last)
 
 
 def test_repr_says_what_is_special():
