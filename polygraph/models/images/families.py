@@ -80,10 +80,11 @@ def config_of(families: dict[str, tuple[type, type[nn.Module]]], family: str, fi
         TypeError: an unknown field.
     """
     check_choice("checkpoint", "family", family, families)
-    return families[family][0](**(_of_today(fields) if family == "graph" else fields))
+    translate = {"graph": _graph_of_today, "residual": _residual_of_today}.get(family)
+    return families[family][0](**(fields if translate is None else translate(fields)))
 
 
-def _of_today(fields: dict[str, Any]) -> dict[str, Any]:
+def _graph_of_today(fields: dict[str, Any]) -> dict[str, Any]:
     """The fields of a graph network as they are called now.
 
     Checkpoints from before there were replicas hold EdgeConv's mean without ReLU as ``edge``, full
@@ -93,3 +94,20 @@ def _of_today(fields: dict[str, Any]) -> dict[str, Any]:
         return fields
     graph = "edge-mean" if fields["graph"] == "edge" else fields["graph"]
     return fields | {"graph": graph, "replicas": 1, "pooled_keys": graph == "attention"}
+
+
+def _residual_of_today(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of an SNGAN network as they are called now.
+
+    Raises:
+        ValueError: an NCP of before, which was another function of the same weights.
+    """
+    if "kind" not in fields or "latent_distribution" in fields:
+        return fields
+    if fields["kind"] == "ncp":
+        raise ValueError(
+            "checkpoint: its generator 'ncp' is (A_n z) * S_n x + b_n, with b_n outside of the "
+            "product, which is no NCP and no longer built: train preset pi/sngan-ncp again"
+        )
+    kind = "residual-poly" if fields["kind"] == "prodpoly" else fields["kind"]
+    return fields | {"kind": kind}

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from polygraph._checks import check_choice, check_numbers, check_positive
 from polygraph.models.images._images import (
+    LATENTS,
     SIZE,
     check_batch,
     check_channels,
@@ -61,6 +62,7 @@ class GraphGeneratorConfig:
         metric: what near means; see `polygraph.nn.PixelGraph`.
         radius: of ``pixel_graph="radius"``.
         pooled_keys: of ``attention``: see `SelfAttention2d`.
+        latent_distribution: of the numbers of z: ``normal``, N(0, 1), or ``uniform``, [-1, 1].
     """
 
     latent_channels: int = 132
@@ -79,10 +81,12 @@ class GraphGeneratorConfig:
     metric: str = "euclidean"
     radius: float | None = None
     pooled_keys: bool = False
+    latent_distribution: str = "normal"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
         check_numbers("generator", self)
+        check_choice("generator", "latent_distribution", self.latent_distribution, LATENTS)
         for name in ("channels", "graph_sizes"):  # JSON has lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
         check_positive("generator", latent_channels=self.latent_channels)

@@ -103,11 +103,15 @@ PAIRS: dict[str, Pair] = {
     "digits": _DIGITS,
     **_graph_pairs("thesis", _THESIS),
     **_graph_pairs("small", _SMALL),
-    "pi/dcgan": Pair(DeconvGeneratorConfig(), ConvCriticConfig()),
+    "pi/dcgan": Pair(
+        DeconvGeneratorConfig(latent_channels=100, latent_distribution="uniform"),
+        ConvCriticConfig(),
+    ),
     "pi/progan": _PROGAN,
     "pi/progan-mapping": _with(_PROGAN, mapping_order=2),
     "pi/sngan": _SNGAN,
     "pi/sngan-ncp": _with(_SNGAN, kind="ncp"),
-    "pi/sngan-prodpoly": _with(_SNGAN, kind="prodpoly"),
+    "pi/sngan-prodpoly": _with(_SNGAN, kind="ncp", mapping_order=(2, 2)),
+    "pi/sngan-residual-poly": _with(_SNGAN, kind="residual-poly"),
     **_polynomial_pairs(),
 }

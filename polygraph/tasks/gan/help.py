@@ -19,8 +19,8 @@ model
                        the first also as critic-... (the layer is there alone) and both-...;
                        small/ccp, small/ncp, small/ncp-skip;
                        pi/dcgan, pi/progan, pi/progan-mapping, pi/sngan, pi/sngan-ncp,
-                       pi/sngan-prodpoly, pi/ncp-mapping, pi/ccp, pi/ncp, pi/ncp-skip and
-                       pi/prodpoly, these four also with -residual
+                       pi/sngan-prodpoly, pi/sngan-residual-poly, pi/ncp-mapping, pi/ccp, pi/ncp,
+                       pi/ncp-skip and pi/prodpoly, these four also with -residual
   --latent N           numbers that an image is made from
 
 training
