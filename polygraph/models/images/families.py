@@ -62,6 +62,13 @@ def family_of(config: Any) -> str:
     raise TypeError(f"family_of: not a config of a generator or critic: {type(config).__name__}")
 
 
+def is_polynomial(config: Any) -> bool:
+    """Whether a generator's config is of a polynomial of z, or of one with ReLUs in its maps."""
+    if isinstance(config, ResidualGeneratorConfig):
+        return config.kind != "plain"
+    return isinstance(config, PolynomialGeneratorConfig)
+
+
 def build(config: Any) -> nn.Module:
     """The generator or critic of a config, initialised from torch's global generator."""
     family = family_of(config)
