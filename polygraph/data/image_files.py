@@ -8,6 +8,7 @@ is kept. Every fault is a `ValueError` that names the file, what was wanted and 
 from __future__ import annotations
 
 import gzip
+import os
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -347,7 +348,9 @@ def list_pictures(root: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.relative_to(root).as_posix())
 
 
-def read_picture(path: str | Path, size: int, channels: int) -> Images:
+def read_picture(
+    path: str | os.PathLike[str], size: int, channels: int, *, pad_small: bool = False
+) -> Images:
     """Read one picture, scale its shorter side to `size` and cut out the middle.
 
     The camera's orientation is obeyed; transparent pixels are laid over white; of an animation the
@@ -357,6 +360,7 @@ def read_picture(path: str | Path, size: int, channels: int) -> Images:
         path: a BMP, GIF, JPEG, PNG, TIFF or WebP file of at most 2^26 pixels.
         size: height and width of the result.
         channels: 3 for RGB, 1 for its luminance (ITU-R 601).
+        pad_small: leave a picture that is no larger as it is, in the middle of black.
 
     Returns:
         uint8 ``[channels, size, size]``.
@@ -385,6 +389,11 @@ def read_picture(path: str | Path, size: int, channels: int) -> Images:
                 raise ValueError(f"want 8 bits a channel, got Pillow's mode {file.mode!r}")
             ImageOps.exif_transpose(file, in_place=True)
             picture = _opaque(file, "RGB" if channels == 3 else "L")
+            if pad_small and max(picture.size) <= size:
+                whole = Image.new(picture.mode, (size, size))
+                left, top = ((size - side) // 2 for side in picture.size)
+                whole.paste(picture, (left, top))
+                picture = whole
             # `fit` scales and cuts at once, about the middle.
             picture = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
     except Exception as error:  # Pillow fails with anything, SyntaxError included

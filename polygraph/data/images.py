@@ -199,7 +199,7 @@ class ImageDataset:
         names: tuple[str, ...] = ()
         if labels is not None:
             label, names = _checked_labels(name, as_numpy(labels), len(pixels), classes)
-        return _dataset(name, _padded(name, [pixels], size), label, names, is_test)
+        return _dataset(name, pad_images(name, [pixels], size), label, names, is_test)
 
     def __len__(self) -> int:
         """Number of images, of both parts together."""
@@ -278,7 +278,7 @@ def open_images(config: ImageDataConfig) -> ImageDataset:
         return _open_folder(Path(config.path), config)
     name, reader, classes = _FILES[config.kind]
     parts = reader(config.path)
-    images = _padded(name, [parts[part][0] for part in parts], config.size)
+    images = pad_images(name, [parts[part][0] for part in parts], config.size)
     labels = np.concatenate([parts[part][1] for part in parts])
     is_test = np.arange(len(labels)) >= len(parts["train"][1])
     return _dataset(name, _in_channels(images, config.channels), labels, classes, is_test)
@@ -329,7 +329,7 @@ def _checked_labels(
     return labels.astype(np.int64), names
 
 
-def _padded(name: str, parts: list[Images], size: int) -> Images:
+def pad_images(name: str, parts: list[Images], size: int) -> Images:
     """All parts with black borders, an odd row or column of them below and to the right."""
     channels, height, width = parts[0].shape[1:]
     if height > size or width > size:

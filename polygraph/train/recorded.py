@@ -72,6 +72,7 @@ KINDS = {
         "meshes",
     ),
     "points": ("a network of point clouds", "`polygraph predict` takes it"),
+    "images": ("a classifier of images", "`polygraph predict` takes it"),
     "gan": ("a generator of images", "`polygraph sample` and `polygraph score` take it"),
 }
 
