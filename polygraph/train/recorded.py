@@ -103,6 +103,12 @@ def checkpoint_of(folder: Path, kind: str) -> Path | None:
     return found
 
 
+def kind_of(folder: Path) -> str:
+    """What kind of run a folder holds, a key of `KINDS`; "mesh" where it cannot be told."""
+    found = next((folder / name for name in (BEST, LAST) if (folder / name).is_file()), None)
+    return "mesh" if found is None else str(read_meta(found).get("kind", "mesh"))
+
+
 def _check_kind(folder: Path, found: str, wanted: str) -> None:
     if found == wanted:
         return

@@ -75,7 +75,8 @@ class ImagesRunConfig:
         preset: name that the model's settings started from; for people.
         label_smoothing: share of the target that is spread evenly over all classes, in [0, 1).
         val_fraction: share of the training images of each class that validates instead, rounded; at
-            least one of every class that has two or more.
+            least one of every class that has two or more. Not where the data set says which do, as
+            a folder val/ beside train/ and test/.
         train_images: of the images that do not validate, how many train; null: all. Those of a
             smaller number are among those of a larger one.
         split_seed: draws the images that validate, and those that train.
@@ -200,11 +201,14 @@ def split_training(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The images that train and those that validate, both ascending.
 
+    Those that validate are drawn, where the data set does not say which.
+
     Raises:
         ValueError: there are no labels, none to validate, or fewer to train than asked for.
     """
-    labels = labels_of(dataset)
-    train, val = draw_validation(labels, dataset.train, config.val_fraction, config.split_seed)
+    labels, train, val = labels_of(dataset), dataset.train, dataset.val
+    if val is None:
+        train, val = draw_validation(labels, train, config.val_fraction, config.split_seed)
     if not len(val):
         raise ValueError(
             f"{dataset.name}: no class has two training images, so that one could validate"
