@@ -14,6 +14,7 @@
 #   make results   the pages of docs/results and README's table from the rows of benchmarks/results
 #   make wheel     an sdist and a wheel in dist/, checked, installed in a new environment and run (ARGS=--torch 2.10.0 picks another torch)
 #   make docs      the documentation in build/docs/html, with the tutorials run; broken links and warnings are errors
+#   make links     asks every external link for an answer: with network (the tests check their shape)
 #   make report    the HTML report of a grid (GRID=its folder or results.json, HTML=the file)
 #   make sanitize  run the operators' tests under the address and undefined-behaviour sanitizers
 #   make clean     remove what was built, but not .venv's packages
@@ -35,7 +36,7 @@ EMULATOR := $(wildcard scripts/emulator/*.cpp scripts/emulator/include/*.h \
 CHECKED_BUILD := POLYGRAPH_WERROR=1 $(BIN)/python setup.py --quiet build_ext \
 	--build-lib build/checked/lib --build-temp build/checked/temp
 
-.PHONY: demo demo-gan check test test-all fuzz fuzz-files lint cuda gpu-ready bench results docs wheel report sanitize setup clean
+.PHONY: demo demo-gan check test test-all fuzz fuzz-files lint cuda gpu-ready bench results docs links wheel report sanitize setup clean
 .DELETE_ON_ERROR:
 
 demo: setup
@@ -94,6 +95,10 @@ wheel: setup
 docs: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going -q -c docs . build/docs/html $(ARGS)
 	@echo "open build/docs/html/index.html"
+
+# Needs nothing that setup brings.
+links:
+	$(PYTHON) scripts/links.py $(ARGS)
 
 report: setup
 	$(BIN)/polygraph report $(GRID) --out $(HTML) $(ARGS)

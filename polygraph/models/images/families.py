@@ -1,4 +1,4 @@
-"""Generators and critics by the name of their family: what a checkpoint says to rebuild one."""
+"""Networks by the name of their family: what a checkpoint says to rebuild one."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ from polygraph.models.images.growing_gan import (
     GrowingGenerator,
     GrowingGeneratorConfig,
 )
+from polygraph.models.images.lenet import LeNet, LeNetConfig
+from polygraph.models.images.pixel_classifier import PixelClassifier, PixelClassifierConfig
 from polygraph.models.images.polynomial_gan import PolynomialGenerator, PolynomialGeneratorConfig
 from polygraph.models.images.sngan import (
     ResidualCritic,
@@ -47,25 +49,39 @@ CRITICS: dict[str, tuple[type, type[nn.Module]]] = {
     "conv": (ConvCriticConfig, ConvCritic),
     "growing": (GrowingCriticConfig, GrowingCritic),
 }
+CLASSIFIERS: dict[str, tuple[type, type[nn.Module]]] = {
+    "pixel": (PixelClassifierConfig, PixelClassifier),
+    "lenet": (LeNetConfig, LeNet),
+}
+_ALL = (GENERATORS, CRITICS, CLASSIFIERS)
 
 
 def family_of(config: Any) -> str:
-    """The family that a generator's or critic's config belongs to.
+    """The family that the config of a generator, a critic or a classifier belongs to.
 
     Raises:
         TypeError: it is no such config.
     """
-    for families in (GENERATORS, CRITICS):
+    for families in _ALL:
         for name, (cls, _) in families.items():
             if type(config) is cls:
                 return name
-    raise TypeError(f"family_of: not a config of a generator or critic: {type(config).__name__}")
+    raise TypeError(
+        f"family_of: not a config of a generator, critic or classifier: {type(config).__name__}"
+    )
+
+
+def is_polynomial(config: Any) -> bool:
+    """Whether a generator's config is of a polynomial of z, or of one with ReLUs in its maps."""
+    if isinstance(config, ResidualGeneratorConfig):
+        return config.kind != "plain"
+    return isinstance(config, PolynomialGeneratorConfig)
 
 
 def build(config: Any) -> nn.Module:
-    """The generator or critic of a config, initialised from torch's global generator."""
+    """The network of a config, initialised from torch's global generator."""
     family = family_of(config)
-    for families in (GENERATORS, CRITICS):
+    for families in _ALL:
         cls, module = families.get(family, (None, None))
         if cls is type(config) and module is not None:
             return module(config)

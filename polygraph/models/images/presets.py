@@ -1,4 +1,4 @@
-"""Generators and critics of images by name, in pairs.
+"""Generators and critics of images by name, in pairs; classifiers by name.
 
 ``thesis/*``: those of `polygraph.models.images.graph_gan` at the published width; ``critic-*`` has
 the graph layer in the critic alone, ``both-*`` in both networks. ``small/*``: the same with a
@@ -6,6 +6,10 @@ quarter of the features in the critic and half in the generator's last layers, w
 carry. ``pi/*``: the generators of the Π-net papers. ``small/ccp``, ``small/ncp`` and ``small/ncp-
 skip``: polynomials of order 8 of z, without activations, which two cores can carry too.
 `polygraph.tasks.gan.presets` says how each pair is trained.
+
+``bed/*``: `PixelClassifier` with a convolution, attention or a graph layer in its middle. Of these
+``-bare`` have the graph alone, ``-coordinates`` rows and columns as well; those without an ending
+have also the weights of edges, where there are such.
 """
 
 from __future__ import annotations
@@ -16,6 +20,8 @@ from typing import Any, NamedTuple
 from polygraph.models.images.dcgan import ConvCriticConfig, DeconvGeneratorConfig
 from polygraph.models.images.graph_gan import GraphCriticConfig, GraphGeneratorConfig
 from polygraph.models.images.growing_gan import GrowingCriticConfig, GrowingGeneratorConfig
+from polygraph.models.images.lenet import LeNetConfig
+from polygraph.models.images.pixel_classifier import PixelClassifierConfig
 from polygraph.models.images.polynomial_gan import PolynomialGeneratorConfig
 from polygraph.models.images.sngan import ResidualCriticConfig, ResidualGeneratorConfig
 
@@ -115,3 +121,20 @@ PAIRS: dict[str, Pair] = {
     "pi/sngan-residual-poly": _with(_SNGAN, kind="residual-poly"),
     **_polynomial_pairs(),
 }
+
+
+def _bed() -> dict[str, Any]:
+    plain = PixelClassifierConfig()
+    found = {"bed/conv": plain, "bed/attention": replace(plain, graph="attention")}
+    for name, (graph, delta) in _GRAPHS.items():
+        bare = replace(plain, graph=graph, coordinates=False)
+        with_coordinates = replace(bare, coordinates=True)
+        found[f"bed/{name}-k{bare.k}"] = replace(with_coordinates, delta=delta)
+        found[f"bed/{name}-k{bare.k}-bare"] = bare
+        if delta is not None:
+            found[f"bed/{name}-k{bare.k}-coordinates"] = with_coordinates
+    return found
+
+
+#: name -> config of a family of `polygraph.models.images.families.CLASSIFIERS`
+CLASSIFIER_PRESETS: dict[str, Any] = {**_bed(), "lenet": LeNetConfig()}

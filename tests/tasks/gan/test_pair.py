@@ -4,7 +4,6 @@ import functools
 import math
 import re
 from dataclasses import replace
-from itertools import pairwise
 
 import pytest
 import torch
@@ -16,7 +15,6 @@ from polygraph.models.images.families import build
 from polygraph.tasks.gan.pair import (
     GanTask,
     generate,
-    interpolations,
     latent_vectors,
     update_average,
 )
@@ -336,27 +334,6 @@ def test_average_of_the_generator():
     assert average.weight.tolist() == pytest.approx([0.1 * 2 + 0.9 * 3] * 3)
     update_average(average, module, 0.0, 1000)
     assert average.weight.tolist() == [3.0] * 3
-
-
-def test_interpolations_stay_on_the_sphere():
-    """Ends are ends, equal steps of the angle, the radius between; equal and opposite ends too."""
-    ends = latent_vectors(6, 16, 0).double()
-    ends[3] = ends[2]
-    ends[5] = -ends[4]
-    found = interpolations(ends, 5).view(3, 5, 16)
-    assert bool(found.isfinite().all())
-    torch.testing.assert_close(found[:2, 0], ends[[0, 2]], rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(found[:2, -1], ends[[1, 3]], rtol=1e-6, atol=1e-6)
-    unit = torch.nn.functional.normalize(ends[:2], dim=1)
-    walk = interpolations(unit, 5)
-    torch.testing.assert_close(walk.norm(dim=1), torch.ones(5, dtype=torch.float64))
-    cosines = [float(a @ b) for a, b in pairwise(walk)]
-    assert cosines == pytest.approx([cosines[0]] * 4)
-    for bad in (ends[:3], ends[:2][:1]):
-        with pytest.raises(ValueError, match="needs pairs and at least 2 steps"):
-            interpolations(bad)
-    with pytest.raises(ValueError, match="got 2 ends, 1 steps"):
-        interpolations(ends[:2], 1)
 
 
 def test_generate_in_evaluation_mode():
