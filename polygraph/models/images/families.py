@@ -74,7 +74,7 @@ def family_of(config: Any) -> str:
 def is_polynomial(config: Any) -> bool:
     """Whether a generator's config is of a polynomial of z, or of one with ReLUs in its maps."""
     if isinstance(config, ResidualGeneratorConfig):
-        return config.kind != "plain"
+        return config.kind == "ncp"
     return isinstance(config, PolynomialGeneratorConfig)
 
 

@@ -73,8 +73,7 @@ class Scorer:
         from polygraph.metrics.image_scores import Activations
 
         fake = Activations(self.extractor, self.device)
-        channels = int(generator.config.latent_channels)  # type: ignore[union-attr, arg-type]
-        z = latent_vectors(self.count, channels, self.seed)
+        z = latent_vectors(self.count, generator.config, self.seed)
         like = next(generator.parameters())
         with torch.no_grad():
             for rows in torch.split(z, _BATCH):
