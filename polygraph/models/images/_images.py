@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
@@ -12,30 +9,6 @@ from polygraph._checks import check_positive
 from polygraph._inputs import check_dtype, check_tensors
 
 SIZE = 32  #: height and width of the images
-LATENTS = ("normal", "uniform")  #: distributions of the numbers of z
-
-
-def draw_latent(
-    count: int,
-    config: Any,
-    *,
-    generator: torch.Generator | None = None,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-) -> Tensor:
-    """Latent vectors ``[count, latent_channels]`` of the distribution of a generator's config.
-
-    Args:
-        count: of vectors.
-        config: of a generator.
-        generator: of random numbers, of the same device; None: torch's own.
-        device: where they are.
-        dtype: of the numbers.
-    """
-    z = torch.empty(count, config.latent_channels, device=device, dtype=dtype)
-    if getattr(config, "latent_distribution", "normal") == "uniform":
-        return z.uniform_(-1, 1, generator=generator)
-    return z.normal_(generator=generator)
 
 
 def check_channels(owner: str, name: str, channels: tuple[int, ...], count: int) -> None:

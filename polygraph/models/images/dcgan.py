@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from polygraph._checks import check_choice, check_numbers, check_positive
 from polygraph.models.images._images import (
-    LATENTS,
     check_batch,
     check_channels,
     check_images,
     check_latent,
     normalize_spectra,
 )
+from polygraph.models.images.latent import LATENTS
 
 
 @dataclass(frozen=True)

@@ -28,18 +28,22 @@ from polygraph.models.images.growing_gan import (
 from polygraph.models.images.lenet import LeNet, LeNetConfig
 from polygraph.models.images.pixel_classifier import PixelClassifier, PixelClassifierConfig
 from polygraph.models.images.polynomial_gan import PolynomialGenerator, PolynomialGeneratorConfig
+from polygraph.models.images.prodpoly_gan import ProdPolyGenerator, ProdPolyGeneratorConfig
 from polygraph.models.images.sngan import (
     ResidualCritic,
     ResidualCriticConfig,
     ResidualGenerator,
     ResidualGeneratorConfig,
 )
+from polygraph.models.images.style_gan import StyleGenerator, StyleGeneratorConfig
 
 #: family -> (class of the config, class of the module)
 GENERATORS: dict[str, tuple[type, type[nn.Module]]] = {
     "graph": (GraphGeneratorConfig, GraphGenerator),
     "polynomial": (PolynomialGeneratorConfig, PolynomialGenerator),
+    "prodpoly": (ProdPolyGeneratorConfig, ProdPolyGenerator),
     "residual": (ResidualGeneratorConfig, ResidualGenerator),
+    "style": (StyleGeneratorConfig, StyleGenerator),
     "deconv": (DeconvGeneratorConfig, DeconvGenerator),
     "growing": (GrowingGeneratorConfig, GrowingGenerator),
 }
@@ -75,7 +79,7 @@ def is_polynomial(config: Any) -> bool:
     """Whether a generator's config is of a polynomial of z, or of one with ReLUs in its maps."""
     if isinstance(config, ResidualGeneratorConfig):
         return config.kind == "ncp"
-    return isinstance(config, PolynomialGeneratorConfig)
+    return isinstance(config, PolynomialGeneratorConfig | ProdPolyGeneratorConfig)
 
 
 def build(config: Any) -> nn.Module:

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from polygraph._checks import check_choice, check_numbers, check_positive
 from polygraph.models.images._images import (
-    LATENTS,
     SIZE,
     check_batch,
     check_channels,
@@ -31,6 +30,7 @@ from polygraph.models.images._images import (
     check_latent,
     normalize_spectra,
 )
+from polygraph.models.images.latent import LATENTS
 from polygraph.nn.pixel_graph import KINDS, MERGES, PixelGraph, check_kind
 
 GRAPH_KINDS = ("none", *KINDS, "attention")

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from polygraph._checks import check_choice, check_numbers, check_positive
 from polygraph.models.images._images import (
-    LATENTS,
     SIZE,
     check_batch,
     check_channels,
@@ -31,6 +30,7 @@ from polygraph.models.images._images import (
     check_latent,
 )
 from polygraph.models.images._mapping import Orders, make_mapping, mapping_orders
+from polygraph.models.images.latent import LATENTS
 
 LEVELS = 4  #: sizes: 4 x 4, 8 x 8, 16 x 16, 32 x 32
 _SLOPE = 0.2  # of the leaky ReLU

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polygraph._checks import check_choice, check_numbers, check_positive
-from polygraph.models.images._images import LATENTS, check_channels, check_images, check_latent
+from polygraph.models.images._images import check_channels, check_images, check_latent
 from polygraph.models.images._mapping import (
     PRODUCT_NORMS,
     Orders,
@@ -29,6 +29,7 @@ from polygraph.models.images._mapping import (
     mapping_degree,
     mapping_orders,
 )
+from polygraph.models.images.latent import LATENTS
 from polygraph.nn.layout import LAYOUTS
 from polygraph.nn.nested import NCP
 from polygraph.nn.norm import SecondOrderNorm

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from polygraph._checks import check_choice, check_numbers, check_positive
 from polygraph.models.images._images import (
-    LATENTS,
     check_batch,
     check_images,
     check_latent,
     normalize_spectra,
 )
 from polygraph.models.images._mapping import PRODUCT_NORMS, Orders, make_mapping, mapping_orders
+from polygraph.models.images.latent import LATENTS
 from polygraph.nn.layout import LAYOUTS
 from polygraph.nn.norm import SecondOrderNorm
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from polygraph._checks import check_choice
 from polygraph.data.images import to_uint8
-from polygraph.models.images._images import draw_latent
 from polygraph.models.images.families import is_polynomial
+from polygraph.models.images.latent import draw_latent
 
 WALKS = ("linear", "sphere")  #: kinds of `interpolations`
 _BATCH = 64

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from polygraph.data.images import ImageDataset
-from polygraph.models.images._images import draw_latent
 from polygraph.models.images.growing_gan import Growing, growth_at
+from polygraph.models.images.latent import draw_latent
 from polygraph.report.image_grid import image_grid_png
 from polygraph.tasks.gan.latent import generate as generate
 from polygraph.tasks.gan.latent import interpolations as interpolations

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from polygraph.analysis import check_degree
-from polygraph.models.images._images import draw_latent
 from polygraph.models.images._mapping import PRODUCT_NORMS
 from polygraph.models.images.dcgan import (
     ConvCritic,
@@ -17,6 +16,7 @@ from polygraph.models.images.dcgan import (
     DeconvGeneratorConfig,
 )
 from polygraph.models.images.families import GENERATORS, build, config_of
+from polygraph.models.images.latent import draw_latent
 from polygraph.models.images.polynomial_gan import (
     BODIES,
     DECOMPOSITIONS,

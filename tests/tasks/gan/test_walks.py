@@ -65,6 +65,7 @@ def test_polynomials_walk_straight():
     names = {name for name, preset in GAN_PRESETS.items() if is_polynomial(preset.generator)}
     assert {name.partition("/")[2].removesuffix("-residual") for name in names} == {
         "ccp", "ncp", "ncp-skip", "prodpoly", "ncp-mapping", "sngan-ncp", "sngan-prodpoly",
+        "prodpoly-sn",
     }  # fmt: skip
 
 
