@@ -28,6 +28,14 @@ from polygraph.analysis.pixel_places import (
     places_of_table,
     weighted_offset_counts,
 )
+from polygraph.analysis.templates import DegreeTemplates, degree_templates
+from polygraph.analysis.tensors import (
+    PolynomialTensors,
+    coefficient_tensors,
+    derivative_tensors,
+    khatri_rao,
+    mode_product,
+)
 
 if TYPE_CHECKING:
     from polygraph.analysis.nonlocal_use import (
@@ -62,19 +70,26 @@ __all__ = [
     "ABLATIONS",
     "CodeGaussian",
     "DegreeReport",
+    "DegreeTemplates",
     "LayerUse",
     "Places",
+    "PolynomialTensors",
     "ablated",
     "ablations_of",
     "analogy",
     "chance_places",
     "chebyshev_coefficients",
     "check_degree",
+    "coefficient_tensors",
     "decode_codes",
+    "degree_templates",
+    "derivative_tensors",
     "encode_meshes",
     "gradient_norms",
+    "khatri_rao",
     "line",
     "measure_use",
+    "mode_product",
     "neighbor_tables",
     "nonlocal_layers",
     "offset_counts",

@@ -173,8 +173,7 @@ def write_neighbors(
     generator, _ = load_generator(checkpoint_of(Path(folder)), weights=weights)
     if not nonlocal_layers(generator):
         return None
-    channels = int(generator.config.latent_channels)  # type: ignore[union-attr, arg-type]
-    z = latent_vectors(_PICTURED, channels, seed)
+    z = latent_vectors(_PICTURED, generator.config, seed)
     z = z.to(next(generator.parameters()).dtype)
     return write_neighbor_picture(Path(folder) / PICTURE if path is None else path, generator, z)
 

@@ -12,23 +12,29 @@ from torch import Tensor, nn
 from polygraph._checks import check_choice
 from polygraph.data.images import to_uint8
 from polygraph.models.images.families import is_polynomial
+from polygraph.models.images.latent import draw_latent
 
 WALKS = ("linear", "sphere")  #: kinds of `interpolations`
 _BATCH = 64
 
 
-def latent_vectors(count: int, channels: int, seed: int) -> Tensor:
-    """``[count, channels]`` of N(0, 1), float32 on the CPU, the same on every machine."""
-    return torch.randn(count, channels, generator=torch.Generator().manual_seed(seed))
+def latent_vectors(count: int, config: Any, seed: int) -> Tensor:
+    """``[count, latent_channels]`` of the distribution that a generator's config names.
+
+    float32 on the CPU, the same on every machine.
+    """
+    return draw_latent(count, config, generator=torch.Generator().manual_seed(seed))
 
 
 def walk_kind(config: Any) -> str:
     """How `interpolations` goes for the generator of a config, where nobody says.
 
     ``"linear"`` for polynomials of z, as their papers have it (Chrysos et al., CVPR 2020, figures 6
-    and 7); ``"sphere"`` for the others, whose sources do not say.
+    and 7), and for uniform numbers, whose cube a straight line stays in; ``"sphere"`` for the
+    others, whose sources do not say.
     """
-    return "linear" if is_polynomial(config) else "sphere"
+    uniform = getattr(config, "latent_distribution", "normal") == "uniform"
+    return "linear" if uniform or is_polynomial(config) else "sphere"
 
 
 def interpolations(ends: Tensor, steps: int = 8, kind: str = "linear") -> Tensor:

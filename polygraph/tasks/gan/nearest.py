@@ -145,5 +145,6 @@ def nearest_of_run(
     found = nearest_training(
         scorer.real.features(), fake.features(), scorer.held_out().features(), neighbors
     )
-    images = generate(run.generator, latent_vectors(count, run.latent_channels, seed)).numpy()
+    z = latent_vectors(count, run.generator.config, seed)
+    images = generate(run.generator, z).numpy()
     return NearestOfRun(scorer.extractor.label, found, images, run.dataset)

@@ -111,8 +111,7 @@ def use_of_pair(
     if not any(nonlocal_layers(network) for network in networks.values()):
         return []
     like = next(average.parameters())
-    channels = int(average.config.latent_channels)  # type: ignore[union-attr, arg-type]
-    z = latent_vectors(max(images, batch_size), channels, seed).to(like)
+    z = latent_vectors(max(images, batch_size), average.config, seed).to(like)
     real = dataset.batch(dataset.test[:images]).to(like)
     uses = {"generator": measure_use(average, torch.split(z[:images], _BATCH), seed=seed)}
     gradients: dict[str, dict[str, tuple[float, float]]] = {}

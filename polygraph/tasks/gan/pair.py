@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from polygraph.data.images import ImageDataset
 from polygraph.models.images.growing_gan import Growing, growth_at
+from polygraph.models.images.latent import draw_latent
 from polygraph.report.image_grid import image_grid_png
 from polygraph.tasks.gan.latent import generate as generate
 from polygraph.tasks.gan.latent import interpolations as interpolations
@@ -145,7 +146,7 @@ class GanTask(Task):
         )
         parameter = next(generator.parameters())
         self.average = average.to(parameter.device, parameter.dtype).eval()
-        self._latent_channels = int(generator.config.latent_channels)  # type: ignore[union-attr, arg-type]
+        self._latent_config = generator.config
         self._generator_batch = wanted // fabric.world_size
         self._like = parameter
         self._step = 0
@@ -225,7 +226,7 @@ class GanTask(Task):
 
     def _latent(self, count: int) -> Tensor:
         like = self._like
-        return torch.randn(count, self._latent_channels, device=like.device, dtype=like.dtype)
+        return draw_latent(count, self._latent_config, device=like.device, dtype=like.dtype)
 
     def validate(self) -> dict[str, float]:
         """Pictures, the critic's gap on held-out images, what ``measure`` finds.
@@ -256,7 +257,7 @@ class GanTask(Task):
 
     def write_pictures(self, name: str) -> None:
         """Samples and interpolations of the averaged generator, from the same z every time."""
-        z = latent_vectors(_GRID, self._latent_channels, self.train.seed)
+        z = latent_vectors(_GRID, self._latent_config, self.train.seed)
         for folder, points in (
             ("samples", z),
             ("interpolations", interpolations(z[:16], 8, walk_kind(self.generator.config))),
@@ -273,7 +274,7 @@ class GanTask(Task):
         the critic is not the one that saw these images in training.
         """
         indices = self.dataset.test[:_VALIDATED]
-        z = latent_vectors(len(indices), self._latent_channels, self.train.seed)
+        z = latent_vectors(len(indices), self._latent_config, self.train.seed)
         like, modes = self._like, self.critic.training
         self.critic.eval()
         total = 0.0

@@ -52,7 +52,7 @@ class Run:
 
     def sample(self, count: int = 64, *, seed: int = 0) -> Tensor:
         """Images uint8 ``[count, C, 32, 32]``, the same for the same seed."""
-        return generate(self.model, latent_vectors(count, self.latent_channels, seed))
+        return generate(self.model, latent_vectors(count, self.model.config, seed))
 
     def interpolate(
         self, count: int = 8, steps: int = 8, *, seed: int = 0, along: str | None = None
@@ -69,7 +69,7 @@ class Run:
         Raises:
             ValueError: fewer than two steps, or another way.
         """
-        z = latent_vectors(2 * count, self.latent_channels, seed)
+        z = latent_vectors(2 * count, self.model.config, seed)
         kind = walk_kind(self.model.config) if along is None else along
         return generate(self.model, interpolations(z, steps, kind))
 

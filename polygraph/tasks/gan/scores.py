@@ -81,8 +81,7 @@ class Scorer:
         from polygraph.metrics.image_scores import Activations
 
         fake = Activations(self.extractor, self.device)
-        channels = int(generator.config.latent_channels)  # type: ignore[union-attr, arg-type]
-        z = latent_vectors(self.count, channels, self.seed)
+        z = latent_vectors(self.count, generator.config, self.seed)
         like = next(generator.parameters())
         with torch.no_grad():
             for rows in torch.split(z, _BATCH):
@@ -119,11 +118,6 @@ class OpenedRun:
     meta: dict[str, Any]
     dataset: ImageDataset
     device: str
-
-    @property
-    def latent_channels(self) -> int:
-        """Numbers that an image is made from."""
-        return int(self.generator.config.latent_channels)  # type: ignore[union-attr, arg-type]
 
     def scorer(
         self,

@@ -79,7 +79,9 @@ def test_gradients_are_those_of_a_step(tmp_path):
     assert [use.network for use in uses] == ["generator", "generator", "critic"]
     task.generator.zero_grad()
     task.generator.train()
-    (-task.critic(task.generator(latent_vectors(16, 5, 5)[:2])).mean()).backward()
+    (
+        -task.critic(task.generator(latent_vectors(16, task.generator.config, 5)[:2])).mean()
+    ).backward()
     layer = task.generator.get_submodule(uses[0].layer.name)
     assert uses[0].local_gradient == pytest.approx(float(layer.local.weight.grad.norm()), rel=1e-4)
     assert uses[0].nonlocal_gradient == pytest.approx(float(layer.lin.weight.grad.norm()), rel=1e-4)
