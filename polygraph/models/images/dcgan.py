@@ -89,7 +89,7 @@ class DeconvGenerator(nn.Module):
     Example:
         >>> import torch
         >>> from polygraph.models import create_model
-        >>> create_model("pi/dcgan/generator")(torch.randn(2, 128)).shape
+        >>> create_model("pi/dcgan/generator")(torch.randn(2, 100)).shape
         torch.Size([2, 3, 32, 32])
 
     See Also:
