@@ -95,13 +95,8 @@ def make_archives(root: Path) -> dict[str, Callable[[Path], Any]]:
     import numpy as np
     from PIL import Image
 
-    from polygraph.data.image_files import (
-        CIFAR10_TEST,
-        CIFAR10_TRAIN,
-        read_cifar10,
-        read_idx,
-        read_picture,
-    )
+    from polygraph.data.cifar import CIFAR10_TEST, CIFAR10_TRAIN, read_cifar10
+    from polygraph.data.image_files import read_idx, read_picture
     from polygraph.data.shapes import ShapeDataConfig, make_shapes, open_shapes
 
     rng = np.random.default_rng(0)
