@@ -87,7 +87,9 @@ def test_every_file_of_the_package_goes_into_the_wheel():
 
 def test_index_description():
     """What an index shows has no link into the repository; addresses stay."""
-    spec = importlib.util.spec_from_file_location("backend", REPOSITORY / "scripts/build_backend.py")
+    spec = importlib.util.spec_from_file_location(
+        "backend", REPOSITORY / "scripts/build_backend.py"
+    )
     backend = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(backend)
     text = backend.index_description((REPOSITORY / "README.md").read_text())
