@@ -37,7 +37,7 @@ for place, k in enumerate((4, 16), 1):
     axes.scatter(*torus.numpy()[:, [0, 2, 1]].T, s=5, color="#e8743b")
     axes.set_title(f"k = {k}")
     axes.set_axis_off()
-    axes.set_box_aspect((1, 1, 0.6))
+    axes.set_box_aspect((1, 1, 0.6), zoom=1.5)
 plt.show()
 
 # %%
@@ -118,7 +118,7 @@ for place, (cloud, label, guess) in enumerate(zip(clouds, labels, guesses), 1):
     axes.scatter(*cloud[:, [0, 2, 1]].T, s=3, color="#5b2a86" if right else "#d0342c")
     axes.set_title(names[guess] if right else f"{names[guess]}, not {names[label]}", fontsize=9)
     axes.set_axis_off()
-    axes.set_box_aspect(np.ones(3))
+    axes.set_box_aspect(np.ones(3), zoom=1.4)
 plt.show()
 
 # %%

@@ -77,6 +77,7 @@ def heatmap_figure(
         squeeze=False,
         layout="constrained",
     )
+    figure.get_layout_engine().set(h_pad=0.007 * points)
     letters = 130 / points  # in an inch
     for line, (label, vertices, panels), view in zip(grid, rows, views, strict=True):
         draw_mesh(line[0], vertices, faces, view)
