@@ -14,6 +14,7 @@ import tempfile
 
 import matplotlib.pyplot as plt
 import numpy as np
+import plotly.graph_objects as go
 import torch
 
 from polygraph.data import ShapeDataConfig, open_shapes
@@ -38,6 +39,34 @@ for place, k in enumerate((4, 16), 1):
     axes.set_axis_off()
     axes.set_box_aspect((1, 1, 0.6))
 plt.show()
+
+# %%
+# The cloud with its edges for k = 8, to be turned with a finger or the mouse. The colour of a point
+# says of how many others it is a neighbour: a graph of nearest neighbours is not symmetric.
+source, target = edge_index
+gaps = torch.full((len(source), 3), torch.nan)  # between two lines
+lines = torch.stack([torus[source], torus[target], gaps], 1).reshape(-1, 3)
+count = torch.bincount(source, minlength=len(torus))
+edges = go.Scatter3d(
+    **dict(zip("xzy", lines.T.numpy())),
+    mode="lines",
+    line={"color": "#b8a6c9", "width": 1},
+    hoverinfo="skip",
+)
+nodes = go.Scatter3d(
+    **dict(zip("xzy", torus.T.numpy())),
+    mode="markers",
+    marker={"size": 4, "color": count, "colorscale": "Plasma", "colorbar_title": "neighbour of"},
+)
+hidden = {f"{axis}axis_visible": False for axis in "xyz"}
+go.Figure(
+    [edges, nodes],
+    layout={
+        "scene": hidden | {"aspectmode": "data"},
+        "margin": dict(l=0, r=0, t=0, b=0),
+        "showlegend": False,
+    },
+)
 
 # %%
 # `polygraph.ops.knn` gives tables instead of edges, for batches, and squared distances that can be

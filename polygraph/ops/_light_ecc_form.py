@@ -21,6 +21,8 @@ from torch import Tensor
 from polygraph import _load
 from polygraph.ops import common
 from polygraph.ops._autograd import Gradients, register_autograd
+from polygraph.ops.edge_sum import edge_values
+from polygraph.ops.graph import Graph
 from polygraph.ops.graph_side import GraphSide
 
 _load.load_libraries()
@@ -91,7 +93,7 @@ def _empty(given: Four, wanted: Sequence[bool], ptr: Tensor) -> Four:
     return Four(*(like.new_empty(s if w else (0,)) for s, w in zip(shapes, wanted, strict=True)))
 
 
-def _visits_all(rows: int, side: GraphSide) -> bool:
+def visits_all(rows: int, side: GraphSide) -> bool:
     """Whether all rows of edges surely have a slot.
 
     On a GPU nobody waits for the answer, and a list of rows may leave some out.
@@ -118,7 +120,7 @@ def _derivatives(
     n = _Sizes.of(given, side.ptr)
     found = _empty(given, to, side.ptr)
     found.weight.zero_()
-    if not _visits_all(n.E, side):
+    if not visits_all(n.E, side):
         found.phi.zero_()
         found.a.zero_()
     matrix = None if weight is None else weight.view(n.C, n.R * n.H)
@@ -223,3 +225,55 @@ def _add(total: Gradients, given: Four, wanted: Four, side: GraphSide) -> None:
 
 
 register_autograd("edge_form", _backward, save=_save, jvp=_jvp)
+
+
+# ---- lightweight ECC, made of it ----
+
+
+class LightInputs(NamedTuple):
+    """What `polygraph.ops.light_ecc` is given beside the graph, contiguous, in a wide dtype."""
+
+    x: Tensor  #: ``[N, C]``
+    near: Tensor  #: φ ``[E, H]``, or u ``[M, H]``
+    far: Tensor | None  #: v ``[N, H]``, where φ is made of nodes
+    left: Tensor  #: ``[R, D, H + 1]``
+    right: Tensor  #: ``[R, C, H + 1]``
+    kappa: Tensor  #: ``[R, H + 1]``
+    gamma: Tensor | None  #: ``[E]``
+    slope: float
+
+    @property
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """All but the slope."""
+        return tuple(self[:7])
+
+    def features(self, *, of_sources: bool) -> tuple[list[Tensor], float]:
+        """The arguments ``phi`` and ``slope`` of kernels whose segments are these nodes."""
+        if self.far is None:
+            return [self.near], 1.0
+        return [self.far, self.near] if of_sources else [self.near, self.far], self.slope
+
+
+def light_ecc_form(given: LightInputs, graph: Graph) -> Tensor:
+    """``[M, D]``, the sum over the neighbours."""
+    phi = given.near
+    if given.far is not None:
+        phi = edge_values(given.near, given.far, graph, given.slope)
+    side = GraphSide.of(graph)
+    sources = side.turned(given.x.shape[0])
+    ones = phi.new_ones(phi.shape[0], 1)
+    right, right_bias = _matrix_and_bias(given.right)
+    left, left_bias = _matrix_and_bias(given.left)
+    found = edge_form("a", sources, x=given.x, phi=phi, weight=right)
+    found = found + edge_form("a", sources, x=given.x, phi=ones, weight=right_bias)
+    scale = torch.addmm(given.kappa[:, -1], phi, given.kappa[:, :-1].t()) * found
+    if given.gamma is not None:
+        scale = scale * given.gamma[:, None]
+    out = edge_form("x", side, phi=phi, a=scale, weight=left)
+    return out + edge_form("x", side, phi=ones, a=scale, weight=left_bias)
+
+
+def _matrix_and_bias(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """``[R, C, H + 1]`` as ``[C, R, H]`` and ``[C, R, 1]``."""
+    turned = weight.transpose(0, 1)
+    return turned[..., :-1].contiguous(), turned[..., -1:].contiguous()

@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
-
 import torch
 from torch import Tensor
 
-from polygraph import _load
 from polygraph._inputs import check_tensors
-from polygraph.ops import common
-from polygraph.ops._light_ecc_form import edge_form, nodes_at_a_time
-from polygraph.ops.common import (
-    autocast_disabled,
-    autocast_dtype,
-    cast,
-    check_devices,
-    unrecorded,
-)
-from polygraph.ops.edge_sum import edge_values
+from polygraph.ops._light_ecc_form import LightInputs, light_ecc_form
+from polygraph.ops._light_ecc_fused import light_ecc_fused, takes_fused
+from polygraph.ops.common import autocast_disabled, autocast_dtype, cast, check_devices
 from polygraph.ops.graph import Graph
-from polygraph.ops.graph_side import GraphSide
-
-_load.load_libraries()
-_ops = torch.ops.polygraph
 
 
 def light_ecc(
@@ -99,7 +84,8 @@ def light_ecc(
     x, left, right, kappa, *hidden = (
         cast(cast(t, dtype), wide).contiguous() for t in (x, left, right, kappa, *made)
     )
-    edge_weight = cast(cast(edge_weight, dtype), wide)
+    if edge_weight is not None:
+        edge_weight = cast(cast(edge_weight, dtype), wide).contiguous()
     rank, width = left.shape[0], hidden[0].shape[1]
     wanted = {
         "left": [rank, left.shape[1], width + 1],
@@ -114,116 +100,10 @@ def light_ecc(
                 f"light_ecc: {name} must have shape {shape}, got {list(tensors[name].shape)}"
             )
     graph = graph.with_transposed(x.shape[0])
-    weights = (_Side.of(left), _Side.of(right), kappa, edge_weight)
+    near, far = (*hidden, None)[:2]
+    given = LightInputs(x, near, far, left, right, kappa, edge_weight, slope)
     with autocast_disabled(x):  # the products, too, in the wide type
-        plain = common.takes_cpu_kernels(x) and unrecorded(x, left, right, *hidden, *weights[2:])
-        if len(hidden) == 2 and plain:
-            out = _light_ecc_on_the_fly(x, hidden[0], hidden[1], slope, *weights, graph)
-        else:
-            made_phi = hidden[0]
-            if len(hidden) == 2:
-                made_phi = edge_values(hidden[0], hidden[1], graph, slope)
-            out = _light_ecc(x, made_phi, *weights, GraphSide.of(graph))
+        out = (light_ecc_fused if takes_fused(given) else light_ecc_form)(given, graph)
     if aggr == "mean":
         out = out / graph.degree().clamp(min=1)[:, None].to(out.dtype)
     return out.to(result)
-
-
-class _Side(NamedTuple):
-    """L or R, its bias told apart.
-
-    Attributes:
-        matrix: ``[C, R, H]``.
-        bias: ``[C, R, 1]``.
-    """
-
-    matrix: Tensor
-    bias: Tensor
-
-    @classmethod
-    def of(cls, weight: Tensor) -> _Side:
-        """Of ``[R, C, H + 1]``."""
-        turned = weight.transpose(0, 1)
-        return cls(turned[..., :-1].contiguous(), turned[..., -1:].contiguous())
-
-    def flat(self) -> Tensor:
-        """``[C, R H]``."""
-        return self.matrix.flatten(1)
-
-
-def _light_ecc_on_the_fly(
-    x: Tensor,
-    u: Tensor,
-    v: Tensor,
-    slope: float,
-    left: _Side,
-    right: _Side,
-    kappa: Tensor,
-    edge_weight: Tensor | None,
-    graph: Graph,
-) -> Tensor:
-    """`_light_ecc` of φ = act(u_i + v_j), made twice: for some sources, and for some targets."""
-    ranks, width = kappa.shape[0], kappa.shape[1] - 1
-    # A row of `found` for every slot, whatever its row of edge features is.
-    lists = GraphSide.of(graph).turned(len(x))._replace(edge=None).packed()
-    # For every slot: φ · P_r and φ · κ_r, without biases.
-    sources = len(x)
-    if not sources:
-        return x.new_zeros(graph.num_targets, left.matrix.shape[0])
-    found = x.new_zeros(graph.num_slots, 2 * ranks)
-    step = nodes_at_a_time((2 * ranks) * width, sources, x)
-    p = x.new_empty(step, 2 * ranks, width)
-    p[:, ranks:] = kappa[:, :-1]
-    for first in range(0, sources, step):
-        last = min(first + step, sources)
-        part = p[: last - first]
-        torch.mm(x[first:last], right.flat(), out=part.flatten(1)[:, : ranks * width])
-        made: tuple[Any, ...] = ([], slope, [v, u], False, len(u), first)
-        _ops.edge_inner_(part, *made, *lists, found, None, False)
-    constant, ones = x @ right.bias[..., 0], x.new_ones(sources, 1)
-    out = x.new_empty(graph.num_targets, left.matrix.shape[0])
-    step = nodes_at_a_time(ranks * width, len(out), x)
-    z = x.new_empty(step, ranks, width)
-    sums = x.new_empty(step, ranks, 1)
-    for first, last, ptr, at in _parts(graph.ptr, step):
-        others = graph.source[at]
-        here = found[at, :ranks]
-        c = here.add_(constant[others]).mul_(found[at, ranks:] + kappa[:, -1])
-        if edge_weight is not None:
-            c *= edge_weight[at if graph.edge is None else graph.edge[at], None]
-        where = (False, len(v), 0, [ptr, others], 0)
-        part, total = z[: last - first], sums[: last - first]
-        _ops.edge_outer_([c], slope, [u[first:last], v], *where, part)
-        torch.mm(part.flatten(1), left.flat().t(), out=out[first:last])
-        _ops.edge_outer_([c], 1.0, [ones], *where, total)
-        out[first:last].addmm_(total[..., 0], left.bias[..., 0].t())
-    return out
-
-
-def _parts(ptr: Tensor, step: int) -> Iterator[tuple[int, int, Tensor, slice]]:
-    """Some segments at a time: first, last, pointers of their own, and where their list lies."""
-    segments = ptr.shape[0] - 1
-    bounds = ptr[torch.arange(0, segments + step, step).clamp(max=segments)].tolist()
-    for part, first in enumerate(range(0, segments, step)):
-        last, (start, end) = min(first + step, segments), bounds[part : part + 2]
-        yield first, last, ptr[first : last + 1] - start, slice(start, end)
-
-
-def _light_ecc(
-    x: Tensor,
-    phi: Tensor,
-    left: _Side,
-    right: _Side,
-    kappa: Tensor,
-    edge_weight: Tensor | None,
-    side: GraphSide,
-) -> Tensor:
-    sources = side.turned(x.shape[0])
-    ones = phi.new_ones(phi.shape[0], 1)
-    found = edge_form("a", sources, x=x, phi=phi, weight=right.matrix)
-    found = found + edge_form("a", sources, x=x, phi=ones, weight=right.bias)
-    scale = torch.addmm(kappa[:, -1], phi, kappa[:, :-1].t()) * found
-    if edge_weight is not None:
-        scale = scale * edge_weight[:, None]
-    out = edge_form("x", side, phi=phi, a=scale, weight=left.matrix)
-    return out + edge_form("x", side, phi=ones, a=scale, weight=left.bias)

@@ -5,14 +5,17 @@ from functools import partial
 import pytest
 import torch
 from support.calls import convert, floats, leaves, run, upstream_like
+from support.contract import grads_of
 from support.edges import random_edges
 from support.faults import put, with_value
 from support.products import WithProducts
 from support.tables import normal
+from support.tolerances import KERNEL, assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from polygraph import ops, reference
-from polygraph.ops import Graph, _light_ecc_form
+from polygraph.ops import Graph, _light_ecc_form, common
+from polygraph.ops.graph_side import GraphSide
 
 
 def light(x, phi, left, right, kappa, source, ptr, edge=None, aggr="mean", edge_weight=None):
@@ -62,6 +65,16 @@ class TestLightEcc(WithProducts):
         for name, grad in zip(floats(wanted), grads, strict=True):
             assert grad.dtype == torch.float32
             assert torch.equal(grad, expected[f"grad of {name}"].float())
+
+    @pytest.mark.filterwarnings(
+        "ignore::torch.jit.TracerWarning", "ignore:.*torch.jit:DeprecationWarning"
+    )
+    def test_traces(self):
+        """`torch.jit.trace` takes the form, which is the same within rounding."""
+        f, values = self.call_of_floats(convert(self.cases[self.small[0]](), dtype=torch.float32))
+        traced = torch.jit.trace(f, values, check_trace=False)
+        for part, expected in zip(grads_of(traced, values), grads_of(f, values), strict=True):
+            assert_close(part, expected, KERNEL[torch.float32], "traced")
 
     stem = "light_ecc"
     op = staticmethod(light)
@@ -113,8 +126,10 @@ class Ops(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_light_makes_no_table_on_the_host():
+@pytest.mark.parametrize(("fused", "name"), [(True, "light_factors_"), (False, "edge_form")])
+def test_light_makes_no_table_on_the_host(monkeypatch, fused, name):
     """A tensor from Python's numbers is copied to a GPU, which then is waited for."""
+    monkeypatch.setattr(common, "takes_cpu_kernels", lambda tensor: fused)
     inputs = leaves(light_call(6, 7, 23, 4, 3, 5, 4, gamma=True))
     given = [inputs[name] for name in ("x", "phi", "left", "right", "kappa")]
     graph = Graph(inputs["ptr"], inputs["source"])
@@ -122,7 +137,7 @@ def test_light_makes_no_table_on_the_host():
     with Ops() as within:
         out = ops.light_ecc(*given, graph, **options)
         torch.autograd.grad(out.sum(), given)
-    assert "polygraph.edge_form" in within.names
+    assert f"polygraph.{name}" in within.names
     assert "aten.lift_fresh" not in within.names
     with Ops() as within:
         torch.tensor([1.0])
@@ -164,6 +179,106 @@ def test_light_with_features_made_from_nodes(monkeypatch, options, aggr, part_by
         torch.autograd.grad(stored, (u, v), upstream),
         torch.autograd.grad(values, (u, v), wanted),
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("H", "R"), [(1, 1), (16, 5), (33, 11), (70, 17)])
+def test_light_ways_agree(monkeypatch, H, R, dtype):
+    """The kernels of the edges and the form, for rows of all lengths and a target of many slots."""
+    inputs = light_call(40, 60, 300, 9, 7, H, R, edge=True, gamma=True, holes=True)
+    pointers = inputs["ptr"]
+    pointers[1:20] = pointers[20]  # the first target has half of the slots
+    inputs |= {"u": normal(40, H, seed=8), "v": normal(60, H, seed=9)}
+    inputs.pop("phi")
+
+    def of_nodes(u, v, **rest):
+        return light(**rest, phi=(u, v, 0.2))
+
+    given = convert(inputs, dtype=dtype)
+    found = run(of_nodes, given)
+    monkeypatch.setattr(common, "takes_cpu_kernels", lambda tensor: False)
+    for name, value in run(of_nodes, convert(inputs, dtype=torch.float64)).items():
+        assert_close(found[name], value, KERNEL[dtype], name)
+
+
+def test_light_backward_repeats():
+    """Through one graph twice, the same; what the forward pass stored is left as it is."""
+    inputs = leaves(light_call(6, 7, 23, 4, 3, 5, 2, gamma=True))
+    wanted = list(floats(inputs).values())
+    out = light(**inputs)
+    first = torch.autograd.grad(out.sum(), wanted, retain_graph=True)
+    for again, value in zip(torch.autograd.grad(out.sum(), wanted), first, strict=True):
+        assert torch.equal(again, value)
+
+
+def test_light_second_derivatives_from_nodes():
+    """A derivative by x does not go on to features that were made of x."""
+    inputs = light_call(6, 6, 23, 4, 3, 5, 2, gamma=True)
+    graph = Graph(inputs["ptr"], inputs["source"])
+    matrix = normal(4, 5, seed=7)
+
+    def of_x(op, x, weight):
+        u, v = -(x @ matrix), x @ matrix
+        phi = reference.edge_values(u, v, graph, 0.2) if op is light_reference else (u, v, 0.2)
+        return op(**{**inputs, "x": x, "phi": phi, "edge_weight": weight})
+
+    x, weight = inputs["x"].requires_grad_(), inputs["edge_weight"].requires_grad_()
+    second = []
+    for op in (light, light_reference):
+        (grad,) = torch.autograd.grad(of_x(op, x, weight).square().sum(), x, create_graph=True)
+        second.append(torch.autograd.grad(grad.square().sum(), (x, weight)))
+    torch.testing.assert_close(*second)
+
+
+def raw_light():
+    """Arguments of the four compiled stages that are right."""
+    graph = Graph(**random_edges(6, 7, 23)).with_transposed(7)
+    targets = GraphSide.of(graph)
+    u, v, gamma = normal(6, 5), normal(7, 5, seed=1), normal(23, seed=2)
+    p, g, kappa = normal(7, 2, 6), normal(6, 2, 6, seed=3), normal(2, 6, seed=4)
+    found, d = normal(23, 4), normal(23, 5)
+    here = ([u, v], 0.2, 7, 0, *targets.packed())
+    back = ([v, u], 0.2, 6, 0, *targets.turned(7).packed())
+    return {
+        "light_factors_": [p, kappa, *back, found],
+        "light_outer_": [found, gamma, *here, g.clone()],
+        "light_backward_targets_": [g, found, gamma, *here, g.clone(), d, gamma.clone()],
+        "light_backward_sources_": [[p, kappa], found, *back, p.clone(), d, v.clone(), p[:1]],
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "value", "message"),
+    [
+        ("light_factors_", 0, normal(7, 2, 5), "p must have a column more than phi"),
+        ("light_factors_", 0, normal(7, 2, 7), "phi must have H' or H' - 1, got 5"),
+        ("light_factors_", 0, normal(7, 2, 6).half(), "half types are widened"),
+        ("light_factors_", 0, normal(2, 7, 6).transpose(0, 1), "p must be contiguous"),
+        ("light_factors_", 1, normal(3, 6), r"kappa must have shape \[R, W\]"),
+        ("light_factors_", 2, [], "phi is needed"),
+        ("light_factors_", 5, 1, "segments 1 to 8 of 7 do not exist"),
+        ("light_factors_", -1, normal(23, 3), "found must have 2 R = 4 columns, got 3"),
+        ("light_outer_", 0, normal(22, 4), r"found must have shape \[E, 2 R\]"),
+        ("light_outer_", 1, normal(22), r"23 slots and 22 rows"),
+        ("light_outer_", 1, normal(23).float(), "gamma must be"),
+        ("light_backward_targets_", 1, normal(23, 2), "found must have 2 R = 4 columns, got 2"),
+        ("light_backward_targets_", 4, -0.1, "slope must not be negative, got -0.1"),
+        ("light_backward_targets_", -3, normal(5, 2, 6), r"z must have shape \[S', R, W\]"),
+        ("light_backward_targets_", -2, normal(23, 4), r"d must have shape \[E, H\]"),
+        ("light_backward_targets_", -1, normal(22), r"d_gamma must have shape \[E'\]"),
+        ("light_backward_sources_", 0, [normal(7, 2, 6)], "p must be the matrices and kappa"),
+        ("light_backward_sources_", 3, -1.0, "slope must not be negative"),
+        ("light_backward_sources_", -2, normal(7, 4), r"d_near must have shape \[S', H\]"),
+        ("light_backward_sources_", -1, normal(2, 2, 6), r"sums must have shape \[blocks, R, W"),
+    ],
+)
+def test_light_refuses_raw_faults(name, place, value, message):
+    arguments = raw_light()[name]
+    op = getattr(torch.ops.polygraph, name)
+    op(*arguments)
+    arguments[place] = value
+    with pytest.raises(RuntimeError, match=message):
+        op(*arguments)
 
 
 def test_light_from_nodes_elsewhere():

@@ -23,12 +23,14 @@ from polygraph.models.images.inception import InceptionV3, load_inception
 from polygraph.models.images.lenet import LeNet, LeNetConfig
 from polygraph.models.images.pixel_classifier import PixelClassifier, PixelClassifierConfig
 from polygraph.models.images.polynomial_gan import PolynomialGenerator, PolynomialGeneratorConfig
+from polygraph.models.images.prodpoly_gan import ProdPolyGenerator, ProdPolyGeneratorConfig
 from polygraph.models.images.sngan import (
     ResidualCritic,
     ResidualCriticConfig,
     ResidualGenerator,
     ResidualGeneratorConfig,
 )
+from polygraph.models.images.style_gan import StyleGenerator, StyleGeneratorConfig
 
 __all__ = [
     "SIZE",
@@ -51,9 +53,13 @@ __all__ = [
     "PixelClassifierConfig",
     "PolynomialGenerator",
     "PolynomialGeneratorConfig",
+    "ProdPolyGenerator",
+    "ProdPolyGeneratorConfig",
     "ResidualCritic",
     "ResidualCriticConfig",
     "ResidualGenerator",
     "ResidualGeneratorConfig",
+    "StyleGenerator",
+    "StyleGeneratorConfig",
     "load_inception",
 ]

@@ -30,6 +30,7 @@ from polygraph.models.images._images import (
     check_latent,
     normalize_spectra,
 )
+from polygraph.models.images.latent import LATENTS
 from polygraph.nn.pixel_graph import KINDS, MERGES, PixelGraph, check_kind
 
 GRAPH_KINDS = ("none", *KINDS, "attention")
@@ -62,6 +63,7 @@ class GraphGeneratorConfig:
         metric: what near means; see `polygraph.nn.PixelGraph`.
         radius: of ``pixel_graph="radius"``.
         pooled_keys: of ``attention``: see `SelfAttention2d`.
+        latent_distribution: of the numbers of z: ``normal``, N(0, 1), or ``uniform``, [-1, 1].
     """
 
     latent_channels: int = 132
@@ -80,10 +82,12 @@ class GraphGeneratorConfig:
     metric: str = "euclidean"
     radius: float | None = None
     pooled_keys: bool = False
+    latent_distribution: str = "normal"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
         check_numbers("generator", self)
+        check_choice("generator", "latent_distribution", self.latent_distribution, LATENTS)
         for name in ("channels", "graph_sizes"):  # JSON has lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
         check_positive("generator", latent_channels=self.latent_channels)
@@ -224,16 +228,25 @@ class SelfAttention2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` to the same."""
-        query = self.query(x).flatten(2)
-        key, value = self.key(x), self.value(x)
-        if self.pooled_keys:
-            key, value = F.max_pool2d(key, 2), F.max_pool2d(value, 2)
-        key, value = key.flatten(2), value.flatten(2)
+        return x + self.attended(x, self.attention(x))
+
+    def attention(self, x: Tensor) -> Tensor:
+        """How much of each position every pixel takes: ``[B, H W, positions]``, rows add up to 1.
+
+        Positions are pixels, or blocks of 2 x 2 where keys are pooled, row by row.
+        """
+        query, key = self.query(x).flatten(2), self._pooled(self.key(x))
         # Spelled out: the fused kernels have no second derivative.
-        weight = torch.softmax(query.transpose(1, 2) @ key, dim=-1)
-        found = (value @ weight.transpose(1, 2)).view(len(x), -1, *x.shape[2:])
-        out: Tensor = x + self.gamma * self.output(found)
+        return torch.softmax(query.transpose(1, 2) @ key, dim=-1)
+
+    def attended(self, x: Tensor, weight: Tensor) -> Tensor:
+        """What is added to ``x`` with these weights of positions, of the shape of ``x``."""
+        found = self._pooled(self.value(x)) @ weight.transpose(1, 2)
+        out: Tensor = self.gamma * self.output(found.view(len(x), -1, *x.shape[2:]))
         return out
+
+    def _pooled(self, x: Tensor) -> Tensor:
+        return (F.max_pool2d(x, 2) if self.pooled_keys else x).flatten(2)
 
 
 def graph_layer(config: Any, in_channels: int, out_channels: int) -> nn.Module:

@@ -4,7 +4,8 @@
 the graph layer in the critic alone, ``both-*`` in both networks. ``small/*``: the same with a
 quarter of the features in the critic and half in the generator's last layers, which two cores can
 carry. ``pi/*``: the generators of the Π-net papers. ``small/ccp``, ``small/ncp`` and ``small/ncp-
-skip``: polynomials of order 8 of z, without activations, which two cores can carry too.
+skip``: polynomials of order 8 of z, without activations, which two cores can carry too;
+``pi/prodpoly-sn`` and ``small/prodpoly``: of order 66.
 `polygraph.tasks.gan.presets` says how each pair is trained.
 
 ``bed/*``: `PixelClassifier` with a convolution, attention or a graph layer in its middle. Of these
@@ -23,7 +24,9 @@ from polygraph.models.images.growing_gan import GrowingCriticConfig, GrowingGene
 from polygraph.models.images.lenet import LeNetConfig
 from polygraph.models.images.pixel_classifier import PixelClassifierConfig
 from polygraph.models.images.polynomial_gan import PolynomialGeneratorConfig
+from polygraph.models.images.prodpoly_gan import ProdPolyGeneratorConfig
 from polygraph.models.images.sngan import ResidualCriticConfig, ResidualGeneratorConfig
+from polygraph.models.images.style_gan import StyleGeneratorConfig
 
 NEIGHBORS = (8, 16, 32)
 #: in names -> the kind of layer, and δ of its edges' weights
@@ -62,6 +65,14 @@ _PROGAN = Pair(GrowingGeneratorConfig(), GrowingCriticConfig())
 _POLYNOMIAL = Pair(
     PolynomialGeneratorConfig(), ConvCriticConfig(batch_norm=False, spectral_norm=True)
 )
+_PRODPOLY = Pair(ProdPolyGeneratorConfig(), ResidualCriticConfig(channels=100))
+_SMALL_PRODPOLY = Pair(
+    ProdPolyGeneratorConfig(
+        latent_channels=64, channels=(32, 32, 32, 32, 64, 64, 64, 64, 32, 32, 16)
+    ),
+    ResidualCriticConfig(channels=24),
+)
+_STYLE = Pair(StyleGeneratorConfig(), ResidualCriticConfig())
 _SMALL_POLYNOMIAL = Pair(
     PolynomialGeneratorConfig(
         body="sngan", order=8, latent_channels=64, channels=(64, 48, 24, 16), norm="rms"
@@ -100,6 +111,7 @@ def _polynomial_pairs() -> dict[str, Pair]:
         found[f"pi/{decomposition}-residual"] = _with(made, body="sngan")
     for decomposition in ("ccp", "ncp", "ncp-skip"):
         found[f"small/{decomposition}"] = _with(_SMALL_POLYNOMIAL, decomposition=decomposition)
+    found["pi/prodpoly-sn"], found["small/prodpoly"] = _PRODPOLY, _SMALL_PRODPOLY
     found["pi/ncp-mapping"] = _with(_POLYNOMIAL, mapping_order=2)
     return found
 
@@ -109,12 +121,18 @@ PAIRS: dict[str, Pair] = {
     "digits": _DIGITS,
     **_graph_pairs("thesis", _THESIS),
     **_graph_pairs("small", _SMALL),
-    "pi/dcgan": Pair(DeconvGeneratorConfig(), ConvCriticConfig()),
+    "pi/dcgan": Pair(
+        DeconvGeneratorConfig(latent_channels=100, latent_distribution="uniform"),
+        ConvCriticConfig(),
+    ),
     "pi/progan": _PROGAN,
     "pi/progan-mapping": _with(_PROGAN, mapping_order=2),
+    "pi/style": _STYLE,
+    "pi/style-ncp": _with(_STYLE, mapping="ncp", mapping_order=4),
     "pi/sngan": _SNGAN,
     "pi/sngan-ncp": _with(_SNGAN, kind="ncp"),
-    "pi/sngan-prodpoly": _with(_SNGAN, kind="prodpoly"),
+    "pi/sngan-prodpoly": _with(_SNGAN, kind="ncp", mapping_order=(2, 2)),
+    "pi/sngan-residual-poly": _with(_SNGAN, kind="residual-poly"),
     **_polynomial_pairs(),
 }
 

@@ -308,12 +308,12 @@ def test_patterns_and_repetitions(data):
 def test_command_line_settings(tmp_path):
     made, out, finished = parse_benchmark_mesh(
         ["--data", str(tmp_path), "synthetic", "--every", "4", "--seeds", "3", "4", "--latents",
-         "8", "--splits", "a", "b", "--steps", "7", "--loss", "l1", "--out", "x",
+         "8", "--splits", "a", "b", "--steps", "7", "--loss", "l1", "--up", "z", "--out", "x",
          "--finished", "y", "z"]
     )  # fmt: skip
     assert (out, finished) == (Path("x"), [Path("y"), Path("z")])
-    assert [(d.kind, d.every, d.split) for d in made.data] == [
-        ("registered", 4, "a"), ("synthetic", 4, "a"),
+    assert [(d.kind, d.every, d.split, d.up) for d in made.data] == [
+        ("registered", 4, "a", "z"), ("synthetic", 4, "a", "z"),
     ]  # fmt: skip
     assert (made.seeds, made.latents, made.splits) == ((3, 4), (8,), ("a", "b"))
     assert (made.train.steps, made.train.schedule) == (7, "cosine")
