@@ -32,6 +32,14 @@ PLACES = {
         "--model.dropout": "model.dropout",
         "--epochs": "train.epochs",
     },
+    "images": {
+        **OF_TRAINING,
+        "--data.size": "data.size",
+        "--val-fraction": "val_fraction",
+        "--width": "model.width",
+        "--k": "model.k",
+        "--epochs": "train.epochs",
+    },
     "gan": {"--score-images": "score_images", "--seed": "train.seed"},
     "benchmark": {
         "--to-mm": "data.to_mm",
@@ -45,6 +53,7 @@ PLACES = {
 NOT_COMPARED = {
     ("mesh", "--factors"): "chosen from the mesh",
     ("gan", "--steps"): "the preset's",
+    ("images", "--train-images"): "all",
     ("benchmark", "--models"): "a description of the list",
     ("benchmark", "--config"): "the recipe itself",
 }

@@ -58,15 +58,16 @@ def train(
 
     Example:
         >>> import tempfile
-        >>> from polygraph.tasks import images
-        >>> run = images.train(
-        ...     "glyphs", tempfile.mkdtemp(), preset="lenet", steps=2, batch_size=8,
-        ...     data={"num_images": 100}, say=lambda line: None
-        ... )
-        >>> run.classes[:3], run.result["test"]["num_samples"]
-        (('0', '1', '2'), 10)
         >>> import torch
-        >>> run.predict(torch.zeros(2, 1, 32, 32, dtype=torch.uint8)).shape
+        >>> from polygraph.tasks import images
+        >>> noise, labels = torch.randint(256, (60, 1, 28, 28)).byte(), torch.arange(60) % 3
+        >>> run = images.train(
+        ...     (noise, labels), tempfile.mkdtemp(), preset="lenet", steps=2, batch_size=8,
+        ...     say=lambda line: None
+        ... )
+        >>> run.classes, run.result["test"]["num_samples"]
+        (('0', '1', '2'), 6)
+        >>> run.predict(noise[:2]).shape
         (2,)
     """
     from dataclasses import replace

@@ -15,7 +15,7 @@ data
                        train/ and val/, or without them; or 'glyphs', built-in digits (default)
   --kind KIND          folder (default of DIR), mnist, fashion-mnist, cifar10, cifar100
   --data.size N        height and width (default: 32)
-  --train-images N     train with N of them, drawn from --split-seed (default: all)
+  --train-images N     train with N of them, drawn at random (default: all)
   --val-fraction X     share of the training images that validates instead (default: 0.1)
 
 model
