@@ -93,7 +93,8 @@ def test_index_description():
     backend = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(backend)
     text = backend.index_description((REPOSITORY / "README.md").read_text())
-    assert text.startswith("# polygraph\n") and "## Install" in text
+    assert text.startswith("# polygraph\n")
+    assert "## Install" in text
     assert re.findall(r"\]\((?!https?:)[^)]*\)", text) == []
     assert "`polygraph.ops` | `knn`" in text  # links have become their words
     assert backend.index_description("[a](https://a.org) [b](b.md)") == "[a](https://a.org) b"
