@@ -131,6 +131,7 @@ def curves(path: Path, rows: list[Row]) -> None:
         axes_row[0].set_ylabel(title)
     for axes in grid[:, 1]:
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(plt.LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(plt.FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(plt.NullFormatter())
     grid[0, 0].legend(frameon=False, fontsize=9)
