@@ -1,6 +1,6 @@
 """Every number of every configuration: what is none, or means nothing, is refused by its name."""
 
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 
 import pytest
 
@@ -73,7 +73,7 @@ def numeric_fields(cls):
         if {"int", "float"} & set(kinds):
             yield field.name, lambda value: value
         if any(kind.startswith("tuple[") for kind in kinds):
-            default = () if field.default in (MISSING, None) else field.default
+            default = field.default if isinstance(field.default, tuple) else ()
             yield field.name, lambda value, rest=default: with_first(rest, value)
 
 

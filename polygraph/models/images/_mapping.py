@@ -6,7 +6,6 @@ import math
 
 from torch import nn
 
-from polygraph._checks import check_positive
 from polygraph.nn.nested import NCP
 from polygraph.nn.polynomial import ProdPoly
 
@@ -18,15 +17,13 @@ def mapping_orders(orders: Orders) -> tuple[int, ...]:
     """The order of each polynomial; 0 is none at all.
 
     Raises:
-        ValueError: an order that is negative, or in a succession not positive.
+        ValueError: an order is negative.
     """
-    if isinstance(orders, int):
-        if orders < 0:
-            raise ValueError(f"generator: mapping_order must be 0 or more, got {orders}")
-        return (orders,) if orders else ()
-    for order in orders:
-        check_positive("generator", mapping_order=order)
-    return tuple(orders)
+    listed = (orders,) if isinstance(orders, int) else tuple(orders)
+    for order in listed:
+        if order < 0:
+            raise ValueError(f"generator: mapping_order must be 0 or more, got {order}")
+    return tuple(order for order in listed if order)
 
 
 def mapping_degree(orders: Orders) -> int:

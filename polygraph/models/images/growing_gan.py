@@ -29,7 +29,7 @@ from polygraph.models.images._images import (
     check_images,
     check_latent,
 )
-from polygraph.models.images._mapping import Orders, make_mapping, mapping_orders
+from polygraph.models.images._mapping import make_mapping, mapping_orders
 from polygraph.models.images.latent import LATENTS
 
 LEVELS = 4  #: sizes: 4 x 4, 8 x 8, 16 x 16, 32 x 32
@@ -51,7 +51,7 @@ class GrowingGeneratorConfig:
     latent_channels: int = 128
     out_channels: int = 3
     channels: tuple[int, ...] = (128, 128, 64, 32)
-    mapping_order: Orders = 0
+    mapping_order: int | tuple[int, ...] = 0
     latent_distribution: str = "normal"
 
     def __post_init__(self) -> None:

@@ -24,7 +24,6 @@ from polygraph._checks import check_choice, check_numbers, check_positive
 from polygraph.models.images._images import check_channels, check_images, check_latent
 from polygraph.models.images._mapping import (
     PRODUCT_NORMS,
-    Orders,
     make_mapping,
     mapping_degree,
     mapping_orders,
@@ -66,7 +65,7 @@ class PolynomialGeneratorConfig:
     out_channels: int = 3
     channels: tuple[int, ...] = (256, 128, 64, 32)
     norm: str = "none"
-    mapping_order: Orders = 0
+    mapping_order: int | tuple[int, ...] = 0
     latent_distribution: str = "normal"
 
     def __post_init__(self) -> None:

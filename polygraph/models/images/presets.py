@@ -128,7 +128,7 @@ PAIRS: dict[str, Pair] = {
     "pi/progan": _PROGAN,
     "pi/progan-mapping": _with(_PROGAN, mapping_order=2),
     "pi/style": _STYLE,
-    "pi/style-ncp": _with(_STYLE, mapping="ncp", mapping_order=4),
+    "pi/style-ncp": _with(_STYLE, mapping="ncp", mapping_depth=4),
     "pi/sngan": _SNGAN,
     "pi/sngan-ncp": _with(_SNGAN, kind="ncp"),
     "pi/sngan-prodpoly": _with(_SNGAN, kind="ncp", mapping_order=(2, 2)),

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from polygraph._checks import check_choice, check_numbers, check_positive
 from polygraph.models.images._images import SIZE, check_images, check_latent
-from polygraph.models.images._mapping import make_mapping, mapping_orders
+from polygraph.models.images._mapping import make_mapping
 from polygraph.models.images.latent import LATENTS
 
 STEP_NORMS = ("batch", "none")
@@ -54,10 +54,10 @@ class ProdPolyGeneratorConfig:
         check_choice("generator", "norm", self.norm, STEP_NORMS)
         check_choice("generator", "latent_distribution", self.latent_distribution, LATENTS)
         check_positive("generator", latent_channels=self.latent_channels)
-        for width in self.channels:
-            check_positive("generator", channels=width)
+        for name in ("orders", "channels"):
+            for value in getattr(self, name):
+                check_positive("generator", **{name: value})
         check_images("generator", "out_channels", self.out_channels)
-        mapping_orders(self.orders)
         if len(self.channels) != len(self.strides) + 1:
             raise ValueError(
                 "generator: channels must be one number more than strides, got "

@@ -21,7 +21,7 @@ from polygraph.models.images._images import (
     check_latent,
     normalize_spectra,
 )
-from polygraph.models.images._mapping import PRODUCT_NORMS, Orders, make_mapping, mapping_orders
+from polygraph.models.images._mapping import PRODUCT_NORMS, make_mapping, mapping_orders
 from polygraph.models.images.latent import LATENTS
 from polygraph.nn.layout import LAYOUTS
 from polygraph.nn.norm import SecondOrderNorm
@@ -50,7 +50,7 @@ class ResidualGeneratorConfig:
     out_channels: int = 3
     channels: int = 256
     norm: str = "rms"
-    mapping_order: Orders = 0
+    mapping_order: int | tuple[int, ...] = 0
     latent_distribution: str = "normal"
 
     def __post_init__(self) -> None:

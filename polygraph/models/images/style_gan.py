@@ -33,7 +33,7 @@ class StyleGeneratorConfig:
 
     Attributes:
         mapping: of z to w: ``layers``, linear with leaky ReLU (0.2), or ``ncp``, a polynomial.
-        mapping_order: number of layers, or order of the polynomial.
+        mapping_depth: number of layers, or order of the polynomial.
         latent_channels: size of z and w.
         out_channels: of the images: 1 or 3.
         channels: features at 4 x 4, 8 x 8, 16 x 16 and 32 x 32.
@@ -46,7 +46,7 @@ class StyleGeneratorConfig:
     """
 
     mapping: str = "layers"
-    mapping_order: int = 8
+    mapping_depth: int = 8
     latent_channels: int = 128
     out_channels: int = 3
     channels: tuple[int, ...] = (128, 128, 64, 32)
@@ -64,7 +64,7 @@ class StyleGeneratorConfig:
         check_choice("generator", "norm", self.norm, STYLE_NORMS)
         check_choice("generator", "latent_distribution", self.latent_distribution, LATENTS)
         check_positive(
-            "generator", latent_channels=self.latent_channels, mapping_order=self.mapping_order
+            "generator", latent_channels=self.latent_channels, mapping_depth=self.mapping_depth
         )
         check_channels("generator", "channels", self.channels, 4)
         check_images("generator", "out_channels", self.out_channels)
@@ -141,11 +141,11 @@ class StyleGenerator(nn.Module):
         width, first = config.latent_channels, config.channels[0]
         if config.mapping == "ncp":
             self.mapping: nn.Module = NCP(
-                nn.Linear, width, width, config.mapping_order, rank=width, norm="rms"
+                nn.Linear, width, width, config.mapping_depth, rank=width, norm="rms"
             )
         else:
             layers: list[nn.Module] = []
-            for _ in range(config.mapping_order):
+            for _ in range(config.mapping_depth):
                 layers += [nn.Linear(width, width), nn.LeakyReLU(_SLOPE)]
             self.mapping = nn.Sequential(*layers)
         self.constant = nn.Parameter(torch.randn(first, 4, 4))

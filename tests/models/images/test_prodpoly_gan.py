@@ -71,7 +71,7 @@ def test_published_sizes():
         ({"strides": (2, 2, 2, 2, 1)}, "multiply to 32"),
         ({"strides": (4, 2, 2, 2, 1)}, "must be 1 or 2"),
         ({"channels": (3, 3)}, "one number more"),
-        ({"orders": (1, 0)}, "mapping_order"),
+        ({"orders": (1, 0)}, "orders must be"),
         ({"norm": "rms"}, "norm"),
         ({"out_channels": 2}, "1 or 3"),
     ],

@@ -48,7 +48,7 @@ def test_steps_without_shift_and_activation_are_an_ncp():
 @pytest.mark.parametrize("mapping", ["layers", "ncp"])
 def test_formula(mapping):
     torch.manual_seed(0)
-    config = replace(TINY, mapping=mapping, mapping_order=3)
+    config = replace(TINY, mapping=mapping, mapping_depth=3)
     generator = StyleGenerator(config).double()
     z = torch.randn(2, 5, dtype=torch.float64)
     w = generator.mapping(z / z.square().mean(1, keepdim=True).sqrt())
@@ -73,7 +73,7 @@ def test_only_the_mapping_differs():
             if not name.startswith("mapping")
         )
 
-    assert count() == count(mapping="ncp", mapping_order=4)
+    assert count() == count(mapping="ncp", mapping_depth=4)
     layers = StyleGenerator(StyleGeneratorConfig()).mapping
     assert sum(p.numel() for p in layers.parameters()) == 8 * (128 * 128 + 128)
 
@@ -94,7 +94,7 @@ def test_noise_in_training_alone():
     ("change", "message"),
     [
         ({"mapping": "layer"}, "did you mean 'layers'"),
-        ({"mapping_order": 0}, "mapping_order"),
+        ({"mapping_depth": 0}, "mapping_depth"),
         ({"norm": "rms"}, "norm"),
         ({"channels": (3, 3)}, "4 numbers"),
     ],
