@@ -76,6 +76,31 @@ def _memory(of: Row, peer: str) -> str:
     return f"{ours}, {theirs} ({number(of['result_mib'], 1)})"
 
 
+# ---- lightweight ECC ----
+
+
+def light(name: str) -> str:
+    """The lightweight convolution, a line for each pass and number of threads."""
+    return table(
+        (
+            "threads", "pass", "ours, ms", "direct form / ours", "ours / node products",
+            "with full matrices / ours", "peak MiB: ours, direct form (results)",
+        ),
+        (
+            [
+                str(r["threads"]),
+                r["pass"].replace("+", " + "),
+                number(r["seconds"]["ours"]["median"] * 1e3),
+                number(ratio(r, "direct form / ours"), 1),
+                number(ratio(r, "ours / node products alone"), 2),
+                number(ratio(r, "full matrices / ours"), 2),
+                _memory(r, "direct form"),
+            ]
+            for r in rows(name)
+        ),
+    )  # fmt: skip
+
+
 # ---- k nearest neighbours ----
 
 

@@ -68,11 +68,8 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         saved, wanted = ctx.saved_tensors, ctx.needs_input_grad[:7]
-        given, found, graph = (
-            LightInputs._make((*saved[:7], ctx.slope)),
-            saved[7],
-            Graph(*saved[8:]),
-        )
+        given = LightInputs._make((*saved[:7], ctx.slope))
+        found, graph = saved[7], Graph(*saved[8:])
         with common.autocast_disabled(grad):
             if torch.is_grad_enabled() or not _is_plain(grad):
                 grads = _recorded(given, graph, grad, wanted)
