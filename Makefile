@@ -14,6 +14,8 @@
 #   make results   the pages of docs/results and README's table from the rows of benchmarks/results
 #   make wheel     an sdist and a wheel in dist/, checked, installed in a new environment and run (ARGS=--torch 2.10.0 picks another torch)
 #   make docs      the documentation in build/docs/html, with the tutorials run; broken links and warnings are errors
+#   make links     asks every external link for an answer: with network (the tests check their shape)
+#   make notebooks  the tutorials as notebooks with their output in build/notebooks; a cell that fails is an error
 #   make report    the HTML report of a grid (GRID=its folder or results.json, HTML=the file)
 #   make sanitize  run the operators' tests under the address and undefined-behaviour sanitizers
 #   make clean     remove what was built, but not .venv's packages
@@ -35,7 +37,7 @@ EMULATOR := $(wildcard scripts/emulator/*.cpp scripts/emulator/include/*.h \
 CHECKED_BUILD := POLYGRAPH_WERROR=1 $(BIN)/python setup.py --quiet build_ext \
 	--build-lib build/checked/lib --build-temp build/checked/temp
 
-.PHONY: demo demo-gan check test test-all fuzz fuzz-files lint cuda gpu-ready bench results docs wheel report sanitize setup clean
+.PHONY: demo demo-gan check test test-all fuzz fuzz-files lint cuda gpu-ready bench results docs links notebooks wheel report sanitize setup clean
 .DELETE_ON_ERROR:
 
 demo: setup
@@ -95,6 +97,14 @@ docs: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going -q -c docs . build/docs/html $(ARGS)
 	@echo "open build/docs/html/index.html"
 
+notebooks: setup
+	$(PIP) ipykernel nbclient
+	OMP_NUM_THREADS=1 $(BIN)/python docs/_extensions/notebooks.py build/notebooks $(ARGS)
+
+# Needs nothing that setup brings.
+links:
+	$(PYTHON) scripts/links.py $(ARGS)
+
 report: setup
 	$(BIN)/polygraph report $(GRID) --out $(HTML) $(ARGS)
 
@@ -108,8 +118,9 @@ $(BIN)/python:
 
 # torch first: the library is built against it, without isolation. This builds the library too.
 $(STAMP): constraints.txt pyproject.toml setup.py scripts/build_backend.py | $(BIN)/python
+	@echo "make: sets up $(VENV) and compiles the library, once; five minutes on two cores that do nothing else"
 	$(PIP) torch numpy setuptools ninja
-	$(BIN)/python -m pip uninstall --quiet --yes polygraph  # its name before; both would own `polygraph`
+	$(BIN)/python -m pip uninstall -qq --yes polygraph  # its name before; both would own `polygraph`
 	$(PIP) --no-build-isolation --editable '.[mesh,train,report,bench,docs,dev]'
 	touch $@
 

@@ -24,7 +24,7 @@ from setuptools.command.build_ext import build_ext as BuildExtension
 
 ROOT = Path(__file__).parent.resolve()
 sys.path.insert(0, str(ROOT / "scripts"))
-from build_backend import check_tools, refuse, show_torch  # noqa: E402  the path comes first
+from build_backend import check_tools, index_description, refuse, show_torch  # noqa: E402  the path comes first
 
 # An sdist, a version or a name can be had without torch and without a compiler.
 COMPILES = not {"sdist", "egg_info", "dist_info", "--version", "--name"} & set(sys.argv)
@@ -185,6 +185,8 @@ if COMPILES:
     if "--quiet" not in sys.argv:
         print(f"polygraph: builds against torch {torch.__version__}: {cuda}", flush=True)
 setup(
+    long_description=index_description((ROOT / "README.md").read_text()),
+    long_description_content_type="text/markdown; charset=UTF-8",
     ext_modules=extensions,
     cmdclass={"build_ext": BuildLibraries},
     # Neither library uses CPython's API or torch's unstable one: one wheel for all of them.

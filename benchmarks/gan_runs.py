@@ -104,12 +104,11 @@ def pictures(path: Path, folders: list[Path], *, interpolate: bool) -> None:
         len(folders), 1, figsize=(9.6, 1.28 * len(folders)), squeeze=False, layout="constrained"
     )
     for axes, folder in zip(panels[:, 0], folders, strict=True):
-        generator, meta = load_generator(folder / "last.safetensors")
-        channels = int(meta["config"]["generator"]["latent_channels"])
+        generator, _ = load_generator(folder / "last.safetensors")
         if interpolate:
-            z = interpolations(latent_vectors(4, channels, 1), STEPS)
+            z = interpolations(latent_vectors(4, generator.config, 1), STEPS)
         else:
-            z = latent_vectors(2 * COLUMNS, channels, 0)
+            z = latent_vectors(2 * COLUMNS, generator.config, 0)
         canvas = image_grid(generate(generator, z).numpy(), COLUMNS)
         axes.imshow(canvas[..., 0] if canvas.shape[2] == 1 else canvas, cmap="gray", vmin=0)
         axes.set(xticks=[], yticks=[])

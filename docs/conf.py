@@ -33,6 +33,7 @@ extensions = [
     "sphinx_design",
     "sphinx_gallery.gen_gallery",
     "api",
+    "notebooks",
     "outside",
 ]
 include_patterns = [

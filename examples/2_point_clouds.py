@@ -14,6 +14,7 @@ import tempfile
 
 import matplotlib.pyplot as plt
 import numpy as np
+import plotly.graph_objects as go
 import torch
 
 from polygraph.data import ShapeDataConfig, open_shapes
@@ -36,8 +37,36 @@ for place, k in enumerate((4, 16), 1):
     axes.scatter(*torus.numpy()[:, [0, 2, 1]].T, s=5, color="#e8743b")
     axes.set_title(f"k = {k}")
     axes.set_axis_off()
-    axes.set_box_aspect((1, 1, 0.6))
+    axes.set_box_aspect((1, 1, 0.6), zoom=1.5)
 plt.show()
+
+# %%
+# The cloud with its edges for k = 8, to be turned with a finger or the mouse. The colour of a point
+# says of how many others it is a neighbour: a graph of nearest neighbours is not symmetric.
+source, target = edge_index
+gaps = torch.full((len(source), 3), torch.nan)  # between two lines
+lines = torch.stack([torus[source], torus[target], gaps], 1).reshape(-1, 3)
+count = torch.bincount(source, minlength=len(torus))
+edges = go.Scatter3d(
+    **dict(zip("xzy", lines.T.numpy())),
+    mode="lines",
+    line={"color": "#b8a6c9", "width": 1},
+    hoverinfo="skip",
+)
+nodes = go.Scatter3d(
+    **dict(zip("xzy", torus.T.numpy())),
+    mode="markers",
+    marker={"size": 4, "color": count, "colorscale": "Plasma", "colorbar_title": "neighbour of"},
+)
+hidden = {f"{axis}axis_visible": False for axis in "xyz"}
+go.Figure(
+    [edges, nodes],
+    layout={
+        "scene": hidden | {"aspectmode": "data"},
+        "margin": dict(l=0, r=0, t=0, b=0),
+        "showlegend": False,
+    },
+)
 
 # %%
 # `polygraph.ops.knn` gives tables instead of edges, for batches, and squared distances that can be
@@ -89,7 +118,7 @@ for place, (cloud, label, guess) in enumerate(zip(clouds, labels, guesses), 1):
     axes.scatter(*cloud[:, [0, 2, 1]].T, s=3, color="#5b2a86" if right else "#d0342c")
     axes.set_title(names[guess] if right else f"{names[guess]}, not {names[label]}", fontsize=9)
     axes.set_axis_off()
-    axes.set_box_aspect(np.ones(3))
+    axes.set_box_aspect(np.ones(3), zoom=1.4)
 plt.show()
 
 # %%

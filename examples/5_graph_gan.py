@@ -62,6 +62,7 @@ print(run)
 # Samples, and walks between pairs of them, from the averaged generator:
 samples = run.sample(24, seed=1)
 walks = run.interpolate(3, 8, seed=2)
+# sphinx_gallery_thumbnail_number = 2
 figure, axes = plt.subplots(2, 1, figsize=(6, 5), layout="constrained")
 for place, shown, title in zip(axes, (samples, walks), ("samples", "walks between two images")):
     place.imshow(image_grid(shown.numpy(), 8).squeeze(), cmap="gray")

@@ -38,6 +38,13 @@ static_assert(number<int> && std::bit_width(4u) == 3);
 """
 
 
+def index_description(readme):
+    """README as a package index shows it, where pictures and links into the repository are dead."""
+    relative = r"\((?![a-z]+:)[^)\s]*\)"
+    text = re.sub(rf"^!\[[^]]*\]{relative}\n\n?", "", readme, flags=re.MULTILINE)
+    return re.sub(rf"\[([^]]+)\]{relative}", r"\1", text)
+
+
 def package_folders():
     """Where packages are: this interpreter's, and those of the environment that is activated."""
     folders = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]

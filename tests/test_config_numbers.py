@@ -1,27 +1,30 @@
 """Every number of every configuration: what is none, or means nothing, is refused by its name."""
 
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 
 import pytest
 
 from polygraph.data import ImageDataConfig, MeshDataConfig, ShapeDataConfig
 from polygraph.mesh.spiral import SpiralConfig
-from polygraph.models.images.families import CRITICS, GENERATORS
+from polygraph.models.images.families import CLASSIFIERS, CRITICS, GENERATORS
 from polygraph.models.images.graph_gan import GraphCriticConfig, GraphGeneratorConfig
-from polygraph.models.images.lenet import LeNetConfig
+from polygraph.models.images.pixel_classifier import PixelClassifierConfig
 from polygraph.models.mesh.mesh_autoencoder import MeshAutoencoderConfig
 from polygraph.models.points.dgcnn import DGCNNClassifierConfig, DGCNNSegmenterConfig
 from polygraph.tasks.gan.losses import GanConfig
 from polygraph.tasks.gan.training import GanRunConfig
+from polygraph.tasks.images.training import ImagesRunConfig
 from polygraph.tasks.mesh.training import MeshRunConfig
 from polygraph.tasks.points.training import PointsRunConfig
+from polygraph.train.augment import AugmentConfig
 from polygraph.train.config import TrainConfig
 
 CLASSES = [
     *(MeshDataConfig, ShapeDataConfig, ImageDataConfig, SpiralConfig),
-    *(MeshAutoencoderConfig, DGCNNClassifierConfig, DGCNNSegmenterConfig, LeNetConfig),
-    *(cls for families in (GENERATORS, CRITICS) for cls, _ in families.values()),
+    *(MeshAutoencoderConfig, DGCNNClassifierConfig, DGCNNSegmenterConfig),
+    *(cls for families in (GENERATORS, CRITICS, CLASSIFIERS) for cls, _ in families.values()),
     *(TrainConfig, GanConfig, MeshRunConfig, PointsRunConfig, GanRunConfig),
+    *(ImagesRunConfig, AugmentConfig),
 ]
 BAD = {"nan": float("nan"), "inf": float("inf"), "minus": -1, "zero": 0, "true": True}
 BAD |= {"huge": 10**12, "text": "3"}
@@ -30,10 +33,20 @@ MEANT = {
     "zero": {
         *("seed", "val_seed", "weight_decay", "label_smoothing", "shift", "beta1", "beta2", "ema"),
         *("grow_steps", "score_images", "mapping_order", "dropout", "augmentation", "reference"),
-        *("num_categories", "min_learning_rate", "warmup_epochs"),
+        *("num_categories", "min_learning_rate", "warmup_epochs", "split_seed"),
+        *("crop_padding",),
     },
     "huge": {
-        *("seed", "val_seed", "steps", "epochs", "eval_every", "checkpoint_every", "log_every"),
+        *(
+            "seed",
+            "val_seed",
+            "split_seed",
+            "steps",
+            "epochs",
+            "eval_every",
+            "checkpoint_every",
+            "log_every",
+        ),
         *("learning_rate", "grad_clip", "weight_decay", "augmentation", "gradient_penalty"),
         *("clip", "critic_rate", "grow_steps", "scale", "shift", "to_mm", "delta"),
         *("clip_value", "warmup_epochs"),
@@ -43,6 +56,7 @@ BESIDE = {
     (MeshDataConfig, "to_mm"): {"kind": "registered", "path": "meshes"},
     (GraphGeneratorConfig, "delta"): {"graph": "ecc"},
     (GraphCriticConfig, "delta"): {"graph": "ecc"},
+    (PixelClassifierConfig, "delta"): {"graph": "ecc"},
 }
 
 
@@ -59,7 +73,7 @@ def numeric_fields(cls):
         if {"int", "float"} & set(kinds):
             yield field.name, lambda value: value
         if any(kind.startswith("tuple[") for kind in kinds):
-            default = () if field.default in (MISSING, None) else field.default
+            default = field.default if isinstance(field.default, tuple) else ()
             yield field.name, lambda value, rest=default: with_first(rest, value)
 
 

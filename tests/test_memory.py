@@ -19,7 +19,8 @@ from polygraph.data import (
     open_images,
     open_shapes,
 )
-from polygraph.data.image_files import CIFAR10_TEST, CIFAR10_TRAIN, read_picture
+from polygraph.data.cifar import CIFAR10_TEST, CIFAR10_TRAIN
+from polygraph.data.image_files import read_picture
 
 GIB = 1 << 30
 

@@ -1,5 +1,6 @@
 """What is said of the package, in its metadata and in hints, agrees with itself."""
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -82,3 +83,18 @@ def test_every_file_of_the_package_goes_into_the_wheel():
     others = {p for p in package.rglob("*") if p.is_file() and "__pycache__" not in p.parts}
     others = {p for p in others if p.suffix not in (".py", ".so")}
     assert others - shipped == set()
+
+
+def test_index_description():
+    """What an index shows has no link into the repository; addresses stay."""
+    spec = importlib.util.spec_from_file_location(
+        "backend", REPOSITORY / "scripts/build_backend.py"
+    )
+    backend = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(backend)
+    text = backend.index_description((REPOSITORY / "README.md").read_text())
+    assert text.startswith("# polygraph\n")
+    assert "## Install" in text
+    assert re.findall(r"\]\((?!https?:)[^)]*\)", text) == []
+    assert "`polygraph.ops` | `knn`" in text  # links have become their words
+    assert backend.index_description("[a](https://a.org) [b](b.md)") == "[a](https://a.org) b"

@@ -103,6 +103,16 @@ inline void check_dtype(const char* op, const char* name, const Tensor& tensor, 
       dtype_name(tensor.scalar_type()));
 }
 
+// Checks that a tensor has the dtype of another, `like`, whose name is said too: either may be the one to convert.
+inline void check_dtype(
+    const char* op, const char* name, const Tensor& tensor, const char* like_name, const Tensor& like) {
+  const char* wanted = dtype_name(like.scalar_type());
+  POLYGRAPH_CHECK(
+      tensor.scalar_type() == like.scalar_type(), op, ": ", name, " must be ", wanted, ", got ",
+      dtype_name(tensor.scalar_type()), ": ", like_name, " is ", wanted, "; ", name, ".to(", like_name, ".dtype) or ",
+      like_name, ".to(", name, ".dtype)");
+}
+
 // A number of nodes or slots that a caller gives. One more must fit as well: a pointer has count + 1 entries.
 inline void check_count(const char* op, const char* name, int64_t count) {
   POLYGRAPH_CHECK(count >= 0, op, ": ", name, " must not be negative, got ", count);

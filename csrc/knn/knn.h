@@ -96,7 +96,7 @@ inline KnnSizes check_knn(
   const char* op = "knn";
   check_floating(op, "x", x);
   check_shape(op, "x", x, "[B, N, C]", {-1, -1, -1});
-  check_dtype(op, "y", y, x.scalar_type());
+  check_dtype(op, "y", y, "x", x);
   check_shape(op, "y", y, "[B, M, C]", {x.size(0), -1, x.size(2)});
   check_device(op, "y", y, x);
   KnnSizes n{

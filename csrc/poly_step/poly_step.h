@@ -67,7 +67,7 @@ inline PolySizes check_poly_step(
   const auto check = [&](const char* name, const std::optional<Tensor>& tensor, const char* meaning,
                          std::initializer_list<int64_t> shape) {
     if (tensor.has_value()) {
-      check_dtype(op, name, *tensor, a.scalar_type());
+      check_dtype(op, name, *tensor, "a", a);
       check_shape(op, name, *tensor, meaning, shape);
       check_device(op, name, *tensor, a);
     }
@@ -93,10 +93,10 @@ inline PolySizes check_poly_step_backward(
     const Tensor& out, const Tensor& rnorm, int64_t norm, int64_t activation) {
   const char* op = "poly_step_backward";
   const PolySizes n = check_poly_step(op, a, s, scale, std::nullopt, std::nullopt, norm, activation);
-  check_dtype(op, "grad", grad, a.scalar_type());
+  check_dtype(op, "grad", grad, "a", a);
   check_shape(op, "grad", grad, "[B, V, D]", {n.B, n.V, n.D});
   check_device(op, "grad", grad, a);
-  check_dtype(op, "out", out, a.scalar_type());
+  check_dtype(op, "out", out, "a", a);
   check_shape(op, "out", out, "[B, V, D]", {n.B, n.V, n.D});
   check_device(op, "out", out, a);
   check_dtype(op, "rnorm", rnorm, is_half(a.scalar_type()) ? ScalarType::Float : a.scalar_type());

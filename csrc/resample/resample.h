@@ -36,7 +36,7 @@ inline ResampleSizes check_resample(const Tensor& x, const Tensor& index, const 
   check_floating(op, "x", x);
   check_shape(op, "x", x, "[B, V, C]", {-1, -1, -1});
   check_table(op, index, "[M, T]", x);
-  check_dtype(op, "weight", weight, x.scalar_type());
+  check_dtype(op, "weight", weight, "x", x);
   check_shape(op, "weight", weight, "[M, T]", {index.size(0), index.size(1)});
   check_device(op, "weight", weight, x);
   return {x.size(0), x.size(1), x.size(2), index.size(0), index.size(1)};
@@ -49,7 +49,7 @@ inline ResampleSizes check_resample_backward_x(
   check_shape(op, "grad", grad, "[B, M, C]", {-1, -1, -1});
   check_table(op, index, "[M, T]", grad);
   check_shape(op, "index", index, "[M, T]", {grad.size(1), -1});
-  check_dtype(op, "weight", weight, grad.scalar_type());
+  check_dtype(op, "weight", weight, "grad", grad);
   check_shape(op, "weight", weight, "[M, T]", {index.size(0), index.size(1)});
   check_device(op, "weight", weight, grad);
   check_transposed_shape(op, index, -1, t_ptr, t_entry, grad);
@@ -61,7 +61,7 @@ inline ResampleSizes check_resample_backward_weight(const Tensor& grad, const Te
   check_floating(op, "x", x);
   check_shape(op, "x", x, "[B, V, C]", {-1, -1, -1});
   check_table(op, index, "[M, T]", x);
-  check_dtype(op, "grad", grad, x.scalar_type());
+  check_dtype(op, "grad", grad, "x", x);
   check_shape(op, "grad", grad, "[B, M, C]", {x.size(0), index.size(0), x.size(2)});
   check_device(op, "grad", grad, x);
   return {x.size(0), x.size(1), x.size(2), index.size(0), index.size(1)};

@@ -72,12 +72,12 @@ inline SpiralSizes check_spiral_conv(
   const int64_t C = x.size(2);
   check_width(op, "channels of x", C);
   const int64_t S = index.size(1);
-  check_dtype(op, "weight", weight, x.scalar_type());
+  check_dtype(op, "weight", weight, "x", x);
   check_shape(op, "weight", weight, "[D, S*C]", {-1, S * C});
   check_device(op, "weight", weight, x);
   const int64_t D = weight.size(0);
   if (bias.has_value()) {
-    check_dtype(op, "bias", *bias, x.scalar_type());
+    check_dtype(op, "bias", *bias, "x", x);
     check_shape(op, "bias", *bias, "[D]", {D});
     check_device(op, "bias", *bias, x);
   }
@@ -94,7 +94,7 @@ inline SpiralSizes check_spiral_conv_backward_x(
   const int64_t D = grad.size(2);
   const int64_t S = index.size(1);
   check_shape(op, "index", index, "[M, S]", {M, S});
-  check_dtype(op, "weight", weight, grad.scalar_type());
+  check_dtype(op, "weight", weight, "grad", grad);
   check_device(op, "weight", weight, grad);
   check_shape(op, "weight", weight, "[D, S*C]", {D, -1});
   POLYGRAPH_CHECK(
@@ -109,7 +109,7 @@ inline SpiralSizes check_spiral_conv_backward_weight(const Tensor& grad, const T
   check_shape(op, "x", x, "[B, V, C]", {-1, -1, -1});
   check_table(op, index, "[M, S]", x);
   check_width(op, "channels of x", x.size(2));
-  check_dtype(op, "grad", grad, x.scalar_type());
+  check_dtype(op, "grad", grad, "x", x);
   check_shape(op, "grad", grad, "[B, M, D]", {x.size(0), index.size(0), -1});
   check_device(op, "grad", grad, x);
   return {x.size(0), x.size(1), x.size(2), index.size(0), index.size(1), grad.size(2)};

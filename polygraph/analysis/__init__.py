@@ -1,5 +1,12 @@
-"""Checks of what a network is, not of how well it does; and what its latent codes hold."""
+"""Checks of what a network is and of what it uses, not of how well it does; what its codes hold.
 
+The names of :mod:`~polygraph.analysis.nonlocal_use`, which need models, are imported when they are
+asked for.
+"""
+
+from typing import TYPE_CHECKING
+
+from polygraph._lazy import lazy
 from polygraph.analysis.degree import (
     DegreeReport,
     chebyshev_coefficients,
@@ -13,15 +20,81 @@ from polygraph.analysis.latent import (
     encode_meshes,
     line,
 )
+from polygraph.analysis.pixel_places import (
+    Places,
+    chance_places,
+    offset_counts,
+    places_of_counts,
+    places_of_table,
+    weighted_offset_counts,
+)
+from polygraph.analysis.templates import DegreeTemplates, degree_templates
+from polygraph.analysis.tensors import (
+    PolynomialTensors,
+    coefficient_tensors,
+    derivative_tensors,
+    khatri_rao,
+    mode_product,
+)
+
+if TYPE_CHECKING:
+    from polygraph.analysis.nonlocal_use import (
+        ABLATIONS,
+        LayerUse,
+        ablated,
+        ablations_of,
+        gradient_norms,
+        measure_use,
+        neighbor_tables,
+        nonlocal_layers,
+    )
+else:
+    __getattr__, __dir__ = lazy(
+        __name__,
+        names=dict.fromkeys(
+            (
+                "ABLATIONS",
+                "LayerUse",
+                "ablated",
+                "ablations_of",
+                "gradient_norms",
+                "measure_use",
+                "neighbor_tables",
+                "nonlocal_layers",
+            ),
+            "nonlocal_use",
+        ),
+    )
 
 __all__ = [
+    "ABLATIONS",
     "CodeGaussian",
     "DegreeReport",
+    "DegreeTemplates",
+    "LayerUse",
+    "Places",
+    "PolynomialTensors",
+    "ablated",
+    "ablations_of",
     "analogy",
+    "chance_places",
     "chebyshev_coefficients",
     "check_degree",
+    "coefficient_tensors",
     "decode_codes",
+    "degree_templates",
+    "derivative_tensors",
     "encode_meshes",
+    "gradient_norms",
+    "khatri_rao",
     "line",
+    "measure_use",
+    "mode_product",
+    "neighbor_tables",
+    "nonlocal_layers",
+    "offset_counts",
+    "places_of_counts",
+    "places_of_table",
     "polynomial_degree",
+    "weighted_offset_counts",
 ]

@@ -40,7 +40,8 @@ def run(arguments: Sequence[str]) -> int:
     description = (__doc__ or "").splitlines()[0]
     Parser(prog="polygraph doctor", description=description).parse_args(arguments)
     lines, working = report()
-    print("\n".join(lines))
+    result = "what is needed works" if working else "something that is needed does not work"
+    print("\n".join([*lines, f"result        {result}"]))
     return 0 if working else 1
 
 

@@ -25,6 +25,7 @@ COMMANDS = (
     "benchmark",
     "sample",
     "score",
+    "neighbours",
     "evaluate",
     "reconstruct",
     "predict",

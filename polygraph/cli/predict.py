@@ -1,9 +1,9 @@
-"""Tell the class of point clouds, or the part of each point, by a trained network."""
+"""Tell the class of pictures or point clouds, or the part of each point, by a trained network."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ def run(arguments: Sequence[str]) -> int:
     """Do what the words after the command ask for; returns the exit status."""
     parser = Parser(prog="polygraph predict", description=__doc__)
     parser.add_argument(
-        "clouds",
+        "files",
         nargs="+",
-        metavar="CLOUD",
-        help=".ply, .pcd or .xyz: points as in training, usually centred and in the unit sphere",
+        metavar="FILE",
+        help="pictures; or .ply, .pcd, .xyz: points as in training, usually centred and in the "
+        "unit sphere",
     )
     add_run(parser)
     parser.add_argument(
@@ -44,6 +45,10 @@ def run(arguments: Sequence[str]) -> int:
         help="write NAME.parts.npy, the parts int64 [N], instead of a .ply file",
     )
     chosen = parser.parse_args(arguments)
+    from polygraph.train.recorded import kind_of
+
+    if kind_of(Path(chosen.run)) == "images":
+        return _pictures(chosen)
     from polygraph.tasks.points.run import SegmenterRun, load_run
 
     trained = load_run(chosen.run)
@@ -55,16 +60,48 @@ def run(arguments: Sequence[str]) -> int:
         )
     if isinstance(trained, SegmenterRun):
         return _segment(trained, chosen)
+    _refuse_parts(chosen)
+    inputs = (_points(path, chosen.unit_sphere)[1] for path in chosen.files)
+    return _classify(trained, chosen, "cloud", inputs)
+
+
+def _pictures(chosen: Any) -> int:
+    """Tell the class of pictures."""
+    from polygraph.tasks.images.run import load_run
+
+    _refuse_parts(chosen)
+    if chosen.unit_sphere:
+        raise UsageError(f"predict: --unit-sphere is for point clouds, {chosen.run} is of images")
+    trained = load_run(chosen.run)
+    return _classify(trained, chosen, "image", map(trained.read, chosen.files))
+
+
+def _refuse_parts(chosen: Any) -> None:
     given = {"--class": chosen.kind, "--out": chosen.out, "--npy": chosen.npy}
     for option, value in given.items():
         if value:
             raise UsageError(f"predict: {option} is for segmenters, {chosen.run} is a classifier")
-    found = [_predicted(trained, path, chosen.unit_sphere) for path in chosen.clouds]
+
+
+def _classify(trained: Any, chosen: Any, what: str, inputs: Iterable[Any]) -> int:
+    """Say the class of each file, and with --json the probabilities of all."""
+    rows = []
+    for path, one in zip(chosen.files, inputs, strict=True):
+        shares = trained.predict_proba(one)[0]
+        best = int(shares.argmax())
+        rows.append(
+            {
+                what: path,
+                "class": trained.classes[best],
+                "probability": float(shares[best]),
+                "probabilities": dict(zip(trained.classes, shares.tolist(), strict=True)),
+            }
+        )
     if chosen.json:
-        print(json.dumps(found))
+        print(json.dumps(rows))
         return 0
-    for row in found:
-        print(f"{row['cloud']}: {row['class']} ({row['probability']:.1%})")
+    for row in rows:
+        print(f"{row[what]}: {row['class']} ({row['probability']:.1%})")
     return 0
 
 
@@ -72,14 +109,14 @@ def _segment(trained: Any, chosen: Any) -> int:
     """Write the parts of each cloud's points, and say how many points each part has."""
     import numpy as np
 
-    files = [_file(path, chosen.out, chosen.npy) for path in chosen.clouds]
+    files = [_file(path, chosen.out, chosen.npy) for path in chosen.files]
     for at, file in enumerate(files):
         if file in files[:at]:
-            raise UsageError(f"predict: {chosen.clouds[at]} and another cloud would both be {file}")
+            raise UsageError(f"predict: {chosen.files[at]} and another cloud would both be {file}")
     if chosen.out is not None:
         Path(chosen.out).mkdir(parents=True, exist_ok=True)
     rows = []
-    for path, file in zip(chosen.clouds, files, strict=True):
+    for path, file in zip(chosen.files, files, strict=True):
         points, input_points = _points(path, chosen.unit_sphere)
         labels = trained.predict(input_points, chosen.kind)[0]
         _write(file, points, labels)
@@ -126,15 +163,3 @@ def _points(path: str, unit_sphere: bool) -> tuple[Any, Any]:
         return points, points
     centred = points - (points.max(0) + points.min(0)) / 2
     return points, centred / (np.linalg.norm(centred, axis=1).max() or 1.0)
-
-
-def _predicted(trained: Any, path: str, unit_sphere: bool) -> dict[str, Any]:
-    """The class of a file, and the probabilities of all."""
-    shares = trained.predict_proba(_points(path, unit_sphere)[1])[0]
-    best = int(shares.argmax())
-    return {
-        "cloud": path,
-        "class": trained.classes[best],
-        "probability": float(shares[best]),
-        "probabilities": dict(zip(trained.classes, shares.tolist(), strict=True)),
-    }

@@ -1,11 +1,11 @@
-"""Score a trained generator: Inception Score, FID, KID, precision, recall."""
+"""Score a trained generator: IS, FID, KID, precision, recall; is its non-local part used?"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 
-from polygraph.cli.parser import Parser, add_run, check_least
+from polygraph.cli.parser import Parser, UsageError, add_run, check_least
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -22,12 +22,25 @@ def run(arguments: Sequence[str]) -> int:
         help="Inception's weights; default: a classifier trained on the run's own data",
     )
     parser.add_argument("--classifier", metavar="DIR", help="folder of that classifier's weights")
+    parser.add_argument(
+        "--no-ablations",
+        action="store_true",
+        help="of networks with graph layers: do not score without them, which takes most of the "
+        "time",
+    )
+    parser.add_argument(
+        "--picture",
+        metavar="PNG",
+        help="of which pixels they join; default: neighbours.png in the run's folder",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     chosen = parser.parse_args(arguments)
     check_least("score", chosen, count=10, seed=0)  # the ten parts of Inception Score
-    from polygraph.tasks.gan.scores import score_run
+    if chosen.picture is not None and not chosen.picture.lower().endswith(".png"):
+        raise UsageError(f"score: --picture must end in .png, got {chosen.picture!r}")
+    from polygraph.tasks.gan.diagnosis import diagnose_run, write_neighbors
 
-    found = score_run(
+    found = diagnose_run(
         chosen.run,
         chosen.count,
         seed=chosen.seed,
@@ -35,6 +48,12 @@ def run(arguments: Sequence[str]) -> int:
         classifier=chosen.classifier,
         inception=chosen.inception,
         weights=chosen.weights,
+        ablations=not chosen.no_ablations,
     )
     print(json.dumps(found.summary()) if chosen.json else found)
+    path = write_neighbors(chosen.run, chosen.picture, seed=chosen.seed, weights=chosen.weights)
+    if path is None and chosen.picture is not None:
+        raise ValueError(f"score: {chosen.run} has no graph layers, there is no picture to write")
+    if path is not None and not chosen.json:
+        print(f"wrote {path.resolve()}")
     return 0

@@ -1,58 +1,51 @@
-"""Readers of image files: IDX (MNIST, Fashion-MNIST), CIFAR-10's binary layout, single pictures.
+"""Readers of image files: IDX (MNIST, Fashion-MNIST), single pictures.
 
-Archives are read where they lie, member by member: nothing is written, so no name in an archive can
-lead anywhere. What a header promises is checked against what is there before anything of that size
+What a header promises is checked against what is there before anything of that size
 is kept. Every fault is a `ValueError` that names the file, what was wanted and what was found.
 """
 
 from __future__ import annotations
 
 import gzip
-import tarfile
+import os
 import zlib
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from polygraph._arrays import checked_expansion
-from polygraph._files import open_regular, read_regular
+from polygraph._files import open_regular
 from polygraph._memory import check_room
 
 Images = NDArray[np.uint8]
 IntArray = NDArray[np.int64]
 
-CIFAR10_TRAIN = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
-CIFAR10_TEST = "test_batch.bin"
-CIFAR10_FOLDER = "cifar-10-batches-bin"
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+SUFFIXES = (
+    *(".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png"),
+    *(".ppm", ".tif", ".tiff", ".webp"),
+)
 
-_RECORD = 1 + 3 * 32 * 32  # a label, then the red, green and blue planes of 32 x 32
 _IDX_UINT8 = 0x08
 _BLOCK = 1 << 22
-_MAX_BYTES = 1 << 32  # of one IDX file or one archive; ImageNet at 32 x 32 is 3.9e9
+_MAX_BYTES = 1 << 32  # of one IDX file; ImageNet at 32 x 32 is 3.9e9
 _MAX_FILE = 1 << 33
-_MAX_MEMBERS = 1000
-_MAX_BATCH = 1 << 26  # bytes of one file of CIFAR-10, which has 3.1e7
-_MAX_HEADER = 1 << 20  # of one member of an archive: long names
-_MAX_TAIL = 1 << 20  # zeros at the end of an archive
 _MAX_PIXELS = 1 << 26  # of one picture: 8192 x 8192
 _OF_A_PIXEL = 8  # bytes of memory, at most, while a picture is read
 _STRIP = 64  # rows
 _TRANSPARENT = ("LA", "La", "PA", "RGBA", "RGBa")
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 
-def _unpacked(raw: BinaryIO) -> BinaryIO | gzip.GzipFile:
+def unpacked(raw: BinaryIO) -> BinaryIO | gzip.GzipFile:
     """The file itself, or what is gzipped in it: told apart by content, not by name."""
     packed = raw.read(2) == b"\x1f\x8b"
     raw.seek(0)
     return gzip.GzipFile(fileobj=raw) if packed else raw
 
 
-def _read_up_to(file: BinaryIO | gzip.GzipFile, size: int) -> bytes:
+def read_up_to(file: BinaryIO | gzip.GzipFile, size: int) -> bytes:
     """At most `size` bytes, in blocks: a damaged header must not make memory for what it claims."""
     blocks, missing = [], size
     while missing > 0 and (block := file.read(min(missing, _BLOCK))):
@@ -88,7 +81,7 @@ def read_idx(path: str | Path, dims: int) -> Images:
         raise FileNotFoundError(f"{path}: no such file")
     raw, size = open_regular(path, _MAX_FILE)
     try:
-        with raw, _unpacked(raw) as file:
+        with raw, unpacked(raw) as file:
             return _read_idx(path, file, dims, size)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{path}: truncated or damaged gzip stream: {error}") from error
@@ -96,7 +89,7 @@ def read_idx(path: str | Path, dims: int) -> Images:
 
 def _read_idx(path: Path, file: BinaryIO | gzip.GzipFile, dims: int, packed: int) -> Images:
     header = 4 + 4 * dims
-    head = _read_up_to(file, header)
+    head = read_up_to(file, header)
     want = bytes((0, 0, _IDX_UINT8, dims))
     if head[:4] != want:
         raise ValueError(
@@ -115,7 +108,7 @@ def _read_idx(path: Path, file: BinaryIO | gzip.GzipFile, dims: int, packed: int
     if isinstance(file, gzip.GzipFile):  # as it is, a file cannot have more than it has
         checked_expansion(size, packed, str(path), ValueError)
     check_room(2 * size, f"{path}: images of shape {list(shape)}")  # blocks, and all of them
-    data = _read_up_to(file, size + 1)
+    data = read_up_to(file, size + 1)
     if len(data) != size:
         got = f"{len(data)}" if len(data) < size else "more"
         fault = "truncated" if len(data) < size else "wrong size"
@@ -161,7 +154,7 @@ def read_idx_folder(path: str | Path) -> dict[str, tuple[Images, IntArray]]:
                 f"{label_file}: one label is wanted for each of the {len(images)} images of "
                 f"{image_file.name}, got {len(labels)}"
             )
-        _check_labels(label_file, labels)
+        check_labels(label_file, labels, 10)
         parts[part] = images[:, None], labels.astype(np.int64)
     train, test = (parts[part][0].shape[2:] for part in ("train", "test"))
     if train != test:
@@ -172,164 +165,13 @@ def read_idx_folder(path: str | Path) -> dict[str, tuple[Images, IntArray]]:
     return parts
 
 
-def _check_labels(name: object, labels: Images) -> None:
-    if labels.max() > 9:
-        at = int((labels > 9).argmax())
-        raise ValueError(f"{name}: labels must lie in [0, 10), got {labels[at]} for image {at}")
-
-
-# ---- CIFAR-10 ----
-
-
-def read_cifar10(path: str | Path) -> dict[str, tuple[Images, IntArray]]:
-    """Read CIFAR-10 in its official binary layout.
-
-    ``data_batch_1.bin`` to 5 train, ``test_batch.bin`` tests. A record is a label byte and the red,
-    green and blue planes, 3,073 bytes. The six files must have equally many records, so one that
-    was cut between two records is noticed.
-
-    Args:
-        path: the folder ``cifar-10-batches-bin``, the folder above it, or the archive
-            ``cifar-10-binary.tar.gz`` (or unpacked, ``.tar``), which is read as it is.
-
-    Returns:
-        "train" and "test": images uint8 ``[N, 3, 32, 32]``, labels int64 ``[N]``.
-
-    Raises:
-        FileNotFoundError: the path or one of the six files is not there.
-        ValueError: a file is truncated or has a label above 9; the archive is damaged, too big, or
-            has an unsafe or a repeated member.
-    """
-    path = Path(path)
-    wanted = (*CIFAR10_TRAIN, CIFAR10_TEST)
-    if path.is_dir():
-        inner = path / CIFAR10_FOLDER
-        folder = inner if inner.is_dir() else path
-        found = {}
-        for name in wanted:
-            file = folder / name
-            if file.is_file():
-                check_room(min(file.stat().st_size, _MAX_BATCH), str(file))
-                found[name] = read_regular(file, _MAX_BATCH)
-        python = (folder / "data_batch_1").exists() or (path / "cifar-10-batches-py").exists()
-    elif path.is_file():
-        found, python = _cifar10_members(path, wanted)
-    else:
-        raise FileNotFoundError(f"{path}: no such file or folder")
-    missing = [name for name in wanted if name not in found]
-    if missing:
-        hint = " (this is the Python version; want the binary version)" if python else ""
-        raise FileNotFoundError(f"{path}: no {missing[0]}{hint}")
-    records = {name: _records(f"{path}: {name}", data) for name, data in found.items()}
-    count = len(records[wanted[0]])
-    for name in wanted:
-        if len(records[name]) != count:
-            raise ValueError(
-                f"{path}: {name}: every file must have as many images as {wanted[0]}, {count}, got "
-                f"{len(records[name])}"
-            )
-    size = len(CIFAR10_TRAIN) * count * _RECORD
-    check_room(size, f"{path}: {len(CIFAR10_TRAIN)} x {count} images")
-    train = np.concatenate([records[name] for name in CIFAR10_TRAIN])
-    return {
-        part: (rows[:, 1:].reshape(-1, 3, 32, 32), rows[:, 0].astype(np.int64))
-        for part, rows in (("train", train), ("test", records[CIFAR10_TEST]))
-    }
-
-
-def _records(name: str, data: bytes) -> Images:
-    if not data or len(data) % _RECORD:
+def check_labels(name: object, labels: Images, count: int) -> None:
+    """Refuse labels that are not below ``count``; ``name`` begins the message."""
+    if labels.max() >= count:
+        at = int((labels >= count).argmax())
         raise ValueError(
-            f"{name}: truncated or of another format: the size must be a multiple of {_RECORD} "
-            f"bytes, got {len(data)}"
+            f"{name}: labels must lie in [0, {count}), got {labels[at]} for image {at}"
         )
-    rows = np.frombuffer(data, np.uint8).reshape(-1, _RECORD)
-    _check_labels(name, rows[:, 0])
-    return rows
-
-
-def _cifar10_members(path: Path, wanted: tuple[str, ...]) -> tuple[dict[str, bytes], bool]:
-    """The wanted files of an archive, and whether it is that of the Python version."""
-    found: dict[str, bytes] = {}
-    python = False
-    raw, _ = open_regular(path, _MAX_FILE)
-    try:
-        # As a stream: unpacked once, in memory, and only as far as the caps allow.
-        with raw, _unpacked(raw) as unpacked:
-            stream = _Counted(path, unpacked)
-            with tarfile.open(fileobj=stream, mode="r|") as archive:  # type: ignore[call-overload]
-                for member in _members(path, archive, stream):
-                    name = PurePosixPath(member.name)
-                    python = python or "cifar-10-batches-py" in name.parts
-                    inside = name.parts[:-1] in ((), (CIFAR10_FOLDER,))
-                    if member.isdir() or name.name not in wanted or not inside:
-                        continue
-                    file = archive.extractfile(member) if member.isreg() else None
-                    if file is None or member.issparse():
-                        raise ValueError(f"{path}: {name}: want a file, got a link or a device")
-                    if member.size > _MAX_BATCH:
-                        raise ValueError(
-                            f"{path}: {name}: at most {_MAX_BATCH} bytes are read, got "
-                            f"{member.size}"
-                        )
-                    check_room(2 * member.size, f"{path}: {name}")
-                    if name.name in found:
-                        raise ValueError(f"{path}: {name}: want it once, got it twice")
-                    found[name.name] = file.read()
-            # gzip's checksum comes last, behind what tar takes for the end.
-            stream.allow(_MAX_TAIL)
-            stream.read(_MAX_TAIL)
-            if stream.total % tarfile.BLOCKSIZE:
-                raise ValueError(
-                    f"{path}: not a readable tar archive, or truncated: its size must be a "
-                    f"multiple of {tarfile.BLOCKSIZE} bytes, got {stream.total}"
-                )
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        raise ValueError(f"{path}: not a readable tar archive, or truncated: {error}") from error
-    return found, python
-
-
-class _Counted:
-    """A stream of which no more is read than was allowed before: headers are of any length."""
-
-    def __init__(self, path: Path, file: BinaryIO | gzip.GzipFile) -> None:
-        self.path, self.file = path, file
-        self.total, self.limit = 0, _MAX_HEADER  # the first header is read on opening
-
-    def allow(self, size: int) -> None:
-        """Let so many more bytes be read from here on."""
-        self.limit = self.total + size
-
-    def read(self, size: int) -> bytes:
-        """As of a file.
-
-        Raises:
-            ValueError: more was asked for than is allowed.
-        """
-        data = _read_up_to(self.file, min(size, self.limit - self.total + 1))
-        self.total += len(data)
-        if self.total > self.limit:
-            raise ValueError(f"{self.path}: the headers of a member exceed {_MAX_HEADER} bytes")
-        return data
-
-
-def _members(path: Path, archive: tarfile.TarFile, stream: _Counted) -> Iterator[tarfile.TarInfo]:
-    total = number = 0
-    while (member := archive.next()) is not None:
-        total += member.size
-        number += 1
-        if number > _MAX_MEMBERS or total > _MAX_BYTES:
-            raise ValueError(
-                f"{path}: an archive of at most {_MAX_MEMBERS} members and {_MAX_BYTES} bytes is "
-                "wanted, got more"
-            )
-        name = PurePosixPath(member.name)
-        if name.is_absolute() or ".." in name.parts:
-            raise ValueError(
-                f"{path}: member names must stay inside the archive, got {member.name!r}"
-            )
-        stream.allow(member.size + _MAX_HEADER)  # it, and the headers of the next one
-        yield member
 
 
 # ---- single pictures ----
@@ -347,16 +189,19 @@ def list_pictures(root: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.relative_to(root).as_posix())
 
 
-def read_picture(path: str | Path, size: int, channels: int) -> Images:
+def read_picture(
+    path: str | os.PathLike[str], size: int, channels: int, *, pad_small: bool = False
+) -> Images:
     """Read one picture, scale its shorter side to `size` and cut out the middle.
 
     The camera's orientation is obeyed; transparent pixels are laid over white; of an animation the
     first picture is taken. Scaling is Pillow's Lanczos filter, which does not alias.
 
     Args:
-        path: a BMP, GIF, JPEG, PNG, TIFF or WebP file of at most 2^26 pixels.
+        path: a BMP, GIF, JPEG, PGM, PNG, PPM, TIFF or WebP file of at most 2^26 pixels.
         size: height and width of the result.
         channels: 3 for RGB, 1 for its luminance (ITU-R 601).
+        pad_small: leave a picture that is no larger as it is, in the middle of black.
 
     Returns:
         uint8 ``[channels, size, size]``.
@@ -385,6 +230,11 @@ def read_picture(path: str | Path, size: int, channels: int) -> Images:
                 raise ValueError(f"want 8 bits a channel, got Pillow's mode {file.mode!r}")
             ImageOps.exif_transpose(file, in_place=True)
             picture = _opaque(file, "RGB" if channels == 3 else "L")
+            if pad_small and max(picture.size) <= size:
+                whole = Image.new(picture.mode, (size, size))
+                left, top = ((size - side) // 2 for side in picture.size)
+                whole.paste(picture, (left, top))
+                picture = whole
             # `fit` scales and cuts at once, about the middle.
             picture = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
     except Exception as error:  # Pillow fails with anything, SyntaxError included

@@ -7,9 +7,7 @@ Networks see them as float32 in [-1, 1]: `to_float` and `to_uint8` are the way t
 
 from __future__ import annotations
 
-import json
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,18 +23,11 @@ from polygraph._checks import check_numbers
 from polygraph._memory import check_room
 from polygraph._names import unknown_name
 from polygraph.data import glyphs
-from polygraph.data.image_files import (
-    SUFFIXES,
-    Images,
-    IntArray,
-    list_pictures,
-    read_cifar10,
-    read_idx_folder,
-    read_picture,
-)
+from polygraph.data.cifar import read_cifar10, read_cifar100
+from polygraph.data.image_files import Images, IntArray, read_idx_folder
+from polygraph.data.image_folders import read_folder
 from polygraph.data.image_values import to_float as to_float
 from polygraph.data.image_values import to_uint8 as to_uint8
-from polygraph.data.store import MANIFEST, Entry, NpyWriter, progress, write_synced
 
 Parts = dict[str, tuple[Images, IntArray]]
 
@@ -48,11 +39,26 @@ _CIFAR10 = (
     *("airplane", "automobile", "bird", "cat", "deer"),
     *("dog", "frog", "horse", "ship", "truck"),
 )
+_CIFAR100 = (
+    *("apple", "aquarium_fish", "baby", "bear", "beaver", "bed", "bee", "beetle", "bicycle"),
+    *("bottle", "bowl", "boy", "bridge", "bus", "butterfly", "camel", "can", "castle"),
+    *("caterpillar", "cattle", "chair", "chimpanzee", "clock", "cloud", "cockroach", "couch"),
+    *("crab", "crocodile", "cup", "dinosaur", "dolphin", "elephant", "flatfish", "forest", "fox"),
+    *("girl", "hamster", "house", "kangaroo", "keyboard", "lamp", "lawn_mower", "leopard", "lion"),
+    *("lizard", "lobster", "man", "maple_tree", "motorcycle", "mountain", "mouse", "mushroom"),
+    *("oak_tree", "orange", "orchid", "otter", "palm_tree", "pear", "pickup_truck", "pine_tree"),
+    *("plain", "plate", "poppy", "porcupine", "possum", "rabbit", "raccoon", "ray", "road"),
+    *("rocket", "rose", "sea", "seal", "shark", "shrew", "skunk", "skyscraper", "snail", "snake"),
+    *("spider", "squirrel", "streetcar", "sunflower", "sweet_pepper", "table", "tank"),
+    *("telephone", "television", "tiger", "tractor", "train", "trout", "tulip", "turtle"),
+    *("wardrobe", "whale", "willow_tree", "wolf", "woman", "worm"),
+)
 # kind -> (name for people, reader, names of the classes)
 _FILES: dict[str, tuple[str, Callable[[str], Parts], tuple[str, ...]]] = {
     "mnist": ("MNIST", read_idx_folder, tuple("0123456789")),
     "fashion-mnist": ("Fashion-MNIST", read_idx_folder, _FASHION),
     "cifar10": ("CIFAR-10", read_cifar10, _CIFAR10),
+    "cifar100": ("CIFAR-100", read_cifar100, _CIFAR100),
 }
 _MOST_SIZE = 1 << 13  # pixels
 ARRAYS = "arrays"  #: kind of what was handed over in memory
@@ -64,14 +70,14 @@ class ImageDataConfig:
     """Which images, and in which form.
 
     Attributes:
-        kind: "glyphs" (digits that are built in), "mnist", "fashion-mnist", "cifar10", "folder"
-            (pictures of any size, at any depth) or "arrays" (handed over in memory).
-        path: the folder (or CIFAR-10's archive); not for "glyphs" and "arrays".
+        kind: "glyphs" (digits that are built in), "mnist", "fashion-mnist", "cifar10", "cifar100",
+            "folder" (pictures of any size, at any depth) or "arrays" (handed over in memory).
+        path: the folder (or CIFAR's archive); not for "glyphs" and "arrays".
         size: height and width. Pictures of a folder are scaled and cut to it; the others are padded
             with black, and may not be larger.
         channels: 1 or 3; None: as the data set has them (3 for folders).
-        test_fraction: of a folder without subfolders train/ and test/: share of its pictures that
-            is for testing, at least one.
+        test_fraction: of a folder without subfolders train/ and test/ (or val/): share of its
+            pictures that is for testing, at least one.
         cache_dir: where the scaled pictures of a folder are kept; None for the user's cache.
         full_check: verify the SHA-256 of the cached arrays, and not only their sizes.
         num_images: number of built-in glyphs.
@@ -123,7 +129,8 @@ class ImageDataset:
         train: int64, ascending: images that train.
         test: int64, ascending: images that are held out.
         content_hash: SHA-256 of images and labels, as they are here (padded, with these channels).
-        split_hash: SHA-256 of the two parts.
+        split_hash: SHA-256 of the parts.
+        val: int64, ascending: images that validate, where the data set says which; or None.
 
     Example:
         >>> import numpy as np
@@ -145,6 +152,7 @@ class ImageDataset:
     test: IntArray
     content_hash: str
     split_hash: str
+    val: IntArray | None = None
 
     def __repr__(self) -> str:
         """One line: the name, sizes, the parts."""
@@ -199,7 +207,7 @@ class ImageDataset:
         names: tuple[str, ...] = ()
         if labels is not None:
             label, names = _checked_labels(name, as_numpy(labels), len(pixels), classes)
-        return _dataset(name, _padded(name, [pixels], size), label, names, is_test)
+        return _dataset(name, pad_images(name, [pixels], size), label, names, is_test)
 
     def __len__(self) -> int:
         """Number of images, of both parts together."""
@@ -275,10 +283,21 @@ def open_images(config: ImageDataConfig) -> ImageDataset:
         raise ValueError("data: arrays in memory are not kept: hand them over again, or a folder")
     assert config.path is not None
     if config.kind == "folder":
-        return _open_folder(Path(config.path), config)
+        root = Path(config.path)
+        channels = 3 if config.channels is None else config.channels
+        found = read_folder(
+            root,
+            config.size,
+            channels,
+            config.test_fraction,
+            config.seed,
+            cache_dir=config.cache_dir,
+            full_check=config.full_check,
+        )
+        return _dataset(root.resolve().name, *found[:3], found.is_test, found.is_val)
     name, reader, classes = _FILES[config.kind]
     parts = reader(config.path)
-    images = _padded(name, [parts[part][0] for part in parts], config.size)
+    images = pad_images(name, [parts[part][0] for part in parts], config.size)
     labels = np.concatenate([parts[part][1] for part in parts])
     is_test = np.arange(len(labels)) >= len(parts["train"][1])
     return _dataset(name, _in_channels(images, config.channels), labels, classes, is_test)
@@ -290,8 +309,11 @@ def _dataset(
     labels: IntArray | None,
     classes: tuple[str, ...],
     is_test: NDArray[np.bool_],
+    is_val: NDArray[np.bool_] | None = None,
 ) -> ImageDataset:
-    train, test = np.flatnonzero(~is_test), np.flatnonzero(is_test)
+    val = None if is_val is None else np.flatnonzero(is_val)
+    test = np.flatnonzero(is_test)
+    train = np.flatnonzero(~is_test if is_val is None else ~(is_test | is_val))
     for part, rows in (("train on", train), ("test on", test)):
         if not len(rows):
             raise ValueError(
@@ -309,7 +331,10 @@ def _dataset(
         train=train,
         test=test,
         content_hash=array_sha256(*content),
-        split_hash=array_sha256(train.astype("<i8"), test.astype("<i8")),
+        split_hash=array_sha256(
+            *(part.astype("<i8") for part in (train, test, val) if part is not None)
+        ),
+        val=val,
     )
 
 
@@ -329,8 +354,14 @@ def _checked_labels(
     return labels.astype(np.int64), names
 
 
-def _padded(name: str, parts: list[Images], size: int) -> Images:
-    """All parts with black borders, an odd row or column of them below and to the right."""
+def pad_images(name: str, parts: list[Images], size: int) -> Images:
+    """All parts ``[N, C, H, W]`` in one, with black around them to ``size``.
+
+    An odd row or column of it is below or to the right.
+
+    Raises:
+        ValueError: they are larger; ``name`` begins the message.
+    """
     channels, height, width = parts[0].shape[1:]
     if height > size or width > size:
         raise ValueError(
@@ -361,77 +392,3 @@ def _in_channels(images: Images, channels: int | None) -> Images:
         block = images[start : start + 1024].astype(np.uint32) * weights
         grey[start : start + 1024, 0] = (block.sum(1, dtype=np.uint32) + 500) // 1000
     return grey
-
-
-# ---- folders of pictures ----
-
-
-def _open_folder(root: Path, config: ImageDataConfig) -> ImageDataset:
-    if not root.is_dir():
-        raise FileNotFoundError(f"{root}: no such folder; want one with pictures")
-    files = list_pictures(root)
-    if not files:
-        raise ValueError(f"{root}: want at least one picture ({', '.join(SUFFIXES)}), got none")
-    names = [path.relative_to(root).parts for path in files]
-    is_test, names = _folder_parts(names, config)
-    labels, classes = _folder_classes(names)
-    channels = 3 if config.channels is None else config.channels
-    images = _cached_pictures(root, files, config, channels)
-    return _dataset(root.resolve().name, images, labels, classes, is_test)
-
-
-def _folder_parts(
-    names: list[tuple[str, ...]], config: ImageDataConfig
-) -> tuple[NDArray[np.bool_], list[tuple[str, ...]]]:
-    """Which pictures test, and the names without train/ and test/."""
-    if {name[0] for name in names if len(name) > 1} == {"train", "test"} and all(
-        len(name) > 1 for name in names
-    ):
-        return np.array([name[0] == "test" for name in names]), [name[1:] for name in names]
-    is_test = np.zeros(len(names), np.bool_)
-    count = max(1, round(config.test_fraction * len(names)))
-    is_test[np.random.default_rng(config.seed).permutation(len(names))[:count]] = True
-    return is_test, names
-
-
-def _folder_classes(names: list[tuple[str, ...]]) -> tuple[IntArray | None, tuple[str, ...]]:
-    """Folders are classes when every picture lies in one, and there are several."""
-    classes = sorted({name[0] for name in names})
-    if any(len(name) != 2 for name in names) or len(classes) < 2:
-        return None, ()
-    number = {name: i for i, name in enumerate(classes)}
-    return np.array([number[name[0]] for name in names], np.int64), tuple(classes)
-
-
-def _cached_pictures(
-    root: Path, files: list[Path], config: ImageDataConfig, channels: int
-) -> Images:
-    """The scaled pictures, memory-mapped; made first where they are not in the cache."""
-    entry = Entry(f"pictures-{config.size}-{channels}", root, files, config.cache_dir)
-    if entry.load(config.full_check) is None:
-        with entry.locked():
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # said already
-                made = entry.load(config.full_check)  # by another process, meanwhile
-            if made is None:
-                with entry.replace() as folder:
-                    _write_pictures(entry, folder, files, config.size, channels)
-    images: Images = np.load(entry.folder / "images.npy", mmap_mode="r", allow_pickle=False)
-    return images
-
-
-def _write_pictures(
-    entry: Entry, folder: Path, files: list[Path], size: int, channels: int
-) -> None:
-    writer = NpyWriter(folder / "images.npy", (len(files), channels, size, size), "|u1")
-    try:
-        for path in progress(files, f"reading {entry.root.name}", len(files)):
-            writer.write(read_picture(path, size, channels)[None])
-        listing = [path.relative_to(entry.root).as_posix() for path in files]
-        described = {
-            "images.npy": writer.close(),
-            "files.json": write_synced(folder / "files.json", json.dumps(listing)),
-        }
-    finally:
-        writer.abandon()
-    write_synced(folder / MANIFEST, entry.manifest(described))

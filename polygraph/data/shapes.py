@@ -25,6 +25,7 @@ from polygraph._names import unknown_name
 from polygraph.data.objects import make_objects
 from polygraph.data.part_labels import PartLabels, names_of, read_parts
 from polygraph.data.solids import TEST_EVERY, UNIT, make_shapes
+from polygraph.data.splits import draw_validation
 from polygraph.mesh.origin import ZERO, Point, origin_of, to_float32
 
 IntArray = NDArray[np.int64]
@@ -305,7 +306,8 @@ def _dataset(name: str, arrays: dict[str, NDArray[Any]], config: ShapeDataConfig
     parts = read_parts(name, arrays, points.shape[:2], labels, len(classes), is_test)
     if len(classes) < 2 and parts is None:
         raise ValueError(f"{name}: label must name at least 2 classes, got 1")
-    train, val = _draw(labels, np.flatnonzero(~is_test), config)
+    candidates = np.flatnonzero(~is_test)
+    train, val = draw_validation(labels, candidates, config.val_fraction, config.val_seed)
     if not len(val):
         raise ValueError(f"{name}: no class has two training shapes, so that one could validate")
     test = np.flatnonzero(is_test)
@@ -326,16 +328,3 @@ def _dataset(name: str, arrays: dict[str, NDArray[Any]], config: ShapeDataConfig
         origin=origin,
         parts=parts,
     )
-
-
-def _draw(
-    labels: IntArray, candidates: IntArray, config: ShapeDataConfig
-) -> tuple[IntArray, IntArray]:
-    """Training and validation shapes: of each class the same share, drawn from the seed."""
-    held = np.zeros(len(labels), np.bool_)
-    for number in np.unique(labels[candidates]):
-        members = candidates[labels[candidates] == number]
-        count = min(max(1, round(config.val_fraction * len(members))), len(members) - 1)
-        draw = np.random.default_rng([config.val_seed, int(number)])
-        held[draw.permutation(members)[:count]] = True
-    return candidates[~held[candidates]], candidates[held[candidates]]

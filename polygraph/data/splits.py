@@ -172,6 +172,30 @@ def carve_validation(
     return np.setdiff1d(train, val), val
 
 
+def draw_validation(
+    labels: IndexArray, candidates: IndexArray, fraction: float, seed: int
+) -> tuple[IndexArray, IndexArray]:
+    """Draw samples that validate: of each class the same share, from the seed.
+
+    Args:
+        labels: int64 ``[S]``, of all samples.
+        candidates: int64, ascending: those that may train.
+        fraction: share of each class that validates, rounded; at least one of every class that has
+            two or more candidates.
+        seed: draws them.
+
+    Returns:
+        The remaining training samples and those that validate, both ascending.
+    """
+    held = np.zeros(len(labels), np.bool_)
+    for number in np.unique(labels[candidates]):
+        members = candidates[labels[candidates] == number]
+        count = min(max(1, round(fraction * len(members))), len(members) - 1)
+        draw = np.random.default_rng([seed, int(number)])
+        held[draw.permutation(members)[:count]] = True
+    return candidates[~held[candidates]], candidates[held[candidates]]
+
+
 def interpolation_split(
     frames: Sequence[Frame] | None, num_meshes: int, name: str = "interpolation", every: int = 10
 ) -> Split:

@@ -14,8 +14,7 @@ from polygraph._names import did_you_mean
 from polygraph.mesh.hierarchy import build_hierarchy
 from polygraph.models.images.families import build
 from polygraph.models.images.inception import InceptionV3
-from polygraph.models.images.lenet import LeNet, LeNetConfig
-from polygraph.models.images.presets import PAIRS
+from polygraph.models.images.presets import CLASSIFIER_PRESETS, PAIRS
 from polygraph.models.mesh.mesh_autoencoder import MeshAutoencoder
 from polygraph.models.mesh.presets import PRESETS
 from polygraph.models.points.dgcnn import (
@@ -64,7 +63,8 @@ def create_model(name: str, **settings: Any) -> nn.Module:
     ``pi/ncp/critic``, ...                `polygraph.models.images.presets.PAIRS`.
     ``dgcnn-classifier``                  `DGCNNClassifier`; needs ``num_classes``.
     ``dgcnn-segmenter``                   `DGCNNSegmenter`.
-    ``lenet``                             `LeNet`, a classifier of images.
+    ``lenet``, ``bed/conv``,              Classifiers of images, `LeNet` and `PixelClassifier`, of
+    ``bed/edge-k8``, ...                  `polygraph.models.images.presets.CLASSIFIER_PRESETS`.
     ``inception-v3``                      `InceptionV3` without weights, which `load_inception`
                                           reads.
     ====================================  ==========================================================
@@ -162,6 +162,10 @@ def _make_image(side: str, name: str, settings: dict[str, Any]) -> nn.Module:
     return build(_config(name, config, settings))
 
 
+def _make_classifier(name: str, settings: dict[str, Any]) -> nn.Module:
+    return build(_config(name, CLASSIFIER_PRESETS[name], settings))
+
+
 def _make(
     module: Callable[[Any], nn.Module], config: Any, name: str, settings: dict[str, Any]
 ) -> nn.Module:
@@ -186,6 +190,6 @@ _MODELS: dict[str, Callable[[str, dict[str, Any]], nn.Module]] = {
     },
     "dgcnn-classifier": partial(_make, DGCNNClassifier, DGCNNClassifierConfig()),
     "dgcnn-segmenter": partial(_make, DGCNNSegmenter, DGCNNSegmenterConfig()),
-    "lenet": partial(_make, LeNet, LeNetConfig()),
+    **dict.fromkeys(CLASSIFIER_PRESETS, _make_classifier),
     "inception-v3": _make_inception,
 }

@@ -9,9 +9,11 @@ from polygraph.nn.block import ACTIVATIONS, PolynomialBlock, polynomial_step
 from polygraph.nn.knn import knn, knn_graph, pixel_knn
 from polygraph.nn.layout import LAYOUTS, Layout, layout_of
 from polygraph.nn.mesh_graph import MeshGraph
+from polygraph.nn.nested import NCP, NCPSkip
 from polygraph.nn.norm import NORMS, SecondOrderNorm
 from polygraph.nn.pixel_graph import PixelGraph
-from polygraph.nn.polynomial import CCP, NCP, FirstOrder, NCPSkip, ProdPoly, Simple
+from polygraph.nn.polynomial import CCP, FirstOrder, ProdPoly, Simple
+from polygraph.nn.products import DensePolynomial, PiSigma, RidgePolynomial
 from polygraph.nn.resample import Resample, SelectVertices
 from polygraph.nn.spiral_conv import SpiralConv
 
@@ -56,6 +58,7 @@ __all__ = [
     "NCP",
     "NORMS",
     "ChebyshevConv",
+    "DensePolynomial",
     "DynamicEdgeConv",
     "ECConv",
     "ECMeshConv",
@@ -72,10 +75,12 @@ __all__ = [
     "NNConv",
     "NonLocalGraphConv2d",
     "OnGraph",
+    "PiSigma",
     "PixelGraph",
     "PolynomialBlock",
     "ProdPoly",
     "Resample",
+    "RidgePolynomial",
     "SecondOrderNorm",
     "SelectVertices",
     "Simple",

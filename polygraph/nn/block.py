@@ -49,6 +49,9 @@ def polynomial_step(
 ) -> Tensor:
     """``act(a + norm(a * s) + skip + bias)``: one fused pass where norm and layout allow it.
 
+    Fused are the norms ``rms``, ``vertex_rms`` and ``none`` of vertices, and of images whose
+    channels are last in memory (``torch.channels_last``).
+
     With ``s=None``, the channels of ``a`` are those of a and s one after the other, as one wide
     operator leaves them.
 
@@ -64,20 +67,13 @@ def polynomial_step(
         `polygraph.ops.poly_step`, the fused operator.
     """
     if norm.fused and is_ordinary(norm, SecondOrderNorm):
-        shift = plain_parameter(norm, "shift")
-        if shift is not None:
-            bias = shift if bias is None else shift + bias
-        kind = "none" if norm.kind == "none" else "rms"
-        out = ops.poly_step(
-            a,
-            s,
-            plain_parameter(norm, "scale"),
-            bias=bias,
-            skip=skip,
-            norm=kind,
-            activation=activation if activation in _FUSED else "none",
-        )
-        return out if activation in _FUSED else ACTIVATIONS[activation](out)
+        if norm.layout.name == "vertices":
+            return _fused_step(norm, a, s, skip, bias, activation)
+        if _channels_last(a):
+            s, skip = (None if x is None else _pixel_rows(x) for x in (s, skip))
+            out = _fused_step(norm, _pixel_rows(a), s, skip, bias, activation)
+            height, width = a.shape[-2:]
+            return out.view(*a.shape[:-3], height, width, -1).movedim(-1, -3)
     if s is None:
         a, s = a.chunk(2, norm.layout.channel_dim)
     out = a + norm(a * s)
@@ -86,6 +82,41 @@ def polynomial_step(
     if bias is not None:
         out = out + norm.layout.per_channel(bias)
     return ACTIVATIONS[activation](out)
+
+
+def _channels_last(images: Tensor) -> bool:
+    """Whether the pixels of ``[..., C, H, W]`` are rows of channels, as vertices are."""
+    row, pixel = images.stride()[-2:]
+    return images.shape[-3] > 1 and images.stride(-3) == 1 and row == images.shape[-1] * pixel
+
+
+def _pixel_rows(images: Tensor) -> Tensor:
+    """``[..., C, H, W]`` as ``[..., H · W, C]``, a view where the channels are last in memory."""
+    return images.movedim(-3, -1).flatten(-3, -2)
+
+
+def _fused_step(
+    norm: SecondOrderNorm,
+    a: Tensor,
+    s: Tensor | None,
+    skip: Tensor | None,
+    bias: Tensor | None,
+    activation: str,
+) -> Tensor:
+    """The step on vertices ``[..., V, D]``."""
+    shift = plain_parameter(norm, "shift")
+    if shift is not None:
+        bias = shift if bias is None else shift + bias
+    out = ops.poly_step(
+        a,
+        s,
+        plain_parameter(norm, "scale"),
+        bias=bias,
+        skip=skip,
+        norm="none" if norm.kind == "none" else "rms",
+        activation=activation if activation in _FUSED else "none",
+    )
+    return out if activation in _FUSED else ACTIVATIONS[activation](out)
 
 
 class PolynomialBlock(nn.Module):

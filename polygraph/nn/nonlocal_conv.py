@@ -180,12 +180,23 @@ class NonLocalGraphConv2d(torch.nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` to ``[B, D, H, W]``."""
-        found, local = self.parts(x)
+        return self.joined(*self.parts(x))
+
+    def joined(self, found: Tensor, local: Tensor) -> Tensor:
+        """The two parts as one, and b."""
         out = self.merged(found, local)
         return out if self.bias is None else out + self.bias[:, None, None]
 
     def parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The non-local and the local part, each ``[B, D, H, W]``."""
+        return self.parts_with(x, *self.neighbors(x))
+
+    def neighbors(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What `PixelGraph.find` finds for ``x [B, C, H, W]``; distances where they have weights.
+
+        Raises:
+            ValueError: ``x`` is not an image of C features.
+        """
         check_tensors("NonLocalGraphConv2d", x=x)
         if x.dim() != 4 or x.shape[1] != self.in_channels:
             raise ValueError(
@@ -193,20 +204,41 @@ class NonLocalGraphConv2d(torch.nn.Module):
                 f"{list(x.shape)}"
             )
         check_dtype("NonLocalGraphConv2d", "x", x, self.local.weight)
+        return self.graph.find(self.compared(x), self.delta is not None)
+
+    def parts_with(self, x: Tensor, near: Tensor, dist2: Tensor | None) -> tuple[Tensor, Tensor]:
+        """`parts`, with these neighbors ``[B, H W, k]``."""
         batch, _, height, width = x.shape
-        near, dist2 = self.graph.find(self._compared(x), self.delta is not None)
-        graph = graph_from_table(near, height * width)
-        if self.coordinates:
-            x = torch.cat([x, self.pixel_coordinates(x)], 1)
+        x = self.located(x)
         local: Tensor = self.local(x)
-        nodes = x.permute(0, 2, 3, 1).flatten(0, 2)
+        nodes = x.permute(0, 2, 3, 1).flatten(1, 2)
+        found = self.aggregated(nodes, near, dist2).to(local.dtype)
+        return found.view(batch, height, width, -1).permute(0, 3, 1, 2), local
+
+    def located(self, x: Tensor) -> Tensor:
+        """The features that are convolved: those of ``x``, and row and column where they count."""
+        return torch.cat([x, self.pixel_coordinates(x)], 1) if self.coordinates else x
+
+    def aggregated(self, nodes: Tensor, near: Tensor, dist2: Tensor | None) -> Tensor:
+        """The graph convolution of pixels in any order.
+
+        Args:
+            nodes: ``[B, N, C]``, with row and column where they count.
+            near: int64 ``[B, N, k]``, each pixel's neighbors, -1 for none.
+            dist2: squared distances of the features that are compared, of that shape; read where
+                edges have weights.
+
+        Returns:
+            ``[B * N, D]``.
+        """
+        graph = graph_from_table(near, nodes.shape[1])
+        nodes = nodes.flatten(0, 1)
         gamma = None
         if self.delta is not None and dist2 is not None:
             gamma = torch.exp(dist2.flatten() / -self.delta).to(nodes.dtype)
-        found = self._nonlocal(nodes, graph, gamma).to(local.dtype)
-        return found.view(batch, height, width, -1).permute(0, 3, 1, 2), local
+        return self._nonlocal(nodes, graph, gamma)
 
-    def _compared(self, x: Tensor) -> Tensor:
+    def compared(self, x: Tensor) -> Tensor:
         """The features of which the graph takes distances."""
         if self.projection is None:
             return x

@@ -9,7 +9,16 @@ from polygraph._checks import check_choice, check_positive
 from polygraph._inputs import check_dtype, check_tensors
 from polygraph.nn.layout import LAYOUTS, Layout
 
-NORMS = ("rms", "vertex_rms", "instance", "instance_vertex", "batch", "batch_channel", "none")
+NORMS = (
+    "rms",
+    "vertex_rms",
+    "instance",
+    "instance_vertex",
+    "batch",
+    "batch_channel",
+    "tanh",
+    "none",
+)
 
 
 class SecondOrderNorm(nn.Module):
@@ -31,6 +40,8 @@ class SecondOrderNorm(nn.Module):
     ``batch``             BatchNorm over every vertex and channel, V·D features (the published
                           code). Trains, but may explode in evaluation mode. Has no ``scale``.
     ``batch_channel``     BatchNorm over the D channels. Same caution. Has no ``scale``.
+    ``tanh``              ``scale · tanh t``: bounded entry by entry, as the papers have it for
+                          ImageNet and for faces.
     ``none``              ``scale · t``: the block stays exactly a polynomial of its order.
     ====================  =====================================================================
 
@@ -94,7 +105,7 @@ class SecondOrderNorm(nn.Module):
         self.layout = layout
         self.padding = int(dummy_vertex)
         self.initial_scale = initial_scale
-        self.fused = kind in ("rms", "vertex_rms", "none") and layout.name == "vertices"
+        self.fused = kind in ("rms", "vertex_rms", "none") and layout.name != "vectors"
         self.batch_norm = None
         if kind == "batch":
             self.batch_norm = nn.BatchNorm1d(((num_vertices or 0) + self.padding) * channels)
@@ -138,6 +149,8 @@ class SecondOrderNorm(nn.Module):
             dims = (self.layout.channel_dim,) if self.kind == "instance_vertex" else dims
             t = t - t.mean(dims, keepdim=True)
             t = t * (t.square().mean(dims, keepdim=True) + 1e-5).rsqrt()
+        elif self.kind == "tanh":
+            t = t.tanh()
         if self.shift is not None:
             return self.scale * t + self.shift
         return self.layout.per_channel(self.scale) * t

@@ -86,9 +86,7 @@ class PixelGraph:
             ``[B, H W, k]``: pixels as ``row * W + column``, -1 for none; and squared distances of
             the features, differentiable, or None. Entries of no pixel mean nothing.
         """
-        features = x if with_distances else x.detach()
-        if self.metric == "cosine":
-            features = functional.normalize(features, dim=1)
+        features = self._features(x if with_distances else x.detach())
         if self.graph in ("random", "dilated"):
             table = self._places(x)
             return table, _dist2(features, table) if with_distances else None
@@ -98,6 +96,21 @@ class PixelGraph:
         elif self.radius is not None:
             near = near.masked_fill(dist2.detach() > self.radius**2, -1)
         return near, dist2 if with_distances else None
+
+    def distances(self, x: Tensor, table: Tensor) -> Tensor:
+        """Squared distances of the features of each pixel and of the pixels of its row.
+
+        Args:
+            x: as of `find`.
+            table: int64 ``[B, H W, k]``.
+
+        Returns:
+            ``[B, H W, k]``, differentiable. Entries of no pixel mean nothing.
+        """
+        return _dist2(self._features(x), table)
+
+    def _features(self, x: Tensor) -> Tensor:
+        return functional.normalize(x, dim=1) if self.metric == "cosine" else x
 
     def _places(self, x: Tensor) -> Tensor:
         batch, _, height, width = x.shape

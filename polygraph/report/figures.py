@@ -65,25 +65,30 @@ def heatmap_figure(
     shown = shown[np.isfinite(shown)]
     vmax = max(float(np.percentile(shown, percentile)) if len(shown) else 1.0, 1e-9)
     aspect = max(view.half_width / view.half_height for view in views)
-    height = float(np.clip(3.4 / max(aspect, 0.5), 1.6, 3.4)) + 0.4
-    width = float(np.clip((height - 0.4) * aspect, 1.5, 3.4))
+    height = float(np.clip(3.4 / max(aspect, 0.5), 1.6, 3.4))
+    width = float(np.clip(height * aspect, 1.5, 3.4))
+    # On a page the figure is shrunk to the width of the text, and must be read there.
+    points = float(np.clip(width * columns, 10, 20))
+    height += 0.04 * points  # two lines of title
     figure, grid = plt.subplots(
         len(rows),
         columns,
-        figsize=(width * columns + 0.9, height * len(rows) + 0.5),
+        figsize=(width * columns + 0.09 * points, height * len(rows) + 0.05 * points),
         squeeze=False,
         layout="constrained",
     )
+    figure.get_layout_engine().set(h_pad=0.007 * points)
+    letters = 130 / points  # in an inch
     for line, (label, vertices, panels), view in zip(grid, rows, views, strict=True):
         draw_mesh(line[0], vertices, faces, view)
-        line[0].set_title(label, fontsize=10)
+        line[0].set_title(label, fontsize=points)
         for axes, panel in zip(line[1:], panels, strict=True):
             draw_mesh(axes, panel.vertices, faces, view, values=panel.errors, vmax=vmax)
-            name = textwrap.fill(panel.title, int(13 * width))  # characters in its column
-            axes.set_title(f"{name}\n{panel.errors.mean():.1f} mm", fontsize=10)
-    _color_bar(plt, figure, grid, vmax)
+            name = textwrap.fill(panel.title, int(letters * width))
+            axes.set_title(f"{name}\n{panel.errors.mean():.1f} mm", fontsize=points)
+    _color_bar(plt, figure, grid, vmax, points)
     if title:
-        figure.suptitle(title, fontsize=11)
+        figure.suptitle(textwrap.fill(title, int(letters * width * columns)), fontsize=points)
     return save_figure(plt, figure, path)
 
 
@@ -159,14 +164,14 @@ def mesh_rows_figure(
     return save_figure(plt, figure, path)
 
 
-def _color_bar(plt: Any, figure: Any, grid: Any, vmax: float) -> None:
+def _color_bar(plt: Any, figure: Any, grid: Any, vmax: float, points: float) -> None:
     norm = plt.Normalize(0, vmax)
     mappable = plt.cm.ScalarMappable(norm=norm, cmap=error_colormap())
     bar = figure.colorbar(
         mappable, ax=list(grid.ravel()), extend="max", shrink=0.75, pad=0.01, aspect=30
     )
-    bar.set_label("vertex error in mm", fontsize=9)
-    bar.ax.tick_params(labelsize=8)
+    bar.set_label("vertex error in mm", fontsize=0.9 * points)
+    bar.ax.tick_params(labelsize=0.8 * points)
     bar.outline.set_visible(False)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -47,12 +48,7 @@ def image_grid(images: NDArray[np.uint8], columns: int = 8, *, gap: int = 1) -> 
 
 def image_grid_png(images: NDArray[np.uint8], columns: int = 8, *, scale: int = 2) -> bytes:
     """`image_grid` as a PNG, every pixel ``scale`` wide and high."""
-    from PIL import Image
-
-    canvas = image_grid(images, columns).repeat(scale, 0).repeat(scale, 1)
-    file = io.BytesIO()
-    Image.fromarray(canvas[..., 0] if canvas.shape[2] == 1 else canvas).save(file, "PNG")
-    return file.getvalue()
+    return _png(image_grid(images, columns).repeat(scale, 0).repeat(scale, 1))
 
 
 def write_image_grid(
@@ -64,9 +60,32 @@ def write_image_grid(
         ValueError: as `image_grid`, or the name does not end in .png.
         OSError: the file cannot be written.
     """
+    return _write("write_image_grid", path, lambda: image_grid_png(images, columns, scale=scale))
+
+
+def write_png(path: str | Path, canvas: NDArray[np.uint8]) -> Path:
+    """Write a picture, uint8 ``[height, width, 1 or 3]``, to a PNG file; folders are made.
+
+    Raises:
+        ValueError: the name does not end in .png.
+        OSError: the file cannot be written.
+    """
+    return _write("write_png", path, lambda: _png(canvas))
+
+
+def _png(canvas: NDArray[np.uint8]) -> bytes:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(canvas[..., 0] if canvas.shape[2] == 1 else canvas).save(file, "PNG")
+    return file.getvalue()
+
+
+def _write(owner: str, path: str | Path, make: Callable[[], bytes]) -> Path:
     path = Path(path)
     if path.suffix.lower() != ".png":
-        raise ValueError(f"write_image_grid: the file must end in .png, got {path}")
+        raise ValueError(f"{owner}: the file must end in .png, got {path}")
+    made = make()
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, image_grid_png(images, columns, scale=scale))
+    write_atomic(path, made)
     return path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import inspect
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.parallel import DistributedDataParallel
 
 from polygraph.train.config import TrainConfig
 
@@ -51,7 +53,11 @@ def make_fabric(config: TrainConfig) -> Any:
         nodes = world // devices
         # Buffers are neighbour tables and constants, equal everywhere, or statistics, of which
         # the first process's are taken before they are used; DDP would send them at every step.
-        strategy = strategies.DDPStrategy(broadcast_buffers=False)
+        # From torch 2.13 on the old name of the setting warns.
+        settings = inspect.signature(DistributedDataParallel.__init__).parameters
+        new = "forward_sync_buffers" in settings
+        name = "forward_sync_buffers" if new else "broadcast_buffers"
+        strategy = strategies.DDPStrategy(**{name: False})
     accelerator = config.accelerator
     if (
         accelerator == "auto"

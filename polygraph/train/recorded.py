@@ -72,7 +72,8 @@ KINDS = {
         "meshes",
     ),
     "points": ("a network of point clouds", "`polygraph predict` takes it"),
-    "gan": ("a generator of images", "`polygraph sample` and `polygraph score` take it"),
+    "images": ("a classifier of images", "`polygraph predict` takes it"),
+    "gan": ("a generator of images", "`polygraph sample`, `score` and `neighbours` take it"),
 }
 
 
@@ -100,6 +101,12 @@ def checkpoint_of(folder: Path, kind: str) -> Path | None:
         raise CheckpointError(f"{folder}: no run here ({BEST} and {LAST} are missing){hint}")
     _check_kind(folder, str(read_meta(found).get("kind", "mesh")), kind)
     return found
+
+
+def kind_of(folder: Path) -> str:
+    """What kind of run a folder holds, a key of `KINDS`; "mesh" where it cannot be told."""
+    found = next((folder / name for name in (BEST, LAST) if (folder / name).is_file()), None)
+    return "mesh" if found is None else str(read_meta(found).get("kind", "mesh"))
 
 
 def _check_kind(folder: Path, found: str, wanted: str) -> None:

@@ -22,12 +22,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from polygraph.data.store import progress
-from polygraph.train.checkpoint import load_weights
+from polygraph.train.checkpoint import load_weights, seal, write_json
 from polygraph.train.config import TrainConfig
 from polygraph.train.distributed import gather_rows, shard
 from polygraph.train.loop import BEST, LAST, NotFinite, Progress, Task
 from polygraph.train.optimizer import descend, make_optimizer
 
+RESULT = "result.json"
 _CHECK_EVERY = 100  # steps between looks at the loss, each of which waits for the device
 
 
@@ -248,9 +249,14 @@ def classification_summary(
     Returns:
         ``num_samples``, ``accuracy`` (of samples), ``mean_class_accuracy`` (the mean of the
         accuracy of each class that occurs), ``loss`` (mean cross-entropy without smoothing) and
-        ``per_class``: the accuracy of each class that occurs, by name.
+        ``per_class``: the accuracy of each class that occurs, by name. Of more than five classes
+        also ``top5_accuracy``: how often the label is among the five largest logits, of equal ones
+        those of the first classes. ``confusion``: integers ``[K][K]``, how many samples of a class
+        (rows) were taken for which (columns).
     """
-    right = logits.argmax(1) == labels
+    count = len(classes)
+    found = logits.argmax(1)
+    right = found == labels
     scores = torch.from_numpy(logits)
     loss = float(functional.cross_entropy(scores, torch.from_numpy(labels)))
     per_class = {classes[n]: float(right[labels == n].mean()) for n in np.unique(labels)}
@@ -260,7 +266,49 @@ def classification_summary(
         "mean_class_accuracy": float(np.mean(list(per_class.values()))),
         "loss": loss,
         "per_class": per_class,
+        **({"top5_accuracy": _top_accuracy(logits, labels, 5)} if count > 5 else {}),
+        "confusion": np.bincount(labels * count + found, minlength=count**2)
+        .reshape(count, count)
+        .tolist(),
     }
+
+
+def _top_accuracy(logits: NDArray[np.float64], labels: NDArray[np.int64], k: int) -> float:
+    """How often a label is among the k largest logits, NaN being the smallest."""
+    best = np.argsort(-logits, axis=1, kind="stable")[:, :k]
+    return float((best == labels[:, None]).any(1).mean())
+
+
+def write_result(
+    task: Any, progress: Progress, folder: Path, parts: dict[str, Any], meta: dict[str, Any]
+) -> dict[str, Any]:
+    """Measure the best weights and write ``result.json``.
+
+    Args:
+        task: a `SupervisedTask` with ``measure``, which gives a summary of some samples.
+        progress: of its training.
+        folder: of the run.
+        parts: name -> samples: ``val``, and ``test``, which nothing has looked at before.
+        meta: what the run was.
+
+    Returns:
+        What the file holds, the same on every process: of each part its summary, steps, seconds,
+        parameters, processes and ``meta``.
+    """
+    task.load_best(progress, folder)
+    reached = progress.columns()
+    result = {
+        **reached,
+        **{name: task.measure(samples) for name, samples in parts.items()},
+        "parameters": sum(p.numel() for p in task.model.parameters()),
+        "seconds_per_epoch": reached["step_ms"] / 1000 * task.num_samples / task.config.batch_size,
+        "processes": task.fabric.world_size,
+        **meta,
+    }
+    result = seal(result)
+    if task.fabric.global_rank == 0:
+        write_json(folder / RESULT, result)
+    return result
 
 
 def fit(

@@ -16,7 +16,9 @@ def text(capsys, monkeypatch):
 
     def run(status=0):
         assert main(["doctor"]) == status
-        return capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert said.endswith(("works\n", "does not work\n")[status])
+        return said
 
     return run
 

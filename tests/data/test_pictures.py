@@ -82,6 +82,37 @@ def test_folder_with_parts_and_classes(tmp_path):
     assert dataset.batch(dataset.train).shape == (2, 3, 8, 8)
 
 
+def test_folder_with_validation(tmp_path):
+    """With test/ beside it val/ validates; without, as in ImageNet's layout, it tests."""
+    root = tmp_path / "pictures"
+    _pictures(root, [f"{part}/{name}/1.png" for part in ("train", "val") for name in "ab"])
+    dataset = _folder(root)
+    assert dataset.classes == ("a", "b")
+    assert (dataset.train.tolist(), dataset.test.tolist()) == ([0, 1], [2, 3])
+    assert dataset.val is None
+    other = tmp_path / "other"
+    _pictures(other, [f"{part}/a/1.ppm" for part in ("train", "val", "test")])
+    three = _folder(other)
+    assert [part.tolist() for part in (three.train, three.val, three.test)] == [[1], [2], [0]]
+    (other / "val" / "a" / "1.ppm").rename(other / "val" / "a" / "2.txt")
+    with pytest.warns(UserWarning, match="has changed"):
+        assert _folder(other).split_hash != three.split_hash
+    unknown = tmp_path / "unknown"
+    _pictures(unknown, ["train/a/1.png", "val/a/1.png", "more/a/1.png"])
+    assert _folder(unknown).labels is None  # folders of folders without a meaning
+
+
+def test_small_pictures_are_padded_or_scaled(tmp_path):
+    Image.new("L", (4, 6), 200).save(tmp_path / "small.pgm")
+    scaled = read_picture(tmp_path / "small.pgm", 8, 1)
+    assert (scaled == 200).all()
+    padded = read_picture(tmp_path / "small.pgm", 8, 1, pad_small=True)
+    assert (padded[0, 1:7, 2:6] == 200).all()
+    assert padded.sum(dtype=int) == 24 * 200
+    Image.new("L", (16, 10), 50).save(tmp_path / "large.png")
+    assert (read_picture(tmp_path / "large.png", 8, 1, pad_small=True) == 50).all()
+
+
 def test_folder_without_parts(tmp_path):
     root = tmp_path / "pictures"
     _pictures(root, [f"x{i}/y/{i}.png" for i in range(20)])
@@ -100,7 +131,9 @@ def test_folder_cache(tmp_path, monkeypatch):
     _pictures(root, [f"{i}.png" for i in range(4)])
     first = _folder(root)
     with monkeypatch.context() as patch:
-        patch.setattr("polygraph.data.images.read_picture", None)  # would fail if it were called
+        patch.setattr(
+            "polygraph.data.image_folders.read_picture", None
+        )  # would fail if it were called
         assert _folder(root, full_check=True).content_hash == first.content_hash
     Image.new("RGB", (8, 8), (9, 9, 9)).save(root / "4.png")
     with pytest.warns(UserWarning, match="its source, which has changed"):

@@ -47,11 +47,14 @@ def make_runs(root: Path) -> dict[str, Callable[[Path], Any]]:
     import torch
     from support.tiny import tiny_run
     from support.tiny_gan import random_images, tiny_gan
+    from support.tiny_images import tiny_images
     from support.tiny_points import tiny_points
 
     from polygraph.models import MeshAutoencoder
     from polygraph.tasks.gan.run import sample_run
     from polygraph.tasks.gan.training import train_gan
+    from polygraph.tasks.images.run import load_run as load_images
+    from polygraph.tasks.images.training import train_images
     from polygraph.tasks.mesh.run import evaluate_run, export_run, load_run
     from polygraph.tasks.mesh.training import train_mesh
     from polygraph.tasks.points.run import load_classifier
@@ -61,6 +64,7 @@ def make_runs(root: Path) -> dict[str, Callable[[Path], Any]]:
     train_mesh(config, root / "mesh")
     export_run(load_run(root / "mesh"), root / "exported")
     train_points(tiny_points(steps=1), root / "points")
+    train_images(tiny_images(steps=1), root / "images")
     train_gan(tiny_gan(steps=1), root / "gan", dataset=random_images())
     shutil.copytree(root / "mesh", root / "resumed")
     for folder in ("gan/samples", "gan/interpolations"):
@@ -85,6 +89,7 @@ def make_runs(root: Path) -> dict[str, Callable[[Path], Any]]:
         "mesh": lambda folder: evaluate_run(load_run(folder)).summary(),
         "exported": exported,
         "points": points,
+        "images": lambda folder: load_images(folder).evaluate(),
         "gan": lambda folder: sample_run(folder, 2).tolist(),
         "resumed": resumed,
     }
@@ -95,13 +100,8 @@ def make_archives(root: Path) -> dict[str, Callable[[Path], Any]]:
     import numpy as np
     from PIL import Image
 
-    from polygraph.data.image_files import (
-        CIFAR10_TEST,
-        CIFAR10_TRAIN,
-        read_cifar10,
-        read_idx,
-        read_picture,
-    )
+    from polygraph.data.cifar import CIFAR10_TEST, CIFAR10_TRAIN, read_cifar10
+    from polygraph.data.image_files import read_idx, read_picture
     from polygraph.data.shapes import ShapeDataConfig, make_shapes, open_shapes
 
     rng = np.random.default_rng(0)
@@ -245,19 +245,23 @@ def trainers(root: Path) -> dict[str, Callable[[Path], Any]]:
     """Every trainer: what goes on with a run in a folder, to its end."""
     from support.tiny import tiny_run
     from support.tiny_gan import random_images, tiny_gan
+    from support.tiny_images import tiny_images
     from support.tiny_points import tiny_points
 
     from polygraph.tasks.gan.training import train_gan
+    from polygraph.tasks.images.training import train_images
     from polygraph.tasks.mesh.training import train_mesh
     from polygraph.tasks.points.training import train_points
 
     often = {"checkpoint_every": 3, "log_every": 5, "eval_every": 4}
     mesh, points = tiny_run(root, steps=60, **often), tiny_points(steps=30, **often)
-    gan, images = tiny_gan(**{"steps": 20, **often}), random_images()
+    gan, noise = tiny_gan(**{"steps": 20, **often}), random_images()
+    images = tiny_images(steps=30, **often)
     return {
         "mesh": lambda folder: train_mesh(mesh, folder, resume=True),
         "points": lambda folder: train_points(points, folder, resume=True),
-        "gan": lambda folder: train_gan(gan, folder, resume=True, dataset=images),
+        "gan": lambda folder: train_gan(gan, folder, resume=True, dataset=noise),
+        "images": lambda folder: train_images(images, folder, resume=True),
     }
 
 

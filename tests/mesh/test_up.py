@@ -51,6 +51,13 @@ def test_what_is_said():
         MeshDataConfig(up="up")
 
 
+def test_the_command_line_says_it():
+    pytest.importorskip("jsonargparse")
+    from polygraph.tasks.mesh.arguments import parse_train_mesh
+
+    assert parse_train_mesh(["--out", "run", "--up", "z"])[0].data.up == "z"
+
+
 def test_data_sets_say_it(tmp_path):
     assert open_dataset(MeshDataConfig(num_frames=4)).up == "z"
     np.save(tmp_path / "vertices.npy", make_creature(4).vertices)

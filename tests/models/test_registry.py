@@ -14,6 +14,7 @@ from polygraph.models import (
     create_model,
     list_models,
 )
+from polygraph.models.images.presets import CLASSIFIER_PRESETS
 from polygraph.tasks.gan.presets import GAN_PRESETS
 
 SMALL = {"encoder_channels": (4, 6), "decoder_channels": (6, 4, 3), "latent_channels": 3}
@@ -24,7 +25,7 @@ def test_names_are_those_of_the_presets():
     # A preset that ends in -b32 trains the pair of the same name otherwise.
     trained = {name.removesuffix("-b32") for name in GAN_PRESETS}
     pairs = {f"{name}/{side}" for name in trained for side in ("generator", "critic")}
-    others = {"dgcnn-classifier", "dgcnn-segmenter", "lenet", "inception-v3"}
+    others = {"dgcnn-classifier", "dgcnn-segmenter", "inception-v3", *CLASSIFIER_PRESETS}
     assert set(list_models()) == set(PRESETS) | pairs | others
     assert list_models() == sorted(list_models())
     assert list_models("*spiral*") == ["first-order-spiralnet++", "spiralnet++"]

@@ -11,7 +11,19 @@ from support.layer_contract import LayerContract
 from torch import nn
 
 from polygraph.analysis import check_degree
-from polygraph.nn import CCP, NCP, FirstOrder, NCPSkip, ProdPoly, SelectVertices, Simple, SpiralConv
+from polygraph.nn import (
+    CCP,
+    NCP,
+    DensePolynomial,
+    FirstOrder,
+    NCPSkip,
+    PiSigma,
+    ProdPoly,
+    RidgePolynomial,
+    SelectVertices,
+    Simple,
+    SpiralConv,
+)
 
 torch.manual_seed(0)
 SPIRALS = torch.randint(-1, 10, (10, 4))
@@ -333,12 +345,25 @@ def case(block, operator, **options):
 
 
 class TestPolynomials(LayerContract):
-    kinds = (CCP, NCP, NCPSkip, Simple, FirstOrder, ProdPoly)
+    kinds = (
+        CCP,
+        NCP,
+        NCPSkip,
+        Simple,
+        FirstOrder,
+        ProdPoly,
+        PiSigma,
+        RidgePolynomial,
+        DensePolynomial,
+    )
     cases: ClassVar = {
         **{
             name: case(block, "spiral", order=3, activation="elu") for name, block in BLOCKS.items()
         },
         "first order": case(FirstOrder, "spiral", activation="leaky_relu"),
+        "pi-sigma": case(PiSigma, "spiral", order=3),
+        "ridge": case(RidgePolynomial, "spiral", order=3),
+        "dense": Case(partial(DensePolynomial, 4, 3, 3), partial(batch, "linear")),
         "vertex scales": case(NCPSkip, "spiral", order=4, norm="vertex_rms"),
         "batch norm": case(NCP, "spiral", order=2, norm="batch_channel"),
         "images": case(NCP, "conv2d", order=3, norm="instance"),

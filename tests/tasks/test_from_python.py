@@ -86,6 +86,35 @@ def test_points(tmp_path, said):
         run.predict(clouds[..., :2])
 
 
+def test_images(tmp_path, said):
+    from polygraph.tasks import images
+
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 3, 12, 12)).astype(np.uint8)
+    labels = np.arange(60) // 7 % 2
+    settings = {"preset": "bed/conv", "width": 4, **QUICK}
+    run = images.train((pixels, labels), tmp_path / "a", say=said.append, **settings)
+    assert "3 x 32 x 32, 2 classes: 49 train, 5 validate, 6 test" in said[0]
+    assert run.evaluate() == run.result["test"]
+    assert "top5_accuracy" not in run.result["test"], "of two classes"
+    shares = run.predict_proba(torch.tensor(pixels[:3]))
+    np.testing.assert_allclose(shares.sum(1), 1)
+    np.testing.assert_array_equal(run.predict(pixels[:3]), shares.argmax(1))
+    alone = run.predict_proba(pixels[0])  # of another batch: float32's rounding
+    np.testing.assert_allclose(alone, shares[:1], atol=1e-5)
+    again = images.load(tmp_path / "a")
+    np.testing.assert_array_equal(again.predict_proba(pixels[:3]), shares)
+    assert again.evaluate((pixels, labels)) == run.result["test"]
+    with pytest.raises(ValueError, match="hand them over again"):
+        again.evaluate()
+    with pytest.raises(ValueError, match=r"has the classes 0, 1, 2, the run 0, 1"):
+        run.evaluate((pixels, np.arange(60) % 3))
+    for wrong in (pixels[:, :1], pixels.astype(float), pixels[:0]):
+        with pytest.raises(ValueError, match=r"uint8 of shape \[B, 3, H, W\]"):
+            run.predict(wrong)
+    with pytest.raises(ValueError, match="size must be at least that of the images, 40 x 40"):
+        run.predict(np.zeros((1, 3, 40, 40), np.uint8))
+
+
 def test_gan(tmp_path, said):
     from polygraph.tasks import gan
 

@@ -1,4 +1,4 @@
-"""Models of images: generators and critics, a classifier, Inception."""
+"""Models of images: generators and critics, classifiers, Inception."""
 
 from polygraph.models.images._images import SIZE
 from polygraph.models.images.dcgan import (
@@ -21,13 +21,16 @@ from polygraph.models.images.growing_gan import (
 )
 from polygraph.models.images.inception import InceptionV3, load_inception
 from polygraph.models.images.lenet import LeNet, LeNetConfig
+from polygraph.models.images.pixel_classifier import PixelClassifier, PixelClassifierConfig
 from polygraph.models.images.polynomial_gan import PolynomialGenerator, PolynomialGeneratorConfig
+from polygraph.models.images.prodpoly_gan import ProdPolyGenerator, ProdPolyGeneratorConfig
 from polygraph.models.images.sngan import (
     ResidualCritic,
     ResidualCriticConfig,
     ResidualGenerator,
     ResidualGeneratorConfig,
 )
+from polygraph.models.images.style_gan import StyleGenerator, StyleGeneratorConfig
 
 __all__ = [
     "SIZE",
@@ -46,11 +49,17 @@ __all__ = [
     "InceptionV3",
     "LeNet",
     "LeNetConfig",
+    "PixelClassifier",
+    "PixelClassifierConfig",
     "PolynomialGenerator",
     "PolynomialGeneratorConfig",
+    "ProdPolyGenerator",
+    "ProdPolyGeneratorConfig",
     "ResidualCritic",
     "ResidualCriticConfig",
     "ResidualGenerator",
     "ResidualGeneratorConfig",
+    "StyleGenerator",
+    "StyleGeneratorConfig",
     "load_inception",
 ]

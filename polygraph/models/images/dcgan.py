@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from polygraph._checks import check_numbers, check_positive
+from polygraph._checks import check_choice, check_numbers, check_positive
 from polygraph.models.images._images import (
     check_batch,
     check_channels,
@@ -18,6 +18,7 @@ from polygraph.models.images._images import (
     check_latent,
     normalize_spectra,
 )
+from polygraph.models.images.latent import LATENTS
 
 
 @dataclass(frozen=True)
@@ -28,15 +29,18 @@ class DeconvGeneratorConfig:
         latent_channels: size of z.
         out_channels: of the images: 1 or 3.
         channels: features at 4 x 4, 8 x 8, 16 x 16 and 32 x 32.
+        latent_distribution: of the numbers of z: ``normal``, N(0, 1), or ``uniform``, [-1, 1].
     """
 
     latent_channels: int = 128
     out_channels: int = 3
     channels: tuple[int, ...] = (512, 256, 128, 64)
+    latent_distribution: str = "normal"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
         check_numbers("generator", self)
+        check_choice("generator", "latent_distribution", self.latent_distribution, LATENTS)
         object.__setattr__(self, "channels", tuple(self.channels))
         check_positive("generator", latent_channels=self.latent_channels)
         check_channels("generator", "channels", self.channels, 4)
@@ -85,7 +89,7 @@ class DeconvGenerator(nn.Module):
     Example:
         >>> import torch
         >>> from polygraph.models import create_model
-        >>> create_model("pi/dcgan/generator")(torch.randn(2, 128)).shape
+        >>> create_model("pi/dcgan/generator")(torch.randn(2, 100)).shape
         torch.Size([2, 3, 32, 32])
 
     See Also:

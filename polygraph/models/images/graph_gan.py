@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,7 @@ from polygraph.models.images._images import (
     check_latent,
     normalize_spectra,
 )
+from polygraph.models.images.latent import LATENTS
 from polygraph.nn.pixel_graph import KINDS, MERGES, PixelGraph, check_kind
 
 GRAPH_KINDS = ("none", *KINDS, "attention")
@@ -61,6 +63,7 @@ class GraphGeneratorConfig:
         metric: what near means; see `polygraph.nn.PixelGraph`.
         radius: of ``pixel_graph="radius"``.
         pooled_keys: of ``attention``: see `SelfAttention2d`.
+        latent_distribution: of the numbers of z: ``normal``, N(0, 1), or ``uniform``, [-1, 1].
     """
 
     latent_channels: int = 132
@@ -79,10 +82,12 @@ class GraphGeneratorConfig:
     metric: str = "euclidean"
     radius: float | None = None
     pooled_keys: bool = False
+    latent_distribution: str = "normal"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
         check_numbers("generator", self)
+        check_choice("generator", "latent_distribution", self.latent_distribution, LATENTS)
         for name in ("channels", "graph_sizes"):  # JSON has lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
         check_positive("generator", latent_channels=self.latent_channels)
@@ -151,11 +156,25 @@ class GraphCriticConfig:
 
 
 def _check_graph(owner: str, config: GraphGeneratorConfig | GraphCriticConfig) -> None:
-    check_kind(owner, "graph", config.graph, GRAPH_KINDS)
     if not set(config.graph_sizes) <= {16, 32} or not config.graph_sizes:
         raise ValueError(f"{owner}: graph_sizes must be of 16 and 32, got {config.graph_sizes}")
+    check_graph_layer(owner, config, min(config.graph_sizes))
+
+
+def check_graph_layer(owner: str, config: Any, size: int) -> None:
+    """Refuse settings of which `graph_layer` makes none.
+
+    Args:
+        owner: begins the message.
+        config: has the fields of `GraphGeneratorConfig` that are of the layer, from ``graph`` on.
+        size: height and width of the smallest image that a layer sees.
+
+    Raises:
+        ValueError: names the setting.
+    """
+    check_kind(owner, "graph", config.graph, GRAPH_KINDS)
     check_positive(owner, k=config.k, rank=config.rank, replicas=config.replicas)
-    candidates = min(config.graph_sizes) ** 2 - 9
+    candidates = size**2 - 9
     if config.k > candidates:
         raise ValueError(
             f"{owner}: k must be at most {candidates}, the pixels outside of a 3 x 3 window, got "
@@ -209,22 +228,31 @@ class SelfAttention2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` to the same."""
-        query = self.query(x).flatten(2)
-        key, value = self.key(x), self.value(x)
-        if self.pooled_keys:
-            key, value = F.max_pool2d(key, 2), F.max_pool2d(value, 2)
-        key, value = key.flatten(2), value.flatten(2)
+        return x + self.attended(x, self.attention(x))
+
+    def attention(self, x: Tensor) -> Tensor:
+        """How much of each position every pixel takes: ``[B, H W, positions]``, rows add up to 1.
+
+        Positions are pixels, or blocks of 2 x 2 where keys are pooled, row by row.
+        """
+        query, key = self.query(x).flatten(2), self._pooled(self.key(x))
         # Spelled out: the fused kernels have no second derivative.
-        weight = torch.softmax(query.transpose(1, 2) @ key, dim=-1)
-        found = (value @ weight.transpose(1, 2)).view(len(x), -1, *x.shape[2:])
-        out: Tensor = x + self.gamma * self.output(found)
+        return torch.softmax(query.transpose(1, 2) @ key, dim=-1)
+
+    def attended(self, x: Tensor, weight: Tensor) -> Tensor:
+        """What is added to ``x`` with these weights of positions, of the shape of ``x``."""
+        found = self._pooled(self.value(x)) @ weight.transpose(1, 2)
+        out: Tensor = self.gamma * self.output(found.view(len(x), -1, *x.shape[2:]))
         return out
 
+    def _pooled(self, x: Tensor) -> Tensor:
+        return (F.max_pool2d(x, 2) if self.pooled_keys else x).flatten(2)
 
-def _layer(
-    config: GraphGeneratorConfig | GraphCriticConfig, in_channels: int, out_channels: int
-) -> nn.Module:
-    """The layer that ``config.graph`` names."""
+
+def graph_layer(config: Any, in_channels: int, out_channels: int) -> nn.Module:
+    """The layer that ``config.graph`` names: ``[B, in_channels, H, W]`` to as many pixels."""
+    if config.graph == "none":
+        return nn.Conv2d(in_channels, out_channels, 3, padding=1)
     if config.graph == "attention":
         conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         return nn.Sequential(conv, SelfAttention2d(out_channels, config.pooled_keys))
@@ -246,7 +274,7 @@ def _layer(
     )
 
 
-def _divides(config: GraphGeneratorConfig | GraphCriticConfig, *channels: int) -> int:
+def _divides(config: Any, *channels: int) -> int:
     """The replicas that the configuration asks for, where they divide the channels."""
     return config.replicas if all(c % config.replicas == 0 for c in channels) else 1
 
@@ -289,7 +317,7 @@ class GraphGenerator(nn.Module):
         for width in rest:
             size *= 2
             if config.graph != "none" and size in config.graph_sizes:
-                second = _layer(config, width, width)
+                second = graph_layer(config, width, width)
             else:
                 second = nn.Conv2d(width, width, 3, padding=1)
             self.stages.append(
@@ -345,13 +373,13 @@ class GraphCritic(nn.Module):
         before, size = config.in_channels, SIZE
         if config.graph != "none" and size in config.graph_sizes:
             half = max(1, config.channels[0] // 2)
-            layers += [_layer(config, before, half), nn.LeakyReLU(_SLOPE)]
+            layers += [graph_layer(config, before, half), nn.LeakyReLU(_SLOPE)]
             before = half
         for width in config.channels:
             layers += [nn.Conv2d(before, width, 5, stride=2, padding=2), nn.LeakyReLU(_SLOPE)]
             before, size = width, size // 2
             if config.graph != "none" and size in config.graph_sizes:
-                layers += [_layer(config, width, width), nn.LeakyReLU(_SLOPE)]
+                layers += [graph_layer(config, width, width), nn.LeakyReLU(_SLOPE)]
         self.layers = nn.Sequential(*layers)
         self.output = nn.Linear(before * 16, 1)
         if config.spectral_norm:

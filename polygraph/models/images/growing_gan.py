@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polygraph._checks import check_numbers, check_positive
+from polygraph._checks import check_choice, check_numbers, check_positive
 from polygraph.models.images._images import (
     SIZE,
     check_batch,
@@ -29,7 +29,8 @@ from polygraph.models.images._images import (
     check_images,
     check_latent,
 )
-from polygraph.models.images._mapping import check_mapping, make_mapping
+from polygraph.models.images._mapping import make_mapping, mapping_orders
+from polygraph.models.images.latent import LATENTS
 
 LEVELS = 4  #: sizes: 4 x 4, 8 x 8, 16 x 16, 32 x 32
 _SLOPE = 0.2  # of the leaky ReLU
@@ -43,22 +44,27 @@ class GrowingGeneratorConfig:
         latent_channels: size of z.
         out_channels: of the images: 1 or 3.
         channels: features at 4 x 4, 8 x 8, 16 x 16 and 32 x 32.
-        mapping_order: order of an NCP that maps z first; 0 for none.
+        mapping_order: order of an NCP that maps z first, or of several in succession; 0 for none.
+        latent_distribution: of the numbers of z: ``normal``, N(0, 1), or ``uniform``, [-1, 1].
     """
 
     latent_channels: int = 128
     out_channels: int = 3
     channels: tuple[int, ...] = (128, 128, 64, 32)
-    mapping_order: int = 0
+    mapping_order: int | tuple[int, ...] = 0
+    latent_distribution: str = "normal"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
         check_numbers("generator", self)
+        check_choice("generator", "latent_distribution", self.latent_distribution, LATENTS)
         object.__setattr__(self, "channels", tuple(self.channels))
         check_positive("generator", latent_channels=self.latent_channels)
         check_channels("generator", "channels", self.channels, LEVELS)
         check_images("generator", "out_channels", self.out_channels)
-        check_mapping(self.mapping_order)
+        if not isinstance(self.mapping_order, int):
+            object.__setattr__(self, "mapping_order", tuple(self.mapping_order))
+        mapping_orders(self.mapping_order)
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,17 @@ from torch import Tensor, nn
 
 from polygraph._checks import check_choice, check_numbers, check_positive
 from polygraph.models.images._images import check_channels, check_images, check_latent
-from polygraph.models.images._mapping import PRODUCT_NORMS, check_mapping, make_mapping
+from polygraph.models.images._mapping import (
+    PRODUCT_NORMS,
+    make_mapping,
+    mapping_degree,
+    mapping_orders,
+)
+from polygraph.models.images.latent import LATENTS
 from polygraph.nn.layout import LAYOUTS
+from polygraph.nn.nested import NCP
 from polygraph.nn.norm import SecondOrderNorm
-from polygraph.nn.polynomial import CCP, NCP
+from polygraph.nn.polynomial import CCP
 
 DECOMPOSITIONS = ("ccp", "ncp", "ncp-skip", "prodpoly")
 BODIES = ("dcgan", "sngan")
@@ -46,7 +53,9 @@ class PolynomialGeneratorConfig:
         channels: features at 4 x 4, 8 x 8, 16 x 16 and 32 x 32.
         norm: of the products, see `polygraph.nn.SecondOrderNorm`: ``none`` leaves an exact
             polynomial.
-        mapping_order: order of an NCP that maps z first (the degrees multiply); 0 for none.
+        mapping_order: order of an NCP that maps z first, or of several in succession (the degrees
+            multiply); 0 for none.
+        latent_distribution: of the numbers of z: ``normal``, N(0, 1), or ``uniform``, [-1, 1].
     """
 
     decomposition: str = "ncp"
@@ -56,11 +65,13 @@ class PolynomialGeneratorConfig:
     out_channels: int = 3
     channels: tuple[int, ...] = (256, 128, 64, 32)
     norm: str = "none"
-    mapping_order: int = 0
+    mapping_order: int | tuple[int, ...] = 0
+    latent_distribution: str = "normal"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
         check_numbers("generator", self)
+        check_choice("generator", "latent_distribution", self.latent_distribution, LATENTS)
         object.__setattr__(self, "channels", tuple(self.channels))
         check_choice("generator", "decomposition", self.decomposition, DECOMPOSITIONS)
         check_choice("generator", "body", self.body, BODIES)
@@ -68,7 +79,9 @@ class PolynomialGeneratorConfig:
         check_positive("generator", order=self.order, latent_channels=self.latent_channels)
         check_channels("generator", "channels", self.channels, 4)
         check_images("generator", "out_channels", self.out_channels)
-        check_mapping(self.mapping_order)
+        if not isinstance(self.mapping_order, int):
+            object.__setattr__(self, "mapping_order", tuple(self.mapping_order))
+        mapping_orders(self.mapping_order)
 
 
 class _Up(nn.Module):
@@ -219,7 +232,7 @@ class PolynomialGenerator(nn.Module):
         if config.norm != "none":
             return None
         power = 4 if config.decomposition == "prodpoly" else 1
-        return max(config.mapping_order, 1) * int(config.order**power)
+        return mapping_degree(config.mapping_order) * int(config.order**power)
 
     def polynomial(self, z: Tensor) -> Tensor:
         """The values before the tanh, ``[B, out_channels, 32, 32]``."""

@@ -1,11 +1,16 @@
-"""Generators and critics of images by name, in pairs.
+"""Generators and critics of images by name, in pairs; classifiers by name.
 
 ``thesis/*``: those of `polygraph.models.images.graph_gan` at the published width; ``critic-*`` has
 the graph layer in the critic alone, ``both-*`` in both networks. ``small/*``: the same with a
 quarter of the features in the critic and half in the generator's last layers, which two cores can
 carry. ``pi/*``: the generators of the Π-net papers. ``small/ccp``, ``small/ncp`` and ``small/ncp-
-skip``: polynomials of order 8 of z, without activations, which two cores can carry too.
+skip``: polynomials of order 8 of z, without activations, which two cores can carry too;
+``pi/prodpoly-sn`` and ``small/prodpoly``: of order 66.
 `polygraph.tasks.gan.presets` says how each pair is trained.
+
+``bed/*``: `PixelClassifier` with a convolution, attention or a graph layer in its middle. Of these
+``-bare`` have the graph alone, ``-coordinates`` rows and columns as well; those without an ending
+have also the weights of edges, where there are such.
 """
 
 from __future__ import annotations
@@ -16,8 +21,12 @@ from typing import Any, NamedTuple
 from polygraph.models.images.dcgan import ConvCriticConfig, DeconvGeneratorConfig
 from polygraph.models.images.graph_gan import GraphCriticConfig, GraphGeneratorConfig
 from polygraph.models.images.growing_gan import GrowingCriticConfig, GrowingGeneratorConfig
+from polygraph.models.images.lenet import LeNetConfig
+from polygraph.models.images.pixel_classifier import PixelClassifierConfig
 from polygraph.models.images.polynomial_gan import PolynomialGeneratorConfig
+from polygraph.models.images.prodpoly_gan import ProdPolyGeneratorConfig
 from polygraph.models.images.sngan import ResidualCriticConfig, ResidualGeneratorConfig
+from polygraph.models.images.style_gan import StyleGeneratorConfig
 
 NEIGHBORS = (8, 16, 32)
 #: in names -> the kind of layer, and δ of its edges' weights
@@ -56,6 +65,14 @@ _PROGAN = Pair(GrowingGeneratorConfig(), GrowingCriticConfig())
 _POLYNOMIAL = Pair(
     PolynomialGeneratorConfig(), ConvCriticConfig(batch_norm=False, spectral_norm=True)
 )
+_PRODPOLY = Pair(ProdPolyGeneratorConfig(), ResidualCriticConfig(channels=100))
+_SMALL_PRODPOLY = Pair(
+    ProdPolyGeneratorConfig(
+        latent_channels=64, channels=(32, 32, 32, 32, 64, 64, 64, 64, 32, 32, 16)
+    ),
+    ResidualCriticConfig(channels=24),
+)
+_STYLE = Pair(StyleGeneratorConfig(), ResidualCriticConfig())
 _SMALL_POLYNOMIAL = Pair(
     PolynomialGeneratorConfig(
         body="sngan", order=8, latent_channels=64, channels=(64, 48, 24, 16), norm="rms"
@@ -94,6 +111,7 @@ def _polynomial_pairs() -> dict[str, Pair]:
         found[f"pi/{decomposition}-residual"] = _with(made, body="sngan")
     for decomposition in ("ccp", "ncp", "ncp-skip"):
         found[f"small/{decomposition}"] = _with(_SMALL_POLYNOMIAL, decomposition=decomposition)
+    found["pi/prodpoly-sn"], found["small/prodpoly"] = _PRODPOLY, _SMALL_PRODPOLY
     found["pi/ncp-mapping"] = _with(_POLYNOMIAL, mapping_order=2)
     return found
 
@@ -103,11 +121,34 @@ PAIRS: dict[str, Pair] = {
     "digits": _DIGITS,
     **_graph_pairs("thesis", _THESIS),
     **_graph_pairs("small", _SMALL),
-    "pi/dcgan": Pair(DeconvGeneratorConfig(), ConvCriticConfig()),
+    "pi/dcgan": Pair(
+        DeconvGeneratorConfig(latent_channels=100, latent_distribution="uniform"),
+        ConvCriticConfig(),
+    ),
     "pi/progan": _PROGAN,
     "pi/progan-mapping": _with(_PROGAN, mapping_order=2),
+    "pi/style": _STYLE,
+    "pi/style-ncp": _with(_STYLE, mapping="ncp", mapping_depth=4),
     "pi/sngan": _SNGAN,
     "pi/sngan-ncp": _with(_SNGAN, kind="ncp"),
-    "pi/sngan-prodpoly": _with(_SNGAN, kind="prodpoly"),
+    "pi/sngan-prodpoly": _with(_SNGAN, kind="ncp", mapping_order=(2, 2)),
+    "pi/sngan-residual-poly": _with(_SNGAN, kind="residual-poly"),
     **_polynomial_pairs(),
 }
+
+
+def _bed() -> dict[str, Any]:
+    plain = PixelClassifierConfig()
+    found = {"bed/conv": plain, "bed/attention": replace(plain, graph="attention")}
+    for name, (graph, delta) in _GRAPHS.items():
+        bare = replace(plain, graph=graph, coordinates=False)
+        with_coordinates = replace(bare, coordinates=True)
+        found[f"bed/{name}-k{bare.k}"] = replace(with_coordinates, delta=delta)
+        found[f"bed/{name}-k{bare.k}-bare"] = bare
+        if delta is not None:
+            found[f"bed/{name}-k{bare.k}-coordinates"] = with_coordinates
+    return found
+
+
+#: name -> config of a family of `polygraph.models.images.families.CLASSIFIERS`
+CLASSIFIER_PRESETS: dict[str, Any] = {**_bed(), "lenet": LeNetConfig()}

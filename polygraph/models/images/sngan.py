@@ -21,11 +21,12 @@ from polygraph.models.images._images import (
     check_latent,
     normalize_spectra,
 )
-from polygraph.models.images._mapping import PRODUCT_NORMS, check_mapping, make_mapping
+from polygraph.models.images._mapping import PRODUCT_NORMS, make_mapping, mapping_orders
+from polygraph.models.images.latent import LATENTS
 from polygraph.nn.layout import LAYOUTS
 from polygraph.nn.norm import SecondOrderNorm
 
-RESIDUAL_KINDS = ("plain", "ncp", "prodpoly")
+RESIDUAL_KINDS = ("plain", "ncp", "residual-poly")
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,15 @@ class ResidualGeneratorConfig:
     """A `ResidualGenerator`.
 
     Attributes:
-        kind: ``plain`` (SNGAN), ``ncp`` or ``prodpoly``.
+        kind: ``plain`` (SNGAN), ``ncp`` or ``residual-poly``; see `ResidualGenerator`.
         latent_channels: size of z.
         out_channels: of the images: 1 or 3.
         channels: features of all blocks.
-        norm: of the products of ``prodpoly`` and of the mapping: a kind of
+        norm: of the products of ``residual-poly`` and of the mapping: a kind of
             `polygraph.nn.SecondOrderNorm`.
-        mapping_order: order of an NCP that maps z first; 0 for none.
+        mapping_order: order of an NCP that maps z first, or of several in succession; 0 for none.
+            Before ``ncp`` they make it the papers' ProdPoly, a product of polynomials.
+        latent_distribution: of the numbers of z: ``normal``, N(0, 1), or ``uniform``, [-1, 1].
     """
 
     kind: str = "plain"
@@ -47,16 +50,25 @@ class ResidualGeneratorConfig:
     out_channels: int = 3
     channels: int = 256
     norm: str = "rms"
-    mapping_order: int = 0
+    mapping_order: int | tuple[int, ...] = 0
+    latent_distribution: str = "normal"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
         check_numbers("generator", self)
+        check_choice("generator", "latent_distribution", self.latent_distribution, LATENTS)
+        if self.kind == "prodpoly":
+            raise ValueError(
+                "generator: kind 'prodpoly' is called 'residual-poly' now; the papers' product of "
+                "NCPs is kind 'ncp' with mapping_order, such as (2, 2)"
+            )
         check_choice("generator", "kind", self.kind, RESIDUAL_KINDS)
         check_choice("generator", "norm", self.norm, PRODUCT_NORMS)
         check_positive("generator", latent_channels=self.latent_channels, channels=self.channels)
         check_images("generator", "out_channels", self.out_channels)
-        check_mapping(self.mapping_order)
+        if not isinstance(self.mapping_order, int):
+            object.__setattr__(self, "mapping_order", tuple(self.mapping_order))
+        mapping_orders(self.mapping_order)
 
 
 @dataclass(frozen=True)
@@ -104,13 +116,16 @@ class _UpBlock(nn.Module):
 class ResidualGenerator(nn.Module):
     """SNGAN's generator: ``[B, latent_channels]`` to ``[B, out_channels, 32, 32]`` in (-1, 1).
 
-    Linear to 4 x 4, three residual blocks that double the size, BN-ReLU-conv-tanh. With S the
-    residual block,
+    Linear to 4 x 4, three residual blocks that double the size, BN-ReLU-conv-tanh. With S_n the
+    residual block (branch and shortcut),
 
     - ``plain``: ``x_n = S_n x_{n-1}``, Miyato et al., ICLR 2018, table 4;
-    - ``ncp``: ``x_n = (A_n z) * S_n x_{n-1} + b_n``, A_n z one number per feature, starting near 1;
-    - ``prodpoly``: with ``C x`` the block's branch and V its shortcut,
-      ``x_n = V x + C x + N((C x) * (V x))``: a second-order polynomial per block.
+    - ``ncp``: ``x_n = (A_n z) * (S_n x_{n-1} + b_n)``, Chrysos et al., CVPR 2020, equation 4 and
+      section 5.1. A_n z has one number per feature; it starts near 1, and b_n at 0, so that the
+      network begins as SNGAN. With `mapping_order` z is itself a polynomial of z, or several in
+      succession: their ProdPoly;
+    - ``residual-poly``, which is of no paper: with ``C x`` the block's branch and V its shortcut,
+      ``x_n = V x + C x + N((C x) * (V x))``, a second-order polynomial of its input in each block.
 
     Args:
         config: what to build.
@@ -132,14 +147,15 @@ class ResidualGenerator(nn.Module):
         self.mapping = make_mapping(config.latent_channels, config.mapping_order, config.norm)
         self.input = nn.Linear(config.latent_channels, 16 * width)
         self.blocks = nn.ModuleList(_UpBlock(width) for _ in range(3))
-        self.latent, self.offset, self.norms = nn.ModuleList(), nn.ParameterList(), nn.ModuleList()
+        self.latent, self.norms = nn.ModuleList(), nn.ModuleList()
+        self.constants = nn.ParameterList()
         for _ in range(3):
             if config.kind == "ncp":
                 linear = nn.Linear(config.latent_channels, width)
                 nn.init.ones_(linear.bias)
                 self.latent.append(linear)
-                self.offset.append(nn.Parameter(torch.zeros(width)))
-            elif config.kind == "prodpoly":
+                self.constants.append(nn.Parameter(torch.zeros(width)))
+            elif config.kind == "residual-poly":
                 self.norms.append(SecondOrderNorm(width, config.norm, LAYOUTS["images"]))
         self.output = nn.Sequential(
             nn.BatchNorm2d(width),
@@ -158,11 +174,16 @@ class ResidualGenerator(nn.Module):
             branch, shortcut = block(x)
             x = branch + shortcut
             if self.config.kind == "ncp":
-                weight = self.latent[n](z)[:, :, None, None]
-                x = torch.addcmul(self.offset[n][:, None, None], weight, x)
-            elif self.config.kind == "prodpoly":
+                x = self._times_latent(n, z, x)
+            elif self.config.kind == "residual-poly":
                 x = x + self.norms[n](branch * shortcut)
         return cast(Tensor, self.output(x))
+
+    def _times_latent(self, n: int, z: Tensor, x: Tensor) -> Tensor:
+        """``(A_n z) * (x + b_n)``, by one pass over the pixels."""
+        weight = self.latent[n](z)
+        offset = weight * self.constants[n]
+        return torch.addcmul(offset[:, :, None, None], weight[:, :, None, None], x)
 
 
 class _DownBlock(nn.Module):

@@ -43,6 +43,12 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--kind", default="registered", help="registered (default), coma, dfaust")
     parser.add_argument("--to-mm", type=float, help="millimetres per unit; default: of metres")
+    parser.add_argument(
+        "--up",
+        choices=("auto", "x", "y", "z"),
+        default="auto",
+        help="axis that points up in pictures; auto: as the data say, or a guess",
+    )
     parser.add_argument("--frames", type=int, default=1600, help="meshes of the built-in animal")
     parser.add_argument(
         "--every", type=int, default=1, metavar="N", help="use one of N meshes of each split"
@@ -114,7 +120,7 @@ def parse_benchmark_mesh(arguments: Sequence[str]) -> tuple[Grid, Path, list[Pat
     own_data = {"cache_dir": run.data.cache_dir, "full_check": run.data.full_check}
     data = []
     for path in chosen.data:
-        shared = {"split": chosen.splits[0], "every": chosen.every, **own_data}
+        shared = {"split": chosen.splits[0], "every": chosen.every, "up": chosen.up, **own_data}
         if path == "synthetic":
             data.append(MeshDataConfig(num_frames=chosen.frames, **shared))
         else:

@@ -183,7 +183,7 @@ def write_shown(cells: Sequence[Cell], folder: Path) -> None:
         write_array(place / "inputs.npy", cell.samples)
         indices = _shown(cell.split)
         frames = cell.dataset.frames or [{} for _ in range(len(cell.dataset))]
-        labels = [_label(frames[index]) for index in indices]
+        labels = [frame_label(frames[index]) for index in indices]
         files = {p.name: file_sha256(p) for p in (place.parent / "faces.npy", place / "inputs.npy")}
         about = {
             "indices": indices.tolist(),
@@ -194,6 +194,7 @@ def write_shown(cells: Sequence[Cell], folder: Path) -> None:
         write_json(place / "samples.json", seal(about))
 
 
-def _label(frame: Any) -> str:
-    parts = [str(frame[key]) for key in ("clip", "frame") if key in frame]
-    return " ".join(parts)
+def frame_label(frame: Any) -> str:
+    """Of which clip and which frame a mesh is, or its file: a folder without folders is no clip."""
+    names = ("file",) if frame.get("clip") == "." else ("clip", "frame")
+    return " ".join(str(frame[name]) for name in names if name in frame)

@@ -13,6 +13,7 @@ data
   --data DIR ...       folders of registered meshes; or 'synthetic', the built-in animal (default)
   --kind KIND          registered (default), coma, dfaust
   --to-mm X            millimetres per unit of the files (default: 1000, metres)
+  --up AXIS            x, y or z points up in pictures (default: auto, as the data say or a guess)
   --splits NAME ...    (default: interpolation)
   --every N            use one of N meshes of each split
   --frames N           meshes of the built-in animal (default: 1600)

@@ -1,4 +1,4 @@
-"""The generator of a checkpoint, and the checkpoint of a run."""
+"""The networks of a checkpoint, and the checkpoint of a run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from polygraph.models.images.families import GENERATORS, build, config_of
+from polygraph.models.images.families import CRITICS, GENERATORS, build, config_of
 from polygraph.models.state import build_with
 from polygraph.train import recorded
 from polygraph.train.checkpoint import CheckpointError, load_checkpoint, part_of
@@ -30,9 +30,33 @@ def load_generator(
     Raises:
         CheckpointError: the checkpoint is unreadable, or of something else.
     """
+    return _load(checkpoint, "generator", weights, device)
+
+
+def load_critic(
+    checkpoint: str | Path, device: torch.device | str = "cpu"
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Build the critic of a checkpoint: in eval mode, with the checkpoint's description.
+
+    Raises:
+        CheckpointError: the checkpoint is unreadable, or of something else.
+    """
+    return _load(checkpoint, "critic", "critic", device)
+
+
+_FAMILIES: dict[str, dict[str, tuple[type, type[nn.Module]]]] = {
+    "generator": GENERATORS,
+    "critic": CRITICS,
+}
+
+
+def _load(
+    checkpoint: str | Path, network: str, weights: str, device: torch.device | str
+) -> tuple[nn.Module, dict[str, Any]]:
     state, meta = load_checkpoint(checkpoint)
     try:
-        config = config_of(GENERATORS, meta["families"][0], meta["config"]["generator"])
+        family = meta["families"][network == "critic"]
+        config = config_of(_FAMILIES[network], family, meta["config"][network])
         values = part_of(state, "modules", checkpoint)[weights]
         model = build_with(lambda: build(config), config, values)
     except (KeyError, IndexError, TypeError, ValueError) as error:

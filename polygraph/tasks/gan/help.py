@@ -17,10 +17,11 @@ model
   --preset NAME        digits (default); thesis/X, thesis/X-b32 and small/X with X baseline,
                        attention, edge-kK, edge-max-kK, ecc-kK, light-kK (K 8, 16, 32), and all but
                        the first also as critic-... (the layer is there alone) and both-...;
-                       small/ccp, small/ncp, small/ncp-skip;
+                       small/ccp, small/ncp, small/ncp-skip, small/prodpoly;
                        pi/dcgan, pi/progan, pi/progan-mapping, pi/sngan, pi/sngan-ncp,
-                       pi/sngan-prodpoly, pi/ncp-mapping, pi/ccp, pi/ncp, pi/ncp-skip and
-                       pi/prodpoly, these four also with -residual
+                       pi/sngan-prodpoly, pi/sngan-residual-poly, pi/ncp-mapping, pi/ccp, pi/ncp,
+                       pi/ncp-skip and pi/prodpoly, these four also with -residual;
+                       pi/prodpoly-sn, pi/style, pi/style-ncp
   --latent N           numbers that an image is made from
 
 training

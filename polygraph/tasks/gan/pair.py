@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import copy
 import importlib
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from polygraph.data.images import ImageDataset, to_uint8
+from polygraph.data.images import ImageDataset
 from polygraph.models.images.growing_gan import Growing, growth_at
+from polygraph.models.images.latent import draw_latent
 from polygraph.report.image_grid import image_grid_png
+from polygraph.tasks.gan.latent import generate as generate
+from polygraph.tasks.gan.latent import interpolations as interpolations
+from polygraph.tasks.gan.latent import latent_vectors as latent_vectors
+from polygraph.tasks.gan.latent import walk_kind
 from polygraph.tasks.gan.losses import CriticLoss, GanConfig, GeneratorLoss, mixes_samples
+from polygraph.tasks.gan.nonlocal_use import NetworkUse, log_columns, use_of_pair
 from polygraph.train.batches import ImageBatches
 from polygraph.train.checkpoint import write_atomic
 from polygraph.train.config import TrainConfig
@@ -29,9 +33,6 @@ from polygraph.train.loop import NotFinite, Task, descend
 
 _GRID, _SHOWN_BATCH = 64, 64
 _VALIDATED = 512  # held-out images that the critic is asked about
-
-
-# ---- the averaged generator, and latent vectors ----
 
 
 @torch.no_grad()
@@ -48,55 +49,6 @@ def update_average(average: nn.Module, module: nn.Module, decay: float, step: in
         mine.copy_(other)
 
 
-def latent_vectors(count: int, channels: int, seed: int) -> Tensor:
-    """``[count, channels]`` of N(0, 1), float32 on the CPU, the same on every machine."""
-    return torch.randn(count, channels, generator=torch.Generator().manual_seed(seed))
-
-
-def interpolations(ends: Tensor, steps: int = 8) -> Tensor:
-    """Between pairs of latent vectors along the sphere, whose radii z of N(0, 1) have.
-
-    Args:
-        ends: ``[2 R, C]``: each row's two ends.
-        steps: points per row, ends included; at least 2.
-
-    Returns:
-        ``[R · steps, C]``.
-
-    Raises:
-        ValueError: an odd number of ends, or fewer than 2 steps.
-    """
-    if len(ends) % 2 or steps < 2:
-        raise ValueError(
-            f"interpolations: needs pairs and at least 2 steps, got {len(ends)} ends, {steps} steps"
-        )
-    one, other = ends[0::2, None], ends[1::2, None]
-    cosine = F.cosine_similarity(one, other, dim=-1).clamp(-1, 1)[..., None]
-    angle = cosine.acos().clamp(1e-4, math.pi - 1e-4)
-    t = torch.linspace(0, 1, steps, dtype=ends.dtype, device=ends.device)[None, :, None]
-    rows = (torch.sin((1 - t) * angle) * one + torch.sin(t * angle) * other) / torch.sin(angle)
-    return rows.flatten(0, 1)
-
-
-@torch.no_grad()
-def generate(generator: nn.Module, z: Tensor, batch_size: int = _SHOWN_BATCH) -> Tensor:
-    """Images of ``z [N, C]`` in evaluation mode, uint8 ``[N, C, H, W]`` on the CPU.
-
-    The mode is put back. Values that are not finite become 0, the middle of the range.
-    """
-    parameter = next(generator.parameters())
-    training = generator.training
-    generator.eval()
-    try:
-        parts = []
-        for rows in torch.split(z, batch_size):
-            images = generator(rows.to(parameter.device, parameter.dtype)).float()
-            parts.append(to_uint8(torch.where(torch.isfinite(images), images, 0.0)).cpu())
-        return torch.cat(parts)
-    finally:
-        generator.train(training)
-
-
 @contextmanager
 def _frozen(module: nn.Module) -> Iterator[None]:
     """Without gradients of the parameters: only those of what passes through are wanted."""
@@ -105,6 +57,17 @@ def _frozen(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         module.requires_grad_(True)
+
+
+@contextmanager
+def _all_finite(step: int) -> Iterator[None]:
+    """A search of neighbours refuses features that are not finite, on a GPU by an assertion."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "finite" in str(error) or "device-side assert" in str(error):
+            raise NotFinite(f"a feature or weight is not finite at step {step + 1}") from error
+        raise
 
 
 class GanTask(Task):
@@ -183,7 +146,7 @@ class GanTask(Task):
         )
         parameter = next(generator.parameters())
         self.average = average.to(parameter.device, parameter.dtype).eval()
-        self._latent_channels = int(generator.config.latent_channels)  # type: ignore[union-attr, arg-type]
+        self._latent_config = generator.config
         self._generator_batch = wanted // fabric.world_size
         self._like = parameter
         self._step = 0
@@ -211,13 +174,8 @@ class GanTask(Task):
             NotFinite: weights or features are NaN or infinite.
         """
         self._step = step
-        try:
+        with _all_finite(step):
             return self._training_step(step)
-        except RuntimeError as error:
-            # A search of neighbours refuses such features, on a GPU by an assertion.
-            if "finite" in str(error) or "device-side assert" in str(error):
-                raise NotFinite(f"a feature or weight is not finite at step {step + 1}") from error
-            raise
 
     def _training_step(self, step: int) -> dict[str, Tensor]:
         config = self.config
@@ -268,24 +226,41 @@ class GanTask(Task):
 
     def _latent(self, count: int) -> Tensor:
         like = self._like
-        return torch.randn(count, self._latent_channels, device=like.device, dtype=like.dtype)
+        return draw_latent(count, self._latent_config, device=like.device, dtype=like.dtype)
 
     def validate(self) -> dict[str, float]:
-        """Pictures, the critic's gap on held-out images, and what ``measure`` finds."""
-        done = self._step + 1
-        if self.fabric.global_rank == 0:
-            self.write_pictures(f"{done:07d}")
-        values = {"val_critic_gap": self._gap()}
+        """Pictures, the critic's gap on held-out images, what ``measure`` finds.
+
+        And how non-local layers are used, where there are some (`use_of_pair`).
+
+        Raises:
+            NotFinite: weights or features are NaN or infinite.
+        """
+        with _all_finite(self._step):
+            if self.fabric.global_rank == 0:
+                self.write_pictures(f"{self._step + 1:07d}")
+            values = {"val_critic_gap": self._gap(), **log_columns(self._use())}
         if self.measure is not None:
             values |= self.measure(self.average)
         return values
 
+    def _use(self) -> list[NetworkUse]:
+        return use_of_pair(
+            self.generator,
+            self.critic,
+            self.average,
+            self.config,
+            self.dataset,
+            batch_size=self.train.batch_size,
+            seed=self.train.seed,
+        )
+
     def write_pictures(self, name: str) -> None:
         """Samples and interpolations of the averaged generator, from the same z every time."""
-        z = latent_vectors(_GRID, self._latent_channels, self.train.seed)
+        z = latent_vectors(_GRID, self._latent_config, self.train.seed)
         for folder, points in (
             ("samples", z),
-            ("interpolations", interpolations(z[:16], 8)),
+            ("interpolations", interpolations(z[:16], 8, walk_kind(self.generator.config))),
         ):
             path = self.folder / folder / f"{name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -299,7 +274,7 @@ class GanTask(Task):
         the critic is not the one that saw these images in training.
         """
         indices = self.dataset.test[:_VALIDATED]
-        z = latent_vectors(len(indices), self._latent_channels, self.train.seed)
+        z = latent_vectors(len(indices), self._latent_config, self.train.seed)
         like, modes = self._like, self.critic.training
         self.critic.eval()
         total = 0.0

@@ -77,6 +77,10 @@ _TRAINING: dict[str, tuple[GanConfig, dict[str, Any]]] = {
         {**_THESIS, "batch_size": 8, "learning_rate": 5e-5},
     ),
     "thesis/*": (GanConfig(optimizer="rmsprop", ema=0.0), _THESIS),
+    "small/prodpoly": (
+        GanConfig(loss="hinge", critic_steps=1, beta1=0.0, beta2=0.9, ema=0.99),
+        {**_SMALL, "steps": 8_000, "batch_size": 32, "eval_every": 500, "checkpoint_every": 500},
+    ),
     "small/*cp*": _SMALL_POLYNOMIAL,
     "small/*": (GanConfig(ema=0.99), _SMALL),
     "pi/dcgan": (
@@ -92,6 +96,14 @@ _TRAINING: dict[str, tuple[GanConfig, dict[str, Any]]] = {
             "batch_size": 32,
             "learning_rate": 1e-3,
         },
+    ),
+    "pi/prodpoly-sn": (
+        GanConfig(loss="hinge", critic_steps=1, beta1=0.0, beta2=0.9),
+        {**_LOOP, "steps": 50_000, "batch_size": 64, "learning_rate": 2e-4},
+    ),
+    "pi/style*": (
+        GanConfig(loss="hinge", critic_steps=1, beta1=0.0, beta2=0.9),
+        {**_LOOP, "steps": 50_000, "batch_size": 64, "learning_rate": 2e-4},
     ),
     "pi/sngan*": (
         GanConfig(loss="hinge", generator_batch=128),

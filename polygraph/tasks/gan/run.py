@@ -13,10 +13,8 @@ from torch import Tensor, nn
 from polygraph.data.images import ImageDataset
 from polygraph.tasks.gan.checkpoint import checkpoint_of as checkpoint_of
 from polygraph.tasks.gan.checkpoint import load_generator as load_generator
-from polygraph.tasks.gan.pair import generate, interpolations, latent_vectors
-from polygraph.train.checkpoint import (
-    read_json_object,
-)
+from polygraph.tasks.gan.latent import generate, interpolations, latent_vectors, walk_kind
+from polygraph.train.checkpoint import read_json_object
 
 RESULT = "result.json"
 
@@ -54,16 +52,26 @@ class Run:
 
     def sample(self, count: int = 64, *, seed: int = 0) -> Tensor:
         """Images uint8 ``[count, C, 32, 32]``, the same for the same seed."""
-        return generate(self.model, latent_vectors(count, self.latent_channels, seed))
+        return generate(self.model, latent_vectors(count, self.model.config, seed))
 
-    def interpolate(self, count: int = 8, steps: int = 8, *, seed: int = 0) -> Tensor:
+    def interpolate(
+        self, count: int = 8, steps: int = 8, *, seed: int = 0, along: str | None = None
+    ) -> Tensor:
         """Walks of ``steps`` images between ``count`` pairs: uint8 ``[count * steps, C, 32, 32]``.
 
+        Args:
+            count: pairs of latent vectors.
+            steps: images of a walk, ends included.
+            seed: the vectors are drawn from.
+            along: ``"linear"`` or ``"sphere"``, see `polygraph.tasks.gan.latent.interpolations`;
+                None: linear for polynomial generators, along the sphere for the others.
+
         Raises:
-            ValueError: fewer than two steps.
+            ValueError: fewer than two steps, or another way.
         """
-        z = latent_vectors(2 * count, self.latent_channels, seed)
-        return generate(self.model, interpolations(z, steps))
+        z = latent_vectors(2 * count, self.model.config, seed)
+        kind = walk_kind(self.model.config) if along is None else along
+        return generate(self.model, interpolations(z, steps, kind))
 
     def score(self, count: int = 10_000, **settings: Any) -> Any:
         """Inception Score, FID, KID, precision and recall against the training images.
@@ -79,6 +87,40 @@ class Run:
         from polygraph.tasks.gan.scores import score_run
 
         return score_run(self.folder, count, dataset=self.dataset, **settings)
+
+    def nearest(self, count: int = 1000, neighbors: int = 7, **settings: Any) -> Any:
+        """The training images nearest to generated ones: are these copies?
+
+        Args:
+            count: generated images.
+            neighbors: training images for each.
+            **settings: of `polygraph.tasks.gan.nearest.nearest_of_run`, which are those of `score`.
+
+        Returns:
+            `polygraph.tasks.gan.nearest.NearestOfRun`: the share that is closer than usual, with
+            that of held-out images; ``write(path)`` makes the picture.
+        """
+        from polygraph.tasks.gan.nearest import nearest_of_run
+
+        return nearest_of_run(self.folder, count, neighbors, dataset=self.dataset, **settings)
+
+    def diagnose(self, count: int = 10_000, **settings: Any) -> Any:
+        """The scores, and whether the networks use their non-local layers.
+
+        Norms of the non-local and of the local part where they meet, gradients, where neighbors
+        lie, and the scores without the non-local part or with other neighbors.
+
+        Args:
+            count: generated images of every score.
+            **settings: of `polygraph.tasks.gan.diagnosis.diagnose_run`: those of `score`, and
+                ``ablations=False`` for what is quick.
+
+        Returns:
+            `polygraph.tasks.gan.diagnosis.Diagnosis`: ``scores``, ``layers``, ``ablations``.
+        """
+        from polygraph.tasks.gan.diagnosis import diagnose_run
+
+        return diagnose_run(self.folder, count, dataset=self.dataset, **settings)
 
 
 def load_run(
@@ -101,6 +143,7 @@ def sample_run(
     *,
     weights: str = "average",
     interpolate: int | None = None,
+    along: str | None = None,
 ) -> Tensor:
     """Images of a run's generator, the same for the same seed.
 
@@ -111,13 +154,14 @@ def sample_run(
         weights: see `load_generator`.
         interpolate: points of a walk between each two latent vectors, ends included; None: the
             images of the vectors themselves.
+        along: see `Run.interpolate`.
 
     Returns:
         uint8 ``[count, C, 32, 32]``, or ``[count / 2 * interpolate, ...]``.
 
     Raises:
         CheckpointError: the folder holds no run.
-        ValueError: no images are asked for, or an odd number of ends.
+        ValueError: no images are asked for, an odd number of ends, or an unknown way.
     """
     if count < 1:
         raise ValueError(f"sample: count must be at least 1, got {count}")
@@ -125,5 +169,6 @@ def sample_run(
     run = load_run(folder, device, weights=weights)
     if interpolate is None:
         return run.sample(count, seed=seed)
-    z = latent_vectors(count, run.latent_channels, seed)
-    return generate(run.model, interpolations(z, interpolate))
+    if count % 2:
+        raise ValueError(f"sample: a walk needs pairs of ends, an even count, got {count}")
+    return run.interpolate(count // 2, interpolate, seed=seed, along=along)

@@ -31,7 +31,7 @@ _NESTED: dict[str, Any] = {
 }
 SPELLING = Spelling(
     list_settings(_NESTED, ("factors",)),
-    {**DATA_WORDS, "latent": "model.latent_channels"},
+    {**DATA_WORDS, "up": "data.up", "latent": "model.latent_channels"},
     {"synthetic": {"kind": "synthetic", "path": None}},
 )
 #: the default: what wins on small data and large; the published recipe is mesh-published

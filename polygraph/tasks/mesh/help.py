@@ -14,6 +14,7 @@ data
   --to-mm X            millimetres per unit of the files (default: 1000, metres)
   --split NAME         which meshes train (default: interpolation, every tenth tests)
   --kind KIND          registered (default), coma, dfaust
+  --up AXIS            x, y or z points up in pictures (default: auto, as the data say or a guess)
 
 model
   --preset NAME        {presets}

@@ -42,9 +42,9 @@ def train(
         say: called with lines for people; None: they go to stderr.
         **settings: the words of the command line: ``task`` (``"classify"``, or ``"segment"``, which
             labels every point and needs parts), ``epochs`` or ``steps``, ``batch_size``, ``k``
-            (neighbours, 20), ``learning_rate``, ``seed``, ``resume``, ``accelerator``, ``config``
-            (``"points-sgd"``), groups as dictionaries (``model={"dropout": 0.3}``), and all others
-            of `polygraph train points --help-all`.
+            (neighbours: 20, to segment 40), ``learning_rate``, ``seed``, ``resume``,
+            ``accelerator``, ``config`` (``"points-sgd"``), groups as dictionaries
+            (``model={"dropout": 0.3}``), and all others of `polygraph train points --help-all`.
 
     Returns:
         The run with its best weights, on the CPU.

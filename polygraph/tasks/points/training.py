@@ -36,19 +36,20 @@ from polygraph.tasks.points.segment import (
     fit_segmenter,
 )
 from polygraph.train.batches import PointBatches
-from polygraph.train.checkpoint import seal, write_json
+from polygraph.train.checkpoint import write_json
 from polygraph.train.config import TrainConfig, config_hash
 from polygraph.train.distributed import make_fabric, process_group
 from polygraph.train.log import Say
-from polygraph.train.loop import Progress, Trainer
+from polygraph.train.loop import Trainer
 from polygraph.train.provenance import provenance
 from polygraph.train.supervised import (
     ClassificationLoss,
     ClassifierTask,
     model_logits,
+    write_result,
 )
 
-RUN, RESULT = "run.json", "result.json"
+RUN = "run.json"
 CLASSIFY, SEGMENT = TASKS = ("classify", "segment")
 RECIPE: dict[str, Any] = {
     "epochs": 250,
@@ -322,29 +323,9 @@ def train_points(
             write_json(folder / RUN, {**meta, "identity": identity})
 
         progress = trainer.run(resume=resume, describe=describe)
-        result = _finish(task, progress, folder, {**meta, **identity})
+        parts = {"val": dataset.val, "test": dataset.test}
+        result = write_result(task, progress, folder, parts, {**meta, **identity})
         del model, task, trainer
-    return result
-
-
-def _finish(
-    task: PointsTask | SegmentTask, progress: Progress, folder: Path, meta: dict[str, Any]
-) -> dict[str, Any]:
-    """Measure the best weights on the test shapes and write the result."""
-    task.load_best(progress, folder)
-    reached = progress.columns()
-    result = {
-        **reached,
-        "val": task.measure(task.dataset.val),
-        "test": task.measure(task.dataset.test),
-        "parameters": sum(p.numel() for p in task.model.parameters()),
-        "seconds_per_epoch": reached["step_ms"] / 1000 * task.num_samples / task.config.batch_size,
-        "processes": task.fabric.world_size,
-        **meta,
-    }
-    result = seal(result)
-    if task.fabric.global_rank == 0:
-        write_json(folder / RESULT, result)
     return result
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from polygraph.analysis import check_degree
 from polygraph.models.images._mapping import PRODUCT_NORMS
@@ -14,7 +15,8 @@ from polygraph.models.images.dcgan import (
     DeconvGenerator,
     DeconvGeneratorConfig,
 )
-from polygraph.models.images.families import build
+from polygraph.models.images.families import GENERATORS, build, config_of
+from polygraph.models.images.latent import draw_latent
 from polygraph.models.images.polynomial_gan import (
     BODIES,
     DECOMPOSITIONS,
@@ -22,6 +24,7 @@ from polygraph.models.images.polynomial_gan import (
     PolynomialGeneratorConfig,
 )
 from polygraph.models.images.sngan import (
+    RESIDUAL_KINDS,
     ResidualCritic,
     ResidualCriticConfig,
     ResidualGenerator,
@@ -90,8 +93,8 @@ def test_normalised_forms(decomposition, norm):
     assert (values - values[:1]).abs().amax((1, 2, 3))[1:].min() > 1e-5
 
 
-@pytest.mark.parametrize("kind", ["plain", "ncp", "prodpoly"])
-@pytest.mark.parametrize("mapping", [0, 2])
+@pytest.mark.parametrize("kind", RESIDUAL_KINDS)
+@pytest.mark.parametrize("mapping", [0, 2, (2, 3)])
 def test_residual_generator(kind, mapping):
     """Grey images of the right size, with a mapping network and without."""
     torch.manual_seed(0)
@@ -105,7 +108,7 @@ def test_residual_kinds_differ_from_plain_by_their_products():
     config = ResidualGeneratorConfig(latent_channels=6, channels=5)
     plain = ResidualGenerator(config)
     z = torch.randn(2, 6)
-    for kind in ("ncp", "prodpoly"):
+    for kind in ("ncp", "residual-poly"):
         other = ResidualGenerator(replace(config, kind=kind))
         missing = other.load_state_dict(plain.state_dict(), strict=False)
         assert not missing.unexpected_keys
@@ -117,6 +120,56 @@ def test_residual_kinds_differ_from_plain_by_their_products():
             for norm in other.norms:
                 norm.scale.zero_()
         torch.testing.assert_close(other(z), plain(z))
+
+
+def test_ncp_of_residual_blocks_by_its_formula():
+    """x_n = (A_n z) * (S_n x_{n-1} + b_n); its product with polynomials of z."""
+    torch.manual_seed(0)
+    config = ResidualGeneratorConfig("ncp", 6, 1, 5, norm="none", mapping_order=(2, 2))
+    generator = ResidualGenerator(config).double()
+    z = torch.randn(2, 6, dtype=torch.float64)
+    x = generator.input(w := generator.mapping(z)).view(2, 5, 4, 4)
+    assert (generator.mapping.order, generator.mapping.degree) == (4, 4)
+    for n, block in enumerate(generator.blocks):
+        nn.init.normal_(generator.constants[n])
+        a = w @ generator.latent[n].weight.T + generator.latent[n].bias
+        x = a[:, :, None, None] * (sum(block(x)) + generator.constants[n][:, None, None])
+    # The running statistics of training are not those of evaluation: both passes train.
+    torch.testing.assert_close(generator(z), generator.output(x))
+
+
+def test_ncp_begins_as_sngan():
+    """A_n z is 1 on average, b_n is 0."""
+    config = ResidualGeneratorConfig("ncp", 6, 1, 5)
+    generator = ResidualGenerator(config)
+    for linear, constant in zip(generator.latent, generator.constants, strict=True):
+        assert torch.equal(linear.bias, torch.ones(5))
+        assert torch.equal(constant, torch.zeros(5))
+    plain = sum(p.numel() for p in ResidualGenerator(replace(config, kind="plain")).parameters())
+    assert sum(p.numel() for p in generator.parameters()) == plain + 3 * (6 * 5 + 5 + 5)
+
+
+def test_old_checkpoints_of_residual_generators():
+    """The block that was called prodpoly has a name of its own; the NCP of before is refused."""
+    old = {"latent_channels": 6, "out_channels": 1, "channels": 5, "norm": "rms"}
+    found = config_of(GENERATORS, "residual", old | {"kind": "prodpoly"})
+    assert found.kind == "residual-poly"
+    assert config_of(GENERATORS, "residual", old | {"kind": "plain"}).kind == "plain"
+    with pytest.raises(ValueError, match="b_n outside of the product"):
+        config_of(GENERATORS, "residual", old | {"kind": "ncp"})
+    with pytest.raises(ValueError, match="'residual-poly' now"):
+        ResidualGeneratorConfig("prodpoly")
+
+
+@pytest.mark.parametrize("kind", ["normal", "uniform"])
+def test_latent_vectors_of_both_distributions(kind):
+    config = ResidualGeneratorConfig(latent_channels=500, latent_distribution=kind)
+    z = draw_latent(40, config, generator=torch.Generator().manual_seed(0))
+    assert z.shape == (40, 500)
+    assert float(z.std()) == pytest.approx(1 if kind == "normal" else 3**-0.5, rel=0.02)
+    assert (float(z.abs().max()) <= 1) == (kind == "uniform")
+    with pytest.raises(ValueError, match="latent_distribution"):
+        replace(config, latent_distribution="unifrom")
 
 
 def test_published_sizes():

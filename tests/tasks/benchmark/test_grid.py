@@ -21,7 +21,7 @@ from polygraph.report.grid_rows import GridError, read_rows
 from polygraph.report.page_meshes import read_reconstructions, read_samples
 from polygraph.report.summary import average_seeds, best_cells, markdown_summary, tables
 from polygraph.tasks.benchmark.arguments import parse_benchmark_mesh
-from polygraph.tasks.benchmark.cells import DEFAULT_MODELS, Grid
+from polygraph.tasks.benchmark.cells import DEFAULT_MODELS, Grid, frame_label
 from polygraph.tasks.benchmark.grid import run_grid
 from polygraph.tasks.mesh.run import load_run
 from polygraph.train.checkpoint import CheckpointError, load_checkpoint
@@ -305,15 +305,22 @@ def test_patterns_and_repetitions(data):
     assert set(DEFAULT_MODELS) == set(grid(data, models=DEFAULT_MODELS).models)
 
 
+def test_labels_of_meshes():
+    """Of a clip and a frame, or a file: a folder without folders is no clip."""
+    file = {"clip": ".", "frame": 7, "file": "a.ply"}
+    frames = [{"clip": "run", "frame": 7}, file, {"clip": "run"}, {}]
+    assert [frame_label(frame) for frame in frames] == ["run 7", "a.ply", "run", ""]
+
+
 def test_command_line_settings(tmp_path):
     made, out, finished = parse_benchmark_mesh(
         ["--data", str(tmp_path), "synthetic", "--every", "4", "--seeds", "3", "4", "--latents",
-         "8", "--splits", "a", "b", "--steps", "7", "--loss", "l1", "--out", "x",
+         "8", "--splits", "a", "b", "--steps", "7", "--loss", "l1", "--up", "z", "--out", "x",
          "--finished", "y", "z"]
     )  # fmt: skip
     assert (out, finished) == (Path("x"), [Path("y"), Path("z")])
-    assert [(d.kind, d.every, d.split) for d in made.data] == [
-        ("registered", 4, "a"), ("synthetic", 4, "a"),
+    assert [(d.kind, d.every, d.split, d.up) for d in made.data] == [
+        ("registered", 4, "a", "z"), ("synthetic", 4, "a", "z"),
     ]  # fmt: skip
     assert (made.seeds, made.latents, made.splits) == ((3, 4), (8,), ("a", "b"))
     assert (made.train.steps, made.train.schedule) == (7, "cosine")

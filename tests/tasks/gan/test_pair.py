@@ -4,7 +4,6 @@ import functools
 import math
 import re
 from dataclasses import replace
-from itertools import pairwise
 
 import pytest
 import torch
@@ -16,12 +15,11 @@ from polygraph.models.images.families import build
 from polygraph.tasks.gan.pair import (
     GanTask,
     generate,
-    interpolations,
     latent_vectors,
     update_average,
 )
 from polygraph.tasks.gan.presets import GAN_PRESETS
-from polygraph.tasks.gan.run import load_generator
+from polygraph.tasks.gan.run import load_generator, load_run
 from polygraph.tasks.gan.training import build_pair, fit_to_images, train_gan
 from polygraph.train.checkpoint import CheckpointError, load_checkpoint
 from polygraph.train.config import sample_indices, seed_step
@@ -338,32 +336,11 @@ def test_average_of_the_generator():
     assert average.weight.tolist() == [3.0] * 3
 
 
-def test_interpolations_stay_on_the_sphere():
-    """Ends are ends, equal steps of the angle, the radius between; equal and opposite ends too."""
-    ends = latent_vectors(6, 16, 0).double()
-    ends[3] = ends[2]
-    ends[5] = -ends[4]
-    found = interpolations(ends, 5).view(3, 5, 16)
-    assert bool(found.isfinite().all())
-    torch.testing.assert_close(found[:2, 0], ends[[0, 2]], rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(found[:2, -1], ends[[1, 3]], rtol=1e-6, atol=1e-6)
-    unit = torch.nn.functional.normalize(ends[:2], dim=1)
-    walk = interpolations(unit, 5)
-    torch.testing.assert_close(walk.norm(dim=1), torch.ones(5, dtype=torch.float64))
-    cosines = [float(a @ b) for a, b in pairwise(walk)]
-    assert cosines == pytest.approx([cosines[0]] * 4)
-    for bad in (ends[:3], ends[:2][:1]):
-        with pytest.raises(ValueError, match="needs pairs and at least 2 steps"):
-            interpolations(bad)
-    with pytest.raises(ValueError, match="got 2 ends, 1 steps"):
-        interpolations(ends[:2], 1)
-
-
 def test_generate_in_evaluation_mode():
     """Bytes that do not depend on the batch; the mode is put back; NaN is grey."""
     torch.manual_seed(0)
     generator = build(tiny_gan("small/baseline").generator)
-    z = latent_vectors(7, 5, 3)
+    z = latent_vectors(7, generator.config, 3)
     images = generate(generator, z)
     assert (images.dtype, images.shape) == (torch.uint8, (7, 3, 32, 32))
     assert generator.training
@@ -372,7 +349,28 @@ def test_generate_in_evaluation_mode():
     with torch.no_grad():
         generator.output.bias.fill_(math.nan)
     assert generate(generator, z).unique().tolist() == [128]
-    assert torch.equal(latent_vectors(7, 5, 3), z)
+    assert torch.equal(latent_vectors(7, generator.config, 3), z)
+
+
+@pytest.mark.parametrize("kind", ["normal", "uniform"])
+def test_latent_numbers_have_the_distribution_of_the_config(kind, tmp_path):
+    """In training, in pictures and in samples of the run."""
+    config = tiny_gan("small/baseline", steps=2, batch_size=8)
+    generator = replace(config.generator, latent_channels=40, latent_distribution=kind)
+    config = replace(config, generator=generator)
+    seen = []
+
+    def look(module, inputs):
+        if isinstance(getattr(module, "config", None), type(generator)):
+            seen.append(inputs[0].detach())
+
+    with torch.nn.modules.module.register_module_forward_pre_hook(look):
+        train_gan(config, tmp_path, dataset=random_images())
+        load_run(tmp_path).sample(9)
+    numbers = torch.cat([z.flatten() for z in seen])
+    assert numbers.numel() > 5_000
+    assert float(numbers.std()) == pytest.approx(1 if kind == "normal" else 3**-0.5, rel=0.05)
+    assert (float(numbers.abs().max()) <= 1) == (kind == "uniform")
 
 
 def test_a_penalty_needs_a_critic_without_batch_normalisation(tmp_path):

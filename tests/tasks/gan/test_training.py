@@ -56,7 +56,8 @@ def trained(tmp_path_factory):
 def classifier(trained):
     """A classifier of the run's digits, trained once for all tests."""
     folder = trained.parent / "classifier"
-    words = ["score", "--run", str(trained), "--count", "90"]
+    words = ["score", "--run", str(trained), "--count", "90", "--no-ablations"]
+    words += ["--picture", str(folder / "neighbours.png")]
     assert main([*words, "--classifier", str(folder)]) == 0
     return folder
 
@@ -114,6 +115,7 @@ def test_sample(trained, tmp_path, capsys):
 def test_score(trained, classifier, capsys):
     """Every value carries the extractor's name; the same numbers again."""
     words = ["score", "--run", str(trained), "--count", "90", "--classifier", str(classifier)]
+    words += ["--no-ablations", "--picture", str(classifier / "neighbours.png")]
     rows = []
     for _ in range(2):
         assert main([*words, "--json"]) == 0
@@ -308,7 +310,7 @@ def test_scores_follow_a_run_nowhere(trained, tmp_path, capsys):
     meta["config"]["classifier"] = str(chosen)
     meta["config"]["data"] |= {"kind": "folder", "path": "/", "cache_dir": str(chosen)}
     save_checkpoint(run / "last.safetensors", state, meta)
-    words = ["score", "--run", str(run), "--count", "90"]
+    words = ["score", "--run", str(run), "--count", "90", "--no-ablations"]
     assert "the run says that its data lie at '/'" in fails(capsys, words)
     meta["config"]["data"] |= {"kind": "glyphs", "path": None}
     save_checkpoint(run / "last.safetensors", state, meta)

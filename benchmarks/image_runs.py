@@ -1,0 +1,196 @@
+"""Runs of `polygraph train images` side by side: accuracies, losses over epochs and over time.
+
+    python benchmarks/image_runs.py RUNS/conv-s0 RUNS/conv-s1 RUNS/edge-k8-s0 --out results/NAME/bed
+
+A folder's name is that of the variant and ``-s`` with the seed. Writes ``bed.json``, a row per run,
+and ``bed_curves.png``: of each variant the mean over its seeds, and a band from the least to the
+largest. Runs that are not done are refused, and so are runs of other data, lengths or batches than
+the first.
+
+Time is not what the runs took, beside other work: it is the time of the processor for a training
+step of each variant (forward, backward), measured here on one thread, times the steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from polygraph.report.figures import COLORS
+from polygraph.report.render import pyplot
+from polygraph.tasks.images.run import load_run
+from polygraph.train.log import read_log
+from polygraph.train.supervised import ClassificationLoss
+
+KEPT = ("config_hash", "dataset", "commit", "torch", "machine", "threads", "steps", "parameters")
+ALIKE = ("dataset", "dataset_hash", "split_hash", "steps", "augment")
+POINTS = 10  # of a curve of training losses, each a mean
+REPEATS = 3  # of a timed step; the least counts
+
+Row = dict[str, Any]
+
+
+def read_run(folder: Path) -> tuple[Row, list[Any]]:
+    """The row of a run, without its time; and what must be the same in all of them."""
+    if not (folder / "result.json").is_file():
+        raise SystemExit(f"{folder}: no finished run here (result.json is missing)")
+    result = json.loads((folder / "result.json").read_text())
+    train = result["config"]["train"]
+    named = re.fullmatch(r"(.+)-s(\d+)", folder.name)
+    if named is None or int(named[2]) != train["seed"]:
+        raise SystemExit(f"{folder}: its name must end in -s{train['seed']}, its seed")
+    row: Row = {"run": folder.name, "variant": named[1], "seed": train["seed"]}
+    row |= {"preset": result["config"]["preset"], "model": result["model"]}
+    row |= {key: result[key] for key in KEPT}
+    row |= {"batch_size": train["batch_size"], "best_step": result["best_step"]}
+    row["train_images"] = result["config"]["train_images"]
+    for part in ("val", "test"):
+        found = result[part]
+        row[part] = {k: found[k] for k in ("num_samples", "accuracy", "top5_accuracy", "loss")}
+    records = read_log(folder / "log.jsonl")
+    validated = [r for r in records if "val_loss" in r]
+    row["validation"] = {
+        name: [r[name] for r in validated] for name in ("step", "val_loss", "val_error")
+    }
+    row["training"] = _means([r for r in records if "loss" in r], row["steps"] // POINTS)
+    return row, [[result[key] for key in ALIKE], train["batch_size"], row["train_images"]]
+
+
+def _means(records: list[Row], window: int) -> dict[str, list[float]]:
+    """Training losses as means of about `window` steps each, at the last of them."""
+    losses, weights, last, start = [], [], 0, 0
+    found: dict[str, list[float]] = {"step": [], "loss": []}
+    for record in records:
+        losses.append(record["loss"])
+        weights.append(record["step"] - last)
+        last = record["step"]
+        if last - start >= window:
+            found["step"].append(last)
+            found["loss"].append(round(float(np.average(losses, weights=weights)), 5))
+            losses, weights, start = [], [], last
+    return found
+
+
+def step_seconds(folder: Path, batch_size: int) -> float:
+    """The time of one thread for forward and backward of a batch, in a run's network."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = load_run(folder).model.train()
+    loss = ClassificationLoss(model)
+    config = model.config
+    images = torch.rand(batch_size, config.in_channels, config.size, config.size) * 2 - 1
+    labels = torch.randint(config.num_classes, (batch_size,))
+    taken = []
+    for _ in range(REPEATS):
+        start = time.process_time()
+        loss(images, labels)[0].backward()
+        taken.append(time.process_time() - start)
+    return min(taken)
+
+
+def of_variants(rows: list[Row]) -> dict[str, list[Row]]:
+    """The rows of each variant, in the order in which they came."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row["variant"], []).append(row)
+    return found
+
+
+def curves(path: Path, rows: list[Row]) -> None:
+    """Training and validation loss against epochs and against time."""
+    plt = pyplot()
+    figure, grid = plt.subplots(2, 2, figsize=(10.4, 7.6), sharey="row", layout="constrained")
+    epoch = rows[0]["train_images"] / rows[0]["batch_size"]
+    columns: list[tuple[str, Callable[[Row], float]]] = [
+        ("epochs", lambda row: 1 / epoch),
+        ("minutes of one thread", lambda row: row["step_seconds"] / 60),
+    ]
+    lines = [("training loss", "training", "loss"), ("validation loss", "validation", "val_loss")]
+    for axes_row, (title, part, name) in zip(grid, lines, strict=True):
+        for axes, (label, scale) in zip(axes_row, columns, strict=True):
+            for number, (variant, found) in enumerate(of_variants(rows).items()):
+                x = np.array(found[0][part]["step"]) * scale(found[0])
+                y = np.array([row[part][name] for row in found])
+                style = {"color": COLORS[number % len(COLORS)]}
+                dashes = "-" if number < len(COLORS) else "--"
+                axes.plot(x, y.mean(0), dashes, label=variant, linewidth=1.6, **style)
+                if len(found) > 1:
+                    axes.fill_between(x, y.min(0), y.max(0), alpha=0.2, linewidth=0, **style)
+            axes.set_xlabel(label)
+            axes.grid(True, color="#e4e4e4", linewidth=0.6)
+            axes.spines[["top", "right"]].set_visible(False)
+        axes_row[0].set_ylabel(title)
+    for axes in grid[:, 1]:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(plt.LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(plt.FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(plt.NullFormatter())
+    grid[0, 0].legend(frameon=False, fontsize=9)
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def table(rows: list[Row]) -> str:
+    """Markdown: of each variant the mean over seeds, with every seed's number behind it."""
+    variants = of_variants(rows)
+    plain = next(iter(variants.values()))[0]["step_seconds"]
+    first = next(iter(variants))
+    lines = [
+        "| variant | parameters | test accuracy | test loss | validation accuracy | "
+        f"time of a step / {first} |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for variant, found in variants.items():
+        lines.append(
+            f"| {variant} | {found[0]['parameters']:,} | "
+            f"{_seeds([row['test']['accuracy'] for row in found])} | "
+            f"{_seeds([row['test']['loss'] for row in found])} | "
+            f"{_seeds([row['val']['accuracy'] for row in found])} | "
+            f"{found[0]['step_seconds'] / plain:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def _seeds(values: list[float]) -> str:
+    """Their mean, and all of them where there are several."""
+    each = f" ({', '.join(f'{value:.3f}' for value in values)})" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.3f}{each}"
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    parser.add_argument("--out", type=Path, required=True, help="path without its ending")
+    options = parser.parse_args()
+    rows: list[Row] = []
+    alike: list[Any] | None = None
+    for folder in options.runs:
+        row, same = read_run(folder)
+        if alike not in (None, same):
+            raise SystemExit(f"{folder}: of other data, length or batch than {options.runs[0]}")
+        alike = same
+        rows.append(row)
+    timed: dict[str, float] = {}
+    for row, folder in zip(rows, options.runs, strict=True):
+        if row["variant"] not in timed:
+            timed[row["variant"]] = round(step_seconds(folder, row["batch_size"]), 5)
+        row["step_seconds"] = timed[row["variant"]]
+    out: Path = options.out
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.with_name(f"{out.name}.json").write_text(json.dumps(rows, indent=1) + "\n")
+    curves(out.with_name(f"{out.name}_curves.png"), rows)
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""What `polygraph train images --help` prints; nothing that takes time is imported for it."""
+
+HELP = """\
+usage: polygraph train images [DIR] --out RUN [settings]
+
+Train a classifier of images.
+
+  polygraph train images DIR --out RUN             a folder of folders: their names are the classes
+  polygraph train images DIR --kind cifar10 --out RUN
+  polygraph train images DIR --kind cifar10 --preset bed/edge-k8 --width 18 --out RUN
+  polygraph train images --out RUN --resume        go on, with the run's own settings
+
+data
+  DIR, --data DIR      pictures of any size, in one folder for each class; below train/ and test/,
+                       train/ and val/, or without them; or 'glyphs', built-in digits (default)
+  --kind KIND          folder (default of DIR), mnist, fashion-mnist, cifar10, cifar100
+  --data.size N        height and width (default: 32)
+  --train-images N     train with N of them, drawn at random (default: all)
+  --val-fraction X     share of the training images that validates instead (default: 0.1)
+
+model
+  --preset NAME        bed/conv (default): three stages of two 3 x 3 convolutions; bed/attention,
+                       bed/edge-k8, bed/edge-max-k8, bed/ecc-k8, bed/light-k8: attention or a graph
+                       layer in their places, and these with the ending -bare (no rows and columns,
+                       all neighbours alike), ecc and light also with -coordinates; lenet
+  --width N            of bed/...: features of the first stage (default: 66; light: multiples of 3)
+  --k N                of graph layers: neighbours of a pixel (default: 8)
+  --model.merge M, --model.pixel-graph G, --model.metric M      of graph layers: see --help-all
+
+training
+  --out RUN            folder of the run (required)
+  --epochs N           passes over the training images (default: 20); --steps N counts steps
+  --batch-size N       images per step (default: 64)
+  --learning-rate X    (default: 1e-3, which falls to 0 along a cosine; the optimizer is Adam)
+  --augment.crop-padding N, --augment.flip B       random crops and mirrors (CIFAR: 4 and true; all
+                       others: none)
+  --seed N             initialisation and order (default: 0)
+  --resume             go on from the last checkpoint
+  --config NAME        a YAML file, the run.json of another run, or images-sgd (SGD, 120 epochs)
+
+--help-all lists the other settings. docs/training.md explains them.
+"""
+
+
+def text() -> str:
+    """The help."""
+    return HELP
