@@ -63,4 +63,6 @@ assert library.is_relative_to('$tree'), library
 assert b'__asan_report_load' in library.read_bytes(), 'not sanitized'
 assert b'__ubsan_handle' in library.read_bytes(), 'not sanitized'
 print('sanitize: testing', library)"
-sanitized "$python" -m pytest tests/ops -m "not gpu and not slow and not large" -p no:cacheprovider "$@"
+# The sanitizers write where torch's headers lie into the library, which its test would find.
+sanitized "$python" -m pytest tests/ops \
+  --deselect "tests/ops/test_load.py::test_library_names_no_folder_of_its_machine" -m "not gpu and not slow and not large" -p no:cacheprovider "$@"

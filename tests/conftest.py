@@ -6,6 +6,7 @@ from pathlib import Path
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many workers as cores: a thread each
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hypothesis
 import pytest
 import torch
 from support.devices import DRY_RUN, PLACE, PLACES, prepare
@@ -15,6 +16,10 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # cuBLAS reads it when CUDA starts. Without it torch may refuse products of matrices where only
 # deterministic algorithms are allowed, and cuBLAS does not promise the same bits on two streams.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+# How long an example takes is the machine's business, and the sanitizers'.
+hypothesis.settings.register_profile("polygraph", deadline=None)
+hypothesis.settings.load_profile("polygraph")
 
 
 def pytest_configure(config):

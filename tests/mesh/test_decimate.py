@@ -197,7 +197,7 @@ def test_bad_mesh():
         decimate(v, f + 1, 20)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32 - 1), st.integers(3, 60), st.floats(0.0, 0.5))
 def test_any_ragged_sheet(seed, target, holes):
     """Random faces removed: holes, corners that touch, strips, loose vertices, coplanar points."""

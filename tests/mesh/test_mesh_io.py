@@ -117,7 +117,7 @@ def test_polygons_are_cut(suffix, text, tmp_path):
 
 @pytest.mark.parametrize("suffix", FORMATS)
 @pytest.mark.filterwarnings("ignore:.* faces :UserWarning")
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**32 - 1), cut=st.booleans())
 def test_corrupt_files_are_refused_by_name_or_sound(suffix, seed, cut, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / f"corrupt{suffix}"

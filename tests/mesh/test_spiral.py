@@ -225,7 +225,7 @@ def test_starts_on_the_shortest_path(shape):
             assert distance[start] + length == pytest.approx(distance[w], rel=1e-12)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([sphere, grid, torus]), st.integers(1, 2))
 def test_names_of_vertices_do_not_matter(seed, shape, hops):
     v, f = jittered(shape(), seed % 1000)

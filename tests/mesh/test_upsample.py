@@ -33,7 +33,7 @@ def check_closest(points, vertices, faces):
     assert (ours <= distance.min(1) + ROUNDING * scale).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.floats(0, 3), st.floats(0, 1000))
 def test_closest_face_of_a_soup(seed, spread, offset):
     """Triangles whose sizes differ by orders of magnitude, near and far points, away from 0."""

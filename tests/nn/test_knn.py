@@ -31,7 +31,7 @@ def test_graph_is_the_definition(batch, loop, flow, make):
         assert torch.equal(edges, graph(x, k, batch, loop, flow)), k
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     sizes=st.lists(st.integers(0, 9), max_size=6),
     k=st.integers(1, 11),
@@ -46,7 +46,7 @@ def test_any_sizes(sizes, k, channels, loop, ties, seed):
     assert torch.equal(knn_graph(x, k, batch, loop), graph(x, k, batch, loop))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     sizes=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=5),
     named=st.tuples(st.booleans(), st.booleans()),

@@ -150,7 +150,7 @@ def test_large_clouds_of_few_channels(N, C):
     offset=st.sampled_from([0.0, 1.0, 1e4]),
     step=st.sampled_from([None, 1.0, 0.25]),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_cloud(N, M, C, data, scale, offset, step):
     """Random clouds, with ties when they are rounded to a lattice."""
     k = data.draw(st.integers(1, N))
@@ -171,7 +171,7 @@ def test_any_cloud(N, M, C, data, scale, offset, step):
     levels=st.integers(1, 4),
     data=st.data(),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_image(height, width, C, inner, outer, levels, data):
     """Windows at every border; colours of few levels, so that most distances tie."""
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")

@@ -168,7 +168,7 @@ def test_more_points_than_lists_fit(set_threads):
     seed=st.integers(0, 10**6),
     data=st.data(),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_agrees_with_float64(cloud, points, queries, channels, seed, data):
     """The r-th distance is that of a float64 brute force, up to rounding.
 

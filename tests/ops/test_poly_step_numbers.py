@@ -21,7 +21,7 @@ from polygraph import ops, reference
     norm=st.sampled_from(["rms", "none"]),
     activation=st.sampled_from(ACTIVATIONS),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_tiny_and_huge_numbers(V, D, exponents, norm, activation):
     """Factors from 1e-19 to 1e18, whose products still fit float32, channel by channel."""
     powers = torch.tensor([10.0 ** exponents[d % len(exponents)] for d in range(D)])
@@ -41,7 +41,7 @@ def test_tiny_and_huge_numbers(V, D, exponents, norm, activation):
     norm=st.sampled_from(["rms", "none"]),
     activation=st.sampled_from(ACTIVATIONS),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_bad_number_stays_in_its_channel(D, place, value, into, norm, activation):
     """What is not finite, or overflows, changes one channel of one sample, and nothing else."""
     b, v, d = place
