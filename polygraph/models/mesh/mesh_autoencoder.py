@@ -36,7 +36,15 @@ from polygraph.nn.norm import NORMS
 from polygraph.nn.tables import table_of
 
 COORDINATES = 3
-BLOCKS = ("first_order", "simple", "full", "skip", "skip_code")
+BLOCKS = (
+    "first_order",
+    "simple",
+    "full",
+    "skip",
+    "skip_code",
+    "skip_linear",
+    "skip_plus_nested",
+)
 PUBLISHED = "published"  #: rule of the dummy vertex
 OPERATORS = ("spiral", "chebyshev", "gat", "feastnet", "monet", "edgeconv", "ecc")
 
@@ -52,9 +60,12 @@ class MeshAutoencoderConfig:
             two more, which adds a convolution at the finest level.
         latent_channels: numbers in the code of a mesh.
         block: ``"first_order"`` (spiral convolution), ``"simple"`` (one operator, its powers),
-            ``"full"`` (NCP), ``"skip"`` (NCP-Skip) or ``"skip_code"`` (NCP-Skip as the public code
-            has it, whose residual begins with the second step; of order 2 it is ``"full"``).
-        order: degree of each polynomial block; first-order blocks ignore it.
+            ``"full"`` (NCP), ``"skip"`` (NCP-Skip), ``"skip_code"`` (NCP-Skip as the public code
+            has it, whose residual begins with the second step; of order 2 it is ``"full"``),
+            ``"skip_linear"`` or ``"skip_plus_nested"`` (other residuals, see
+            `polygraph.nn.NCPSkip`).
+        order: degree of the polynomial blocks, one for all or one for each, the encoder's first,
+            in the order of the data's way; first-order blocks ignore it.
         operator: of the blocks: ``"spiral"`` convolution, or one on the edges of the mesh
             (`polygraph.nn.mesh_conv`): ``"chebyshev"``, ``"gat"``, ``"feastnet"``, ``"monet"``,
             ``"edgeconv"`` or ``"ecc"``.
@@ -77,14 +88,23 @@ class MeshAutoencoderConfig:
     encoder_channels: tuple[int, ...] = (16, 16, 16, 32)
     decoder_channels: tuple[int, ...] = (32, 32, 16, 16, 3)
     latent_channels: int = 16
-    block: Literal["first_order", "simple", "full", "skip", "skip_code"] = "full"
-    order: int = 2
+    block: Literal[
+        "first_order", "simple", "full", "skip", "skip_code", "skip_linear", "skip_plus_nested"
+    ] = "full"
+    order: int | tuple[int, ...] = 2
     operator: Literal["spiral", "chebyshev", "gat", "feastnet", "monet", "edgeconv", "ecc"] = (
         "spiral"
     )
     activation: Literal["elu", "none", "relu", "leaky_relu", "leaky_relu_0.02"] = "elu"
     norm: Literal[
-        "rms", "vertex_rms", "instance", "instance_vertex", "batch", "batch_channel", "none"
+        "rms",
+        "vertex_rms",
+        "instance",
+        "instance_vertex",
+        "batch",
+        "batch_channel",
+        "tanh",
+        "none",
     ] = "vertex_rms"
     fuse_downsampling: bool = True
     dummy_vertex: bool | Literal["published"] = False
@@ -97,7 +117,11 @@ class MeshAutoencoderConfig:
             object.__setattr__(self, field, tuple(getattr(self, field)))
             for channels in getattr(self, field):
                 check_positive(name, **{field: channels})
-        check_positive(name, latent_channels=self.latent_channels, order=self.order)
+        check_positive(name, latent_channels=self.latent_channels)
+        if not isinstance(self.order, int):
+            object.__setattr__(self, "order", tuple(self.order))
+        for order in self.orders:
+            check_positive(name, order=order)
         check_choice(name, "block", self.block, BLOCKS)
         check_choice(name, "operator", self.operator, OPERATORS)
         check_choice(name, "activation", self.activation, ACTIVATIONS)
@@ -119,6 +143,21 @@ class MeshAutoencoderConfig:
             raise ValueError(
                 f"{name}: decoder_channels must end with 3 coordinates, got {decoder[-1]}"
             )
+        if len(self.orders) != self.num_blocks:
+            raise ValueError(
+                f"{name}: order must be one number, or one for each of the {self.num_blocks} "
+                f"blocks, got {len(self.orders)}"
+            )
+
+    @property
+    def num_blocks(self) -> int:
+        """Of encoder and decoder."""
+        return len(self.encoder_channels) + len(self.decoder_channels) - 1
+
+    @property
+    def orders(self) -> tuple[int, ...]:
+        """Of every block, the encoder's first."""
+        return (self.order,) * self.num_blocks if isinstance(self.order, int) else self.order
 
 
 class MeshAutoencoder(PretrainedMixin):
@@ -190,6 +229,7 @@ class MeshAutoencoder(PretrainedMixin):
         sizes = [len(vertices) for vertices in hierarchy.vertices]
         factories = [level_operators(config.operator, hierarchy, level) for level in range(levels)]
 
+        orders = iter(config.orders)
         self.encoder = nn.ModuleList()
         self.select = None if config.fuse_downsampling else nn.ModuleList()
         width = COORDINATES
@@ -198,9 +238,10 @@ class MeshAutoencoder(PretrainedMixin):
             select = SelectVertices(keep, sizes[level])
             every, kept = factories[level]
             if self.select is None:
-                self.encoder.append(_kept_block(config, every, kept, select, width, channels))
+                made = _kept_block(config, next(orders), every, kept, select, width, channels)
+                self.encoder.append(made)
             else:
-                self.encoder.append(_block(config, every, width, channels))
+                self.encoder.append(_block(config, next(orders), every, width, channels))
                 self.select.append(select)
             width = channels
 
@@ -218,6 +259,7 @@ class MeshAutoencoder(PretrainedMixin):
         self.decoder = nn.ModuleList(
             _block(
                 config,
+                next(orders),
                 factories[levels - 1 - n][0],
                 widths[n],
                 widths[n + 1],
@@ -227,7 +269,8 @@ class MeshAutoencoder(PretrainedMixin):
         )
         self.head: PolynomialBlock | None = None
         if last == levels:
-            self.head = _block(config, factories[0][0], *widths[-2:], activation="none")
+            made = _block(config, next(orders), factories[0][0], *widths[-2:], activation="none")
+            self.head = made
 
         self.register_buffer("mean", torch.zeros(self.num_vertices, COORDINATES))
         self.register_buffer("std", torch.ones(self.num_vertices, COORDINATES))
@@ -353,11 +396,14 @@ _POLYNOMIALS: dict[str, Any] = {
     "full": NCP,
     "skip": NCPSkip,
     "skip_code": partial(NCPSkip, skip_first=False),
+    "skip_linear": partial(NCPSkip, skip="linear"),
+    "skip_plus_nested": partial(NCPSkip, skip="plus_nested"),
 }
 
 
 def _block(
     config: MeshAutoencoderConfig,
+    order: int,
     factory: OperatorFactory,
     in_channels: int,
     out_channels: int,
@@ -373,7 +419,7 @@ def _block(
         factory,
         in_channels,
         out_channels,
-        config.order,
+        order,
         norm=config.norm,
         activation=activation,
         dummy_vertex=config.dummy_vertex is True,
@@ -384,6 +430,7 @@ def _block(
 
 def _kept_block(
     config: MeshAutoencoderConfig,
+    order: int,
     full: OperatorFactory,
     kept: OperatorFactory,
     select: SelectVertices,
@@ -392,5 +439,6 @@ def _kept_block(
 ) -> PolynomialBlock:
     """A block and the down-sampling that follows it, in one."""
     if config.block in ("first_order", "simple"):
-        return _block(config, kept, in_channels, out_channels)
-    return _block(config, full, in_channels, out_channels, final_factory=kept, select=select)
+        return _block(config, order, kept, in_channels, out_channels)
+    selects: dict[str, Any] = {} if config.block == "skip_linear" else {"select": select}
+    return _block(config, order, full, in_channels, out_channels, final_factory=kept, **selects)

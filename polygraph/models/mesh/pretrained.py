@@ -325,9 +325,10 @@ def model_card(model: PretrainedMixin, config: Mapping[str, Any]) -> str:
     hierarchy: MeshHierarchy = model.hierarchy
     settings = model.config
     kind = getattr(settings, "block", "")
+    order = ", ".join(str(n) for n in dict.fromkeys(getattr(settings, "orders", ())))
     facts = {
         "operator": settings.operator,
-        "block": f"{kind}, order {settings.order}" if kind != "first_order" else "first order",
+        "block": f"{kind}, order {order}" if kind != "first_order" else "first order",
         "latent numbers": settings.latent_channels,
         "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
         "vertices per level": ", ".join(f"{n:,}" for n in hierarchy.sizes),

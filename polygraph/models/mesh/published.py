@@ -78,12 +78,14 @@ def _check_model(config: MeshAutoencoderConfig) -> None:
                 f"load_published: the model must have {name}={wanted!r}, got "
                 f"{getattr(config, name)!r}"
             )
-    if config.block != "first_order" and config.order < 2:
-        raise ValueError(f"load_published: order must be 2 or more, got {config.order}")
-    if config.block == "skip":
+    if config.block != "first_order" and (not isinstance(config.order, int) or config.order < 2):
+        raise ValueError(
+            f"load_published: order must be one for all blocks, 2 or more, got {config.order}"
+        )
+    if config.block.startswith("skip") and config.block != "skip_code":
         raise ValueError(
             "load_published: the public residual begins with the second step: block must be "
-            "'skip_code', got 'skip'"
+            f"'skip_code', got {config.block!r}"
         )
 
 
@@ -107,6 +109,7 @@ def _block_sources(
             f"{ours}.operator.bias": [bias],
         }
     found = {f"{ours}.beta": [bias]}
+    assert isinstance(config.order, int)
     steps = range(config.order - 1)
     for n in steps:
         for part in _BATCH_NORM:

@@ -116,7 +116,7 @@ def network_row(
             "model": config.preset,
             "family": family_of(config),
             "operator": model.operator,
-            "order": 1 if first else model.order,
+            "order": 1 if first else max(model.orders),
             "activation": model.activation,
             "norm": None if first else model.norm,
             "latent": model.latent_channels,

@@ -208,6 +208,10 @@ def test_evaluation_mode_and_batch_change_nothing(tiny, block, norm):
         ({"block": "skip", "order": 3, "decoder_channels": (4, 3)}, 9),
         ({"block": "skip_code", "order": 3, "decoder_channels": (4, 3)}, 9),
         ({"block": "full", "order": 4, "decoder_channels": (4, 3)}, 16),
+        ({"block": "skip_linear", "order": 3, "decoder_channels": (4, 3)}, 9),
+        ({"block": "skip_plus_nested", "order": 3, "decoder_channels": (4, 3)}, 9),
+        ({"block": "full", "order": [3, 2], "decoder_channels": (4, 3)}, 6),
+        ({"block": "skip_linear", "order": (1, 2, 3, 2)}, 12),
         ({"block": "full", "order": 2, "decoder_channels": (4, 4, 3), "levels": 1}, 8),
     ],
 )
@@ -348,6 +352,8 @@ def test_bad_normalization(tiny, mean, std, message):
     [
         ({"latent_channels": 0}, "latent_channels must be a positive integer, got 0"),
         ({"order": 0}, "order must be a positive integer, got 0"),
+        ({"order": (2, 2, 0, 2)}, "order must be a positive integer, got 0"),
+        ({"order": (2, 2)}, "one for each of the 4 blocks, got 2"),
         ({"encoder_channels": (8, -8)}, "encoder_channels must be a positive integer, got -8"),
         ({"block": "ful"}, "block must be one of .*did you mean 'full'"),
         ({"operator": "chebishev"}, "operator must be one of .*did you mean 'chebyshev'"),
