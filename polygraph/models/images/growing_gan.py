@@ -74,10 +74,14 @@ class GrowingCriticConfig:
     Attributes:
         in_channels: of the images: 1 or 3.
         channels: features at 32 x 32, 16 x 16, 8 x 8 and 4 x 4.
+        minibatch_deviation: give the last convolution one feature more, the standard deviation
+            over the batch, averaged over features and pixels, as published. Values then depend on
+            the whole batch, which a gradient penalty does not allow.
     """
 
     in_channels: int = 3
     channels: tuple[int, ...] = (32, 64, 128, 128)
+    minibatch_deviation: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
@@ -130,6 +134,13 @@ def _generator_layer(in_channels: int, out_channels: int) -> list[nn.Module]:
 
 def _repeated(x: Tensor, size: int) -> Tensor:
     return x if x.shape[-1] == size else F.interpolate(x, size=(size, size))
+
+
+def _deviation_over_batch(x: Tensor) -> Tensor:
+    """One number, as a feature of every pixel of every image: how much a batch varies."""
+    centred = x - x.mean(0, keepdim=True)
+    deviation = (centred.square().mean(0) + 1e-8).sqrt().mean()
+    return deviation.expand(len(x), 1, *x.shape[2:])
 
 
 class Growing(nn.Module):
@@ -247,8 +258,8 @@ class GrowingCritic(Growing):
     which it is blended; for each size two 3 x 3 convolutions with leaky ReLU and a mean over 2 x 2;
     at 4 x 4 a 3 x 3 convolution, a linear layer, leaky ReLU, linear.
 
-    Without the published standard deviation over the batch: each value depends on one image, which
-    a gradient penalty per sample needs.
+    The published standard deviation over the batch is an option: without it each value depends on
+    one image, which a gradient penalty per sample needs.
 
     Args:
         config: what to build.
@@ -281,7 +292,10 @@ class GrowingCritic(Growing):
                 )
             )
         last = widths[0]
-        self.last = nn.Sequential(_Equalized(last, last, 3), nn.LeakyReLU(_SLOPE), nn.Flatten(1))
+        more = int(config.minibatch_deviation)
+        self.last = nn.Sequential(
+            _Equalized(last + more, last, 3), nn.LeakyReLU(_SLOPE), nn.Flatten(1)
+        )
         self.values = nn.Sequential(
             _Equalized(16 * last, last, 1), nn.LeakyReLU(_SLOPE), _Equalized(last, 1, 1, gain=1.0)
         )
@@ -297,6 +311,8 @@ class GrowingCritic(Growing):
             out = torch.lerp(small, blocks[level - 1](out), self._fade())
         for block in reversed(blocks[: max(0, level - 1)]):
             out = block(out)
+        if self.config.minibatch_deviation:
+            out = torch.cat([out, _deviation_over_batch(out)], 1)
         values: Tensor = self.values(self.last(out)[:, :, None, None])
         return values.flatten() + self._nothing_of(
             blocks[level:], inputs[level + 1 :], inputs[: max(0, level - 1)]

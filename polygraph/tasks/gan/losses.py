@@ -192,6 +192,8 @@ class GeneratorLoss(nn.Module):
 
 
 def mixes_samples(module: nn.Module) -> bool:
-    """Whether a module has batch normalisation."""
+    """Whether a module has batch normalisation, or looks at how a batch varies."""
     norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+    if getattr(getattr(module, "config", None), "minibatch_deviation", False):
+        return True
     return any(isinstance(child, norms) for child in module.modules())

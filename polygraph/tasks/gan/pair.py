@@ -106,7 +106,7 @@ class GanTask(Task):
         if config.loss == "wgan-gp" and mixes_samples(critic):
             raise ValueError(
                 "gan: wgan-gp needs a critic whose values depend on one image each, got one with "
-                "batch normalisation (batch_norm)"
+                "batch normalisation (batch_norm) or minibatch_deviation"
             )
         if isinstance(generator, Growing) != isinstance(critic, Growing):
             raise ValueError(

@@ -9,13 +9,14 @@ import torch.nn.functional as F
 
 from polygraph.models.images.families import build
 from polygraph.models.images.growing_gan import (
+    GrowingCritic,
     GrowingCriticConfig,
     GrowingGeneratorConfig,
     _Equalized,
     _PixelNorm,
     growth_at,
 )
-from polygraph.tasks.gan.losses import gradient_penalty
+from polygraph.tasks.gan.losses import gradient_penalty, mixes_samples
 
 GENERATOR = GrowingGeneratorConfig(latent_channels=5, out_channels=1, channels=(6, 5, 4, 3))
 CRITIC = GrowingCriticConfig(in_channels=1, channels=(3, 4, 5, 6))
@@ -172,3 +173,22 @@ def test_bad_settings():
         generator(noise(2, 4))
     with pytest.raises(ValueError, match=r"x must have shape \[B, 1, 32, 32\]"):
         critic(noise(2, 1, 16, 16))
+
+
+def test_deviation_over_the_batch():
+    """One feature more at 4 x 4, the mean deviation; a batch of one image has none."""
+    torch.manual_seed(0)
+    config = GrowingCriticConfig(1, (3, 4, 5, 6), minibatch_deviation=True)
+    critic, seen = GrowingCritic(config).double(), []
+    critic.last.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    critic(torch.randn(4, 1, 32, 32, dtype=torch.float64))
+    features, added = seen[0][:, :-1], seen[0][:, -1]
+    wanted = (features.var(0, correction=0) + 1e-8).sqrt().mean()
+    torch.testing.assert_close(added, wanted.expand(4, 4, 4))
+    critic(torch.randn(1, 1, 32, 32, dtype=torch.float64))
+    assert float(seen[1][:, -1].detach().abs().max()) < 1e-3
+    plain = GrowingCritic(GrowingCriticConfig(1, (3, 4, 5, 6)))
+    count = [sum(p.numel() for p in model.parameters()) for model in (critic, plain)]
+    assert count[0] - count[1] == 6 * 9
+    assert mixes_samples(critic)
+    assert not mixes_samples(plain)
