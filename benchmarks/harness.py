@@ -27,6 +27,9 @@ from torch import Tensor
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FORWARD, BOTH = PASSES = ("forward", "forward+backward")
+# A library with a pool of threads of its own (FAISS, OpenBLAS) keeps a core busy for some
+# milliseconds after its work, which the next contender would pay for.
+SETTLE_SECONDS = 0.05
 SAMPLE_SECONDS = 0.02  # a call shorter than this is repeated within one sample
 TOLERANCE = 1e-4  # of the largest entry: float32 sums of up to 10^5 terms against float64
 MIB = 2**20
@@ -195,6 +198,7 @@ def take_turns(
             for name, contender in problem.contenders.items():
                 if turn and (turn + 1) * repeats[name] * once[name] > limit:
                     continue
+                time.sleep(SETTLE_SECONDS)
                 samples[name].append(seconds(contender, which, repeats[name], device))
     finally:
         gc.enable()
