@@ -46,6 +46,10 @@ def objects():
     return [
         analysis.CodeGaussian.fit(torch.randn(N, 8)),
         analysis.check_degree(lambda x: x**2, (3,), 2),
+        analysis.degree_templates(torch.square, torch.ones(30, 40), 2),
+        analysis.derivative_tensors(torch.square, (40,), 2),
+        *(use := analysis.measure_use(nn.NonLocalGraphConv2d(3, 4), [torch.randn(2, 3, 16, 16)])),
+        use[0].places,
         data.open_images(data.ImageDataConfig()),
         data.make_creature(num_frames=64),
         data.open_shapes(data.ShapeDataConfig()),

@@ -57,6 +57,14 @@ class DegreeTemplates:
     outputs: tuple[int, ...]
     residual: float
 
+    def __repr__(self) -> str:
+        """One line: degree, samples, outputs, what is missed."""
+        degree, samples = self.terms.shape[0] - 1, self.terms.shape[1]
+        return (
+            f"DegreeTemplates(degree={degree}, {samples} samples, {len(self.outputs)} outputs, "
+            f"residual={self.residual:.0e})"
+        )
+
     def energy(self) -> Tensor:
         """Share of each degree of 1 and above in the change from the centre, ``[N]``.
 

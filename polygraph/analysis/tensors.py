@@ -111,6 +111,11 @@ class PolynomialTensors:
     tensors: tuple[Tensor, ...]
     in_shape: tuple[int, ...]
 
+    def __repr__(self) -> str:
+        """One line: order and shapes."""
+        out = list(self.tensors[0].shape)
+        return f"PolynomialTensors(order={self.order}, {list(self.in_shape)} to {out})"
+
     @property
     def order(self) -> int:
         """The highest degree."""

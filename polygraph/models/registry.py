@@ -38,8 +38,8 @@ def list_models(pattern: str = "*") -> list[str]:
         ['first-order-spiralnet++', 'spiralnet++']
         >>> list_models("dgcnn-*")
         ['dgcnn-classifier', 'dgcnn-segmenter']
-        >>> list_models("pi/sngan*/generator")
-        ['pi/sngan-ncp/generator', 'pi/sngan-prodpoly/generator', 'pi/sngan/generator']
+        >>> list_models("pi/style*/generator")
+        ['pi/style-ncp/generator', 'pi/style/generator']
 
     See Also:
         `create_model`.

@@ -32,7 +32,7 @@ def narrowed(config):
     known = {field.name for field in fields(config)}
     changed = {name: value for name, value in NARROW.items() if name in known}
     if isinstance(config.channels, tuple):
-        changed["channels"] = (6, 5, 4, 3)[: len(config.channels)]
+        changed["channels"] = tuple((6, 5, 4, 3)[min(n, 3)] for n in range(len(config.channels)))
     return replace(config, **changed)
 
 
