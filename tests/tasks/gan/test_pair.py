@@ -90,6 +90,8 @@ def test_two_steps_of_every_preset(tmp_path, name):
                 continue  # what it adds to real images it may add to generated ones
             if "progan" in name and re.match(r"(in|out)puts\.[012]\.", key):
                 continue  # of the sizes that were grown out of
+            if not start.numel():
+                continue  # the constants of a polynomial of order 1
             assert not torch.equal(start, found[kind][key]), (kind, key)
     records = log(tmp_path)
     values = [v for record in records for v in record.values() if isinstance(v, float)]
