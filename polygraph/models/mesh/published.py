@@ -78,10 +78,13 @@ def _check_model(config: MeshAutoencoderConfig) -> None:
                 f"load_published: the model must have {name}={wanted!r}, got "
                 f"{getattr(config, name)!r}"
             )
-    if config.block != "first_order" and (not isinstance(config.order, int) or config.order < 2):
-        raise ValueError(
-            f"load_published: order must be one for all blocks, 2 or more, got {config.order}"
-        )
+    if config.block != "first_order":
+        if not isinstance(config.order, int):
+            raise ValueError(
+                f"load_published: order must be one for all blocks, got {list(config.order)}"
+            )
+        if config.order < 2:
+            raise ValueError(f"load_published: order must be 2 or more, got {config.order}")
     if config.block.startswith("skip") and config.block != "skip_code":
         raise ValueError(
             "load_published: the public residual begins with the second step: block must be "

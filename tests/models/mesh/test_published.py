@@ -215,6 +215,7 @@ def test_what_does_not_fit_is_refused(tiny):
         ({"norm": "rms"}, "must have norm='batch', got 'rms'"),
         ({"block": "skip"}, "block must be 'skip_code', got 'skip'"),
         ({"order": 1}, "order must be 2 or more, got 1"),
+        ({"order": (2, 3, 2, 2)}, r"order must be one for all blocks, got \[2, 3, 2, 2\]"),
     ],
 )
 def test_models_that_compute_something_else_are_refused(tiny, changes, message):
