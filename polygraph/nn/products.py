@@ -20,7 +20,7 @@ DENSE_LIMIT = 10_000_000  # weights of a dense polynomial
 
 
 class PiSigma(PolynomialBlock):
-    """``Π_{n=1..N} (W_n z + b_n)``: one product of N linear maps, a single term of high order.
+    """A product of N linear maps of z, ``Π_n (W_n z + b_n)``: a single term of high order.
 
     Source: Shin and Ghosh, "The pi-sigma network: an efficient higher-order neural network", IJCNN
     1991.
@@ -67,7 +67,7 @@ class PiSigma(PolynomialBlock):
 
 
 class RidgePolynomial(PolynomialBlock):
-    """``Σ_{n=1..N} Π_{m=1..n} (W_nm z + b_nm)``: pi-sigma terms of every order up to N.
+    """A sum of pi-sigma terms, one of each order up to N: ``Σ_n Π_m (W_nm z + b_nm)``, m <= n.
 
     Source: Shin and Ghosh, "Ridge polynomial networks", IEEE Transactions on Neural Networks 1995.
 
@@ -125,7 +125,7 @@ class RidgePolynomial(PolynomialBlock):
 
 
 class DensePolynomial(PolynomialBlock):
-    """``β + Σ_{n=1..N} W^[n] z ... z``: a learned tensor for every degree, without decomposition.
+    """A learned tensor for every degree, without decomposition: ``β + W¹z + W²zz`` and so on.
 
     What the decompositions replace: ``o · dⁿ`` weights of degree n. The tensors start with a
     standard deviation of ``d^(-n/2) / n!``, so that no degree prevails for z of N(0, 1).
