@@ -21,6 +21,7 @@ from polygraph.report.image_grid import image_grid
 from polygraph.report.render import pyplot
 from polygraph.tasks.gan.pair import generate, interpolations, latent_vectors
 from polygraph.tasks.gan.run import load_generator
+from polygraph.train.checkpoint import load_checkpoint
 from polygraph.train.log import read_log
 
 KEPT = ("config_hash", "dataset", "commit", "torch", "machine", "threads")
@@ -49,12 +50,21 @@ def read_run(folder: Path) -> dict[str, Any]:
         for r in scored
     ]
     row["extractor"] = names["IS"].removeprefix("IS ").strip("()") if "IS" in names else None
+    row["extractor_accuracy"] = accuracy(folder, result["config"].get("classifier"))
     losses = ("critic_gap", "critic_loss", "generator_loss", "penalty")
     trained = [r for r in records if "critic_loss" in r]
     row["curve"] = {"step": [r["step"] for r in trained]} | {
         name: [round(r[name], 5) for r in trained] for name in losses if name in trained[0]
     }
     return row
+
+
+def accuracy(folder: Path, kept: str | None) -> float | None:
+    """The share of test images that the classifier of the scores gets right."""
+    found = sorted(Path(kept or folder / "classifier").glob("*.safetensors"))
+    if len(found) != 1:
+        return None
+    return float(load_checkpoint(found[0])[1]["accuracy"])
 
 
 def curves(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -117,9 +117,9 @@ class StyleStep(nn.Module):
 class StyleGenerator(nn.Module):
     """``[B, latent_channels]`` to ``[B, out_channels, 32, 32]`` in (-1, 1).
 
-    z is divided by its root mean square and mapped to w; a learned constant of 4 x 4 goes through
-    two steps (`StyleStep`) of w at each size, repeated to the next size between them; 1 x 1 to the image,
-    tanh.
+    z is divided by its root mean square and mapped to w. A learned constant of 4 x 4 goes through
+    two steps (`StyleStep`) of w at each size; pixels are repeated between sizes; 1 x 1 to the
+    image, tanh.
 
     Args:
         config: what to build.
