@@ -69,9 +69,9 @@ def train(
     """
     from dataclasses import replace
 
+    from polygraph.data.given_images import in_memory, is_in_memory
     from polygraph.data.images import ARRAYS
     from polygraph.tasks.gan.arguments import parse_train_gan
-    from polygraph.tasks.gan.given import in_memory, is_in_memory
     from polygraph.tasks.gan.training import train_gan
     from polygraph.train.log import say_on_stderr
     from polygraph.train.words import call_words

@@ -72,8 +72,8 @@ def train(
     """
     from dataclasses import replace
 
+    from polygraph.data.given_images import in_memory, is_in_memory
     from polygraph.data.images import ARRAYS
-    from polygraph.tasks.gan.given import in_memory, is_in_memory
     from polygraph.tasks.images.arguments import parse_train_images
     from polygraph.tasks.images.training import train_images
     from polygraph.train.log import say_on_stderr

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from polygraph._arrays import as_numpy
+from polygraph.data.given_images import in_memory, is_in_memory
 from polygraph.data.image_files import Images, read_picture
 from polygraph.data.images import ImageDataConfig, ImageDataset, open_images, pad_images, to_float
 from polygraph.models.images.families import CLASSIFIERS, build, config_of
 from polygraph.models.state import build_with
-from polygraph.tasks.gan.given import in_memory, is_in_memory
 from polygraph.tasks.images.training import ImagesRunConfig, split_training
 from polygraph.train.checkpoint import (
     CheckpointError,
