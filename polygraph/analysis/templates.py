@@ -68,11 +68,13 @@ class DegreeTemplates:
     def energy(self) -> Tensor:
         """Share of each degree of 1 and above in the change from the centre, ``[N]``.
 
-        Mean squares over samples and outputs, divided by their sum. Terms of different degrees may
-        cancel: the shares say how large they are, not what is left of them.
+        Mean squares over samples and outputs, divided by their sum; zeros where nothing changes.
+        Terms of different degrees may cancel: the shares say how large they are, not what is left
+        of them.
         """
         squares = self.terms[1:].square().flatten(1).mean(1)
-        return squares / squares.sum()
+        total, rounding = squares.sum(), 1e-13 * self.terms.abs().max()
+        return squares / total if total > rounding.square() else torch.zeros_like(squares)
 
 
 def degree_templates(

@@ -217,8 +217,8 @@ def coefficient_tensors(
 
     Raises:
         TypeError: a block of another kind.
-        ValueError: the block is no polynomial, or its largest tensor would have more than ten
-            million numbers.
+        ValueError: the block is no polynomial, its operators are not linear, or its largest tensor
+            would have more than ten million numbers.
 
     Example:
         >>> import torch
@@ -255,7 +255,27 @@ def coefficient_tensors(
         part.permute(*range(1, part.dim()), 0).reshape(*values, *[size] * k)
         for k, part in enumerate(parts)
     ]
-    return PolynomialTensors(tuple(tensors), tuple(in_shape))
+    found = PolynomialTensors(tuple(tensors), tuple(in_shape))
+    _check_values(block, found, identity)
+    return found
+
+
+def _check_values(
+    block: PolynomialBlock | ProdPoly, found: PolynomialTensors, like: Tensor
+) -> None:
+    """Refuse operators that are not linear, which no recursion can tell: one look at a point."""
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(1, *found.in_shape, generator=generator, dtype=like.dtype).to(like.device)
+    with torch.no_grad():
+        wanted, terms = block(z), found.terms(z)
+    missed = float((terms.sum(0) - wanted).abs().max())
+    # Where terms cancel, rounding is that of the largest of them.
+    size = max(float(terms.abs().max()), float(wanted.abs().max()))
+    if not missed <= 1e3 * torch.finfo(like.dtype).eps * size:
+        raise ValueError(
+            f"coefficient_tensors: the tensors of {block!r} miss a value by {missed:.1e} of "
+            f"{size:.1e}: are its operators linear?"
+        )
 
 
 def _check_size(owner: str, values: int, size: int, degree: int) -> None:

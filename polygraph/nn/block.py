@@ -69,7 +69,7 @@ def polynomial_step(
     if norm.fused and is_ordinary(norm, SecondOrderNorm):
         if norm.layout.name == "vertices":
             return _fused_step(norm, a, s, skip, bias, activation)
-        if _channels_last(a):
+        if _channels_last(a) and _of_one_shape(a, s, skip):
             s, skip = (None if x is None else _pixel_rows(x) for x in (s, skip))
             out = _fused_step(norm, _pixel_rows(a), s, skip, bias, activation)
             height, width = a.shape[-2:]
@@ -88,6 +88,14 @@ def _channels_last(images: Tensor) -> bool:
     """Whether the pixels of ``[..., C, H, W]`` are rows of channels, as vertices are."""
     row, pixel = images.stride()[-2:]
     return images.shape[-3] > 1 and images.stride(-3) == 1 and row == images.shape[-1] * pixel
+
+
+def _of_one_shape(a: Tensor, s: Tensor | None, skip: Tensor | None) -> bool:
+    """Whether nothing broadcasts; without s, the channels of ``a`` are those of a and s."""
+    if s is not None and s.shape != a.shape:
+        return False
+    made = (*a.shape[:-3], a.shape[-3] // (2 if s is None else 1), *a.shape[-2:])
+    return skip is None or tuple(skip.shape) == made
 
 
 def _pixel_rows(images: Tensor) -> Tensor:

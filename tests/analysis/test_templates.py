@@ -48,6 +48,11 @@ def test_a_higher_degree_than_the_network_has_adds_nothing():
     assert float(found.energy()[2:].max()) < 1e-12
 
 
+def test_a_constant_has_no_energy():
+    found = degree_templates(lambda x: 0 * x + 1, torch.randn(2, 3).double(), 2)
+    assert found.energy().tolist() == [0, 0]
+
+
 def test_images_vertices_and_chosen_outputs():
     net = nn.Sequential(
         Simple(partial(nn.Conv2d, kernel_size=3, padding=1), 1, 2, order=2, norm="none"),

@@ -145,6 +145,17 @@ def test_norms_are_those_of_symmetric_parts():
     torch.testing.assert_close(found.symmetric().norms(), found.norms())
 
 
+def test_operators_that_are_not_linear_are_noticed():
+    """A ReLU inside of an operator, of which the block cannot know."""
+
+    def bent(i, o, bias=True):
+        return nn.Sequential(nn.Linear(i, o, bias), nn.LeakyReLU(0.5))
+
+    block = randomized(CCP(bent, 3, 3, order=2, norm="none", layout="vectors"))
+    with pytest.raises(ValueError, match="are its operators linear"):
+        coefficient_tensors(block, (3,))
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [

@@ -11,6 +11,7 @@ from polygraph import ops
 from polygraph.analysis import check_degree
 from polygraph.nn import (
     CCP,
+    LAYOUTS,
     NCP,
     DensePolynomial,
     EdgeConv,
@@ -23,6 +24,7 @@ from polygraph.nn import (
     SelectVertices,
     Simple,
     SpiralConv,
+    polynomial_step,
 )
 
 CLOSE = {"rtol": 1e-11, "atol": 1e-12}
@@ -224,6 +226,16 @@ def test_images_with_channels_last_take_the_fused_step(form, norm, monkeypatch):
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
     assert found[1][0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_images_whose_factors_broadcast_are_composed():
+    """A number per feature, as A_n z of generators has: the same in both orders of memory."""
+    norm = SecondOrderNorm(3, "rms", LAYOUTS["images"]).double()
+    a, s, skip = sample(3, 5, 4), sample(3, 1, 1), torch.randn(3, 1, 1, dtype=torch.float64)
+    last = a.to(memory_format=torch.channels_last)
+    for given in ({"s": s}, {"s": a.flip(0), "skip": skip}):
+        plain = polynomial_step(norm, a, **given)
+        torch.testing.assert_close(polynomial_step(norm, last, **given), plain, **CLOSE)
 
 
 def test_repr_says_what_is_special():

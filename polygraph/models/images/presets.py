@@ -131,7 +131,7 @@ PAIRS: dict[str, Pair] = {
     "pi/style-ncp": _with(_STYLE, mapping="ncp", mapping_depth=4),
     "pi/sngan": _SNGAN,
     "pi/sngan-ncp": _with(_SNGAN, kind="ncp"),
-    "pi/sngan-prodpoly": _with(_SNGAN, kind="ncp", mapping_order=(2, 2)),
+    "pi/sngan-prodpoly": _with(_SNGAN, kind="ncp", mapping_order=(2, 2), norm="none"),
     "pi/sngan-residual-poly": _with(_SNGAN, kind="residual-poly"),
     **_polynomial_pairs(),
 }

@@ -141,7 +141,7 @@ class StyleGenerator(nn.Module):
         width, first = config.latent_channels, config.channels[0]
         if config.mapping == "ncp":
             self.mapping: nn.Module = NCP(
-                nn.Linear, width, width, config.mapping_depth, rank=width, norm="rms"
+                nn.Linear, width, width, config.mapping_depth, rank=width, norm="none"
             )
         else:
             layers: list[nn.Module] = []
