@@ -20,6 +20,7 @@ from polygraph.analysis.latent import (
     encode_meshes,
     line,
 )
+from polygraph.analysis.multilinear import khatri_rao, mode_product
 from polygraph.analysis.pixel_places import (
     Places,
     chance_places,
@@ -33,8 +34,6 @@ from polygraph.analysis.tensors import (
     PolynomialTensors,
     coefficient_tensors,
     derivative_tensors,
-    khatri_rao,
-    mode_product,
 )
 
 if TYPE_CHECKING:
