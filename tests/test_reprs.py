@@ -45,7 +45,10 @@ def objects():
     errors = results()
     return [
         analysis.CodeGaussian.fit(torch.randn(N, 8)),
+        analysis.affine_map(torch.nn.Linear(40, 30), (40,)),
         analysis.check_degree(lambda x: x**2, (3,), 2),
+        analysis.network_degree(torch.nn.Tanh(), (3,)),
+        analysis.BlockDegree("blocks.0", "PolyResidual", 2),
         analysis.degree_templates(torch.square, torch.ones(30, 40), 2),
         analysis.derivative_tensors(torch.square, (40,), 2),
         *(use := analysis.measure_use(nn.NonLocalGraphConv2d(3, 4), [torch.randn(2, 3, 16, 16)])),

@@ -7,6 +7,7 @@ asked for.
 from typing import TYPE_CHECKING
 
 from polygraph._lazy import lazy
+from polygraph.analysis.affine import AffineMap, affine_map
 from polygraph.analysis.degree import (
     DegreeReport,
     chebyshev_coefficients,
@@ -21,6 +22,7 @@ from polygraph.analysis.latent import (
     line,
 )
 from polygraph.analysis.multilinear import khatri_rao, mode_product
+from polygraph.analysis.network_degree import BlockDegree, NetworkDegree, network_degree
 from polygraph.analysis.pixel_places import (
     Places,
     chance_places,
@@ -67,14 +69,18 @@ else:
 
 __all__ = [
     "ABLATIONS",
+    "AffineMap",
+    "BlockDegree",
     "CodeGaussian",
     "DegreeReport",
     "DegreeTemplates",
     "LayerUse",
+    "NetworkDegree",
     "Places",
     "PolynomialTensors",
     "ablated",
     "ablations_of",
+    "affine_map",
     "analogy",
     "chance_places",
     "chebyshev_coefficients",
@@ -90,6 +96,7 @@ __all__ = [
     "measure_use",
     "mode_product",
     "neighbor_tables",
+    "network_degree",
     "nonlocal_layers",
     "offset_counts",
     "places_of_counts",

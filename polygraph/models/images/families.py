@@ -36,6 +36,7 @@ from polygraph.models.images.sngan import (
     ResidualGeneratorConfig,
 )
 from polygraph.models.images.style_gan import StyleGenerator, StyleGeneratorConfig
+from polygraph.models.resnet.resnet import ResNet, ResNetConfig
 
 #: family -> (class of the config, class of the module)
 GENERATORS: dict[str, tuple[type, type[nn.Module]]] = {
@@ -56,6 +57,7 @@ CRITICS: dict[str, tuple[type, type[nn.Module]]] = {
 CLASSIFIERS: dict[str, tuple[type, type[nn.Module]]] = {
     "pixel": (PixelClassifierConfig, PixelClassifier),
     "lenet": (LeNetConfig, LeNet),
+    "resnet": (ResNetConfig, ResNet),
 }
 _ALL = (GENERATORS, CRITICS, CLASSIFIERS)
 

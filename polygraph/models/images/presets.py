@@ -10,7 +10,8 @@ skip``: polynomials of order 8 of z, without activations, which two cores can ca
 
 ``bed/*``: `PixelClassifier` with a convolution, attention or a graph layer in its middle. Of these
 ``-bare`` have the graph alone, ``-coordinates`` rows and columns as well; those without an ending
-have also the weights of edges, where there are such.
+have also the weights of edges, where there are such. ``resnet18``, ``prodpoly-2211`` and so on:
+`polygraph.models.resnet.presets`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from polygraph.models.images.polynomial_gan import PolynomialGeneratorConfig
 from polygraph.models.images.prodpoly_gan import ProdPolyGeneratorConfig
 from polygraph.models.images.sngan import ResidualCriticConfig, ResidualGeneratorConfig
 from polygraph.models.images.style_gan import StyleGeneratorConfig
+from polygraph.models.resnet.presets import RESNETS
 
 NEIGHBORS = (8, 16, 32)
 #: in names -> the kind of layer, and δ of its edges' weights
@@ -151,4 +153,4 @@ def _bed() -> dict[str, Any]:
 
 
 #: name -> config of a family of `polygraph.models.images.families.CLASSIFIERS`
-CLASSIFIER_PRESETS: dict[str, Any] = {**_bed(), "lenet": LeNetConfig()}
+CLASSIFIER_PRESETS: dict[str, Any] = {**_bed(), "lenet": LeNetConfig(), **RESNETS}

@@ -22,8 +22,13 @@ model
   --preset NAME        bed/conv (default): three stages of two 3 x 3 convolutions; bed/attention,
                        bed/edge-k8, bed/edge-max-k8, bed/ecc-k8, bed/light-k8: attention or a graph
                        layer in their places, and these with the ending -bare (no rows and columns,
-                       all neighbours alike), ecc and light also with -coordinates; lenet
-  --width N            of bed/...: features of the first stage (default: 66; light: multiples of 3)
+                       all neighbours alike), ecc and light also with -coordinates; lenet;
+                       residual networks (docs/classification.md): resnet18, resnet34, resnet50,
+                       linear-resnet18, ir50; polynomial: prodpoly-2211, prodpoly-3322,
+                       prodpoly-3432, prodpoly-3332, prodpoly-resnet50, prodpoly-ir50, pinet18,
+                       pinet18-noact, pinet18-1x1, pinet18-1x1-noact, r-polynet18
+  --width N            features of the first stage (default: of bed/... 66, multiples of 3 for
+                       light; of residual networks 64)
   --k N                of graph layers: neighbours of a pixel (default: 8)
   --model.merge M, --model.pixel-graph G, --model.metric M      of graph layers: see --help-all
 
