@@ -141,7 +141,10 @@ def _columns(function: Callable[[Tensor], Tensor], in_shape: Sequence[int], bias
     """The matrix by the images of unit vectors, where there are fewer inputs than outputs."""
     units = torch.eye(math.prod(in_shape), dtype=torch.float64)
     with torch.no_grad():
-        made = [function(part.view(-1, *in_shape)) - bias for part in units.split(_COLUMNS)]
+        made = [
+            function(units[start : start + _COLUMNS].view(-1, *in_shape)) - bias
+            for start in range(0, len(units), _COLUMNS)
+        ]
     return torch.cat(made).flatten(1).T.contiguous()
 
 

@@ -29,6 +29,7 @@ COMMANDS = (
     "evaluate",
     "reconstruct",
     "predict",
+    "degree",
     "latent",
     "export",
     "report",

@@ -119,6 +119,8 @@ class PolyResidual(nn.Module):
         them is a case of; `polygraph.analysis.check_degree`.
     """
 
+    alpha: nn.Parameter | None
+
     def __init__(
         self,
         branch: nn.Module,

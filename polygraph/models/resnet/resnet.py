@@ -135,7 +135,7 @@ class ResNetConfig:
     @property
     def feature_channels(self) -> int:
         """Channels of the last stage."""
-        return self.width * 2 ** (len(self.depths) - 1) * _EXPANSION[self.block]
+        return (self.width << (len(self.depths) - 1)) * _EXPANSION[self.block]
 
 
 class ResNet(nn.Module):
@@ -243,14 +243,16 @@ class ResNet(nn.Module):
     @property
     def degree(self) -> int | None:
         """The degree of the logits in the images in evaluation mode, None of no polynomial."""
-        degrees = [getattr(block, "degree", None) for block in self.blocks]
-        between = [b for b in self.blocks if not isinstance(b, PolyResidual | DropBlock2d)]
-        exact = [degree for degree in degrees if degree is not None]
-        blocks = [block for block in self.blocks if isinstance(block, PolyResidual)]
         plain_stem = self.config.activation == "none" and self.config.stem == "cifar"
-        if between or len(exact) != len(blocks) or not plain_stem:
+        if not plain_stem or self.config.stage_pool:
             return None
-        return math.prod(exact)
+        degree = 1
+        for block in self.blocks:
+            if isinstance(block, PolyResidual):
+                if block.degree is None:
+                    return None
+                degree *= block.degree
+        return degree
 
     def embed(self, images: Tensor) -> Tensor:
         """The embedding ``[B, F]`` of images ``[B, in_channels, H, W]``."""

@@ -113,7 +113,7 @@ class ImagesRunConfig:
         """What decides about the weights, besides the loop's settings and the images."""
         return {
             "model": {"family": family_of(self.model), **asdict(self.model)},
-            "augment": asdict(self.augment),
+            "augment": self.augment.semantics(),
             "label_smoothing": self.label_smoothing,
         }
 
