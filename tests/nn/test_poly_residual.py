@@ -98,11 +98,12 @@ def test_other_normalisations(norm, variant):
         torch.testing.assert_close(block(x), plain(block, x), rtol=1e-12, atol=1e-11)
 
 
-@pytest.mark.parametrize("variant", ["plain", "pinet"])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("variant", ["plain", "pinet", "prodpoly", "r-polynet"])
 @pytest.mark.parametrize("activation", ["none", "relu"])
-def test_the_fused_tail_is_the_same(variant, activation):
-    """With channels last in memory: values, gradients, also of BatchNorm's parameters."""
-    block = made(2, variant, activation=activation).eval()
+def test_channels_last_in_memory_are_the_same(variant, activation, training):
+    """Fused steps and maps of rows: values, gradients, also of BatchNorm's parameters."""
+    block = made(2, variant, activation=activation).train(training)
     torch.manual_seed(1)
     found = []
     for layout in (torch.contiguous_format, torch.channels_last):
