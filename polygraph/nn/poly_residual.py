@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polygraph import ops
@@ -215,19 +214,13 @@ class PolyResidual(nn.Module):
             fused = self._fused(out, skip)
             if fused is not None:
                 return fused
-        total, product, factor = out + skip, out, self._factor(skip)
+        total, product, factor = out + skip, out, self.before(skip)
         bounded = VARIANTS[self.variant].tanh
         for n, (linear, norm) in enumerate(zip(self.maps, self.norms, strict=True)):
             product = product * (skip if n else factor)
-            term = _mapped(linear, norm, product.tanh() if bounded else product)
+            term = norm(linear(product.tanh() if bounded else product))
             total = total + (term if self.alpha is None else self.alpha[n] * term)
         return cast(Tensor, self.activation(total))
-
-    def _factor(self, skip: Tensor) -> Tensor:
-        """What the branch's output is multiplied by first."""
-        if is_ordinary(self.before, nn.Sequential):
-            return _mapped(*cast(nn.Sequential, self.before), skip)
-        return cast(Tensor, self.before(skip))
 
     def _check(self, x: Tensor) -> None:
         """Refuse what torch's own layers would refuse in words of their own."""
@@ -249,7 +242,10 @@ class PolyResidual(nn.Module):
             check_dtype("PolyResidual", "x", x, weight)
 
     def _fused(self, out: Tensor, skip: Tensor) -> Tensor | None:
-        """Order 2 in one pass, where the term is an affine function of the product; else None."""
+        """Order 2 in one pass, where the term is an affine function of the product; else None.
+
+        Of maps as products of rows, with the BatchNorm in them, nothing is won on two cores.
+        """
         if self.variant not in ("plain", "pinet") or type(self.activation) not in _FUSED:
             return None
         affine = _affine_of(self.norms[0])
@@ -271,7 +267,8 @@ class PolyResidual(nn.Module):
         )
         if self.layout.name != "images":
             return found
-        return _as_images(found, out)
+        batch, _, height, width = out.shape
+        return found.view(batch, height, width, -1).permute(0, 3, 1, 2)
 
     def __repr__(self) -> str:
         """One line: branch, order, variant, normalisation and activation."""
@@ -329,25 +326,6 @@ def _norm(kind: str, channels: int, layout: Layout) -> nn.Module:
     return SecondOrderNorm(channels, "batch_channel" if kind == "batch" else kind, layout)
 
 
-def _mapped(linear: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
-    """``norm(linear(x))``.
-
-    On the CPU a 1 x 1 convolution is a product of rows where channels are last in memory, which
-    takes 0.6 of the time of PyTorch's own, forward and backward; a norm that is affine is in it.
-    """
-    rows = None
-    if x.device.type == "cpu" and is_ordinary(linear, nn.Conv2d):
-        rows = _rows(x, LAYOUTS["images"])
-    if rows is None:
-        return cast(Tensor, norm(linear(x)))
-    weight, bias = cast(nn.Conv2d, linear).weight.flatten(1), None
-    affine = _affine_of(norm)
-    if affine is not None and affine[0] is not None:
-        weight, bias = affine[0][:, None] * weight, affine[1]
-    mapped = _as_images(F.linear(rows, weight, bias), x)
-    return mapped if affine is not None else cast(Tensor, norm(mapped))
-
-
 def _affine_of(norm: nn.Module) -> tuple[Tensor | None, Tensor | None] | None:
     """Scale and shift ``[C]`` of a normalisation that is affine now; None of one that is not."""
     if is_ordinary(norm, nn.Identity):
@@ -361,12 +339,6 @@ def _affine_of(norm: nn.Module) -> tuple[Tensor | None, Tensor | None] | None:
     assert batch_norm.running_mean is not None
     scale = batch_norm.weight * (batch_norm.running_var + batch_norm.eps).rsqrt()
     return scale, batch_norm.bias - batch_norm.running_mean * scale
-
-
-def _as_images(rows: Tensor, like: Tensor) -> Tensor:
-    """``[B, H · W, C]`` as images of the height and width of others."""
-    batch, _, height, width = like.shape
-    return rows.view(batch, height, width, -1).permute(0, 3, 1, 2)
 
 
 def _rows(x: Tensor, layout: Layout) -> Tensor | None:

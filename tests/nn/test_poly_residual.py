@@ -102,7 +102,7 @@ def test_other_normalisations(norm, variant):
 @pytest.mark.parametrize("variant", ["plain", "pinet", "prodpoly", "r-polynet"])
 @pytest.mark.parametrize("activation", ["none", "relu"])
 def test_channels_last_in_memory_are_the_same(variant, activation, training):
-    """Fused steps and maps of rows: values, gradients, also of BatchNorm's parameters."""
+    """The fused step too: values, gradients, also of BatchNorm's parameters."""
     block = made(2, variant, activation=activation).train(training)
     torch.manual_seed(1)
     found = []
