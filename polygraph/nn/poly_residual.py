@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from polygraph import ops
 from polygraph._checks import check_choice, check_positive
 from polygraph._inputs import check_dtype, check_tensors
+from polygraph.nn.block import polynomial_step
 from polygraph.nn.layout import LAYOUTS, Layout
 from polygraph.nn.norm import SecondOrderNorm
 from polygraph.nn.ordinary import is_ordinary
@@ -248,9 +249,13 @@ class PolyResidual(nn.Module):
         """
         if self.variant not in ("plain", "pinet") or type(self.activation) not in _FUSED:
             return None
-        affine = _affine_of(self.norms[0])
-        parts = (self.activation, self.maps[0], self.before)
-        if affine is None or not all(is_ordinary(part) for part in parts):
+        norm, activation = self.norms[0], _FUSED[type(self.activation)]
+        if not all(is_ordinary(part) for part in (self.activation, self.maps[0], self.before)):
+            return None
+        if isinstance(norm, SecondOrderNorm) and norm.kind == "rms":
+            return polynomial_step(norm, out, skip, skip=skip, activation=activation)
+        affine = _affine_of(norm)
+        if affine is None:
             return None
         rows = [_rows(side, self.layout) for side in (out, skip)]
         if rows[0] is None or rows[1] is None:
@@ -263,7 +268,7 @@ class PolyResidual(nn.Module):
             bias=bias,
             skip=rows[1],
             norm="none",
-            activation=_FUSED[type(self.activation)],
+            activation=activation,
         )
         if self.layout.name != "images":
             return found

@@ -99,11 +99,12 @@ def test_other_normalisations(norm, variant):
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("variant", ["plain", "pinet", "prodpoly", "r-polynet"])
+@pytest.mark.parametrize("variant", ["plain", "pinet", "prodpoly", "r-polynet", "rms"])
 @pytest.mark.parametrize("activation", ["none", "relu"])
 def test_channels_last_in_memory_are_the_same(variant, activation, training):
     """The fused step too: values, gradients, also of BatchNorm's parameters."""
-    block = made(2, variant, activation=activation).train(training)
+    variant, norm = ("pinet", "rms") if variant == "rms" else (variant, None)
+    block = made(2, variant, norm=norm, activation=activation).train(training)
     torch.manual_seed(1)
     found = []
     for layout in (torch.contiguous_format, torch.channels_last):
