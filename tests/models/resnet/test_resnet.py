@@ -79,12 +79,10 @@ def test_any_size_and_any_channels(name):
         assert model.embed(torch.rand(2, 2, *size)).dim() == 2
 
 
-@pytest.mark.parametrize(
-    ("name", "training"), [("pinet18", True), ("prodpoly-2211", True), ("pinet18", False)]
-)
-def test_compiles(name, training):
+@pytest.mark.parametrize("training", [True, False])
+def test_compiles(training):
     torch.manual_seed(0)
-    model = create_model(name, width=4, depths=(1, 1)).train(training)
+    model = create_model("pinet18", width=4, depths=(1, 1)).train(training)
     images = torch.rand(4, 3, 8, 8)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(images), model(images), rtol=1e-4, atol=1e-5)
