@@ -180,15 +180,10 @@ def stretch(magnitude: Tensor, pace: Tensor) -> Tensor:
     Between columns they are interpolated, behind the last there is silence: the magnitudes of a
     phase vocoder, whose phases no power spectrum needs.
     """
-    count = magnitude.shape[-1]
-    place = torch.arange(count, device=pace.device) * pace.to(torch.float64)[:, None]
-    below = place.floor()
-    share = (place - below).to(magnitude.dtype)[:, None]
-    below = below.long()[:, None].expand(-1, magnitude.shape[1], -1)
-    padded = nn.functional.pad(magnitude, (0, 1))
-    one = padded.gather(2, below.clamp(max=count))
-    other = padded.gather(2, (below + 1).clamp(max=count))
-    return torch.lerp(one, other, share)
+    moments = torch.arange(magnitude.shape[-1], device=pace.device, dtype=torch.float64)
+    places = moments * pace.to(torch.float64)[:, None]
+    weights = 1 - (places[:, None, :] - moments[:, None]).abs()
+    return magnitude @ weights.clamp(min=0).to(magnitude.dtype)
 
 
 def statistics_of(levels: NDArray[np.float32], rows: NDArray[np.int64]) -> dict[str, list[float]]:
