@@ -209,8 +209,8 @@ def change_sounds(clips: Tensor, draws: SoundDraws, noise: Tensor, hop: int) -> 
     places = (moments - late) * speed
     below = places.floor()
     share = (places - below).to(clips.dtype)
-    index = (below.long() + 1).clamp(0, count + 1)
-    padded = functional.pad(clips, (1, 2))  # silence before and behind
+    index = (below.long() + 2).clamp(0, count + 2)
+    padded = functional.pad(clips, (2, 2))  # silence before and behind
     moved = torch.lerp(padded.gather(1, index), padded.gather(1, index + 1), share)
     moved = moved * column(draws.amplitude)
     part = column(draws.noise)
