@@ -206,14 +206,14 @@ def change_sounds(clips: Tensor, draws: SoundDraws, noise: Tensor, hop: int) -> 
     count = clips.shape[1]
     moments = torch.arange(count, device=clips.device, dtype=torch.float64)
     late, speed = column(draws.shift * hop, torch.float64), column(draws.speed, torch.float64)
-    places = (moments - late) * speed
+    places = (moments - late).mul_(speed)
     below = places.floor()
-    share = (places - below).to(clips.dtype)
-    index = (below.long() + 2).clamp(0, count + 2)
+    share = places.sub_(below).to(clips.dtype)
+    index = below.long().add_(2).clamp_(0, count + 2)
     padded = functional.pad(clips, (2, 2))  # silence before and behind
-    moved = torch.lerp(padded.gather(1, index), padded.gather(1, index + 1), share)
-    moved = moved * column(draws.amplitude)
+    moved = padded.gather(1, index).lerp_(padded.gather(1, index.add_(1)), share)
+    moved.mul_(column(draws.amplitude))
     part = column(draws.noise)
     chosen = torch.from_numpy(draws.piece % len(noise)).to(noise.device)
     loudness = moved.square().mean(1, keepdim=True).sqrt()
-    return moved * (1 - part) + noise[chosen].to(moved) * (loudness * part)
+    return moved.mul_(1 - part).addcmul_(noise[chosen].to(moved), loudness * part)

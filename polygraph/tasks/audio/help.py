@@ -30,7 +30,7 @@ training
   --epochs N           passes over the training clips (default: 20); --steps N counts steps
   --batch-size N       clips per step (default: 64)
   --learning-rate X    (default: 1e-3, which falls to 0 along a cosine; the optimizer is Adam)
-  --balanced B         true: every class equally often (default: false)
+  --balanced true      in a pass every class equally often
   --augment.probability P      of each random change of a training clip (default: 0.5): loudness,
                        speed, pace, place, noise; --help-all has their strengths; 0: none
   --features.scale S   db, below the loudest of the clip, or log (default: db)
