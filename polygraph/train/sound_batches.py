@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -79,6 +77,7 @@ class SoundBatches:
         self.augmentation, self.balanced = augmentation, balanced
         self._label_of = dataset.labels[dataset.train]
         self._labels = torch.from_numpy(self._label_of).to(self.device)
+        self._orders: dict[int, NDArray[np.int64]] = {}
         self._held: Tensor | None = None
         if augmentation is None or augmentation.probability == 0:
             self.augmentation, self._lying = None, levels
@@ -113,9 +112,17 @@ class SoundBatches:
             return chosen[self.rank :: self.world]
         found = np.empty(len(places), np.int64)
         for epoch in np.unique(epochs):
-            order = balanced_order(self._label_of, config.seed, int(epoch))
+            order = self._balanced(int(epoch))
             found[epochs == epoch] = order[places[epochs == epoch]]
         return found
+
+    def _balanced(self, epoch: int) -> NDArray[np.int64]:
+        """The order of a pass. The last two are kept: consecutive steps need the same ones."""
+        if epoch not in self._orders:
+            while len(self._orders) >= 2:
+                self._orders.pop(next(iter(self._orders)))
+            self._orders[epoch] = balanced_order(self._label_of, self.config.seed, epoch)
+        return self._orders[epoch]
 
     def _rows(self, indices: NDArray[np.int64]) -> Tensor:
         if self._held is not None:
@@ -136,14 +143,11 @@ class SoundBatches:
         return found
 
 
-_orders: dict[tuple[Any, ...], NDArray[np.int64]] = {}
-
-
 def balanced_order(labels: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:
     """The order of a pass in which every class comes equally often, to one.
 
     A class that has fewer samples than its share hears each of them several times, equally often
-    to one; of one that has more, some are left out. The last two orders are kept.
+    to one; of one that has more, some are left out.
 
     Args:
         labels: int64 ``[N]`` of the training set.
@@ -153,15 +157,7 @@ def balanced_order(labels: NDArray[np.int64], seed: int, epoch: int) -> NDArray[
     Returns:
         int64 ``[N]`` with entries in [0, N).
     """
-    key = (seed, epoch, labels.tobytes())
-    if key not in _orders:
-        while len(_orders) >= 2:
-            _orders.pop(next(iter(_orders)))
-        _orders[key] = _make_order(labels, np.random.default_rng([seed, epoch, _BALANCED]))
-    return _orders[key]
-
-
-def _make_order(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    rng = np.random.default_rng([seed, epoch, _BALANCED])
     classes = rng.permutation(np.unique(labels))  # the first of them have one more
     share, more = divmod(len(labels), len(classes))
     chosen = []

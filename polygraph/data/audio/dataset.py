@@ -36,7 +36,7 @@ ARRAYS = "arrays"  #: kind of what was handed over in memory
 AUDIO_KINDS = ("tones", "auto", *LAYOUTS, ARRAYS)
 _LEAST_SAMPLES, _MOST_SAMPLES = 2000, 1 << 24  # of a clip
 _TONES_RATE = 8000
-_MOST_NOISE = 1 << 28  # bytes of noise that are kept
+_MOST_NOISE = 1 << 26  # bytes of noise that are kept
 
 
 @dataclass(frozen=True)
@@ -268,10 +268,7 @@ def open_audio(config: AudioDataConfig) -> AudioDataset:
     number = {word: n for n, word in enumerate(classes)}
     labels = np.array([number[word] for word in found.words], np.int64)
     parts = split_clips(found, labels, config.split, config.test_fraction, config.seed)
-    rate, whole = _common_form(root, found, config.rate)
-    length = _length(rate, config.seconds)
-    entry = Entry(f"audio-{rate}-{length}", root, [*found.files, *found.noise], config.cache_dir)
-    samples, noise = _cached(entry, found, rate, length, whole, config.full_check)
+    samples, noise, rate = _cached(root, found, config)
     return _dataset(root.resolve().name, samples, rate, labels, classes, found, parts, noise)
 
 
@@ -324,23 +321,27 @@ def _common_form(root: Path, found: Clips, rate: int | None) -> tuple[int, bool]
     return rate, all(form.whole and form.rate == rate for form in forms)
 
 
-def _cached(
-    entry: Entry, found: Clips, rate: int, length: int, whole: bool, full_check: bool
-) -> tuple[Samples, Samples]:
-    """Clips and noise, memory-mapped; decoded first where they are not in the cache."""
-    if entry.load(full_check) is None:
+def _cached(root: Path, found: Clips, config: AudioDataConfig) -> tuple[Samples, Samples, int]:
+    """Clips and noise, memory-mapped, and their rate; decoded first where they are not there."""
+    kind = f"audio-{config.rate or 'own'}-{config.seconds!r}"
+    entry = Entry(kind, root, [*found.files, *found.noise], config.cache_dir)
+    manifest = entry.load(config.full_check)
+    if manifest is None:
         with entry.locked():
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # said already
-                made = entry.load(full_check)  # by another process, meanwhile
-            if made is None:
+                manifest = entry.load(config.full_check)  # made by another process, meanwhile
+            if manifest is None:
+                rate, whole = _common_form(root, found, config.rate)
+                length = _length(rate, config.seconds)
                 with entry.replace() as folder:
                     _write(entry, folder, found, rate, length, "<i2" if whole else "<f4")
+                manifest = {"rate": rate}
     samples, noise = (
         np.load(entry.folder / name, mmap_mode="r", allow_pickle=False)
         for name in ("samples.npy", "noise.npy")
     )
-    return samples, noise
+    return samples, noise, int(manifest["rate"])
 
 
 def _write(entry: Entry, folder: Path, found: Clips, rate: int, length: int, kind: str) -> None:
@@ -361,7 +362,7 @@ def _write(entry: Entry, folder: Path, found: Clips, rate: int, length: int, kin
         noise.abandon()
     listing = [path.relative_to(entry.root).as_posix() for path in found.files]
     described["files.json"] = write_synced(folder / "files.json", json.dumps(listing))
-    write_synced(folder / MANIFEST, entry.manifest(described))
+    write_synced(folder / MANIFEST, entry.manifest(described, rate=rate))
 
 
 def _pieces(files: Sequence[Path], rate: int, length: int, kind: str) -> Samples:
