@@ -200,16 +200,17 @@ def change_sounds(clips: Tensor, draws: SoundDraws, noise: Tensor, hop: int) -> 
             f"change_sounds: draws must be of {len(clips)} clips, got {len(draws.speed)}"
         )
 
-    def column(values: NDArray[Any], dtype: torch.dtype = clips.dtype) -> Tensor:
-        return torch.from_numpy(values).to(clips.device, dtype)[:, None]
+    def column(values: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(values).to(clips.device, clips.dtype)[:, None]
 
     count = clips.shape[1]
-    moments = torch.arange(count, device=clips.device, dtype=torch.float64)
-    late, speed = column(draws.shift * hop, torch.float64), column(draws.speed, torch.float64)
-    places = (moments - late).mul_(speed)
-    below = places.floor()
-    share = places.sub_(below).to(clips.dtype)
-    index = below.long().add_(2).clamp_(0, count + 2)
+    late = column(draws.shift * hop)
+    moments = torch.arange(count, device=clips.device, dtype=clips.dtype) - late
+    # How far a sound is ahead is a smaller number than where it is, and keeps more digits.
+    ahead = moments * column(draws.speed - 1)
+    below = ahead.floor()
+    share = ahead.sub_(below)
+    index = moments.add_(below).long().add_(2).clamp_(0, count + 2)
     padded = functional.pad(clips, (2, 2))  # silence before and behind
     moved = padded.gather(1, index).lerp_(padded.gather(1, index.add_(1)), share)
     moved.mul_(column(draws.amplitude))

@@ -386,7 +386,7 @@ def _prepare(task: AudioTask, trainer: Trainer, meta: dict[str, Any]) -> None:
 
 def _as_images(config: AudioRunConfig) -> ImagesRunConfig:
     """The part of the run that a classifier of images has, too."""
-    return ImagesRunConfig(config.model, train=config.train)
+    return ImagesRunConfig(config.model, train=config.train, preset=config.preset)
 
 
 def describe_result(result: dict[str, Any]) -> str:
