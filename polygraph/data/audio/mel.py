@@ -136,8 +136,10 @@ class LogMel(nn.Module):
         power = self.power(clips)
         if pace is not None:
             power = stretch(power.sqrt(), pace).square()
-        levels = self._levels(self.bands @ power)
-        return ((levels - self.mean[:, None]) / self.std[:, None])[:, None]
+        # In memory moments come before frequencies: one product of two matrices.
+        levels = self._levels(power.transpose(1, 2) @ self.bands.T)
+        normal = (levels - self.mean) / self.std
+        return normal.transpose(1, 2).contiguous()[:, None]
 
     def power(self, clips: Tensor) -> Tensor:
         """Power spectra ``[B, n_fft // 2 + 1, 32]`` of clips ``[B, S]``."""
