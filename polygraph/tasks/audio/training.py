@@ -172,9 +172,6 @@ class AudioTask(ClassifierTask):
 
         Returns:
             The statistics.
-
-        Raises:
-            CheckpointError: the recorded statistics are damaged.
         """
         config, dataset = self._config, self.dataset
         features = features_of(dataset, config.features).to(self.device)
@@ -256,18 +253,6 @@ def split_training(
     return train, val
 
 
-def _recorded_statistics(folder: Path) -> Any:
-    """The statistics of the run that lies in a folder; None where there is none.
-
-    Another machine may round its own to other numbers.
-
-    Raises:
-        CheckpointError: the checkpoint is unreadable.
-    """
-    last = folder / LAST
-    return read_meta(last).get("statistics") if last.is_file() else None
-
-
 def features_of(dataset: AudioDataset, config: FeatureConfig) -> LogMel:
     """What makes features of a data set's clips, without statistics."""
     return LogMel(dataset.rate, dataset.samples.shape[1], config.scale)
@@ -281,17 +266,11 @@ def normalized_features(
     Args:
         dataset: the sounds.
         features: takes the statistics.
-        statistics: recorded by a run; None: those of the training clips.
-
-    Raises:
-        CheckpointError: the recorded statistics are damaged.
+        statistics: as a run has recorded them; None: those of the training clips.
     """
     levels = clip_features(dataset, features)
     found = statistics_of(levels, dataset.train) if statistics is None else statistics
-    try:
-        features.normalize_with(found)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"the run's statistics of features: {error}") from error
+    features.normalize_with(found)
     mean, std = (part.cpu().numpy()[:, None] for part in (features.mean, features.std))
     levels -= mean
     levels /= std
@@ -379,9 +358,22 @@ def train_audio(
 
 
 def _prepare(task: AudioTask, trainer: Trainer, meta: dict[str, Any]) -> None:
-    """Make the features, and note their statistics in all that describes the run."""
-    statistics = task.prepare(_recorded_statistics(trainer.folder))
-    meta["statistics"] = trainer.meta["statistics"] = statistics
+    """Make the features, and note their statistics in all that describes the run.
+
+    A run that goes on has the statistics that it began with: another machine may round its own to
+    other numbers.
+
+    Raises:
+        CheckpointError: those of its checkpoint are damaged.
+    """
+    last, recorded = trainer.folder / LAST, None
+    if last.is_file():
+        try:
+            recorded = read_meta(last)["statistics"]
+            LogMel(task.dataset.rate, task.dataset.samples.shape[1]).normalize_with(recorded)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{last}: not of a classifier of sounds: {error}") from error
+    meta["statistics"] = trainer.meta["statistics"] = task.prepare(recorded)
 
 
 def _as_images(config: AudioRunConfig) -> ImagesRunConfig:

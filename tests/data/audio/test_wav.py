@@ -112,6 +112,7 @@ def test_damaged_files_are_refused_by_name(tmp_path, name):
 def test_what_is_cut_or_changed_anywhere_is_refused_or_read(tmp_path):
     """Nothing but a ValueError, whatever a byte becomes and wherever the file ends."""
     rng, path = np.random.default_rng(0), tmp_path / "a.wav"
+    refused, read = [], []
     for case in range(150):
         data = bytearray(GOOD if case % 2 else wav_bytes(bytes(64), encoding=3, bits=32))
         data[rng.integers(len(data))] = rng.integers(256)
@@ -120,10 +121,12 @@ def test_what_is_cut_or_changed_anywhere_is_refused_or_read(tmp_path):
         try:
             samples, _ = read_wav(path)
         except ValueError as error:
-            assert str(error).startswith(str(path))
+            refused.append(str(error).startswith(str(path)))
         else:
-            assert not cut
-            assert np.isfinite(samples).all()
+            read.append(not cut and np.isfinite(samples).all())
+    assert all(refused)
+    assert all(read)
+    assert min(len(refused), len(read)) > 30
 
 
 def test_no_file_and_other_formats(tmp_path):
