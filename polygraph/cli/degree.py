@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from polygraph.cli.parser import Parser, UsageError, add_run
 
 _EXAMPLE = """The network is looked at in evaluation mode, in float64: by the parts that it calls,
-and by finite differences of the whole. Of a generator, the values before its last tanh.
+and by finite differences of the whole. Of a generator, the values before its last tanh; of sounds,
+as a function of their features.
 
 example:
   polygraph degree --run RUN
@@ -80,9 +81,8 @@ def _network(folder: Path) -> _Network:
     """The network of a run of any kind."""
     from polygraph.train.recorded import kind_of
 
-    return {"images": _images, "points": _points, "gan": _generator}.get(kind_of(folder), _mesh)(
-        folder
-    )
+    ways = {"images": _images, "audio": _audio, "points": _points, "gan": _generator}
+    return ways.get(kind_of(folder), _mesh)(folder)
 
 
 def _plain(model: Any, x: Any) -> Any:
@@ -100,11 +100,20 @@ def _of_first_category(model: Any, points: Any) -> Any:
 def _images(folder: Path) -> _Network:
     from polygraph.tasks.images.run import load_run
 
-    trained = load_run(folder)
+    return _of_images(load_run(folder))
+
+
+def _audio(folder: Path) -> _Network:
+    """The network of log-mel features, which are images of one channel."""
+    from polygraph.tasks.audio.run import load_run
+
+    return _of_images(load_run(folder))
+
+
+def _of_images(trained: Any) -> _Network:
     config = trained.model.config
-    return _Network(
-        trained.model, (config.in_channels, config.size, config.size), _plain, trained.meta
-    )
+    shape = (config.in_channels, config.size, config.size)
+    return _Network(trained.model, shape, _plain, trained.meta)
 
 
 def _mesh(folder: Path) -> _Network:

@@ -6,12 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from support.tiny import MODEL, tiny_run
+from support.tiny_audio import tiny_audio
 from support.tiny_gan import random_images, tiny_gan
 from support.tiny_images import tiny_images
 from support.tiny_points import tiny_points
 
 from polygraph.cli import main
 from polygraph.models.resnet import RESNETS
+from polygraph.tasks.audio.training import train_audio
 from polygraph.tasks.gan.training import train_gan
 from polygraph.tasks.images.run import load_run
 from polygraph.tasks.images.training import train_images
@@ -59,6 +61,7 @@ def test_a_linear_classifier_is_a_matrix(tmp_path, capsys):
 
 def test_other_runs(tmp_path, capsys):
     train_images(tiny_images(steps=1), tmp_path / "images")
+    train_audio(tiny_audio(steps=1), tmp_path / "audio")
     train_points(tiny_points(steps=1), tmp_path / "points")
     exact = replace(MODEL, norm="none", activation="none")
     train_mesh(tiny_run(tmp_path, steps=1), tmp_path / "mesh")
@@ -68,6 +71,7 @@ def test_other_runs(tmp_path, capsys):
         train_gan(tiny_gan(preset), folder, dataset=random_images(3))
     for name, wanted in {
         "images": r"piecewise affine: not a polynomial because of layers.2 (LeakyReLU)",
+        "audio": "piecewise affine: not a polynomial because of convolutions.1 (ReLU)",
         "points": "piecewise affine: not a polynomial because of",
         "mesh": "not a polynomial because of",
         "exact": "a polynomial of degree",
