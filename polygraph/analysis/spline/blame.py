@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,13 +11,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from polygraph.analysis.spline.affine_map import tolerance
+from polygraph.analysis.spline.passes import Passes
 from polygraph.analysis.spline.tape import Entry, module_on_stack
 
-if TYPE_CHECKING:
-    from polygraph.analysis.spline.lens import SplineLens
 
-
-def culprit(lens: SplineLens, x: Tensor) -> str:
+def culprit(lens: Passes, x: Tensor) -> str:
     """The first call, with its module, that is not affine once choices are fixed.
 
     Only calls that the output is made of count: squared distances that merely choose neighbours do
@@ -45,7 +43,7 @@ def culprit(lens: SplineLens, x: Tensor) -> str:
     return "its calls depend on values of the input"
 
 
-def _logged(log: _Log, lens: SplineLens, entries: list[Entry], x: Tensor) -> Tensor:
+def _logged(log: _Log, lens: Passes, entries: list[Entry], x: Tensor) -> Tensor:
     with torch.no_grad(), log:
         return lens.repeat(entries, x)
 

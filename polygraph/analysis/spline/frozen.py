@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from polygraph.analysis.spline.passes import Passes
 from polygraph.analysis.spline.tape import Entry
-
-if TYPE_CHECKING:
-    from polygraph.analysis.spline.lens import SplineLens
 
 
 class FrozenNetwork:
@@ -36,7 +33,7 @@ class FrozenNetwork:
 
     def __init__(
         self,
-        lens: SplineLens,
+        lens: Passes,
         entries: list[Entry],
         shape: tuple[int, ...],
         dtype: torch.dtype,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,18 +12,16 @@ from polygraph._checks import check_positive
 from polygraph.analysis.spline.affine_map import AffineMap, chosen_outputs, tolerance
 from polygraph.analysis.spline.blame import culprit
 from polygraph.analysis.spline.frozen import FrozenNetwork, constant_parameters
-from polygraph.analysis.spline.tape import Entry, Recorder, Repeater
+from polygraph.analysis.spline.passes import Passes
+from polygraph.analysis.spline.slices import Slice, slice_plane
+from polygraph.analysis.spline.tape import Recorder
+from polygraph.analysis.spline.walks import Walk, walk
 from polygraph.analysis.templates import DegreeTemplates, degree_templates
 
-if TYPE_CHECKING:
-    from polygraph.analysis.spline.slices import Slice
-    from polygraph.analysis.spline.walks import Walk
-
-_CHUNK = 32  # samples in a pass of `SplineLens.affine`
-_BATCH_SENSITIVE = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+_CHUNK = 64  # samples in a pass of `SplineLens.affine`
 
 
-class SplineLens:
+class SplineLens(Passes):
     """Sees through a network of piecewise affine layers.
 
     Such a network is one affine map in each region of its input. The lens takes any module as it
@@ -60,98 +57,10 @@ class SplineLens:
         `degree_templates`, for polynomials; `check_degree`.
     """
 
-    def __init__(
-        self,
-        model: Callable[..., Tensor],
-        args: Sequence[Any] = (),
-        *,
-        batched: bool = True,
-        layer: str | None = None,
-    ) -> None:
-        if not callable(model):
-            raise TypeError(f"SplineLens: model must be callable, got {type(model).__name__}")
-        self.model, self.args, self.batched, self.layer = model, tuple(args), batched, layer
-        self.names: dict[int, str] = {}
-        self._module: nn.Module | None = None
-        if isinstance(model, nn.Module):
-            self.names = {id(m): name for name, m in model.named_modules()}
-            if layer is not None:
-                self._module = dict(model.named_modules()).get(layer)
-        if layer is not None and self._module is None:
-            raise ValueError(f"SplineLens: model has no module named {layer!r}")
-
     def __repr__(self) -> str:
         """The model's class, and the layer."""
         name = getattr(self.model, "__name__", type(self.model).__name__)
         return f"SplineLens({name}{'' if self.layer is None else f', layer={self.layer!r}'})"
-
-    # ---- passes ----
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The model's output, or that of the layer; ``[B, ...]`` if ``batched``."""
-        if self._module is None:
-            out = self.model(x, *self.args)
-        else:
-            out = self._output_of_layer(x)
-        if not isinstance(out, Tensor) or not out.is_floating_point():
-            raise TypeError(
-                f"SplineLens: the model must return one floating-point tensor, got {out!r:.60}"
-            )
-        if self.batched and out.shape[:1] != x.shape[:1]:
-            raise ValueError(
-                f"SplineLens: of {x.shape[0]} samples the model must make as many, got an output "
-                f"of shape {list(out.shape)}: batched=False takes x as one sample"
-            )
-        return out
-
-    def _output_of_layer(self, x: Tensor) -> Tensor:
-        found: list[Any] = []
-        assert self._module is not None
-        handle = self._module.register_forward_hook(lambda _, __, out: found.append(out))
-        try:
-            self.model(x, *self.args)
-        finally:
-            handle.remove()
-        if not found:
-            raise ValueError(f"SplineLens: the model does not call {self.layer!r}")
-        out: Tensor = found[-1]
-        return out
-
-    def _samples(self, x: Tensor, size: int) -> Iterator[Tensor]:
-        """Inputs of a pass: chunks of samples, or the one sample."""
-        yield from torch.split(x, size) if self.batched else (x,)
-
-    def rows(self, out: Tensor) -> Tensor:
-        """Outputs as ``[B, K]``."""
-        return out.flatten(1) if self.batched else out.flatten()[None]
-
-    def _check_input(self, x: Tensor) -> Tensor:
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            raise TypeError(f"SplineLens: x must be a floating-point tensor, got {x!r:.60}")
-        if self.batched and (x.dim() < 2 or not len(x)):
-            raise ValueError(
-                f"SplineLens: x must be [B, *in_shape] with B > 0, got {list(x.shape)}: "
-                "batched=False takes one sample"
-            )
-        if not bool(x.isfinite().all()):
-            raise ValueError("SplineLens: x has values that are not finite")
-        if isinstance(self.model, nn.Module):
-            for name, module in self.model.named_modules():
-                if module.training and isinstance(module, _BATCH_SENSITIVE):
-                    raise ValueError(
-                        f"SplineLens: {name} ({type(module).__name__}) is in training mode: "
-                        "call model.eval()"
-                    )
-        return x.detach()
-
-    def record(self, x: Tensor) -> list[Entry]:
-        """What the network chooses at ``x``, in the order of its calls."""
-        recorder = Recorder(self.names)
-        with torch.no_grad(), recorder:
-            self.forward(x)
-        return recorder.entries
-
-    # ---- what users ask for ----
 
     def affine(
         self, x: Tensor, outputs: Sequence[int] | None = None, *, tangent: bool = False
@@ -168,8 +77,8 @@ class SplineLens:
             ValueError: the network is not piecewise affine; the message names the module and the
                 function. Or a module is in training mode, or samples see each other.
         """
-        x = self._check_input(x)
-        chunks = [self._affine_of(chunk, outputs) for chunk in self._samples(x, _CHUNK)]
+        x = self.check_input(x)
+        chunks = [self._affine_of(chunk, outputs) for chunk in self.samples(x, _CHUNK)]
         found = AffineMap(
             torch.cat([chunk.A for chunk in chunks]),
             torch.cat([chunk.b for chunk in chunks]),
@@ -210,18 +119,13 @@ class SplineLens:
             residual = float((missed / size.clamp_min(1e-300)).max()) if len(chosen) else 0.0
         return AffineMap(A, b, value, chosen, residual if residual == residual else float("inf"))
 
-    def repeat(self, entries: list[Entry], v: Tensor) -> Tensor:
-        """The network at ``v`` with choices made elsewhere."""
-        with Repeater(entries):
-            return self.forward(v)
-
     def codes(self, x: Tensor) -> dict[str, Tensor]:
         """What the network chooses at ``x``, by module, function and, from the second on, number.
 
         Truth values for activations of two pieces (above the bend), uint8 for those of more, the
         places of winners for pools and maxima, slots of winning neighbours, lists of neighbours.
         """
-        return {entry.name: entry.code() for entry in self.record(self._check_input(x))}
+        return {entry.name: entry.code() for entry in self.record(self.check_input(x))}
 
     def distance(self, x: Tensor, y: Tensor, sites: Sequence[str] | None = None) -> Tensor:
         """The share of choices that differ between samples of ``x`` and those of ``y``, ``[B]``.
@@ -250,7 +154,7 @@ class SplineLens:
 
     def frozen(self, x: Tensor) -> FrozenNetwork:
         """The network with its choices at ``x`` fixed: affine, on the whole space."""
-        x = self._check_input(x)
+        x = self.check_input(x)
         return FrozenNetwork(self, self.record(x), tuple(x.shape), x.dtype, x.device)
 
     def terms(
@@ -285,8 +189,6 @@ class SplineLens:
             NotImplementedError: it chooses by a function whose borders are not known, such as
                 ``topk``, or a graph of pixels.
         """
-        from polygraph.analysis.spline.walks import walk
-
         self._check_ends("walk", x, y)
         found = walk(self, x.detach(), y.detach())
         if not found.residual <= 1e-6:
@@ -311,14 +213,12 @@ class SplineLens:
             NotImplementedError: the network may jump, as where lists of neighbours change, or
                 chooses by a function whose borders are not known.
         """
-        from polygraph.analysis.spline.slices import slice_plane
-
         self._check_ends("slice", origin, u, v)
         return slice_plane(self, origin.detach(), u.detach(), v.detach())
 
     def _check_ends(self, name: str, *ends: Tensor) -> None:
         for end in ends:
-            self._check_input(end[None] if self.batched else end)
+            self.check_input(end[None] if self.batched else end)
             if end.dtype != torch.float64 or end.shape != ends[0].shape:
                 raise ValueError(
                     f"{name}: all must be float64 of one shape, got "

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polygraph.analysis.spline.lens import SplineLens
+from polygraph.analysis.spline.passes import Passes
 from polygraph.analysis.spline.surveys import Path, Survey
 from polygraph.analysis.spline.walks import ROUNDING
 
@@ -74,7 +74,7 @@ class Slice:
         return found
 
 
-def slice_plane(lens: SplineLens, origin: Tensor, u: Tensor, v: Tensor) -> Slice:
+def slice_plane(lens: Passes, origin: Tensor, u: Tensor, v: Tensor) -> Slice:
     """See `SplineLens.slice`."""
     path = Path(lens, origin, torch.stack([u, v]))
     if path.jumps:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from polygraph.analysis.spline.lens import SplineLens
+from polygraph.analysis.spline.passes import Passes
 from polygraph.analysis.spline.sites import Walls
 from polygraph.analysis.spline.tape import Reached, Recorder, Surveyor
 
@@ -61,7 +61,7 @@ class Path:
         axes: ``[P, *in_shape]``.
     """
 
-    def __init__(self, lens: SplineLens, origin: Tensor, axes: Tensor) -> None:
+    def __init__(self, lens: Passes, origin: Tensor, axes: Tensor) -> None:
         self.lens, self.origin, self.axes = lens, origin, axes
         entries = lens.record(self._one(torch.zeros(len(axes))))
         self.sites = [entry.name for entry in entries]

@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from polygraph.analysis.spline.lens import SplineLens
+from polygraph.analysis.spline.passes import Passes
 from polygraph.analysis.spline.surveys import Clouds, Path, Survey
 
 ROUNDING = 1e-11  # of the largest wall: what is nearer to 0 lies on it
@@ -97,7 +97,7 @@ class Walk:
         return torch.tensor(found, dtype=torch.float64)
 
 
-def walk(lens: SplineLens, x: Tensor, y: Tensor) -> Walk:
+def walk(lens: Passes, x: Tensor, y: Tensor) -> Walk:
     """See `SplineLens.walk`."""
     path = Path(lens, x, (y - x)[None])
     t = torch.tensor([0.0, 1.0], dtype=torch.float64)
