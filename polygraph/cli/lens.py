@@ -45,7 +45,7 @@ def run(arguments: Sequence[str]) -> int:
     from polygraph.tasks.images.run import load_run
 
     trained = load_run(chosen.run)
-    pixels = torch.stack([torch.from_numpy(trained.read(path)) for path in chosen.files])
+    pixels = torch.stack([torch.from_numpy(trained.read(path).copy()) for path in chosen.files])
     x = to_float(pixels).double()
     lens = SplineLens(trained.model.double())
     found = lens.affine(x)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from polygraph.analysis.spline import AffineMap, Slice
-from polygraph.report.figures import COLORS, save_figure
+from polygraph.report.figures import save_figure
 from polygraph.report.render import pyplot
 
 
@@ -104,13 +104,17 @@ def slice_figure(
         points: places to mark: (a, b, label).
     """
     plt = pyplot()
+    from matplotlib import colormaps
     from matplotlib.collections import PolyCollection
     from matplotlib.patches import Patch
 
     figure, axes = plt.subplots(figsize=(6.4, 6.0), layout="constrained")
     pieces = found.by_class()
-    colors = [COLORS[k % len(COLORS)] for k, _ in pieces]
-    axes.add_collection(PolyCollection([p for _, p in pieces], facecolors=colors, alpha=0.45))
+    palette = colormaps["tab10" if len(found.values[0][0]) <= 10 else "tab20"]
+    colors = [palette(k % palette.N) for k, _ in pieces]
+    filled = PolyCollection([p for _, p in pieces], facecolors=colors, alpha=0.45)
+    filled.set_antialiased(False)  # no seams between pieces of one colour
+    axes.add_collection(filled)
     axes.add_collection(
         PolyCollection(found.polygons, facecolors="none", edgecolors="#202020", linewidths=0.35)
     )
@@ -122,7 +126,7 @@ def slice_figure(
     if classes is not None:
         present = sorted({k for k, _ in pieces})
         handles = [
-            Patch(color=COLORS[k % len(COLORS)], alpha=0.45, label=classes[k]) for k in present
+            Patch(color=palette(k % palette.N), alpha=0.45, label=classes[k]) for k in present
         ]
         axes.legend(handles=handles, fontsize=8, loc="upper right", framealpha=0.9)
     return save_figure(plt, figure, path)
