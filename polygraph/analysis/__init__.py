@@ -7,7 +7,7 @@ asked for.
 from typing import TYPE_CHECKING
 
 from polygraph._lazy import lazy
-from polygraph.analysis.affine import AffineMap, affine_map
+from polygraph.analysis.affine import GlobalAffineMap, affine_map
 from polygraph.analysis.degree import (
     DegreeReport,
     chebyshev_coefficients,
@@ -31,6 +31,7 @@ from polygraph.analysis.pixel_places import (
     places_of_table,
     weighted_offset_counts,
 )
+from polygraph.analysis.spline import AffineMap, FrozenNetwork, Slice, SplineLens, Walk
 from polygraph.analysis.templates import DegreeTemplates, degree_templates
 from polygraph.analysis.tensors import (
     PolynomialTensors,
@@ -74,10 +75,15 @@ __all__ = [
     "CodeGaussian",
     "DegreeReport",
     "DegreeTemplates",
+    "FrozenNetwork",
+    "GlobalAffineMap",
     "LayerUse",
     "NetworkDegree",
     "Places",
     "PolynomialTensors",
+    "Slice",
+    "SplineLens",
+    "Walk",
     "ablated",
     "ablations_of",
     "affine_map",

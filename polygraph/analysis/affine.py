@@ -22,7 +22,7 @@ _CHECKS = 8
 
 
 @dataclass(frozen=True, eq=False)
-class AffineMap:
+class GlobalAffineMap:
     """``f(x) = A x + b`` of samples whose numbers are read in rows.
 
     Attributes:
@@ -36,7 +36,7 @@ class AffineMap:
         >>> from polygraph.analysis import affine_map
         >>> found = affine_map(torch.nn.Linear(3, 2), (3,))
         >>> found
-        AffineMap([3] -> [2])
+        GlobalAffineMap([3] -> [2])
         >>> found(torch.zeros(1, 3)).shape
         torch.Size([1, 2])
 
@@ -69,7 +69,7 @@ class AffineMap:
 
     def __repr__(self) -> str:
         """The shapes."""
-        return f"AffineMap({list(self.in_shape)} -> {list(self.out_shape)})"
+        return f"GlobalAffineMap({list(self.in_shape)} -> {list(self.out_shape)})"
 
 
 def affine_map(
@@ -78,7 +78,7 @@ def affine_map(
     *,
     call: Callable[[nn.Module, Tensor], Tensor] = lambda model, x: model(x),
     seed: int = 0,
-) -> AffineMap:
+) -> GlobalAffineMap:
     """The matrix and the bias of a network that is an affine map in evaluation mode.
 
     A residual network without activations is one: convolutions, BatchNorm by its running
@@ -108,7 +108,8 @@ def affine_map(
         (torch.Size([10, 192]), True)
 
     See Also:
-        `network_degree`; `polygraph degree --export` on the command line.
+        `network_degree`; `SplineLens.affine`, for the affine map of a region; on the command line,
+        `polygraph degree --export`.
     """
     verdict = network_degree(model, in_shape, call=call, seed=seed)
     if not verdict.is_affine:
@@ -121,7 +122,7 @@ def affine_map(
         matrix = _rows(lambda x: call(model, x), in_shape, bias.numel())
     else:
         matrix = _columns(lambda x: call(model, x), in_shape, bias)
-    found = AffineMap(matrix, bias.flatten(), tuple(in_shape), tuple(bias.shape[1:]))
+    found = GlobalAffineMap(matrix, bias.flatten(), tuple(in_shape), tuple(bias.shape[1:]))
     _check(found, lambda x: call(model, x), seed)
     return found
 
@@ -148,7 +149,7 @@ def _columns(function: Callable[[Tensor], Tensor], in_shape: Sequence[int], bias
     return torch.cat(made).flatten(1).T.contiguous()
 
 
-def _check(found: AffineMap, function: Callable[[Tensor], Tensor], seed: int) -> None:
+def _check(found: GlobalAffineMap, function: Callable[[Tensor], Tensor], seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(_CHECKS, *found.in_shape, dtype=torch.float64, generator=generator)
     x[_CHECKS // 2 :] *= 100

@@ -30,6 +30,7 @@ COMMANDS = (
     "reconstruct",
     "predict",
     "degree",
+    "lens",
     "latent",
     "export",
     "report",
