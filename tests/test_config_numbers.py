@@ -5,6 +5,7 @@ from dataclasses import fields, is_dataclass
 import pytest
 
 from polygraph.data import ImageDataConfig, MeshDataConfig, ShapeDataConfig
+from polygraph.data.identities import IdentityDataConfig
 from polygraph.mesh.spiral import SpiralConfig
 from polygraph.models.images.families import CLASSIFIERS, CRITICS, GENERATORS
 from polygraph.models.images.graph_gan import GraphCriticConfig, GraphGeneratorConfig
@@ -16,6 +17,7 @@ from polygraph.tasks.gan.training import GanRunConfig
 from polygraph.tasks.images.training import ImagesRunConfig
 from polygraph.tasks.mesh.training import MeshRunConfig
 from polygraph.tasks.points.training import PointsRunConfig
+from polygraph.tasks.verify.config import VerifyRunConfig
 from polygraph.train.augment import AugmentConfig
 from polygraph.train.config import TrainConfig
 
@@ -24,7 +26,7 @@ CLASSES = [
     *(MeshAutoencoderConfig, DGCNNClassifierConfig, DGCNNSegmenterConfig),
     *(cls for families in (GENERATORS, CRITICS, CLASSIFIERS) for cls, _ in families.values()),
     *(TrainConfig, GanConfig, MeshRunConfig, PointsRunConfig, GanRunConfig),
-    *(ImagesRunConfig, AugmentConfig),
+    *(ImagesRunConfig, AugmentConfig, VerifyRunConfig, IdentityDataConfig),
 ]
 BAD = {"nan": float("nan"), "inf": float("inf"), "minus": -1, "zero": 0, "true": True}
 BAD |= {"huge": 10**12, "text": "3"}
@@ -34,7 +36,7 @@ MEANT = {
         *("seed", "val_seed", "weight_decay", "label_smoothing", "shift", "beta1", "beta2", "ema"),
         *("grow_steps", "score_images", "mapping_order", "dropout", "augmentation", "reference"),
         *("num_categories", "min_learning_rate", "warmup_epochs", "split_seed"),
-        *("crop_padding",),
+        *("crop_padding", "margin", "point_shift", "pair_seed", "resamples"),
     },
     "huge": {
         *(
@@ -49,7 +51,7 @@ MEANT = {
         ),
         *("learning_rate", "grad_clip", "weight_decay", "augmentation", "gradient_penalty"),
         *("clip", "critic_rate", "grow_steps", "scale", "shift", "to_mm", "delta"),
-        *("clip_value", "warmup_epochs"),
+        *("clip_value", "warmup_epochs", "logit_scale", "point_scale", "point_shift", "pair_seed"),
     },
 }
 BESIDE = {

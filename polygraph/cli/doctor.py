@@ -31,6 +31,7 @@ EXTRAS = {
         "PIL": "pillow",
     },
     "report": {"matplotlib": "matplotlib", "plotly": "plotly"},
+    "verify": {"pytorch_metric_learning": "pytorch-metric-learning"},
     "open3d": {"open3d": "open3d"},
 }
 

@@ -30,9 +30,9 @@ IdentityDataset = ImageDataset | ShapeDataset
 
 _CLASSES = ("glyphs", "mnist", "fashion-mnist", "cifar10", "cifar100")
 _PARTS = ("train", "val", "test")
-POINT_KINDS = ("points", "shapes", "meshes")  #: whose samples are point clouds
+POINT_KINDS = ("points", "meshes")  #: whose samples are point clouds
 KINDS = ("folder", "orl", "omniglot", *_CLASSES, *POINT_KINDS, ARRAYS)
-_WITHOUT_PATH = ("glyphs", "shapes", ARRAYS)
+_WITHOUT_PATH = ("glyphs", ARRAYS)
 _LEAST = 2  # identities of a part: there must be impostors
 
 
@@ -43,13 +43,12 @@ class IdentityDataConfig:
     Attributes:
         kind: "folder" (pictures, a folder for each identity), "orl" and "omniglot" (their archives,
             or folders), "points" (an .npz archive of clouds), "meshes" (a folder of registered
-            meshes with frames.json), "glyphs" and "shapes" (built in), "mnist", "fashion-mnist",
-            "cifar10", "cifar100" (classes as identities) or "arrays" (handed over in memory).
+            meshes with frames.json), "glyphs" (built in), "mnist", "fashion-mnist", "cifar10",
+            "cifar100" (classes as identities) or "arrays" (handed over in memory).
         path: the folder or archive.
         size: height and width of images; pictures of folders and archives are scaled and cut to it.
         channels: of images, 1 or 3; None: as the set has them (folders 3, orl and omniglot 1).
-        num_points: of "meshes": vertices of each that are taken, others for each mesh; of "shapes":
-            points.
+        num_points: of "meshes": vertices of each that are taken, others for each mesh.
         every: of "meshes": use one of so many.
         identity: of "meshes": the entry of frames.json that says whom a mesh shows.
         test_names: identities that test, or what their names begin with before a slash, such as
@@ -59,8 +58,8 @@ class IdentityDataConfig:
         split_seed: draws them.
         cache_dir: where scaled pictures are kept; None for the user's cache.
         full_check: verify the SHA-256 of cached arrays, and not only their sizes.
-        num_samples: number of built-in glyphs or shapes.
-        seed: of the glyphs and shapes, and of the vertices that are taken.
+        num_samples: number of built-in glyphs.
+        seed: of the glyphs, and of the vertices that are taken.
     """
 
     kind: str = "glyphs"
@@ -125,8 +124,8 @@ def open_identities(config: IdentityDataConfig) -> IdentityDataset:
     """
     if config.kind == ARRAYS:
         raise ValueError("data: arrays in memory are not kept: hand them over again, or a folder")
-    if config.kind in ("points", "shapes"):
-        return divided(open_shapes(_shapes(config)), config)
+    if config.kind == "points":
+        return divided(open_shapes(ShapeDataConfig(config.path)), config)
     if config.kind == "meshes":
         return divided(_clouds(config), config)
     if config.kind in _CLASSES:
@@ -141,14 +140,6 @@ def open_identities(config: IdentityDataConfig) -> IdentityDataset:
         return divided(open_images(images), config)
     dataset, part = _pictures(config)
     return divided(dataset, config, part)
-
-
-def _shapes(config: IdentityDataConfig) -> ShapeDataConfig:
-    if config.path is not None:
-        return ShapeDataConfig(config.path)
-    return ShapeDataConfig(
-        num_shapes=config.num_samples, num_points=config.num_points, seed=config.seed
-    )
 
 
 # ---- parts ----

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from polygraph.data.config import MeshDataConfig
+from polygraph.data.identities import IdentityDataConfig
 from polygraph.data.images import ImageDataConfig
 from polygraph.data.known import recall
 from polygraph.data.shapes import ARRAYS, ShapeDataConfig
@@ -14,7 +15,7 @@ from polygraph.train.checkpoint import CheckpointError, read_meta
 from polygraph.train.loop import BEST, LAST
 
 _WITHOUT_PATH = ("synthetic", "glyphs", "arrays")  # kinds of data
-_Config = TypeVar("_Config", MeshDataConfig, ImageDataConfig, ShapeDataConfig)
+_Config = TypeVar("_Config", MeshDataConfig, ImageDataConfig, ShapeDataConfig, IdentityDataConfig)
 
 
 def recorded_data(
@@ -73,6 +74,7 @@ KINDS = {
     ),
     "points": ("a network of point clouds", "`polygraph predict` takes it"),
     "images": ("a classifier of images", "`polygraph predict` takes it"),
+    "verify": ("a network for verification", "`polygraph verify` takes it"),
     "gan": ("a generator of images", "`polygraph sample`, `score` and `neighbours` take it"),
 }
 

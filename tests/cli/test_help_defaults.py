@@ -40,6 +40,15 @@ PLACES = {
         "--k": "model.k",
         "--epochs": "train.epochs",
     },
+    "verify": {
+        **OF_TRAINING,
+        "--size": "data.size",
+        "--embedding-dim": "embedding_dim",
+        "--mirror": "mirror",
+        "--folds": "folds",
+        "--pairs-per-fold": "pairs_per_fold",
+        "--epochs": "train.epochs",
+    },
     "gan": {"--score-images": "score_images", "--seed": "train.seed"},
     "benchmark": {
         "--to-mm": "data.to_mm",
