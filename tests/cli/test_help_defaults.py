@@ -44,7 +44,6 @@ PLACES = {
         **OF_TRAINING,
         "--size": "data.size",
         "--embedding-dim": "embedding_dim",
-        "--mirror": "mirror",
         "--folds": "folds",
         "--pairs-per-fold": "pairs_per_fold",
         "--epochs": "train.epochs",

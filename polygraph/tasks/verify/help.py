@@ -28,7 +28,7 @@ model
   --logit-scale X      sqrt(2) ln(C - 1) of C identities if not given
 
 measures
-  --mirror B           add the embedding of the mirror image (default: false)
+  --mirror true        add the embedding of the mirror image
   --folds N            of test pairs (default: 10)
   --pairs-per-fold N   genuine pairs, and impostors (default: 300)
 
