@@ -70,9 +70,10 @@ def make_verify_parser(preset: str, kind: str = "glyphs") -> Any:
     run, nested = VerifyRunConfig(), _nested(preset)
     for name, of in _OWN.items():
         parser.add_argument(f"--{name}", type=of, default=getattr(run, name))
+    model = EMBEDDER_PRESETS[preset]
     defaults = {
-        "model": EMBEDDER_PRESETS[preset],
-        "data": IdentityDataConfig(),
+        "model": model,
+        "data": IdentityDataConfig(size=getattr(model, "size", IdentityDataConfig.size)),
         "augment": usual_augmentation(kind),
     }
     add_nested(parser, nested, defaults)

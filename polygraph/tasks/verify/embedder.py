@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -49,21 +49,36 @@ def is_of_points(config: Any) -> bool:
     return isinstance(config, DGCNNClassifierConfig)
 
 
-def fitted(config: Any, found: dict[str, Any], name: str) -> Any:
+def embedding_fields(config: Any, size: int) -> dict[str, Any]:
+    """The fields by which the network of a config gives embeddings of a size.
+
+    Networks for faces have a head for embeddings, with batch normalisation; others give them in the
+    place of logits.
+    """
+    if getattr(config, "block", None) == "ir":
+        return {"embedding_channels": size, "embedding_only": True}
+    return {"num_classes": size}
+
+
+def fitted(config: Any, found: dict[str, Any], name: str, preset: str = "") -> Any:
     """The config with the sizes that the data and the embedding want.
 
     Args:
         config: of a family.
-        found: field -> value, ``num_classes`` among them: the numbers that come out.
+        found: field -> value.
         name: of the data, for messages.
+        preset: that the config started from, whose sizes count as left out.
 
     Raises:
         ValueError: the config says otherwise.
     """
-    usual = {f.name: f.default for f in fields(config)}
+    usual = [{f.name: f.default for f in fields(config)}]
+    start: Any = EMBEDDER_PRESETS.get(preset)
+    if type(start) is type(config):
+        usual.append(asdict(start))
     for field, value in found.items():
         given = getattr(config, field)
-        if given not in (value, usual[field]):
+        if given not in (value, *(values[field] for values in usual)):
             raise ValueError(
                 f"model: {field} must be {value}, for {name}, or be left out, got {given}"
             )
@@ -71,12 +86,15 @@ def fitted(config: Any, found: dict[str, Any], name: str) -> Any:
 
 
 class Embedder(nn.Module):
-    """A network whose last layer gives embeddings, and batch normalisation behind it.
+    """A network that gives embeddings, with batch normalisation behind it.
 
     Only the direction of an embedding counts.
 
     Args:
-        config: of a family of `EMBEDDERS`, its ``num_classes`` being D.
+        config: of a family of `EMBEDDERS`, with the fields of `embedding_fields` for D.
+
+    Attributes:
+        embedding_dim: D.
 
     Call it with what the family takes, images ``[B, C, H, W]`` in [-1, 1] or clouds ``[B, N, 3]``;
     in training B is at least 2. It returns embeddings ``[B, D]``.
@@ -93,7 +111,10 @@ class Embedder(nn.Module):
         super().__init__()
         self.config = config
         self.network = EMBEDDERS[embedder_family(config)][1](config)
-        self.norm = nn.BatchNorm1d(config.num_classes)
+        has_head = bool(getattr(config, "embedding_only", False))
+        size = config.embedding_channels if has_head else config.num_classes
+        self.embedding_dim: int = size
+        self.norm = nn.Identity() if has_head else nn.BatchNorm1d(size)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Embeddings ``[B, D]``."""

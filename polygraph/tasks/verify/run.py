@@ -78,7 +78,7 @@ class Run:
 
     def __repr__(self) -> str:
         """Folder, embedding, identities."""
-        width, count = self.model.config.num_classes, len(self.meta["identities"])
+        width, count = self.model.embedding_dim, len(self.meta["identities"])
         return f"Run({str(self.folder)!r}, embedding of {width}, {count} training identities)"
 
     @cached_property

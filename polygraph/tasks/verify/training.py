@@ -20,7 +20,13 @@ from polygraph.data.images import ImageDataset
 from polygraph.data.known import remember
 from polygraph.data.pairs import PairList, make_pairs
 from polygraph.tasks.verify.config import VerifyRunConfig
-from polygraph.tasks.verify.embedder import Embedder, embedder_family, fitted, is_of_points
+from polygraph.tasks.verify.embedder import (
+    Embedder,
+    embedder_family,
+    embedding_fields,
+    fitted,
+    is_of_points,
+)
 from polygraph.tasks.verify.heads import make_head
 from polygraph.tasks.verify.learning import Learner, VerifyTask
 from polygraph.train.checkpoint import write_json
@@ -43,7 +49,7 @@ def fit_to_data(config: VerifyRunConfig, dataset: IdentityDataset) -> VerifyRunC
     if is_of_points(config.model) != points:
         wanted, got = ("point clouds", "images") if points else ("images", "point clouds")
         raise ValueError(f"model: must take {wanted}, those of {dataset.name}, and takes {got}")
-    found: dict[str, Any] = {"num_classes": config.embedding_dim}
+    found = embedding_fields(config.model, config.embedding_dim)
     if isinstance(dataset, ImageDataset):
         found |= {"in_channels": dataset.channels, "size": dataset.size}
     elif config.model.k > dataset.points.shape[1]:
@@ -52,7 +58,7 @@ def fit_to_data(config: VerifyRunConfig, dataset: IdentityDataset) -> VerifyRunC
             f"{dataset.name}, got {config.model.k}"
         )
     what = f"{dataset.name} and embedding_dim {config.embedding_dim}"
-    return replace(config, model=fitted(config.model, found, what))
+    return replace(config, model=fitted(config.model, found, what, config.preset))
 
 
 def build_learner(config: VerifyRunConfig, num_identities: int) -> Learner:
