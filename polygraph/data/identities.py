@@ -71,7 +71,7 @@ class IdentityDataConfig:
     identity: str = "identity"
     test_names: str | None = None
     test_fraction: float = 0.3
-    val_fraction: float = 0.1
+    val_fraction: float = 0.2
     split_seed: int = 0
     cache_dir: str | None = None
     full_check: bool = False

@@ -134,6 +134,16 @@ def test_bodies_as_clouds(tmp_path):
         open_identities(IdentityDataConfig(**base, identity="person"))
 
 
+def test_the_real_faces(data_root):
+    """Forty people, ten pictures each, out of the archive as it lies; 25 to train, 15 to test."""
+    path = str(data_root / "faces-orl")
+    data = open_identities(IdentityDataConfig("orl", path, size=16, test_fraction=0.375))
+    assert data.images.shape == (400, 1, 16, 16)
+    assert np.bincount(data.labels).tolist() == [10] * 40
+    assert [len(data.train), len(data.val), len(data.test)] == [200, 50, 150]
+    check_parts(data)
+
+
 def test_any_labelled_set():
     data = open_identities(IdentityDataConfig(num_samples=100))
     check_parts(data)

@@ -71,7 +71,7 @@ def test_a_run_writes_everything(tmp_path):
     )
     assert searches["rank1_with_distractors"].keys() == {"10"}
     log = [r for r in read_log(tmp_path / "run" / "log.jsonl") if "val_eer" in r]
-    best = min(log, key=lambda record: (record["val_eer"], -record["val_auc"]))
+    best = min(log, key=lambda record: (record["val_eer"], -record["val_separation"]))
     assert result["best_step"] == best["step"]
     assert result["val"]["pairs"]["eer"] == best["val_eer"]
     assert result["identities"] == [data.classes[n] for n in np.unique(data.labels[data.train])]
