@@ -274,6 +274,9 @@ def test_the_command_line(tmp_path, capsys, monkeypatch):
     assert ": same (similarity 1.000, threshold" in capsys.readouterr().out
     mirrored = run.read(one)[..., ::-1].copy()
     assert run.similarity(run.read(one), mirrored)[0] == pytest.approx(1)
+    for bad in (run.read(one)[:, None], run.read(one) / 2, np.zeros((0, 3, 12, 12), np.uint8)):
+        with pytest.raises(ValueError, match=r"images must be uint8 of shape \[B, 3, H, W\]"):
+            run.embed(bad)
     assert main(["predict", "--run", out, one]) == 1
     assert "holds a network for verification" in capsys.readouterr().err
     (tmp_path / "run" / "result.json").unlink()
