@@ -48,8 +48,8 @@ def train(
             ``"norm-softmax"``, ``"softmax"``), ``margin``, ``embedding_dim``, ``mirror``,
             ``epochs`` or ``steps``, ``batch_size``, ``learning_rate``, ``seed``, ``kind``,
             ``test_names``, ``folds``, ``resume``, ``accelerator``, ``config``, groups as
-            dictionaries (``data={"split_seed": 1}``), and all others of `polygraph train verify
-            --help-all`.
+            dictionaries (``data={"split_seed": 1}``), and all others of
+            `polygraph train verify --help-all`.
 
     Returns:
         The run with its best weights, on the CPU.
