@@ -48,6 +48,10 @@ def test_the_help_names_every_preset(capsys):
     text = capsys.readouterr().out
     for name in [*CLASSIFIER_PRESETS, *packaged_configs("images")]:
         assert re.sub(r"-(bare|coordinates)$", "", name) in text, name
+    main(["train", "audio", "--help"])
+    text = capsys.readouterr().out
+    for name in packaged_configs("audio"):
+        assert name in text, name
     main(["train", "verify", "--help"])
     text = capsys.readouterr().out
     for name in ("dgcnn", "lenet", *packaged_configs("verify")):
