@@ -30,6 +30,7 @@ COMMANDS = (
     "reconstruct",
     "predict",
     "verify",
+    "lens",
     "latent",
     "export",
     "report",
