@@ -48,6 +48,14 @@ PLACES = {
         "--augment.probability": "augment.probability",
         "--features.scale": "features.scale",
     },
+    "verify": {
+        **OF_TRAINING,
+        "--size": "data.size",
+        "--embedding-dim": "embedding_dim",
+        "--folds": "folds",
+        "--pairs-per-fold": "pairs_per_fold",
+        "--epochs": "train.epochs",
+    },
     "gan": {"--score-images": "score_images", "--seed": "train.seed"},
     "benchmark": {
         "--to-mm": "data.to_mm",
