@@ -181,7 +181,7 @@ class GanTask(Task):
         config = self.config
         for module in self.modules.values():
             if isinstance(module, Growing):
-                module.grow_to(growth_at(step, config.grow_steps))
+                module.grow_to(growth_at(step, config.grow_steps, len(module.sizes)))
         first = step * config.critic_steps
         rows = [self.critic_step(first + n) for n in range(config.critic_steps)]
         loss = self.generator_step()

@@ -51,13 +51,13 @@ class Run:
         return read_json_object(path, "steps") if path.is_file() else {}
 
     def sample(self, count: int = 64, *, seed: int = 0) -> Tensor:
-        """Images uint8 ``[count, C, 32, 32]``, the same for the same seed."""
+        """Images uint8 ``[count, C, size, size]``, the same for the same seed."""
         return generate(self.model, latent_vectors(count, self.model.config, seed))
 
     def interpolate(
         self, count: int = 8, steps: int = 8, *, seed: int = 0, along: str | None = None
     ) -> Tensor:
-        """Walks of ``steps`` images between ``count`` pairs: uint8 ``[count * steps, C, 32, 32]``.
+        """Walks of ``steps`` images between pairs: uint8 ``[count * steps, C, size, size]``.
 
         Args:
             count: pairs of latent vectors.
@@ -157,7 +157,7 @@ def sample_run(
         along: see `Run.interpolate`.
 
     Returns:
-        uint8 ``[count, C, 32, 32]``, or ``[count / 2 * interpolate, ...]``.
+        uint8 ``[count, C, size, size]``, or ``[count / 2 * interpolate, ...]``.
 
     Raises:
         CheckpointError: the folder holds no run.

@@ -74,12 +74,13 @@ def test_two_steps_of_every_preset(tmp_path, name):
     """All weights move, all values are finite; in colour and in grey by turns."""
     channels = (1, 3)[len(name) % 2]
     config = tiny_gan(name)
-    result = train_gan(config, tmp_path, dataset=random_images(channels))
+    images = random_images(channels, size=config.data.size)
+    result = train_gan(config, tmp_path, dataset=images)
     assert (result["steps"], result["best_step"]) == (2, None)
     pair = dict(
         zip(
             ("generator", "critic"),
-            build_pair(fit_to_images(config, random_images(channels))),
+            build_pair(fit_to_images(config, images)),
             strict=True,
         )
     )
@@ -109,7 +110,8 @@ def test_presets_at_their_width(name):
         generator, critic = build(preset.generator), build(preset.critic)
         z = torch.randn(2, preset.generator.latent_channels)
         images = generator(z)
-        assert images.shape == (2, 3, 32, 32)
+        size = preset.critic.size
+        assert images.shape == (2, 3, size, size)
         assert critic(images).shape == (2,)
 
 
