@@ -15,6 +15,7 @@ from polygraph.data.images import ImageDataConfig, ImageDataset, open_images
 from polygraph.data.known import remember
 from polygraph.models.images.families import CRITICS, GENERATORS, build, family_of
 from polygraph.models.images.graph_gan import GraphCriticConfig, GraphGeneratorConfig
+from polygraph.models.images.growing_gan import Growing
 from polygraph.models.images.sizes import at_size
 from polygraph.tasks.gan.losses import GanConfig
 from polygraph.tasks.gan.pair import GanTask
@@ -177,7 +178,8 @@ def train_gan(
     Args:
         config: the run.
         folder: receives ``run.json``, ``last.safetensors`` (and ``best.safetensors`` with scores),
-            ``log.jsonl``, ``curve.csv``, ``samples/``, ``interpolations/`` and ``result.json``.
+            ``log.jsonl``, ``curve.csv``, ``samples/``, ``interpolations/``, ``growth/`` of a
+            generator that grows, and ``result.json``.
         resume: go on from the last checkpoint when there is one.
         dataset: opened already; default: opened from ``config.data``.
         say: called with lines for people: what is trained on, and what goes wrong.
@@ -263,6 +265,10 @@ def _finish(
         result[SELECTED] = progress.best_score
     result = seal(result)
     if task.fabric.global_rank == 0:
+        if isinstance(task.average, Growing) and float(task.average.growth) == len(
+            task.average.sizes
+        ):
+            task.show_size(task.average.sizes[-1])
         write_json(folder / RESULT, result)
     return result
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from support.tiny_gan import narrowed
 from torch import nn
 
 from polygraph.analysis import check_degree
@@ -23,6 +24,8 @@ from polygraph.models.images.polynomial_gan import (
     PolynomialGenerator,
     PolynomialGeneratorConfig,
 )
+from polygraph.models.images.presets import PAIRS
+from polygraph.models.images.sizes import at_size
 from polygraph.models.images.sngan import (
     RESIDUAL_KINDS,
     ResidualCritic,
@@ -66,6 +69,19 @@ def test_is_polynomial_of_its_degree(decomposition, order, degree, body):
     assert report, report.message
     z = torch.randn(2, 4, dtype=torch.float64)
     torch.testing.assert_close(generator(z), generator.polynomial(z).tanh())
+
+
+@pytest.mark.parametrize("name", ["ccp", "ncp", "ncp-skip", "prodpoly"])
+def test_linear_generation_is_exact_in_evaluation_mode(name):
+    """The presets side by side: batch normalisation by running statistics is affine."""
+    torch.manual_seed(0)
+    generator = build(at_size(narrowed(PAIRS[f"linear/{name}"].generator), 8)).double()
+    with torch.no_grad():
+        generator(draw_latent(50, generator.config, dtype=torch.float64))
+    generator.eval()
+    assert generator.degree == (22 if name == "prodpoly" else 8)
+    report = check_degree(generator.polynomial, (5,), generator.degree, lines=1)
+    assert report, report.message
 
 
 def test_mapping_multiplies_the_degree():

@@ -5,9 +5,11 @@ import math
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from support.tiny_gan import random_images, tiny_gan
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -396,8 +398,25 @@ def test_networks_grow_together(tmp_path):
     assert (float(generator.growth), generator.levels) == (2.5, 3)
     images = generator(torch.randn(2, generator.config.latent_channels))
     assert torch.equal(images, F.interpolate(images[:, :, ::2, ::2], scale_factor=2))
+    names = {path.name for path in (tmp_path / "run" / "growth").iterdir()}
+    assert names == {"0004.png", "0008.png"}
     with pytest.raises(ValueError, match=r"grow need each other.*GrowingGenerator and GraphCritic"):
         train_gan(replace(config, critic=tiny_gan().critic), tmp_path, dataset=random_images())
+
+
+def test_a_picture_of_every_size(tmp_path):
+    """Before the next one is blended in, and at the end; a run that goes on has the same."""
+    config = tiny_gan("pi/progan", {"grow_steps": 6}, steps=8, checkpoint_every=3)
+    train_gan(config, tmp_path / "run", dataset=random_images())
+    folder = tmp_path / "run" / "growth"
+    found = {path.name: np.asarray(Image.open(path)) for path in folder.iterdir()}
+    assert sorted(found) == ["0004.png", "0008.png", "0016.png", "0032.png"]
+    for name, picture in found.items():
+        first, block = picture[2:66, 2:66], 64 // int(name[:4])  # twice as large, in a frame
+        assert np.array_equal(first, np.kron(first[::block, ::block], np.ones((block, block))))
+        assert first.std() > 0
+    train_gan(tiny_gan(steps=1), tmp_path / "other", dataset=random_images())
+    assert not (tmp_path / "other" / "growth").exists()
 
 
 def test_images_of_another_size(tmp_path):

@@ -361,7 +361,9 @@ def test_the_size_of_the_data_is_that_of_the_networks(tmp_path, capsys):
         say=lambda line: None, generator={"channels": (4, 4, 3, 3, 2)},
     )  # fmt: skip
     assert run.sample(1).shape == (1, 1, 64, 64)
-    with pytest.raises(ValueError, match="size must be at least that of the images, 60 x 60, got 32"):
+    with pytest.raises(
+        ValueError, match="size must be at least that of the images, 60 x 60, got 32"
+    ):
         gan.train(larger, tmp_path / "other")
 
 
