@@ -38,7 +38,7 @@ from polygraph.train.log import read_log
 
 KEPT = ("config_hash", "dataset", "commit", "torch", "machine", "threads")
 COLUMNS, STEPS = 16, 16  # images in a row of samples and of an interpolation
-DIRECTIONS, REACH = 3, 4.0  # rows of walks, how far they go in deviations of z
+DIRECTIONS, REACH = 3, 2.0  # rows of walks, how far they go in deviations of z
 LARGEST_DEGREE = 28  # that float64 shows
 ACTIVATIONS: dict[type[nn.Module], str] = {nn.ReLU: "ReLU", nn.LeakyReLU: "leaky ReLU"}
 

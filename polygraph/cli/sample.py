@@ -32,7 +32,7 @@ def run(arguments: Sequence[str]) -> int:
         metavar="N",
         help="N rows from the seed's image, along the directions in which images change most",
     )
-    parser.add_argument("--reach", type=float, help="of --walk: deviations of z, default: 4")
+    parser.add_argument("--reach", type=float, help="of --walk: deviations of z, default: 2")
     parser.add_argument("--scale", type=int, default=2, help="pixels per pixel")
     chosen = parser.parse_args(arguments)
     rows = chosen.interpolate or chosen.walk is not None
@@ -57,7 +57,7 @@ def _images(chosen: Any) -> Any:
 
     if chosen.walk is not None:
         run = load_run(chosen.run, weights=chosen.weights)
-        return run.walk(chosen.walk, chosen.columns, seed=chosen.seed, reach=chosen.reach or 4.0)
+        return run.walk(chosen.walk, chosen.columns, seed=chosen.seed, reach=chosen.reach or 2.0)
     return sample_run(
         chosen.run,
         chosen.count,

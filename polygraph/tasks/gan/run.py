@@ -82,7 +82,7 @@ class Run:
         return generate(self.model, interpolations(z, steps, kind))
 
     def walk(
-        self, directions: int = 4, steps: int = 9, *, seed: int = 0, reach: float = 4.0
+        self, directions: int = 4, steps: int = 9, *, seed: int = 0, reach: float = 2.0
     ) -> Tensor:
         """Walks from one image along the directions of z in which images change most.
 
