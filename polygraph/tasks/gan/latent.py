@@ -107,6 +107,14 @@ def principal_directions(
 
     Raises:
         ValueError: fewer than one direction or draw, or more directions than there are numbers.
+
+    Example:
+        >>> from polygraph.models import create_model
+        >>> from polygraph.tasks.gan.latent import principal_directions
+        >>> settings = {"latent_channels": 4, "channels": (4, 4, 2, 2)}
+        >>> generator = create_model("small/ncp/generator", **settings)
+        >>> principal_directions(generator, 2, draws=1).shape
+        torch.Size([2, 4])
     """
     channels = generator.config.latent_channels
     if not 1 <= count <= channels or draws < 1:
