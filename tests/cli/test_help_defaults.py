@@ -53,6 +53,7 @@ PLACES = {
 NOT_COMPARED = {
     ("mesh", "--factors"): "chosen from the mesh",
     ("gan", "--steps"): "the preset's",
+    ("gan", "--size"): "the preset's",
     ("images", "--train-images"): "all",
     ("benchmark", "--models"): "a description of the list",
     ("benchmark", "--config"): "the recipe itself",

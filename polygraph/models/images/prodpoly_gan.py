@@ -69,7 +69,7 @@ class ProdPolyGeneratorConfig:
             )
         if not set(self.strides) <= {1, 2} or math.prod(self.strides) != self.size:
             raise ValueError(
-                f"generator: strides must be 1 or 2 and multiply to {self.size}, got "
+                f"generator: strides must be 1 or 2 and multiply to {self.size}, the size, got "
                 f"{list(self.strides)}"
             )
 

@@ -116,7 +116,8 @@ def principal_directions(
         >>> principal_directions(generator, 2, draws=1).shape
         torch.Size([2, 4])
     """
-    channels = generator.config.latent_channels
+    config: Any = generator.config
+    channels: int = config.latent_channels
     if not 1 <= count <= channels or draws < 1:
         raise ValueError(
             f"principal_directions: count must be in [1, {channels}] and draws at least 1, got "
@@ -124,11 +125,11 @@ def principal_directions(
         )
     steps = _STEP * torch.eye(channels)
     change = torch.zeros(channels, channels, dtype=torch.float64)
-    for z in latent_vectors(draws, generator.config, seed):
+    for z in latent_vectors(draws, config, seed):
         ahead, behind = (_images(generator, z + sign * steps).flatten(1) for sign in (1, -1))
         derivative = (ahead - behind).double() / (2 * _STEP)
         change += derivative @ derivative.T
-    directions = torch.linalg.eigh(change)[1].T.flip(0)[:count]
+    directions: Tensor = torch.linalg.eigh(change)[1].T.flip(0)[:count]
     return (directions * directions.sum(1, keepdim=True).sign()).float()
 
 
