@@ -29,6 +29,7 @@ from polygraph.analysis.pixel_places import (
     places_of_table,
     weighted_offset_counts,
 )
+from polygraph.analysis.spline import AffineMap, FrozenNetwork, Slice, SplineLens, Walk
 from polygraph.analysis.templates import DegreeTemplates, degree_templates
 from polygraph.analysis.tensors import (
     PolynomialTensors,
@@ -67,12 +68,17 @@ else:
 
 __all__ = [
     "ABLATIONS",
+    "AffineMap",
     "CodeGaussian",
     "DegreeReport",
     "DegreeTemplates",
+    "FrozenNetwork",
     "LayerUse",
     "Places",
     "PolynomialTensors",
+    "Slice",
+    "SplineLens",
+    "Walk",
     "ablated",
     "ablations_of",
     "analogy",
