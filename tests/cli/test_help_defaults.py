@@ -69,6 +69,7 @@ PLACES = {
 NOT_COMPARED = {
     ("mesh", "--factors"): "chosen from the mesh",
     ("gan", "--steps"): "the preset's",
+    ("gan", "--size"): "the preset's",
     ("images", "--train-images"): "all",
     ("audio", "--data.rate"): "that of the files",
     ("benchmark", "--models"): "a description of the list",
