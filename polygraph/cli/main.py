@@ -30,6 +30,7 @@ COMMANDS = (
     "reconstruct",
     "predict",
     "degree",
+    "verify",
     "lens",
     "latent",
     "export",

@@ -252,13 +252,13 @@ class PolyResidual(nn.Module):
         norm, activation = self.norms[0], _FUSED[type(self.activation)]
         if not all(is_ordinary(part) for part in (self.activation, self.maps[0], self.before)):
             return None
+        rows = [_rows(side, self.layout) for side in (out, skip)]
+        if rows[0] is None or rows[1] is None:
+            return None
         if isinstance(norm, SecondOrderNorm) and norm.kind == "rms":
             return polynomial_step(norm, out, skip, skip=skip, activation=activation)
         affine = _affine_of(norm)
         if affine is None:
-            return None
-        rows = [_rows(side, self.layout) for side in (out, skip)]
-        if rows[0] is None or rows[1] is None:
             return None
         scale, bias = affine
         found = ops.poly_step(
