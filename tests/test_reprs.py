@@ -45,6 +45,8 @@ def objects():
     errors = results()
     return [
         analysis.CodeGaussian.fit(torch.randn(N, 8)),
+        (convexity := analysis.check_convex(torch.sin, (1,), samples=9, chords=9)),
+        convexity.counterexample,
         analysis.check_degree(lambda x: x**2, (3,), 2),
         analysis.degree_templates(torch.square, torch.ones(30, 40), 2),
         analysis.derivative_tensors(torch.square, (40,), 2),

@@ -7,6 +7,7 @@ asked for.
 from typing import TYPE_CHECKING
 
 from polygraph._lazy import lazy
+from polygraph.analysis.convexity import ConvexityReport, Counterexample, check_convex
 from polygraph.analysis.degree import (
     DegreeReport,
     chebyshev_coefficients,
@@ -68,6 +69,8 @@ else:
 __all__ = [
     "ABLATIONS",
     "CodeGaussian",
+    "ConvexityReport",
+    "Counterexample",
     "DegreeReport",
     "DegreeTemplates",
     "LayerUse",
@@ -78,6 +81,7 @@ __all__ = [
     "analogy",
     "chance_places",
     "chebyshev_coefficients",
+    "check_convex",
     "check_degree",
     "coefficient_tensors",
     "decode_codes",
