@@ -34,7 +34,7 @@ MEANT = {
         *("seed", "val_seed", "weight_decay", "label_smoothing", "shift", "beta1", "beta2", "ema"),
         *("grow_steps", "score_images", "mapping_order", "dropout", "augmentation", "reference"),
         *("num_categories", "min_learning_rate", "warmup_epochs", "split_seed"),
-        *("crop_padding",),
+        *("crop_padding", "orthogonality"),
     },
     "huge": {
         *(
@@ -49,7 +49,7 @@ MEANT = {
         ),
         *("learning_rate", "grad_clip", "weight_decay", "augmentation", "gradient_penalty"),
         *("clip", "critic_rate", "grow_steps", "scale", "shift", "to_mm", "delta"),
-        *("clip_value", "warmup_epochs"),
+        *("clip_value", "warmup_epochs", "orthogonality"),
     },
 }
 BESIDE = {

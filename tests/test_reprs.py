@@ -49,6 +49,7 @@ def objects():
         convexity.counterexample,
         analysis.check_degree(lambda x: x**2, (3,), 2),
         analysis.degree_templates(torch.square, torch.ones(30, 40), 2),
+        analysis.memorisation(torch.nn.Linear(3, 2), torch.randn(N, 3), torch.arange(N) % 2),
         analysis.derivative_tensors(torch.square, (40,), 2),
         *(use := analysis.measure_use(nn.NonLocalGraphConv2d(3, 4), [torch.randn(2, 3, 16, 16)])),
         use[0].places,

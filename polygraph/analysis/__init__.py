@@ -30,6 +30,7 @@ from polygraph.analysis.pixel_places import (
     places_of_table,
     weighted_offset_counts,
 )
+from polygraph.analysis.template_products import Memorisation, memorisation
 from polygraph.analysis.templates import DegreeTemplates, degree_templates
 from polygraph.analysis.tensors import (
     PolynomialTensors,
@@ -74,6 +75,7 @@ __all__ = [
     "DegreeReport",
     "DegreeTemplates",
     "LayerUse",
+    "Memorisation",
     "Places",
     "PolynomialTensors",
     "ablated",
@@ -92,6 +94,7 @@ __all__ = [
     "khatri_rao",
     "line",
     "measure_use",
+    "memorisation",
     "mode_product",
     "neighbor_tables",
     "nonlocal_layers",
