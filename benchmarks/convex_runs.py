@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def build(variant: str) -> nn.Module:
     """A network, from the global generator."""
     settings, skips = VARIANTS[variant]
     steps: list[nn.Module] = []
-    for before, after in zip(WIDTHS, WIDTHS[1:], strict=False):
+    for before, after in pairwise(WIDTHS):
         steps += [nn.Linear(before, after), nn.ReLU()]
     model: nn.Module = InputSkips(steps[:-1]) if skips else nn.Sequential(*steps[:-1])
     return model if settings is None else convex_(model, **settings)

@@ -59,11 +59,11 @@ class Memorisation:
         low = min(self.true.min().item(), self.false.min().item())
         high = max(self.true.max().item(), self.false.max().item())
         edges = torch.linspace(low, high, bins + 1, dtype=torch.float64)
-        counts = [
+        true, false = (
             torch.bucketize(values.flatten(), edges[1:-1], right=True).bincount(minlength=bins)
             for values in (self.true, self.false)
-        ]
-        return edges, *counts
+        )
+        return edges, true, false
 
     def __repr__(self) -> str:
         """One line."""

@@ -120,6 +120,15 @@ def test_weights_are_non_negative_and_can_be_assigned(kind):
     assert torch.autograd.gradgradcheck(value, (x, raw))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_layers_compile_to_one_graph(kind):
+    model, x = convex_(mlp(3, 4, 2), kind=kind), torch.randn(5, 3)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), model(x))
+    found = [torch.autograd.grad(f(x).sum(), list(model.parameters())) for f in (compiled, model)]
+    torch.testing.assert_close(*found)
+
+
 def test_a_clipped_weight_comes_back():
     """As after a projection: at 0 a gradient that lowers it further is dropped, others pass."""
     layer = ConvexLinear(2, 1, bias=False, kind="clip")

@@ -29,12 +29,20 @@ class _Clip(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
         ctx.save_for_backward(inputs[0])
-        ctx.save_for_forward(inputs[0])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         (raw,), (grad,) = ctx.saved_tensors, grads
         return torch.where((raw > 0) | (grad < 0), grad, 0)
+
+
+class _ClipWithTangent(_Clip):
+    """The same with its derivative in forward mode, which torch.compile cannot trace."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
+        ctx.save_for_forward(inputs[0])
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor) -> Tensor:
@@ -56,8 +64,8 @@ class NonNegative(nn.Module):
     def forward(self, raw: Tensor) -> Tensor:
         """The weight of a parameter, of its shape."""
         if self.kind == "clip":
-            clip: Any = _Clip.apply
-            found: Tensor = clip(raw)
+            clip: Any = _Clip if torch.compiler.is_compiling() else _ClipWithTangent
+            found: Tensor = clip.apply(raw)
             return found
         return nn.functional.softplus(raw) if self.kind == "softplus" else raw.exp()
 
