@@ -63,6 +63,36 @@ def orthogonality_penalty(rows: Tensor) -> Tensor:
     return products.triu(1).square().sum((-2, -1)) * 2
 
 
+def mean_cosine(rows: Tensor) -> Tensor:
+    """The mean magnitude of the cosine between different rows: what the penalties are to lower.
+
+    Args:
+        rows: ``[..., C, D]``, C >= 2; a row of zeros is orthogonal to all.
+
+    Returns:
+        ``[...]``, in [0, 1].
+
+    Raises:
+        ValueError: there are fewer than two rows.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.train.orthogonality import mean_cosine
+        >>> mean_cosine(torch.tensor([[1.0, 0.0], [-3.0, 4.0]]))
+        tensor(0.6000)
+
+    See Also:
+        `orthogonality_penalty`, which depends on the rows' lengths; `templates`.
+    """
+    if rows.dim() < 2 or rows.shape[-2] < 2:
+        raise ValueError(
+            f"mean_cosine: rows must have shape [..., C, D] with C >= 2, got {list(rows.shape)}"
+        )
+    C = rows.shape[-2]
+    unit = nn.functional.normalize(rows, dim=-1)
+    return (unit @ unit.mT).triu(1).abs().sum((-2, -1)) / (C * (C - 1) / 2)
+
+
 def templates(logits: Tensor, inputs: Tensor, *, create_graph: bool = False) -> Tensor:
     """The gradient of every logit in the inputs: C backward passes.
 

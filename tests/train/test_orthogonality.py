@@ -18,6 +18,7 @@ from polygraph.train.log import read_log
 from polygraph.train.orthogonality import (
     KINDS,
     last_linear,
+    mean_cosine,
     network_penalty,
     orthogonality_penalty,
     probe_penalty,
@@ -40,6 +41,17 @@ def test_the_penalty_is_that_of_the_paper():
     assert orthogonality_penalty(torch.diag(torch.arange(3.0))) == 0
     with pytest.raises(ValueError, match=r"rows must have shape \[..., C, D\], got \[3\]"):
         orthogonality_penalty(torch.zeros(3))
+
+
+def test_cosines_are_those_of_pairs():
+    rows = torch.randn(2, 4, 7, dtype=torch.float64)
+    for found, w in zip(mean_cosine(rows), rows, strict=True):
+        pairs = itertools.combinations(w, 2)
+        cosines = [torch.cosine_similarity(a, b, dim=0).abs() for a, b in pairs]
+        torch.testing.assert_close(found, torch.stack(cosines).mean())
+    assert mean_cosine(torch.diag(torch.arange(3.0))) == 0
+    with pytest.raises(ValueError, match=r"with C >= 2, got \[1, 3\]"):
+        mean_cosine(torch.zeros(1, 3))
 
 
 def test_templates_are_the_jacobian():
