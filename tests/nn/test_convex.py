@@ -8,6 +8,7 @@ import pytest
 import torch
 from support.mesh_shapes import grid
 from torch import nn
+from torch_geometric.nn import MLP
 from torch_geometric.nn import EdgeConv as PyGEdgeConv
 
 from polygraph.analysis import check_convex
@@ -282,6 +283,19 @@ def test_edge_convolutions_become_convex(aggr, layer):
     assert "2.nn.0 (Linear) has negative weights in the form U x_i + V x_j" in (
         is_input_convex(steps).reason
     )
+
+
+def test_networks_of_pyg_in_edge_convolutions():
+    """A `torch_geometric.nn.MLP`, whose linear layers are PyG's own."""
+    steps = [EdgeConv(MLP([4, 5, 4], norm=None)), nn.ReLU(), EdgeConv(MLP([8, 5, 2], norm=None))]
+    x = torch.randn(6, 2)
+    assert "0.nn.3 (Linear) has negative weights" in is_input_convex(steps).reason
+    convex_(steps)
+    assert bool(is_input_convex(steps))
+    ours = steps[2](steps[0](x, ring()), ring())
+    steps[2].nn.register_forward_hook(lambda *_: None)  # called as it is
+    torch.testing.assert_close(steps[2](steps[0](x, ring()), ring()), ours)
+    assert "does not begin with a linear layer" in is_input_convex(steps).reason
 
 
 def test_mesh_networks_become_convex():

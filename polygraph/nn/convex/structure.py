@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from polygraph.nn.convex.positive import ends_of_edges
 from polygraph.nn.convex.skips import InputSkips
 from polygraph.nn.edge_mlp import AGGREGATION_NAMES, steps_of
-from polygraph.nn.ordinary import has_hooks, is_lazy, is_pyg, is_sequence
+from polygraph.nn.ordinary import has_hooks, is_lazy, is_linear, is_sequence
 from polygraph.nn.resample import Resample, SelectVertices
 from polygraph.nn.spiral_conv import SpiralConv
 
@@ -131,7 +131,7 @@ class Walk:
             return self._sequence(module, place, affine)
         if isinstance(module, InputSkips):
             return self._skips(module, place, affine)
-        if _acts_as(module, _LAYERS) or _is_pyg_linear(module):
+        if _acts_as(module, _LAYERS) or is_linear(module):
             return self._layer(module, place, affine)
         if _acts_as(module, NORMS):
             return self._norm(module, place, name, affine)
@@ -182,7 +182,7 @@ class Walk:
         if aggr not in ("max", "sum", "mean"):
             raise NotConvex(f"{name} aggregates by {module.aggr!r}, not by max, sum or mean")
         steps = steps_of(module.nn)
-        if not steps or not (_acts_as(steps[0], (nn.Linear,)) or _is_pyg_linear(steps[0])):
+        if not steps or not (_acts_as(steps[0], (nn.Linear,)) or is_linear(steps[0])):
             raise NotConvex(f"{name} has a network that does not begin with a linear layer")
         affine = self._layer(steps[0], _join(place, "nn.0"), affine, edges=True)
         for number, step in enumerate(steps[1:], 1):
@@ -237,10 +237,6 @@ def _acts_as(module: Any, kinds: tuple[type, ...]) -> bool:
         and "forward" not in module.__dict__
         for kind in kinds
     )
-
-
-def _is_pyg_linear(module: Any) -> bool:
-    return is_pyg(module, "dense.linear", "Linear")
 
 
 def _kind(module: Any) -> tuple[str, str]:
