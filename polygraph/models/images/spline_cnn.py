@@ -26,7 +26,7 @@ class SplineCNNConfig:
 
     Attributes:
         in_channels: of the images.
-        size: height and width of the images, at least 10 for ``small`` and 32 for ``large``.
+        size: height and width of the images, at least 10 for ``small`` and 30 for ``large``.
         num_classes: K.
         body: ``small``, convolutions of 32, 64 and 128 features, or ``large``, eight of 96 and 192.
         batch_norm: whether a BatchNorm stands before each ReLU.
