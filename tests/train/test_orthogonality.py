@@ -5,11 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from support.tiny_audio import tiny_audio
 from support.tiny_images import tiny_images
 from support.tiny_points import tiny_points
 from torch import nn
 
 from polygraph.models import SplineCNN, SplineCNNConfig
+from polygraph.tasks.audio.arguments import parse_train_audio
+from polygraph.tasks.audio.training import train_audio
 from polygraph.tasks.images.arguments import parse_train_images
 from polygraph.tasks.images.training import train_images
 from polygraph.tasks.points.arguments import default_run, parse_train_points
@@ -155,11 +158,22 @@ def test_point_classifiers_train_with_it(tmp_path):
         replace(default_run("segment"), orthogonality=0.1, orthogonality_on="templates")
 
 
+def test_sounds_train_with_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("POLYGRAPH_CACHE", str(tmp_path / "cache"))
+    plain = tiny_audio(steps=2, log_every=1)
+    config = replace(plain, orthogonality=0.1, orthogonality_on="probes")
+    assert config.digest() != plain.digest()
+    assert "orthogonality" not in plain.semantics()
+    train_audio(config, tmp_path / "run")
+    assert any("orthogonality" in r for r in read_log(tmp_path / "run" / "log.jsonl"))
+
+
 def test_the_command_line_takes_it():
     words = ["--orthogonality", "0.3", "--orthogonality-on", "probes", "--out", "run"]
     image, _, _ = parse_train_images(["--preset", "spline/large-cnn", *words])
     points, _, _ = parse_train_points(words)
-    for config in (image, points):
+    sounds, _, _ = parse_train_audio(words)
+    for config in (image, points, sounds):
         assert (config.orthogonality, config.orthogonality_on) == (0.3, "probes")
     assert image.model.body == "large"
     with pytest.raises(ValueError, match="orthogonality_on must be one of"):
