@@ -121,6 +121,32 @@ def test_weights_are_non_negative_and_can_be_assigned(kind):
     assert torch.autograd.gradgradcheck(value, (x, raw))
 
 
+def test_layers_are_reset():
+    for layer in (ConvexLinear(30, 20, slope=0.2), ConvexConv2d(3, 4, 3)):
+        before = layer.weight.detach().clone()
+        torch.nn.init.zeros_(layer.bias)
+        layer.reset_parameters()
+        assert not torch.equal(layer.weight, before)
+        assert bool((layer.weight >= 0).all() & (layer.bias < 0).all())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_convex_function_is_learned(kind):
+    """The largest magnitude of two numbers; the network is convex all the way."""
+    model, x = convex_(mlp(2, 16, 16, 1), kind=kind), torch.randn(200, 2)
+    optimizer = torch.optim.Adam(model.parameters(), 0.02)
+    losses = []
+    for _ in range(150):
+        loss = (model(x)[:, 0] - x.abs().amax(1)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.05 * losses[0]
+    assert bool(is_input_convex(model))
+    assert bool(check_convex(model, x, chords=100))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_layers_compile_to_one_graph(kind):
     model, x = convex_(mlp(3, 4, 2), kind=kind), torch.randn(5, 3)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from polygraph.nn.convex.initial import principled_
 from polygraph.nn.convex.positive import make_non_negative
@@ -61,6 +62,13 @@ class ConvexLinear(nn.Linear):
         super().__init__(in_features, out_features, bias, device, dtype)
         self.kind, self.slope = kind, slope
         _make_convex(self)
+
+    def reset_parameters(self) -> None:
+        """Draw the weight anew, and set the bias: see `principled_`."""
+        if is_parametrized(self, "weight"):
+            _begin(self)
+        else:  # not made yet
+            super().reset_parameters()
 
     def __repr__(self) -> str:
         """One line."""
@@ -128,6 +136,13 @@ class ConvexConv2d(nn.Conv2d):
         self.kind, self.slope = kind, slope
         _make_convex(self)
 
+    def reset_parameters(self) -> None:
+        """Draw the weight anew, and set the bias: see `principled_`."""
+        if is_parametrized(self, "weight"):
+            _begin(self)
+        else:  # not made yet
+            super().reset_parameters()
+
     def __repr__(self) -> str:
         """One line."""
         sizes: Any = super().extra_repr  # which has no types
@@ -136,10 +151,10 @@ class ConvexConv2d(nn.Conv2d):
 
 def _make_convex(layer: Any) -> None:
     make_non_negative(layer, layer.kind)
-    _begin(layer, layer.slope)
+    _begin(layer)
 
 
-def _begin(layer: Any, slope: float) -> None:
+def _begin(layer: Any) -> None:
     """Principled numbers for a layer whose weight is parametrised."""
     drawn: Tensor = layer.weight.detach().clone()
-    layer.weight = principled_(drawn, layer.bias, slope=slope)
+    layer.weight = principled_(drawn, layer.bias, slope=layer.slope)
