@@ -50,6 +50,17 @@ def objects():
         analysis.check_degree(lambda x: x**2, (3,), 2),
         analysis.degree_templates(torch.square, torch.ones(30, 40), 2),
         analysis.memorisation(torch.nn.Linear(3, 2), torch.randn(N, 3), torch.arange(N) % 2),
+        (
+            lens := analysis.SplineLens(
+                torch.nn.Sequential(torch.nn.Linear(30, 40), torch.nn.ReLU())
+            )
+        ),
+        lens.affine(torch.ones(50, 30)),
+        lens.frozen(torch.ones(50, 30)),
+        (doubled := analysis.SplineLens(torch.nn.Linear(30, 40).double())).walk(
+            *torch.ones(2, 30).double()
+        ),
+        doubled.slice(*torch.ones(3, 30).double()),
         analysis.derivative_tensors(torch.square, (40,), 2),
         *(use := analysis.measure_use(nn.NonLocalGraphConv2d(3, 4), [torch.randn(2, 3, 16, 16)])),
         use[0].places,

@@ -30,6 +30,7 @@ from polygraph.analysis.pixel_places import (
     places_of_table,
     weighted_offset_counts,
 )
+from polygraph.analysis.spline import AffineMap, FrozenNetwork, Slice, SplineLens, Walk
 from polygraph.analysis.template_products import Memorisation, memorisation
 from polygraph.analysis.templates import DegreeTemplates, degree_templates
 from polygraph.analysis.tensors import (
@@ -69,15 +70,20 @@ else:
 
 __all__ = [
     "ABLATIONS",
+    "AffineMap",
     "CodeGaussian",
     "ConvexityReport",
     "Counterexample",
     "DegreeReport",
     "DegreeTemplates",
+    "FrozenNetwork",
     "LayerUse",
     "Memorisation",
     "Places",
     "PolynomialTensors",
+    "Slice",
+    "SplineLens",
+    "Walk",
     "ablated",
     "ablations_of",
     "analogy",

@@ -29,6 +29,7 @@ COMMANDS = (
     "evaluate",
     "reconstruct",
     "predict",
+    "lens",
     "latent",
     "export",
     "report",

@@ -23,7 +23,7 @@ _AFFINE = (
 class MASO(nn.Module):
     """``z_k = max_r <A_kr, x> + B_kr``: a max-affine spline operator.
 
-    Source: Balestriero and Baraniuk, "A Spline Theory of Deep Networks", ICML 2018, eq. 2.
+    Source: Balestriero and Baraniuk, "A Spline Theory of Deep Learning", ICML 2018, eq. 2.
 
     Args:
         A: floating ``[K, R, D]``, the slopes of R affine functions for each of K outputs.

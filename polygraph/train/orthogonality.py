@@ -2,7 +2,7 @@
 
 Where a network is affine, its logits are ``A[x] x + b[x]``; row c of ``A[x]``, the gradient of the
 logit c, is the template of class c. Source: Balestriero and Baraniuk, "A Spline Theory of Deep
-Networks", ICML 2018, section 6, which penalises the last layer's rows (eq. 13); on the templates
+Learning", ICML 2018, section 6, which penalises the last layer's rows (eq. 13); on the templates
 themselves, and by random probes, it is ours.
 """
 

@@ -69,7 +69,7 @@ class SplineCNN(nn.Module):
     and the rows of its last layer are what the classes look for in the features.
 
     Source: the networks smallCNN and largeCNN of Balestriero and Baraniuk, "A Spline Theory of Deep
-    Networks", ICML 2018, section 6, of which the paper gives names and the public code the widths.
+    Learning", ICML 2018, section 6, of which the paper gives names and the public code the widths.
 
     Args:
         config: what to build.

@@ -1,0 +1,66 @@
+"""What a piecewise affine network is around a point."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class AffineMap:
+    """What a network is around some inputs: ``f(x) = A x + b``.
+
+    Attributes:
+        A: ``[B, K, *in_shape]``: a template of the input for each output asked for.
+        b: ``[B, K]``.
+        value: ``[B, K]``: f(x).
+        outputs: which of the flattened outputs those are.
+        residual: the largest ``|A x + b - f(x)|`` of a sample, relative to its largest of
+            ``|f(x)|``, ``|b|`` and ``|A x|``. A comes from derivatives and b from the network with
+            its choices fixed, so this tells whether the network is affine there.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.analysis import SplineLens
+        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 1))
+        >>> SplineLens(net.double()).affine(torch.randn(4, 2, dtype=torch.float64))
+        AffineMap(4 samples, 1 outputs, residual=0)
+
+    See Also:
+        `SplineLens.affine`, which makes it.
+    """
+
+    A: Tensor
+    b: Tensor
+    value: Tensor
+    outputs: tuple[int, ...]
+    residual: float
+
+    def __repr__(self) -> str:
+        """One line: samples, outputs, what is missed."""
+        rough = 0 if self.residual < 1e-10 else f"{self.residual:.0e}"
+        return f"AffineMap({len(self.A)} samples, {len(self.outputs)} outputs, residual={rough})"
+
+    @property
+    def inner(self) -> Tensor:
+        """``⟨A_k, x⟩``, ``[B, K]``: what each template makes of its input."""
+        return self.value - self.b
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """What ``A x + b`` may miss of an output, relative to it, by rounding."""
+    return 1e-9 if dtype == torch.float64 else 1e-3
+
+
+def chosen_outputs(outputs: Sequence[int] | None, count: int) -> tuple[int, ...]:
+    """Which of ``count`` outputs are wanted; None: all."""
+    chosen = tuple(range(count)) if outputs is None else tuple(int(k) for k in outputs)
+    bad = [k for k in chosen if not 0 <= k < count]
+    if bad or not chosen:
+        raise ValueError(
+            f"affine: outputs must lie in [0, {count}), got {bad[0] if bad else 'none'}"
+        )
+    return chosen
