@@ -121,7 +121,7 @@ $(STAMP): constraints.txt pyproject.toml setup.py scripts/build_backend.py | $(B
 	@echo "make: sets up $(VENV) and compiles the library, once; five minutes on two cores that do nothing else"
 	$(PIP) torch numpy setuptools ninja
 	$(BIN)/python -m pip uninstall -qq --yes polygraph  # its name before; both would own `polygraph`
-	$(PIP) --no-build-isolation --editable '.[mesh,train,report,bench,docs,dev]'
+	$(PIP) --no-build-isolation --editable '.[mesh,train,report,verify,bench,docs,dev]'
 	touch $@
 
 # make decides before the line above has run; so look again whether a source is newer than what that line built.

@@ -4,28 +4,43 @@
 
 The folders' names are the names of the runs. Writes ``gan.json``, a row per run with its whole
 log, ``gan_curves.png``, ``gan_samples.png`` (the averaged generators, the same z for all whose z
-have one size) and ``gan_interpolations.png``. Runs that are not done are refused.
+have one size), ``gan_interpolations.png`` and ``gan_walks.png``, whose rows go along the directions
+in which a generator's images change most. Runs that are not done are refused. Of generators that
+are polynomials of z before their tanh the degree is checked, in evaluation mode.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor, nn
 
+from polygraph.analysis import check_degree
 from polygraph.report.figures import COLORS
 from polygraph.report.image_grid import image_grid
 from polygraph.report.render import pyplot
-from polygraph.tasks.gan.pair import generate, interpolations, latent_vectors
+from polygraph.tasks.gan.latent import (
+    deviation,
+    generate,
+    interpolations,
+    latent_vectors,
+    principal_directions,
+    walks,
+)
 from polygraph.tasks.gan.run import load_generator
 from polygraph.train.checkpoint import load_checkpoint
 from polygraph.train.log import read_log
 
 KEPT = ("config_hash", "dataset", "commit", "torch", "machine", "threads")
 COLUMNS, STEPS = 16, 16  # images in a row of samples and of an interpolation
+DIRECTIONS, REACH = 3, 2.0  # rows of walks, how far they go in deviations of z
+LARGEST_DEGREE = 28  # that float64 shows
+ACTIVATIONS: dict[type[nn.Module], str] = {nn.ReLU: "ReLU", nn.LeakyReLU: "leaky ReLU"}
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -51,12 +66,41 @@ def read_run(folder: Path) -> dict[str, Any]:
     ]
     row["extractor"] = names["IS"].removeprefix("IS ").strip("()") if "IS" in names else None
     row["extractor_accuracy"] = accuracy(folder, result["config"].get("classifier"))
+    row |= polynomial(load_generator(folder / "last.safetensors")[0])
     losses = ("critic_gap", "critic_loss", "generator_loss", "penalty")
     trained = [r for r in records if "critic_loss" in r]
     row["curve"] = {"step": [r["step"] for r in trained]} | {
         name: [round(r[name], 5) for r in trained] for name in losses if name in trained[0]
     }
     return row
+
+
+def polynomial(generator: nn.Module) -> dict[str, Any]:
+    """The activations of a generator; of a polynomial its degree, and whether that is its degree.
+
+    Degrees are those of the values before the tanh, in evaluation mode.
+    """
+    found = {
+        name for kind, name in ACTIVATIONS.items() for m in generator.modules() if type(m) is kind
+    }
+    row: dict[str, Any] = {"activations": ", ".join(sorted(found)) or "none"}
+    degree = getattr(generator, "degree", None)
+    if degree is None:
+        return row
+    row["degree"], row["degree_holds"] = degree, None
+    if degree <= LARGEST_DEGREE:
+        generator.double()
+        shape = (generator.config.latent_channels,)
+        row["degree_holds"] = bool(check_degree(generator.polynomial, shape, degree))
+    return row
+
+
+def degree_words(row: dict[str, Any]) -> str:
+    """The degree and what its check found, for the table."""
+    if "degree" not in row:
+        return "none"
+    words = {None: "not checked", True: "checked", False: "REFUTED"}[row["degree_holds"]]
+    return f"{row['degree']}, {words}"
 
 
 def accuracy(folder: Path, kept: str | None) -> float | None:
@@ -107,18 +151,32 @@ def _minor(value: float, _: int) -> str:
     return f"{value:g}" if f"{value:.0e}"[0] in "236" else ""
 
 
-def pictures(path: Path, folders: list[Path], *, interpolate: bool) -> None:
+def samples(generator: nn.Module) -> Tensor:
+    """Two rows of z, the same for all generators of as many numbers."""
+    return latent_vectors(2 * COLUMNS, generator.config, 0)
+
+
+def straight(generator: nn.Module) -> Tensor:
+    """Two rows of z, each on the straight line between two."""
+    return interpolations(latent_vectors(4, generator.config, 1), STEPS)
+
+
+def principal(generator: nn.Module) -> Tensor:
+    """Rows of z along the directions in which images change most."""
+    config, found = generator.config, principal_directions(generator, DIRECTIONS)
+    return walks(latent_vectors(1, config, 0)[0], found, STEPS, REACH * deviation(config))
+
+
+def pictures(path: Path, folders: list[Path], rows: Callable[[nn.Module], Tensor]) -> None:
     """Some rows of every run, the run's name beside them."""
     plt = pyplot()
+    generators = [load_generator(folder / "last.safetensors")[0] for folder in folders]
+    points = [rows(generator) for generator in generators]
+    height = 0.64 * sum(len(z) // COLUMNS for z in points)
     figure, panels = plt.subplots(
-        len(folders), 1, figsize=(9.6, 1.28 * len(folders)), squeeze=False, layout="constrained"
+        len(folders), 1, figsize=(9.6, height), squeeze=False, layout="constrained"
     )
-    for axes, folder in zip(panels[:, 0], folders, strict=True):
-        generator, _ = load_generator(folder / "last.safetensors")
-        if interpolate:
-            z = interpolations(latent_vectors(4, generator.config, 1), STEPS)
-        else:
-            z = latent_vectors(2 * COLUMNS, generator.config, 0)
+    for axes, folder, generator, z in zip(panels[:, 0], folders, generators, points, strict=True):
         canvas = image_grid(generate(generator, z).numpy(), COLUMNS)
         axes.imshow(canvas[..., 0] if canvas.shape[2] == 1 else canvas, cmap="gray", vmin=0)
         axes.set(xticks=[], yticks=[])
@@ -133,15 +191,16 @@ def table(rows: list[dict[str, Any]]) -> str:
     """Markdown."""
     where = rows[0]["extractor"]
     lines = [
-        f"| run | steps | generator, parameters | IS ({where}) | FID ({where}) | lowest FID, at | "
-        "critic's gap, last | largest |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        "| run | degree in z | activations | steps | generator, parameters | "
+        f"IS ({where}) | FID ({where}) | lowest FID, at | critic's gap, last | largest |",
+        "|---|---|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
         last, best = row["scores"][-1], min(row["scores"], key=lambda s: s["FID"])
         gaps = row["curve"]["critic_gap"]
         lines.append(
-            f"| {row['run']} | {row['steps']:,} | {row['parameters']:,} | {last['IS']:.2f} ± "
+            f"| {row['run']} | {degree_words(row)} | {row['activations']} | {row['steps']:,} | "
+            f"{row['parameters']:,} | {last['IS']:.2f} ± "
             f"{last['IS std']:.2f} | {last['FID']:.2f} | {best['FID']:.2f}, {best['step']:,} | "
             f"{gaps[-1]:.2f} | {max(gaps):.1f} |"
         )
@@ -159,8 +218,12 @@ def main() -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     out.with_name(f"{out.name}.json").write_text(json.dumps(rows, indent=1) + "\n")
     curves(out.with_name(f"{out.name}_curves.png"), rows)
-    pictures(out.with_name(f"{out.name}_samples.png"), options.runs, interpolate=False)
-    pictures(out.with_name(f"{out.name}_interpolations.png"), options.runs, interpolate=True)
+    for name, rows_of in (
+        ("samples", samples),
+        ("interpolations", straight),
+        ("walks", principal),
+    ):
+        pictures(out.with_name(f"{out.name}_{name}.png"), options.runs, rows_of)
     if all(row["scores"] for row in rows):
         print(table(rows))
 

@@ -6,6 +6,7 @@ import pytest
 
 from polygraph.data import AudioDataConfig, ImageDataConfig, MeshDataConfig, ShapeDataConfig
 from polygraph.data.audio.mel import FeatureConfig
+from polygraph.data.identities import IdentityDataConfig
 from polygraph.mesh.spiral import SpiralConfig
 from polygraph.models.images.families import CLASSIFIERS, CRITICS, GENERATORS
 from polygraph.models.images.graph_gan import GraphCriticConfig, GraphGeneratorConfig
@@ -18,6 +19,7 @@ from polygraph.tasks.gan.training import GanRunConfig
 from polygraph.tasks.images.training import ImagesRunConfig
 from polygraph.tasks.mesh.training import MeshRunConfig
 from polygraph.tasks.points.training import PointsRunConfig
+from polygraph.tasks.verify.config import VerifyRunConfig
 from polygraph.train.augment import AugmentConfig
 from polygraph.train.config import TrainConfig
 from polygraph.train.sound_augment import SoundAugmentConfig
@@ -28,7 +30,7 @@ CLASSES = [
     *(cls for families in (GENERATORS, CRITICS, CLASSIFIERS) for cls, _ in families.values()),
     *(TrainConfig, GanConfig, MeshRunConfig, PointsRunConfig, GanRunConfig),
     *(ImagesRunConfig, AugmentConfig, AudioRunConfig, AudioDataConfig, FeatureConfig),
-    SoundAugmentConfig,
+    *(SoundAugmentConfig, VerifyRunConfig, IdentityDataConfig),
 ]
 BAD = {"nan": float("nan"), "inf": float("inf"), "minus": -1, "zero": 0, "true": True}
 BAD |= {"huge": 10**12, "text": "3"}
@@ -39,7 +41,7 @@ MEANT = {
         *("grow_steps", "score_images", "mapping_order", "dropout", "augmentation", "reference"),
         *("num_categories", "min_learning_rate", "warmup_epochs", "split_seed"),
         *("crop_padding", "probability", "speed", "stretch", "shift_frames", "noise"),
-        *("orthogonality",),
+        *("margin", "point_shift", "pair_seed", "resamples", "orthogonality"),
     },
     "huge": {
         *(
@@ -54,7 +56,8 @@ MEANT = {
         ),
         *("learning_rate", "grad_clip", "weight_decay", "augmentation", "gradient_penalty"),
         *("clip", "critic_rate", "grow_steps", "scale", "shift", "to_mm", "delta"),
-        *("clip_value", "warmup_epochs", "orthogonality"),
+        *("clip_value", "warmup_epochs", "logit_scale", "point_scale", "point_shift", "pair_seed"),
+        *("orthogonality",),
     },
 }
 BESIDE = {

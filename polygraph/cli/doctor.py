@@ -32,6 +32,7 @@ EXTRAS = {
         "PIL": "pillow",
     },
     "report": {"matplotlib": "matplotlib", "plotly": "plotly"},
+    "verify": {"pytorch_metric_learning": "pytorch-metric-learning"},
     "open3d": {"open3d": "open3d"},
 }
 

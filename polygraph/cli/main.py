@@ -29,6 +29,7 @@ COMMANDS = (
     "evaluate",
     "reconstruct",
     "predict",
+    "verify",
     "lens",
     "latent",
     "export",

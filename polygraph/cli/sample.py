@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 from polygraph.cli.parser import Parser, UsageError, add_run, check_least
 
@@ -24,23 +26,43 @@ def run(arguments: Sequence[str]) -> int:
         choices=("linear", "sphere"),
         help="how walks go; default: linear for polynomials, sphere for others",
     )
+    parser.add_argument(
+        "--walk",
+        type=int,
+        metavar="N",
+        help="N rows from the seed's image, along the directions in which images change most",
+    )
+    parser.add_argument("--reach", type=float, help="of --walk: deviations of z, default: 2")
     parser.add_argument("--scale", type=int, default=2, help="pixels per pixel")
     chosen = parser.parse_args(arguments)
-    check_least("sample", chosen, count=1, columns=1 + chosen.interpolate, scale=1, seed=0)
+    rows = chosen.interpolate or chosen.walk is not None
+    check_least("sample", chosen, count=1, columns=1 + rows, scale=1, seed=0)
     if chosen.along and not chosen.interpolate:
         raise UsageError("sample: --along is of walks: it needs --interpolate")
+    if chosen.walk is not None and (chosen.interpolate or chosen.walk < 1):
+        raise UsageError("sample: --walk must be at least 1, and is not for --interpolate")
+    if chosen.reach is not None and not (chosen.walk and 0 < chosen.reach < math.inf):
+        raise UsageError("sample: --reach must be positive and finite, and needs --walk")
     from polygraph.report.image_grid import write_image_grid
-    from polygraph.tasks.gan.run import sample_run
 
-    steps = chosen.columns if chosen.interpolate else None
-    images = sample_run(
+    images = _images(chosen)
+    path = write_image_grid(chosen.out, images.numpy(), chosen.columns, scale=chosen.scale)
+    print(f"wrote {path.resolve()}")
+    return 0
+
+
+def _images(chosen: Any) -> Any:
+    """The images that the parsed words ask for."""
+    from polygraph.tasks.gan.run import load_run, sample_run
+
+    if chosen.walk is not None:
+        run = load_run(chosen.run, weights=chosen.weights)
+        return run.walk(chosen.walk, chosen.columns, seed=chosen.seed, reach=chosen.reach or 2.0)
+    return sample_run(
         chosen.run,
         chosen.count,
         chosen.seed,
         weights=chosen.weights,
-        interpolate=steps,
+        interpolate=chosen.columns if chosen.interpolate else None,
         along=chosen.along,
     )
-    path = write_image_grid(chosen.out, images.numpy(), chosen.columns, scale=chosen.scale)
-    print(f"wrote {path.resolve()}")
-    return 0

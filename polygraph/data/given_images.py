@@ -26,10 +26,10 @@ def is_in_memory(data: Any) -> bool:
     )
 
 
-def in_memory(data: Any) -> ImageDataset:
-    """The data set of images that are here already."""
+def in_memory(data: Any, size: int = 32) -> ImageDataset:
+    """The data set of images that are here already; smaller arrays are padded to the size."""
     if isinstance(data, ImageDataset):
         return data
     if hasattr(data, "shape"):
-        return ImageDataset.from_arrays(data)
-    return ImageDataset.from_arrays(*data)
+        return ImageDataset.from_arrays(data, size=size)
+    return ImageDataset.from_arrays(*data, size=size)

@@ -7,6 +7,7 @@ is kept. Every fault is a `ValueError` that names the file, what was wanted and 
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import zlib
 from pathlib import Path
@@ -190,7 +191,12 @@ def list_pictures(root: Path) -> list[Path]:
 
 
 def read_picture(
-    path: str | os.PathLike[str], size: int, channels: int, *, pad_small: bool = False
+    path: str | os.PathLike[str],
+    size: int,
+    channels: int,
+    *,
+    pad_small: bool = False,
+    content: bytes | None = None,
 ) -> Images:
     """Read one picture, scale its shorter side to `size` and cut out the middle.
 
@@ -202,6 +208,7 @@ def read_picture(
         size: height and width of the result.
         channels: 3 for RGB, 1 for its luminance (ITU-R 601).
         pad_small: leave a picture that is no larger as it is, in the middle of black.
+        content: of the file, where it has been read already; ``path`` is its name then.
 
     Returns:
         uint8 ``[channels, size, size]``.
@@ -219,7 +226,7 @@ def read_picture(
     if size < 1:
         raise ValueError(f"read_picture: size must be at least 1, got {size}")
     try:
-        with Image.open(path, formats=_FORMATS) as file:
+        with Image.open(path if content is None else io.BytesIO(content), formats=_FORMATS) as file:
             if file.width * file.height > _MAX_PIXELS:
                 raise ValueError(
                     f"at most {_MAX_PIXELS} pixels are read, got {file.width} x {file.height}"

@@ -72,8 +72,8 @@ def read_folder(
         is_test = np.zeros(len(names), np.bool_)
         count = max(1, round(test_fraction * len(names)))
         is_test[np.random.default_rng(seed).permutation(len(names))[:count]] = True
-    entry = Entry(f"pictures-{size}-{channels}", root, files, cache_dir)
-    images = _cached_pictures(entry, files, size, channels, full_check)
+    entry = pictures_entry(root, files, size, channels, cache_dir)
+    images = cached_pictures(entry, files, size, channels, full_check)
     return Pictures(images, *_folder_classes(names), is_val, is_test)
 
 
@@ -86,10 +86,28 @@ def _folder_classes(names: Sequence[tuple[str, ...]]) -> tuple[IntArray | None, 
     return np.array([number[name[0]] for name in names], np.int64), tuple(classes)
 
 
-def _cached_pictures(
+def pictures_entry(
+    root: Path, files: list[Path], size: int, channels: int, cache_dir: str | None
+) -> Entry:
+    """Where the scaled pictures of a folder are kept."""
+    return Entry(f"pictures-{size}-{channels}", root, files, cache_dir)
+
+
+def cached_pictures(
     entry: Entry, files: list[Path], size: int, channels: int, full_check: bool
 ) -> Images:
-    """The scaled pictures, memory-mapped; made first where they are not in the cache."""
+    """The scaled pictures of a folder, memory-mapped; made first where they are not in the cache.
+
+    Args:
+        entry: of the cache, for these files, size and channels.
+        files: the pictures, in the order wanted.
+        size: height and width.
+        channels: 1 or 3.
+        full_check: compare the cached array with its hash.
+
+    Raises:
+        ValueError: a picture is damaged.
+    """
     if entry.load(full_check) is None:
         with entry.locked():
             with warnings.catch_warnings():

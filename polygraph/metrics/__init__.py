@@ -1,8 +1,8 @@
-"""Measures of what models make: vertex errors of meshes, scores of images.
+"""Measures of what models make: vertex errors of meshes, scores of images, verification.
 
 The names of :mod:`~polygraph.metrics.vertex_error` are here;
-:mod:`~polygraph.metrics.image_scores`, which needs the compiled library, is imported when it is
-asked for.
+:mod:`~polygraph.metrics.image_scores`, which needs the compiled library, and
+:mod:`~polygraph.metrics.verification` are imported when they are asked for.
 """
 
 from typing import TYPE_CHECKING
@@ -19,9 +19,9 @@ from polygraph.metrics.vertex_error import (
 )
 
 if TYPE_CHECKING:
-    from polygraph.metrics import image_scores
+    from polygraph.metrics import image_scores, verification
 else:
-    __getattr__, __dir__ = lazy(__name__, ["image_scores"])
+    __getattr__, __dir__ = lazy(__name__, ["image_scores", "verification"])
 
 __all__ = [
     "OUTLIER",
@@ -31,5 +31,6 @@ __all__ = [
     "evaluate",
     "image_scores",
     "summarize",
+    "verification",
     "vertex_distance",
 ]

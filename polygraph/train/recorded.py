@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from polygraph.data.audio.dataset import AudioDataConfig
 from polygraph.data.config import MeshDataConfig
+from polygraph.data.identities import IdentityDataConfig
 from polygraph.data.images import ImageDataConfig
 from polygraph.data.known import recall
 from polygraph.data.shapes import ARRAYS, ShapeDataConfig
@@ -19,7 +20,14 @@ _FOLDERS = {
     MeshDataConfig: "registered",
     AudioDataConfig: "auto",
 }  # what a folder is; else "folder"
-_Config = TypeVar("_Config", MeshDataConfig, ImageDataConfig, ShapeDataConfig, AudioDataConfig)
+_Config = TypeVar(
+    "_Config",
+    MeshDataConfig,
+    ImageDataConfig,
+    ShapeDataConfig,
+    AudioDataConfig,
+    IdentityDataConfig,
+)
 
 
 def recorded_data(
@@ -78,6 +86,7 @@ KINDS = {
     "points": ("a network of point clouds", "`polygraph predict` takes it"),
     "images": ("a classifier of images", "`polygraph predict` takes it"),
     "audio": ("a classifier of sounds", "`polygraph predict` takes it"),
+    "verify": ("a network for verification", "`polygraph verify` takes it"),
     "gan": ("a generator of images", "`polygraph sample`, `score` and `neighbours` take it"),
 }
 

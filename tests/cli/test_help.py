@@ -7,13 +7,11 @@ import pytest
 from polygraph.cli import main
 from polygraph.models.images.presets import CLASSIFIER_PRESETS
 from polygraph.models.mesh.presets import PRESETS
+from polygraph.tasks import TASKS
 from polygraph.tasks.gan.presets import GAN_PRESETS
 from polygraph.train.arguments import packaged_configs
 
-COMMANDS = (
-    *("train mesh", "train gan", "train points", "train images", "train audio"),
-    "benchmark mesh",
-)
+COMMANDS = [*(f"train {kind}" for kind in TASKS), "benchmark mesh"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -27,7 +25,7 @@ def test_the_help_of_long_commands_is_short(command, capsys):
     assert not re.search(r"--\w+_\w", text), "options have dashes"
 
 
-@pytest.mark.parametrize("command", COMMANDS[:5])
+@pytest.mark.parametrize("command", COMMANDS[:-1])
 def test_help_all_has_the_rest(command, capsys):
     with pytest.raises(SystemExit) as left:
         main([*command.split(), "--help-all"])
@@ -54,6 +52,10 @@ def test_the_help_names_every_preset(capsys):
     text = capsys.readouterr().out
     for name in packaged_configs("audio"):
         assert name in text, name
+    main(["train", "verify", "--help"])
+    text = capsys.readouterr().out
+    for name in ("dgcnn", "lenet", *packaged_configs("verify")):
+        assert name in text
     main(["train", "gan", "--help"])
     text = capsys.readouterr().out
     for name in GAN_PRESETS:

@@ -48,6 +48,14 @@ PLACES = {
         "--augment.probability": "augment.probability",
         "--features.scale": "features.scale",
     },
+    "verify": {
+        **OF_TRAINING,
+        "--size": "data.size",
+        "--embedding-dim": "embedding_dim",
+        "--folds": "folds",
+        "--pairs-per-fold": "pairs_per_fold",
+        "--epochs": "train.epochs",
+    },
     "gan": {"--score-images": "score_images", "--seed": "train.seed"},
     "benchmark": {
         "--to-mm": "data.to_mm",
@@ -61,6 +69,7 @@ PLACES = {
 NOT_COMPARED = {
     ("mesh", "--factors"): "chosen from the mesh",
     ("gan", "--steps"): "the preset's",
+    ("gan", "--size"): "the preset's",
     ("images", "--train-images"): "all",
     ("audio", "--data.rate"): "that of the files",
     ("benchmark", "--models"): "a description of the list",

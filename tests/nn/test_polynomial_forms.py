@@ -26,6 +26,7 @@ from polygraph.nn import (
     SpiralConv,
     polynomial_step,
 )
+from polygraph.nn import block as block_module
 
 CLOSE = {"rtol": 1e-11, "atol": 1e-12}
 EDGES = torch.tensor([[0, 1, 2, 3, 0, 2], [1, 2, 3, 0, 2, 1]])
@@ -207,8 +208,8 @@ def test_tanh():
 
 @pytest.mark.parametrize("norm", ["rms", "none"])
 @pytest.mark.parametrize("form", ["ncp", "ncp-rank", "skip", "simple", "ccp"])
-def test_images_with_channels_last_take_the_fused_step(form, norm, monkeypatch):
-    """The same values and gradients as with the channels first, whose step is composed."""
+def test_images_take_the_fused_step(form, norm, monkeypatch):
+    """Channels first in memory or last: the values and gradients of the composed step."""
     conv = partial(nn.Conv2d, kernel_size=3, padding=1)
     forms = {"ncp-rank": partial(NCP, rank=4), "skip": NCPSkip, "simple": Simple, "ccp": CCP}
     block = randomized(forms.get(form, NCP)(conv, 3, 3, order=3, norm=norm, activation="elu"))
@@ -216,16 +217,19 @@ def test_images_with_channels_last_take_the_fused_step(form, norm, monkeypatch):
     plain = ops.poly_step
     monkeypatch.setattr(ops, "poly_step", lambda *args, **kw: fused.append(1) or plain(*args, **kw))
     found = []
-    for layout in (torch.contiguous_format, torch.channels_last):
+    first, last = torch.contiguous_format, torch.channels_last
+    for layout, steps in ((first, 0), (first, 2), (last, 2)):
+        fused.clear()
+        monkeypatch.setattr(block_module, "_of_one_shape", lambda *_, n=steps: n > 0)
         torch.manual_seed(1)
         x = sample(3, 5, 4).to(memory_format=layout).requires_grad_()
         out = block.to(memory_format=layout)(x)
         (gradient,) = torch.autograd.grad(out.square().sum(), x, create_graph=True)
         found.append((out, gradient, *torch.autograd.grad(gradient.sum(), block.parameters())))
-        assert len(fused) == (0 if layout is torch.contiguous_format else 2)
-    for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
-    assert found[1][0].is_contiguous(memory_format=torch.channels_last)
+        assert len(fused) == steps
+        for one, other in zip(found[0], found[-1], strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+        assert out.is_contiguous(memory_format=last if steps else first)
 
 
 def test_images_whose_factors_broadcast_are_composed():

@@ -4,7 +4,7 @@ from dataclasses import fields, replace
 
 import numpy as np
 
-from polygraph.data import ImageDataset
+from polygraph.data import ImageDataConfig, ImageDataset
 from polygraph.tasks.gan.presets import get_gan_preset
 from polygraph.tasks.gan.training import GanRunConfig
 from polygraph.train.config import TrainConfig
@@ -46,6 +46,7 @@ def tiny_gan(preset="small/baseline", gan=None, **train):
     return GanRunConfig(
         narrowed(found.generator),
         narrowed(found.critic),
+        ImageDataConfig(size=found.generator.size),
         gan=pair,
         train=TrainConfig(**{**settings, **train}),
         preset=preset,

@@ -1,6 +1,5 @@
 """Models of images: generators and critics, classifiers, Inception."""
 
-from polygraph.models.images._images import SIZE
 from polygraph.models.images.dcgan import (
     ConvCritic,
     ConvCriticConfig,
@@ -24,6 +23,7 @@ from polygraph.models.images.lenet import LeNet, LeNetConfig
 from polygraph.models.images.pixel_classifier import PixelClassifier, PixelClassifierConfig
 from polygraph.models.images.polynomial_gan import PolynomialGenerator, PolynomialGeneratorConfig
 from polygraph.models.images.prodpoly_gan import ProdPolyGenerator, ProdPolyGeneratorConfig
+from polygraph.models.images.sizes import SIZE
 from polygraph.models.images.sngan import (
     ResidualCritic,
     ResidualCriticConfig,

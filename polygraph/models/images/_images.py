@@ -7,14 +7,18 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from polygraph._checks import check_positive
 from polygraph._inputs import check_dtype, check_tensors
+from polygraph.models.images.sizes import sizes_of
 
-SIZE = 32  #: height and width of the images
 
-
-def check_channels(owner: str, name: str, channels: tuple[int, ...], count: int) -> None:
-    """Refuse anything but ``count`` positive integers."""
+def check_channels(
+    owner: str, name: str, channels: tuple[int, ...], size: int, *, skip: int = 0
+) -> None:
+    """Refuse anything but a positive integer for each level of a size but the ``skip`` largest."""
+    count = len(sizes_of(size)) - skip
     if len(channels) != count:
-        raise ValueError(f"{owner}: {name} must be {count} numbers, got {list(channels)}")
+        raise ValueError(
+            f"{owner}: {name} must be {count} numbers, got {list(channels)}, for size {size}"
+        )
     for value in channels:
         check_positive(owner, **{name: value})
 
@@ -45,12 +49,12 @@ def check_latent(model: nn.Module, z: Tensor, channels: int) -> None:
     check_dtype(owner, "z", z, next(model.parameters()), of="model")
 
 
-def check_batch(model: nn.Module, x: Tensor, channels: int) -> None:
+def check_batch(model: nn.Module, x: Tensor, channels: int, size: int) -> None:
     """Refuse images of another shape, or another dtype than the model's parameters have."""
     owner = type(model).__name__
     check_tensors(owner, x=x)
-    if x.dim() != 4 or tuple(x.shape[1:]) != (channels, SIZE, SIZE):
+    if x.dim() != 4 or tuple(x.shape[1:]) != (channels, size, size):
         raise ValueError(
-            f"{owner}: x must have shape [B, {channels}, {SIZE}, {SIZE}], got {list(x.shape)}"
+            f"{owner}: x must have shape [B, {channels}, {size}, {size}], got {list(x.shape)}"
         )
     check_dtype(owner, "x", x, next(model.parameters()), of="model")

@@ -10,6 +10,7 @@ from polygraph.nn.nested import NCP
 from polygraph.nn.polynomial import ProdPoly
 
 PRODUCT_NORMS = ("rms", "instance", "batch_channel", "none")
+AFFINE_NORMS = ("batch_channel", "none")  #: in evaluation mode
 Orders = int | tuple[int, ...]
 
 

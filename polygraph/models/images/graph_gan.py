@@ -1,6 +1,6 @@
-"""A generator and a critic of 32 x 32 images with graph convolutions in feature space.
+"""A generator and a critic of images with graph convolutions in feature space.
 
-The generator's second convolution at 16 x 16 and at 32 x 32 may be a graph convolution, whose
+The generator's second convolution at 16 x 16 and above may be a graph convolution, whose
 neighbours are the pixels that look most alike, or a 3 x 3 convolution followed by self-attention,
 the peer that also joins distant pixels. The critic may have the same layers.
 
@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from polygraph._checks import check_choice, check_numbers, check_positive
 from polygraph.models.images._images import (
-    SIZE,
     check_batch,
     check_channels,
     check_images,
@@ -31,6 +30,7 @@ from polygraph.models.images._images import (
     normalize_spectra,
 )
 from polygraph.models.images.latent import LATENTS
+from polygraph.models.images.sizes import SIZE, check_size, sizes_of
 from polygraph.nn.pixel_graph import KINDS, MERGES, PixelGraph, check_kind
 
 GRAPH_KINDS = ("none", *KINDS, "attention")
@@ -45,12 +45,12 @@ class GraphGeneratorConfig:
     Attributes:
         latent_channels: size of z.
         out_channels: of the images: 1 or 3.
-        channels: features at 4 x 4, 8 x 8, 16 x 16 and 32 x 32.
+        channels: features at 4 x 4, 8 x 8, 16 x 16, ... up to the size of the images.
         graph: what the second layer is at the sizes of ``graph_sizes``: ``none`` (a 3 x 3
             convolution as elsewhere), ``attention``, or a kind of
             `polygraph.nn.NonLocalGraphConv2d`: ``edge-sum``, ``edge-max``, ``ecc``, ``light``, or
             ``edge-mean``, which is not in the thesis.
-        graph_sizes: where; of 16 and 32.
+        graph_sizes: where; of the sizes from the third on: 16 and 32 where images are 32 x 32.
         k: neighbours of each pixel.
         rank: of ``light``.
         replicas: of ``light``, where they divide the features; elsewhere its matrices are full.
@@ -64,6 +64,7 @@ class GraphGeneratorConfig:
         radius: of ``pixel_graph="radius"``.
         pooled_keys: of ``attention``: see `SelfAttention2d`.
         latent_distribution: of the numbers of z: ``normal``, N(0, 1), or ``uniform``, [-1, 1].
+        size: height and width of the images: 4, 5, 6 or 7 times a power of two.
     """
 
     latent_channels: int = 132
@@ -83,6 +84,7 @@ class GraphGeneratorConfig:
     radius: float | None = None
     pooled_keys: bool = False
     latent_distribution: str = "normal"
+    size: int = SIZE
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
@@ -91,7 +93,8 @@ class GraphGeneratorConfig:
         for name in ("channels", "graph_sizes"):  # JSON has lists
             object.__setattr__(self, name, tuple(getattr(self, name)))
         check_positive("generator", latent_channels=self.latent_channels)
-        check_channels("generator", "channels", self.channels, 4)
+        check_size("generator", self.size)
+        check_channels("generator", "channels", self.channels, self.size)
         check_images("generator", "out_channels", self.out_channels)
         check_choice("generator", "norm", self.norm, NORMS)
         _check_graph("generator", self)
@@ -103,11 +106,11 @@ class GraphCriticConfig:
 
     Attributes:
         in_channels: of the images: 1 or 3.
-        channels: features at 16 x 16, 8 x 8 and 4 x 4.
+        channels: features at half the size of the images, a quarter, ... down to 4 x 4.
         graph: kind of an additional layer at the sizes of ``graph_sizes``; see
             `GraphGeneratorConfig`.
-        graph_sizes: where: 16 is after the first convolution; 32 before it, from the image itself
-            to half of the first features.
+        graph_sizes: where: 16 is after the convolution that leads there; the size of the images
+            before the first one, from the image itself to half of the first features.
         k: neighbours of each pixel.
         rank: of ``light``.
         replicas: see `GraphGeneratorConfig`.
@@ -122,6 +125,7 @@ class GraphCriticConfig:
         metric: what near means.
         radius: of ``pixel_graph="radius"``.
         pooled_keys: of ``attention``.
+        size: height and width of the images: 4, 5, 6 or 7 times a power of two.
     """
 
     in_channels: int = 3
@@ -139,13 +143,15 @@ class GraphCriticConfig:
     metric: str = "euclidean"
     radius: float | None = None
     pooled_keys: bool = False
+    size: int = SIZE
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
         check_numbers("critic", self)
         for name in ("channels", "graph_sizes"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        check_channels("critic", "channels", self.channels, 3)
+        check_size("critic", self.size)
+        check_channels("critic", "channels", self.channels, self.size, skip=1)
         check_images("critic", "in_channels", self.in_channels)
         _check_graph("critic", self)
         if self.spectral_norm and self.graph not in ("none", "attention"):
@@ -156,9 +162,13 @@ class GraphCriticConfig:
 
 
 def _check_graph(owner: str, config: GraphGeneratorConfig | GraphCriticConfig) -> None:
-    if not set(config.graph_sizes) <= {16, 32} or not config.graph_sizes:
-        raise ValueError(f"{owner}: graph_sizes must be of 16 and 32, got {config.graph_sizes}")
-    check_graph_layer(owner, config, min(config.graph_sizes))
+    known = sizes_of(config.size)[2:]
+    if not known and config.graph != "none":
+        raise ValueError(f"{owner}: size must be at least 16 for a graph layer, got {config.size}")
+    if not set(config.graph_sizes) <= {*known} or bool(known) > bool(config.graph_sizes):
+        of = " and ".join(map(str, known))
+        raise ValueError(f"{owner}: graph_sizes must be of {of}, got {config.graph_sizes}")
+    check_graph_layer(owner, config, min(config.graph_sizes, default=config.size))
 
 
 def check_graph_layer(owner: str, config: Any, size: int) -> None:
@@ -280,11 +290,11 @@ def _divides(config: Any, *channels: int) -> int:
 
 
 class GraphGenerator(nn.Module):
-    """Images from z: ``[B, latent_channels]`` to ``[B, out_channels, 32, 32]`` in (-1, 1).
+    """Images from z: ``[B, latent_channels]`` to ``[B, out_channels, size, size]`` in (-1, 1).
 
-    A linear layer to 4 x 4; three times: nearest-neighbour upsampling by 2, a 3 x 3 convolution to
-    fewer features, a second layer at the same width; 1 x 1 to the image; tanh. The second layer is
-    a 3 x 3 convolution, or the graph convolution of `polygraph.nn.NonLocalGraphConv2d` where the
+    A linear layer to 4 x 4; for each size: nearest-neighbour upsampling by 2, a 3 x 3 convolution
+    to fewer features, a second layer at the same width; 1 x 1 to the image; tanh. The second layer
+    is a 3 x 3 convolution, or the graph convolution of `polygraph.nn.NonLocalGraphConv2d` where the
     configuration says so.
 
     Source: D'Amico, Politecnico di Torino 2020, section 4.2 and figure 4.2. Not in its text: leaky
@@ -310,10 +320,11 @@ class GraphGenerator(nn.Module):
         super().__init__()
         self.config = config
         first, *rest = config.channels
-        self.input = nn.Linear(config.latent_channels, 16 * first)
+        self.start = sizes_of(config.size)[0]
+        self.input = nn.Linear(config.latent_channels, self.start**2 * first)
         self.input_norm = _norm(config.norm, first)
         self.stages = nn.ModuleList()
-        before, size = first, 4
+        before, size = first, self.start
         for width in rest:
             size *= 2
             if config.graph != "none" and size in config.graph_sizes:
@@ -337,7 +348,7 @@ class GraphGenerator(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """Images of latent vectors."""
         check_latent(self, z, self.config.latent_channels)
-        x = self.input(z).view(len(z), -1, 4, 4)
+        x = self.input(z).view(len(z), -1, self.start, self.start)
         x = F.leaky_relu(self.input_norm(x), _SLOPE)
         for stage in self.stages:
             x = stage(x)
@@ -345,9 +356,9 @@ class GraphGenerator(nn.Module):
 
 
 class GraphCritic(nn.Module):
-    """A number for each image: ``[B, in_channels, 32, 32]`` to ``[B]``.
+    """A number for each image: ``[B, in_channels, size, size]`` to ``[B]``.
 
-    Three 5 x 5 convolutions of stride 2 with leaky ReLU (0.2), no normalisation over the batch, one
+    5 x 5 convolutions of stride 2 with leaky ReLU (0.2), no normalisation over the batch, one
     linear output; additional layers on graphs where the configuration says so. Differentiable
     twice, as a gradient penalty needs.
 
@@ -370,7 +381,7 @@ class GraphCritic(nn.Module):
         super().__init__()
         self.config = config
         layers: list[nn.Module] = []
-        before, size = config.in_channels, SIZE
+        before, size = config.in_channels, config.size
         if config.graph != "none" and size in config.graph_sizes:
             half = max(1, config.channels[0] // 2)
             layers += [graph_layer(config, before, half), nn.LeakyReLU(_SLOPE)]
@@ -381,13 +392,13 @@ class GraphCritic(nn.Module):
             if config.graph != "none" and size in config.graph_sizes:
                 layers += [graph_layer(config, width, width), nn.LeakyReLU(_SLOPE)]
         self.layers = nn.Sequential(*layers)
-        self.output = nn.Linear(before * 16, 1)
+        self.output = nn.Linear(before * size**2, 1)
         if config.spectral_norm:
             normalize_spectra(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Values of images."""
-        check_batch(self, x, self.config.in_channels)
+        check_batch(self, x, self.config.in_channels, self.config.size)
         out: Tensor = self.output(self.layers(x).flatten(1))
         return out.squeeze(1)
 

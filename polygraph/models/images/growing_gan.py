@@ -1,12 +1,12 @@
-"""A generator and a critic that grow from 4 x 4 to 32 x 32 while they are trained.
+"""A generator and a critic that grow from 4 x 4 to the images' size while they are trained.
 
 Source: Karras et al., "Progressive Growing of GANs for Improved Quality, Stability, and Variation",
 ICLR 2018, sections 2 and 4 and table 2.
 
-``growth`` says how many sizes a network works at: 1 is 4 x 4 alone, 4 is all of them, and with 2.3
-the layers of 16 x 16 are blended in by 0.3. Images are 32 x 32 always: a generator repeats pixels,
-a critic averages them, so what is shown, measured and penalised does not depend on the growth.
-What is not yet there costs nothing.
+``growth`` says how many sizes a network works at: 1 is 4 x 4 alone, 4 is all up to 32 x 32, and
+with 2.3 the layers of 16 x 16 are blended in by 0.3. Images have their full size always: a
+generator repeats pixels, a critic averages them, so what is shown, measured and penalised does not
+depend on the growth. What is not yet there costs nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from polygraph._checks import check_choice, check_numbers, check_positive
 from polygraph.models.images._images import (
-    SIZE,
     check_batch,
     check_channels,
     check_images,
@@ -31,8 +30,9 @@ from polygraph.models.images._images import (
 )
 from polygraph.models.images._mapping import make_mapping, mapping_orders
 from polygraph.models.images.latent import LATENTS
+from polygraph.models.images.sizes import SIZE, check_size, sizes_of
 
-LEVELS = 4  #: sizes: 4 x 4, 8 x 8, 16 x 16, 32 x 32
+LEVELS = len(sizes_of(SIZE))  #: of images of the usual size: 4 x 4, 8 x 8, 16 x 16, 32 x 32
 _SLOPE = 0.2  # of the leaky ReLU
 
 
@@ -43,9 +43,10 @@ class GrowingGeneratorConfig:
     Attributes:
         latent_channels: size of z.
         out_channels: of the images: 1 or 3.
-        channels: features at 4 x 4, 8 x 8, 16 x 16 and 32 x 32.
+        channels: features at 4 x 4, 8 x 8, 16 x 16, ... up to the size of the images.
         mapping_order: order of an NCP that maps z first, or of several in succession; 0 for none.
         latent_distribution: of the numbers of z: ``normal``, N(0, 1), or ``uniform``, [-1, 1].
+        size: height and width of the images: 4, 5, 6 or 7 times a power of two.
     """
 
     latent_channels: int = 128
@@ -53,6 +54,7 @@ class GrowingGeneratorConfig:
     channels: tuple[int, ...] = (128, 128, 64, 32)
     mapping_order: int | tuple[int, ...] = 0
     latent_distribution: str = "normal"
+    size: int = SIZE
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
@@ -60,7 +62,8 @@ class GrowingGeneratorConfig:
         check_choice("generator", "latent_distribution", self.latent_distribution, LATENTS)
         object.__setattr__(self, "channels", tuple(self.channels))
         check_positive("generator", latent_channels=self.latent_channels)
-        check_channels("generator", "channels", self.channels, LEVELS)
+        check_size("generator", self.size)
+        check_channels("generator", "channels", self.channels, self.size)
         check_images("generator", "out_channels", self.out_channels)
         if not isinstance(self.mapping_order, int):
             object.__setattr__(self, "mapping_order", tuple(self.mapping_order))
@@ -73,35 +76,39 @@ class GrowingCriticConfig:
 
     Attributes:
         in_channels: of the images: 1 or 3.
-        channels: features at 32 x 32, 16 x 16, 8 x 8 and 4 x 4.
+        channels: features at the size of the images, half of it, ... down to 4 x 4.
         minibatch_deviation: give the last convolution one feature more, the standard deviation
             over the batch, averaged over features and pixels, as published. Values then depend on
             the whole batch, which a gradient penalty does not allow.
+        size: height and width of the images: 4, 5, 6 or 7 times a power of two.
     """
 
     in_channels: int = 3
     channels: tuple[int, ...] = (32, 64, 128, 128)
     minibatch_deviation: bool = False
+    size: int = SIZE
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
         check_numbers("critic", self)
         object.__setattr__(self, "channels", tuple(self.channels))
-        check_channels("critic", "channels", self.channels, LEVELS)
+        check_size("critic", self.size)
+        check_channels("critic", "channels", self.channels, self.size)
         check_images("critic", "in_channels", self.in_channels)
 
 
-def growth_at(step: int, steps: int) -> float:
+def growth_at(step: int, steps: int, levels: int = LEVELS) -> float:
     """How far networks have grown: phases of one length, at a size and on to the next, by turns.
 
     Args:
         step: steps done.
         steps: after which all sizes are there; 0: from the first step on.
+        levels: how many sizes there are.
 
     Returns:
-        In [1, `LEVELS`].
+        In [1, ``levels``].
     """
-    phases = 2 * (LEVELS - 1)
+    phases = 2 * (levels - 1)
     done = phases * min(step / steps, 1.0) if steps else phases
     whole, part = divmod(done, 2)
     return 1 + whole + max(0.0, part - 1)
@@ -144,24 +151,34 @@ def _deviation_over_batch(x: Tensor) -> Tensor:
 
 
 class Growing(nn.Module):
-    """What both networks share: how far they have grown, which a checkpoint keeps."""
+    """What both networks share: how far they have grown, which a checkpoint keeps.
+
+    Args:
+        size: of the images.
+
+    Attributes:
+        sizes: height and width at every level, the smallest first.
+        levels: at how many of them the network works.
+    """
 
     growth: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, size: int) -> None:
         super().__init__()
-        self.register_buffer("growth", torch.tensor(float(LEVELS)))
-        self.levels = LEVELS
+        self.sizes = sizes_of(size)
+        self.levels = len(self.sizes)
+        self.register_buffer("growth", torch.tensor(float(self.levels)))
 
     @torch.no_grad()
     def grow_to(self, growth: float) -> None:
         """Work at ``ceil(growth)`` sizes, the last one blended in by what ``growth`` is beyond.
 
         Raises:
-            ValueError: outside of [1, `LEVELS`].
+            ValueError: outside of 1 to the number of sizes.
         """
-        if not 1 <= growth <= LEVELS:
-            raise ValueError(f"grow_to: growth must be in [1, {LEVELS}], got {growth}")
+        most = len(self.sizes)
+        if not 1 <= growth <= most:
+            raise ValueError(f"grow_to: growth must be in [1, {most}], got {growth}")
         self.growth.fill_(growth)
         self.levels = math.ceil(torch.tensor(growth, dtype=self.growth.dtype).item())
 
@@ -186,7 +203,7 @@ class Growing(nn.Module):
 
 
 class GrowingGenerator(Growing):
-    """``[B, latent_channels]`` to ``[B, out_channels, 32, 32]``; grown entirely when built.
+    """``[B, latent_channels]`` to ``[B, out_channels, size, size]``; grown entirely when built.
 
     z normalised to the sphere, a linear layer to 4 x 4 and a 3 x 3 convolution, then for each size
     repeated pixels and two 3 x 3 convolutions; leaky ReLU and `x / rms(x)` over a pixel's features
@@ -210,12 +227,13 @@ class GrowingGenerator(Growing):
     """
 
     def __init__(self, config: GrowingGeneratorConfig) -> None:
-        super().__init__()
+        super().__init__(config.size)
         self.config = config
         first = config.channels[0]
         self.mapping = make_mapping(config.latent_channels, config.mapping_order, "rms")
         self.normalize = _PixelNorm()
-        self.input = _Equalized(config.latent_channels, 16 * first, 1, gain=2 / 16)
+        places = self.sizes[0] ** 2
+        self.input = _Equalized(config.latent_channels, places * first, 1, gain=2 / places)
         self.blocks = nn.ModuleList(
             [nn.Sequential(nn.LeakyReLU(_SLOPE), _PixelNorm(), *_generator_layer(first, first))]
         )
@@ -236,7 +254,8 @@ class GrowingGenerator(Growing):
         check_latent(self, z, self.config.latent_channels)
         if self.mapping is not None:
             z = self.mapping(z)
-        x = self.input(self.normalize(z)[:, :, None, None]).view(len(z), -1, 4, 4)
+        start = self.sizes[0]
+        x = self.input(self.normalize(z)[:, :, None, None]).view(len(z), -1, start, start)
         levels, blocks, outputs = self.levels, list(self.blocks), list(self.outputs)
         before = x
         for block in blocks[:levels]:
@@ -248,11 +267,11 @@ class GrowingGenerator(Growing):
         image = image + self._nothing_of(
             blocks[levels:], outputs[levels:], outputs[: max(0, levels - 2)]
         )
-        return _repeated(image, SIZE)
+        return _repeated(image, self.config.size)
 
 
 class GrowingCritic(Growing):
-    """``[B, in_channels, 32, 32]`` to ``[B]``; grown entirely when built.
+    """``[B, in_channels, size, size]`` to ``[B]``; grown entirely when built.
 
     1 x 1 from the image, averaged to the largest size in use, and from the next smaller one, into
     which it is blended; for each size two 3 x 3 convolutions with leaky ReLU and a mean over 2 x 2;
@@ -275,7 +294,7 @@ class GrowingCritic(Growing):
     """
 
     def __init__(self, config: GrowingCriticConfig) -> None:
-        super().__init__()
+        super().__init__(config.size)
         self.config = config
         # From the smallest size on, as the networks grow.
         widths = config.channels[::-1]
@@ -297,14 +316,17 @@ class GrowingCritic(Growing):
             _Equalized(last + more, last, 3), nn.LeakyReLU(_SLOPE), nn.Flatten(1)
         )
         self.values = nn.Sequential(
-            _Equalized(16 * last, last, 1), nn.LeakyReLU(_SLOPE), _Equalized(last, 1, 1, gain=1.0)
+            _Equalized(self.sizes[0] ** 2 * last, last, 1),
+            nn.LeakyReLU(_SLOPE),
+            _Equalized(last, 1, 1, gain=1.0),
         )
 
     def forward(self, x: Tensor) -> Tensor:
         """Values of images."""
-        check_batch(self, x, self.config.in_channels)
+        check_batch(self, x, self.config.in_channels, self.config.size)
         level, blocks, inputs = self.levels - 1, list(self.blocks), list(self.inputs)
-        image = x if level == LEVELS - 1 else F.avg_pool2d(x, SIZE >> (level + 2))
+        largest = level == len(self.sizes) - 1
+        image = x if largest else F.avg_pool2d(x, self.config.size // self.sizes[level])
         out = F.leaky_relu(inputs[level](image), _SLOPE)
         if level:
             small = F.leaky_relu(inputs[level - 1](F.avg_pool2d(image, 2)), _SLOPE)

@@ -1,7 +1,7 @@
 """Generators that are polynomials of z.
 
 Source: Chrysos et al., "Π-nets: Deep Polynomial Neural Networks", CVPR 2020, and "Deep Polynomial
-Neural Networks", T-PAMI 2021, section 4. Images are 32 x 32.
+Neural Networks", T-PAMI 2021, section 4.
 
 `PolynomialGenerator` has no activations: before the tanh at its end each pixel is a polynomial of
 z, exactly so with ``norm="none"``. Their generators with residual blocks are in
@@ -23,12 +23,14 @@ from torch import Tensor, nn
 from polygraph._checks import check_choice, check_numbers, check_positive
 from polygraph.models.images._images import check_channels, check_images, check_latent
 from polygraph.models.images._mapping import (
+    AFFINE_NORMS,
     PRODUCT_NORMS,
     make_mapping,
     mapping_degree,
     mapping_orders,
 )
 from polygraph.models.images.latent import LATENTS
+from polygraph.models.images.sizes import SIZE, check_size, sizes_of
 from polygraph.nn.layout import LAYOUTS
 from polygraph.nn.nested import NCP
 from polygraph.nn.norm import SecondOrderNorm
@@ -46,16 +48,17 @@ class PolynomialGeneratorConfig:
         decomposition: ``ccp``, ``ncp``, ``ncp-skip`` or ``prodpoly``.
         body: the linear maps between sizes: ``dcgan`` (transposed 4 x 4 convolutions of stride 2)
             or ``sngan`` (upsampling, two 3 x 3 convolutions, a 1 x 1 shortcut).
-        order: N of the decomposition; of each of the four factors of ``prodpoly``, whose degree is
-            the fourth power.
+        order: N of the decomposition; of each of the factors of ``prodpoly``, one for each size:
+            its degree is the fourth power for images of 32 x 32.
         latent_channels: size of z.
         out_channels: of the images: 1 or 3.
-        channels: features at 4 x 4, 8 x 8, 16 x 16 and 32 x 32.
+        channels: features at 4 x 4, 8 x 8, 16 x 16, ... up to the size of the images.
         norm: of the products, see `polygraph.nn.SecondOrderNorm`: ``none`` leaves an exact
-            polynomial.
+            polynomial, ``batch_channel`` one in evaluation mode.
         mapping_order: order of an NCP that maps z first, or of several in succession (the degrees
             multiply); 0 for none.
         latent_distribution: of the numbers of z: ``normal``, N(0, 1), or ``uniform``, [-1, 1].
+        size: height and width of the images: 4, 5, 6 or 7 times a power of two.
     """
 
     decomposition: str = "ncp"
@@ -67,6 +70,7 @@ class PolynomialGeneratorConfig:
     norm: str = "none"
     mapping_order: int | tuple[int, ...] = 0
     latent_distribution: str = "normal"
+    size: int = SIZE
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
@@ -77,7 +81,8 @@ class PolynomialGeneratorConfig:
         check_choice("generator", "body", self.body, BODIES)
         check_choice("generator", "norm", self.norm, PRODUCT_NORMS)
         check_positive("generator", order=self.order, latent_channels=self.latent_channels)
-        check_channels("generator", "channels", self.channels, 4)
+        check_size("generator", self.size)
+        check_channels("generator", "channels", self.channels, self.size)
         check_images("generator", "out_channels", self.out_channels)
         if not isinstance(self.mapping_order, int):
             object.__setattr__(self, "mapping_order", tuple(self.mapping_order))
@@ -158,13 +163,13 @@ class _NestedStep(nn.Module):
 
 
 class PolynomialGenerator(nn.Module):
-    """Images from z, ``[B, latent_channels]`` to ``[B, out_channels, 32, 32]``: a polynomial, tanh.
+    """``[B, latent_channels]`` to ``[B, out_channels, size, size]``: a polynomial of z, tanh.
 
     ========== =================================================================================
     ccp        `polygraph.nn.CCP` of z to 4 x 4 features, then the linear body: C of the paper.
     ncp        x_1 = A_1 z at 4 x 4; each order is one step of the body: S_n makes the image larger
-               in the last three, A_n z weighs its features. Orders beyond four act at 4 x 4; with
-               fewer, the last steps are linear.
+               in the last ones, A_n z weighs its features. Orders beyond the number of sizes (four
+               for 32 x 32) act at 4 x 4; with fewer, the last steps are linear.
     ncp-skip   the same with ``+ V_n x_{n-1}``, V_n upsampling and, where features differ, 1 x 1.
     prodpoly   one NCP of z, and one NCP of 3 x 3 convolutions after each step of the body.
     ========== =================================================================================
@@ -173,8 +178,8 @@ class PolynomialGenerator(nn.Module):
         config: what to build.
 
     Attributes:
-        degree: of the values before the tanh in z, or None with a normalisation that is no
-            polynomial.
+        degree: of the values before the tanh in z, in evaluation mode; None with a normalisation
+            that is not affine there.
 
     Example:
         >>> import torch
@@ -191,17 +196,19 @@ class PolynomialGenerator(nn.Module):
         super().__init__()
         self.config = config
         first, *rest = config.channels
+        self.start = sizes_of(config.size)[0]
+        places = self.start**2
         self.mapping = make_mapping(config.latent_channels, config.mapping_order, config.norm)
         self.steps = nn.ModuleList()
         if config.decomposition in ("ncp", "ncp-skip"):
-            self.input: nn.Module = nn.Linear(config.latent_channels, 16 * first)
-            widths = [first] * (max(config.order, 4) - 3) + rest
+            self.input: nn.Module = nn.Linear(config.latent_channels, places * first)
+            widths = [first] * max(config.order - len(rest), 1) + rest
             for n, (before, width) in enumerate(pairwise(widths)):
                 step = _NestedStep(
                     config,
                     before,
                     width,
-                    up=n >= len(widths) - 4,
+                    up=n >= len(widths) - 1 - len(rest),
                     product=n < config.order - 1,
                 )
                 self.steps.append(step)
@@ -210,9 +217,9 @@ class PolynomialGenerator(nn.Module):
             self.input = block(
                 nn.Linear,
                 config.latent_channels,
-                16 * first,
+                places * first,
                 config.order,
-                rank=8 * first,
+                rank=places * first // 2,
                 norm=config.norm,
             )
             conv = partial(nn.Conv2d, kernel_size=3, padding=1)
@@ -227,19 +234,19 @@ class PolynomialGenerator(nn.Module):
 
     @property
     def degree(self) -> int | None:
-        """The exact degree in z before the tanh, or None."""
+        """The exact degree in z before the tanh, in evaluation mode, or None."""
         config = self.config
-        if config.norm != "none":
+        if config.norm not in AFFINE_NORMS:
             return None
-        power = 4 if config.decomposition == "prodpoly" else 1
+        power = len(config.channels) if config.decomposition == "prodpoly" else 1
         return mapping_degree(config.mapping_order) * int(config.order**power)
 
     def polynomial(self, z: Tensor) -> Tensor:
-        """The values before the tanh, ``[B, out_channels, 32, 32]``."""
+        """The values before the tanh, ``[B, out_channels, size, size]``."""
         check_latent(self, z, self.config.latent_channels)
         if self.mapping is not None:
             z = self.mapping(z)
-        x = self.input(z).view(len(z), -1, 4, 4)
+        x = self.input(z).view(len(z), -1, self.start, self.start)
         nested = self.config.decomposition in ("ncp", "ncp-skip")
         for step in self.steps:
             x = step(z, x) if nested else step(x)

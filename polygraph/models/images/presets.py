@@ -5,7 +5,9 @@ the graph layer in the critic alone, ``both-*`` in both networks. ``small/*``: t
 quarter of the features in the critic and half in the generator's last layers, which two cores can
 carry. ``pi/*``: the generators of the Π-net papers. ``small/ccp``, ``small/ncp`` and ``small/ncp-
 skip``: polynomials of order 8 of z, without activations, which two cores can carry too;
-``pi/prodpoly-sn`` and ``small/prodpoly``: of order 66.
+``pi/prodpoly-sn`` and ``small/prodpoly``: of order 66. ``linear/*``: the four decompositions side
+by side, exact polynomials in evaluation mode, against SNGAN's critic. ``pi/dcgan-64``: images of 64
+x 64; all others are 32 x 32, and `polygraph.models.images.sizes.at_size` makes others of them.
 `polygraph.tasks.gan.presets` says how each pair is trained.
 
 ``bed/*``: `PixelClassifier` with a convolution, attention or a graph layer in its middle. Of these
@@ -82,6 +84,19 @@ _SMALL_POLYNOMIAL = Pair(
 )
 
 
+_LINEAR = Pair(
+    PolynomialGeneratorConfig(
+        order=8, channels=(64, 48, 32, 16), norm="batch_channel", latent_distribution="uniform"
+    ),
+    ResidualCriticConfig(channels=24),
+)
+_LINEAR_PRODPOLY = _LINEAR._replace(
+    generator=ProdPolyGeneratorConfig(
+        orders=(1, 2), channels=(32, 32, 32, 32, 64, 64, 64, 64, 32, 32, 16)
+    )
+)
+
+
 def _with(pair: Pair, **generator: Any) -> Pair:
     return pair._replace(generator=replace(pair.generator, **generator))
 
@@ -112,6 +127,8 @@ def _polynomial_pairs() -> dict[str, Pair]:
         found[f"pi/{decomposition}-residual"] = _with(made, body="sngan")
     for decomposition in ("ccp", "ncp", "ncp-skip"):
         found[f"small/{decomposition}"] = _with(_SMALL_POLYNOMIAL, decomposition=decomposition)
+        found[f"linear/{decomposition}"] = _with(_LINEAR, decomposition=decomposition)
+    found["linear/prodpoly"] = _LINEAR_PRODPOLY
     found["pi/prodpoly-sn"], found["small/prodpoly"] = _PRODPOLY, _SMALL_PRODPOLY
     found["pi/ncp-mapping"] = _with(_POLYNOMIAL, mapping_order=2)
     return found
@@ -125,6 +142,15 @@ PAIRS: dict[str, Pair] = {
     "pi/dcgan": Pair(
         DeconvGeneratorConfig(latent_channels=100, latent_distribution="uniform"),
         ConvCriticConfig(),
+    ),
+    "pi/dcgan-64": Pair(
+        DeconvGeneratorConfig(
+            latent_channels=100,
+            channels=(1024, 512, 256, 128, 64),
+            latent_distribution="uniform",
+            size=64,
+        ),
+        ConvCriticConfig(channels=(64, 128, 256, 512), size=64),
     ),
     "pi/progan": _PROGAN,
     "pi/progan-mapping": _with(_PROGAN, mapping_order=2),

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from polygraph._checks import check_choice, check_numbers, check_positive
-from polygraph.models.images._images import SIZE, check_images, check_latent
+from polygraph.models.images._images import check_images, check_latent
 from polygraph.models.images._mapping import make_mapping
 from polygraph.models.images.latent import LATENTS
+from polygraph.models.images.sizes import SIZE
 
 STEP_NORMS = ("batch", "none")
 _CHANNELS = (128, 128, 128, 128, 256, 256, 256, 256, 128, 128, 64)
@@ -33,9 +34,11 @@ class ProdPolyGeneratorConfig:
         latent_channels: size of z.
         out_channels: of the images: 1 or 3.
         channels: features, those of the 1 x 1 start first.
-        strides: of each layer, 2 or 1; together they lead from 1 x 1 to 32 x 32.
+        strides: of each layer, 2 or 1; together they lead from 1 x 1 to the size of
+            the images.
         norm: before each layer: ``batch``, affine in evaluation mode, or ``none``.
         latent_distribution: of the numbers of z: ``normal``, N(0, 1), or ``uniform``, [-1, 1].
+        size: height and width of the images, a power of two.
     """
 
     orders: tuple[int, ...] = (1, 2, 3)
@@ -45,6 +48,7 @@ class ProdPolyGeneratorConfig:
     strides: tuple[int, ...] = _STRIDES
     norm: str = "batch"
     latent_distribution: str = "uniform"
+    size: int = SIZE
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
@@ -63,9 +67,9 @@ class ProdPolyGeneratorConfig:
                 "generator: channels must be one number more than strides, got "
                 f"{len(self.channels)} and {len(self.strides)}"
             )
-        if not set(self.strides) <= {1, 2} or math.prod(self.strides) != SIZE:
+        if not set(self.strides) <= {1, 2} or math.prod(self.strides) != self.size:
             raise ValueError(
-                f"generator: strides must be 1 or 2 and multiply to {SIZE}, got "
+                f"generator: strides must be 1 or 2 and multiply to {self.size}, the size, got "
                 f"{list(self.strides)}"
             )
 
@@ -90,12 +94,12 @@ class ProdPolyGenerator(nn.Module):
     """A product of polynomials, without activations but for the tanh at its end.
 
     z goes through NCPs of vectors in succession, ``w = P(z)``, of which 1 x 1 features are made;
-    ten transposed convolutions lead to 32 x 32, each followed by the product with a linear map of
-    w, ``h_n = (A_n w) * c_n(N(h_{n-1}))``; a 3 x 3 convolution makes the image. A_n w starts near
-    1. In evaluation mode, in which batch normalisation is affine, the values before the tanh are a
-    polynomial of z, of degree (layers + 1) times that of P.
+    transposed convolutions lead to the size of the images, each followed by the product with a
+    linear map of w, ``h_n = (A_n w) * c_n(N(h_{n-1}))``; a 3 x 3 convolution makes the image. A_n w
+    starts near 1. In evaluation mode, in which batch normalisation is affine, the values before the
+    tanh are a polynomial of z, of degree (layers + 1) times that of P.
 
-    Images of ``[B, latent_channels]``: ``[B, out_channels, 32, 32]`` in (-1, 1).
+    Images of ``[B, latent_channels]``: ``[B, out_channels, size, size]`` in (-1, 1).
 
     Args:
         config: what to build.
@@ -135,7 +139,7 @@ class ProdPolyGenerator(nn.Module):
         return math.prod(self.config.orders) * (len(self.layers) + 1)
 
     def polynomial(self, z: Tensor) -> Tensor:
-        """The values before the tanh, ``[B, out_channels, 32, 32]``."""
+        """The values before the tanh, ``[B, out_channels, size, size]``."""
         check_latent(self, z, self.config.latent_channels)
         w = z if self.mapping is None else self.mapping(z)
         h = self.input(w)[:, :, None, None]

@@ -2,7 +2,6 @@
 
 Sources: Miyato et al., "Spectral Normalization for Generative Adversarial Networks", ICLR 2018;
 Chrysos et al., "Π-nets: Deep Polynomial Neural Networks", CVPR 2020, for the polynomial kinds.
-Images are 32 x 32.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from polygraph.models.images._images import (
 )
 from polygraph.models.images._mapping import PRODUCT_NORMS, make_mapping, mapping_orders
 from polygraph.models.images.latent import LATENTS
+from polygraph.models.images.sizes import SIZE, check_size, halvings_to, sizes_of
 from polygraph.nn.layout import LAYOUTS
 from polygraph.nn.norm import SecondOrderNorm
 
@@ -43,6 +43,7 @@ class ResidualGeneratorConfig:
         mapping_order: order of an NCP that maps z first, or of several in succession; 0 for none.
             Before ``ncp`` they make it the papers' ProdPoly, a product of polynomials.
         latent_distribution: of the numbers of z: ``normal``, N(0, 1), or ``uniform``, [-1, 1].
+        size: height and width of the images: 4, 5, 6 or 7 times a power of two.
     """
 
     kind: str = "plain"
@@ -52,6 +53,7 @@ class ResidualGeneratorConfig:
     norm: str = "rms"
     mapping_order: int | tuple[int, ...] = 0
     latent_distribution: str = "normal"
+    size: int = SIZE
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
@@ -65,6 +67,7 @@ class ResidualGeneratorConfig:
         check_choice("generator", "kind", self.kind, RESIDUAL_KINDS)
         check_choice("generator", "norm", self.norm, PRODUCT_NORMS)
         check_positive("generator", latent_channels=self.latent_channels, channels=self.channels)
+        check_size("generator", self.size)
         check_images("generator", "out_channels", self.out_channels)
         if not isinstance(self.mapping_order, int):
             object.__setattr__(self, "mapping_order", tuple(self.mapping_order))
@@ -79,16 +82,19 @@ class ResidualCriticConfig:
         in_channels: of the images: 1 or 3.
         channels: features of all blocks.
         spectral_norm: divide each weight by its largest singular value.
+        size: height and width of the images: 4, 5, 6 or 7 times a power of two.
     """
 
     in_channels: int = 3
     channels: int = 128
     spectral_norm: bool = True
+    size: int = SIZE
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
         check_numbers("critic", self)
         check_positive("critic", channels=self.channels)
+        check_size("critic", self.size)
         check_images("critic", "in_channels", self.in_channels)
 
 
@@ -114,10 +120,10 @@ class _UpBlock(nn.Module):
 
 
 class ResidualGenerator(nn.Module):
-    """SNGAN's generator: ``[B, latent_channels]`` to ``[B, out_channels, 32, 32]`` in (-1, 1).
+    """SNGAN's generator: ``[B, latent_channels]`` to ``[B, out_channels, size, size]`` in (-1, 1).
 
-    Linear to 4 x 4, three residual blocks that double the size, BN-ReLU-conv-tanh. With S_n the
-    residual block (branch and shortcut),
+    Linear to 4 x 4, residual blocks that double the size (three to 32 x 32), BN-ReLU-conv-tanh.
+    With S_n the residual block (branch and shortcut),
 
     - ``plain``: ``x_n = S_n x_{n-1}``, Miyato et al., ICLR 2018, table 4;
     - ``ncp``: ``x_n = (A_n z) * (S_n x_{n-1} + b_n)``, Chrysos et al., CVPR 2020, equation 4 and
@@ -145,11 +151,12 @@ class ResidualGenerator(nn.Module):
         self.config = config
         width = config.channels
         self.mapping = make_mapping(config.latent_channels, config.mapping_order, config.norm)
-        self.input = nn.Linear(config.latent_channels, 16 * width)
-        self.blocks = nn.ModuleList(_UpBlock(width) for _ in range(3))
+        self.start, *larger = sizes_of(config.size)
+        self.input = nn.Linear(config.latent_channels, self.start**2 * width)
+        self.blocks = nn.ModuleList(_UpBlock(width) for _ in larger)
         self.latent, self.norms = nn.ModuleList(), nn.ModuleList()
         self.constants = nn.ParameterList()
-        for _ in range(3):
+        for _ in larger:
             if config.kind == "ncp":
                 linear = nn.Linear(config.latent_channels, width)
                 nn.init.ones_(linear.bias)
@@ -169,7 +176,7 @@ class ResidualGenerator(nn.Module):
         check_latent(self, z, self.config.latent_channels)
         if self.mapping is not None:
             z = self.mapping(z)
-        x = self.input(z).view(len(z), -1, 4, 4)
+        x = self.input(z).view(len(z), -1, self.start, self.start)
         for n, block in enumerate(self.blocks):
             branch, shortcut = block(x)
             x = branch + shortcut
@@ -204,9 +211,10 @@ class _DownBlock(nn.Module):
 
 
 class ResidualCritic(nn.Module):
-    """SNGAN's discriminator: ``[B, in_channels, 32, 32]`` to ``[B]``.
+    """SNGAN's discriminator: ``[B, in_channels, size, size]`` to ``[B]``.
 
-    Two residual blocks that halve the size, two that keep it, ReLU, sum over pixels, linear.
+    Residual blocks that halve the size to 8 x 8 or less, two that keep it, ReLU, sum over pixels,
+    linear.
 
     Source: Miyato et al., ICLR 2018, table 4.
 
@@ -229,7 +237,10 @@ class ResidualCritic(nn.Module):
         width = config.channels
         self.blocks = nn.Sequential(
             _DownBlock(config.in_channels, width, down=True, first=True),
-            _DownBlock(width, width, down=True, first=False),
+            *(
+                _DownBlock(width, width, down=True, first=False)
+                for _ in range(halvings_to(config.size, 8) - 1)
+            ),
             _DownBlock(width, width, down=False, first=False),
             _DownBlock(width, width, down=False, first=False),
         )
@@ -239,6 +250,6 @@ class ResidualCritic(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Values of images."""
-        check_batch(self, x, self.config.in_channels)
+        check_batch(self, x, self.config.in_channels, self.config.size)
         out: Tensor = self.output(F.relu(self.blocks(x)).sum((2, 3)))
         return out.squeeze(1)

@@ -2,7 +2,7 @@
 
 Sources: Karras, Laine and Aila, "A Style-Based Generator Architecture for Generative Adversarial
 Networks", CVPR 2019; Chrysos et al., "Deep Polynomial Neural Networks", T-PAMI 2021, which reads it
-as a polynomial and replaces its mapping by one. Images are 32 x 32.
+as a polynomial and replaces its mapping by one.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from polygraph.models.images._images import (
     check_latent,
 )
 from polygraph.models.images.latent import LATENTS
+from polygraph.models.images.sizes import SIZE, check_size, sizes_of
 from polygraph.nn.nested import NCP
 
 MAPPINGS = ("layers", "ncp")
@@ -36,13 +37,14 @@ class StyleGeneratorConfig:
         mapping_depth: number of layers, or order of the polynomial.
         latent_channels: size of z and w.
         out_channels: of the images: 1 or 3.
-        channels: features at 4 x 4, 8 x 8, 16 x 16 and 32 x 32.
+        channels: features at 4 x 4, 8 x 8, 16 x 16, ... up to the size of the images.
         shift: add a second linear map of w, as StyleGAN does.
         activation: leaky ReLU (0.2) after each convolution, as StyleGAN has it.
         noise: add noise of N(0, 1) to each convolution, by a learned scale per feature, in training
             mode alone.
         norm: of each convolution: ``instance``, over its pixels, or ``none``.
         latent_distribution: of the numbers of z: ``normal``, N(0, 1), or ``uniform``, [-1, 1].
+        size: height and width of the images: 4, 5, 6 or 7 times a power of two.
     """
 
     mapping: str = "layers"
@@ -55,6 +57,7 @@ class StyleGeneratorConfig:
     noise: bool = False
     norm: str = "instance"
     latent_distribution: str = "normal"
+    size: int = SIZE
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
@@ -66,7 +69,8 @@ class StyleGeneratorConfig:
         check_positive(
             "generator", latent_channels=self.latent_channels, mapping_depth=self.mapping_depth
         )
-        check_channels("generator", "channels", self.channels, 4)
+        check_size("generator", self.size)
+        check_channels("generator", "channels", self.channels, self.size)
         check_images("generator", "out_channels", self.out_channels)
 
 
@@ -115,7 +119,7 @@ class StyleStep(nn.Module):
 
 
 class StyleGenerator(nn.Module):
-    """``[B, latent_channels]`` to ``[B, out_channels, 32, 32]`` in (-1, 1).
+    """``[B, latent_channels]`` to ``[B, out_channels, size, size]`` in (-1, 1).
 
     z is divided by its root mean square and mapped to w. A learned constant of 4 x 4 goes through
     two steps (`StyleStep`) of w at each size; pixels are repeated between sizes; 1 x 1 to the
@@ -148,7 +152,8 @@ class StyleGenerator(nn.Module):
             for _ in range(config.mapping_depth):
                 layers += [nn.Linear(width, width), nn.LeakyReLU(_SLOPE)]
             self.mapping = nn.Sequential(*layers)
-        self.constant = nn.Parameter(torch.randn(first, 4, 4))
+        start = sizes_of(config.size)[0]
+        self.constant = nn.Parameter(torch.randn(first, start, start))
         self.steps = nn.ModuleList()
         for before, channels in zip((first, *config.channels), config.channels, strict=False):
             self.steps.append(StyleStep(config, before, channels))

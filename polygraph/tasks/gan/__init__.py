@@ -36,17 +36,17 @@ def train(
 
     Args:
         data: a folder of pictures, ``"glyphs"`` (built-in digits), images uint8 ``[N, C, H, W]`` of
-            numpy or torch (C 1 or 3, up to 32 x 32), ``(images, labels [N])``, or a
-            `polygraph.data.ImageDataset`.
+            numpy or torch (C 1 or 3; smaller than ``size`` they are padded with black),
+            ``(images, labels [N])``, or a `polygraph.data.ImageDataset`.
         out: folder of the run.
         preset: networks and recipe, such as ``"digits"`` (the default: 1,000 steps),
             ``"small/edge-k8"`` or ``"pi/sngan-ncp"``; see `polygraph.tasks.gan.presets`.
         say: called with lines for people; None: they go to stderr.
         **settings: the words of the command line: ``steps``, ``batch_size``, ``latent``,
-            ``learning_rate``, ``seed``, ``kind`` (``"mnist"``, ``"cifar10"``, ... of a folder),
-            ``score_images`` (select weights by FID; needs labels), ``resume``, ``accelerator``,
-            ``config``, groups as dictionaries (``gan={"critic_steps": 1}``), and all others of
-            `polygraph train gan --help-all`.
+            ``learning_rate``, ``seed``, ``size`` (of the images), ``kind`` (``"mnist"``,
+            ``"cifar10"``, ... of a folder), ``score_images`` (select weights by FID; needs labels),
+            ``resume``, ``accelerator``, ``config``, groups as dictionaries
+            (``gan={"critic_steps": 1}``), and all others of `polygraph train gan --help-all`.
 
     Returns:
         The run with its averaged generator, on the CPU.
@@ -71,6 +71,7 @@ def train(
 
     from polygraph.data.given_images import in_memory, is_in_memory
     from polygraph.data.images import ARRAYS
+    from polygraph.models.images.sizes import SIZE
     from polygraph.tasks.gan.arguments import parse_train_gan
     from polygraph.tasks.gan.training import train_gan
     from polygraph.train.log import say_on_stderr
@@ -78,8 +79,8 @@ def train(
 
     dataset = None
     if is_in_memory(data):
-        dataset, data = in_memory(data), None
-        settings = {**settings, "kind": ARRAYS}
+        dataset, data = in_memory(data, settings.get("size", SIZE)), None
+        settings = {**settings, "kind": ARRAYS, "size": dataset.size}
     config, folder, resume = parse_train_gan(call_words(data, out, preset, settings))
     train_gan(config, folder, resume=resume, dataset=dataset, say=say or say_on_stderr)
     return replace(load(folder), dataset=dataset)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 from polygraph.data.images import ImageDataConfig
+from polygraph.models.images.sizes import at_size
 from polygraph.tasks.gan.losses import GanConfig
 from polygraph.tasks.gan.presets import GanPreset, get_gan_preset
 from polygraph.tasks.gan.training import GanRunConfig
@@ -38,7 +39,7 @@ def _nested(preset: GanPreset) -> dict[str, Any]:
 def _spelling(nested: dict[str, Any]) -> Spelling:
     return Spelling(
         list_settings(nested),
-        {**DATA_WORDS, "latent": "generator.latent_channels"},
+        {**DATA_WORDS, "latent": "generator.latent_channels", "size": "data.size"},
         {"glyphs": {"kind": "glyphs", "path": None}},
     )
 
@@ -56,7 +57,7 @@ def make_gan_parser(name: str) -> Any:
     defaults = {
         "generator": preset.generator,
         "critic": preset.critic,
-        "data": ImageDataConfig(),
+        "data": ImageDataConfig(size=preset.generator.size),
         "gan": preset.gan,
     }
     add_nested(parser, nested, defaults)
@@ -68,7 +69,8 @@ def make_gan_parser(name: str) -> Any:
 def parse_train_gan(arguments: Sequence[str]) -> tuple[GanRunConfig, str, bool]:
     """Read the command line of `polygraph train gan`.
 
-    Later settings win: defaults, the preset, configurations in their order, options.
+    Later settings win: defaults, the preset, configurations in their order, options. The data's
+    size is that of both networks.
 
     Returns:
         The run's configuration, its folder, whether to resume.
@@ -85,6 +87,10 @@ def parse_train_gan(arguments: Sequence[str]) -> tuple[GanRunConfig, str, bool]:
     data = values["data"]
     if data["path"] is not None and not told.names("data.kind"):
         data["kind"] = "folder"
+    preset = get_gan_preset(name)
+    for network, start in (("generator", preset.generator), ("critic", preset.critic)):
+        if not told.names(f"{network}.size"):
+            values[network] = _in_size(values[network], start, data["size"])
     config = GanRunConfig(
         train=TrainConfig(**{f.name: values["train"][f.name] for f in fields(TrainConfig)}),
         preset=name,
@@ -92,3 +98,9 @@ def parse_train_gan(arguments: Sequence[str]) -> tuple[GanRunConfig, str, bool]:
         **{key: cls(**values[key]) for key, cls in nested.items()},
     )
     return config, values["out"], values["resume"]
+
+
+def _in_size(values: dict[str, Any], start: Any, size: int) -> dict[str, Any]:
+    """The settings of a network for images of a size; what was told, and not preset, stays."""
+    preset, wanted = asdict(start), asdict(at_size(start, size))
+    return {key: wanted[key] if value == preset[key] else value for key, value in values.items()}

@@ -3,7 +3,7 @@
 HELP = """\
 usage: polygraph train gan [DIR] --out RUN [settings]
 
-Train a generator of images of 32 x 32 pixels against a critic.
+Train a generator of images against a critic.
 
   polygraph train gan DIR --out RUN --preset small/edge-k8           a folder of pictures
   polygraph train gan DIR --kind mnist --out RUN                     also fashion-mnist, cifar10
@@ -12,13 +12,14 @@ Train a generator of images of 32 x 32 pixels against a critic.
 data
   DIR, --data DIR      pictures of any size; or 'glyphs', built-in digits (default)
   --kind KIND          folder (default of DIR), mnist, fashion-mnist, cifar10
+  --size N             height and width of images and networks (default: the preset's, mostly 32)
 
 model
   --preset NAME        digits (default); thesis/X, thesis/X-b32 and small/X with X baseline,
                        attention, edge-kK, edge-max-kK, ecc-kK, light-kK (K 8, 16, 32), and all but
                        the first also as critic-... (the layer is there alone) and both-...;
-                       small/ccp, small/ncp, small/ncp-skip, small/prodpoly;
-                       pi/dcgan, pi/progan, pi/progan-mapping, pi/sngan, pi/sngan-ncp,
+                       small/ccp, small/ncp, small/ncp-skip, small/prodpoly, all also linear/...;
+                       pi/dcgan, pi/dcgan-64, pi/progan, pi/progan-mapping, pi/sngan, pi/sngan-ncp,
                        pi/sngan-prodpoly, pi/sngan-residual-poly, pi/ncp-mapping, pi/ccp, pi/ncp,
                        pi/ncp-skip and pi/prodpoly, these four also with -residual;
                        pi/prodpoly-sn, pi/style, pi/style-ncp

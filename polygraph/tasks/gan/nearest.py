@@ -24,7 +24,7 @@ class NearestOfRun:
     Attributes:
         label: whose features were compared: "LeNet, CIFAR-10".
         found: shares and distances; rows of `Nearest.index` are those of ``dataset.train``.
-        images: uint8 ``[count, C, 32, 32]``: the generated images.
+        images: uint8 ``[count, C, size, size]``: the generated images.
         dataset: the images of the run.
     """
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,7 @@ from polygraph.train.config import TrainConfig
 from polygraph.train.loop import NotFinite, Task, descend
 
 _GRID, _SHOWN_BATCH = 64, 64
+GROWTH = "growth"  #: folder of a run with samples at each size
 _VALIDATED = 512  # held-out images that the critic is asked about
 
 
@@ -80,7 +82,8 @@ class GanTask(Task):
         generator: maps ``[B, generator.config.latent_channels]`` to images, on the CPU.
         critic: maps images to ``[B]``, on the CPU.
         dataset: the images.
-        folder: receives ``samples/*.png`` and ``interpolations/*.png`` at each validation.
+        folder: receives ``samples/*.png`` and ``interpolations/*.png`` at each validation, and of
+            a generator that grows ``growth/*.png``, samples at the end of each size.
         measure: called with the averaged generator at each validation, on every process; what it
             returns is logged.
         score: name of the value of ``measure`` that selects the best weights.
@@ -181,11 +184,12 @@ class GanTask(Task):
         config = self.config
         for module in self.modules.values():
             if isinstance(module, Growing):
-                module.grow_to(growth_at(step, config.grow_steps))
+                module.grow_to(growth_at(step, config.grow_steps, len(module.sizes)))
         first = step * config.critic_steps
         rows = [self.critic_step(first + n) for n in range(config.critic_steps)]
         loss = self.generator_step()
         update_average(self.average, self.generator, config.ema, step)
+        self._show_growth(step)
         of_critic, gap, penalty = torch.stack(rows).mean(0)
         return {
             "loss": of_critic + loss,
@@ -194,6 +198,22 @@ class GanTask(Task):
             "critic_gap": gap,
             **({"penalty": penalty} if config.loss == "wgan-gp" else {}),
         }
+
+    def _show_growth(self, step: int) -> None:
+        """Draw what was learned at a size, before the next one is blended in."""
+        module, grow_steps = self.modules["generator"], self.config.grow_steps
+        if not isinstance(module, Growing) or self.fabric.global_rank:
+            return
+        now, then = (growth_at(s, grow_steps, len(module.sizes)) for s in (step, step + 1))
+        if math.floor(now) == now < then:
+            self.show_size(module.sizes[int(now) - 1])
+
+    def show_size(self, size: int) -> None:
+        """Write samples of a generator that grows, named by the size that it has grown to."""
+        z = latent_vectors(_GRID, self._latent_config, self.train.seed)
+        path = self.folder / GROWTH / f"{size:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, image_grid_png(generate(self.average, z).numpy(), 8))
 
     def critic_step(self, number: int) -> Tensor:
         """One step of the critic on the batch of that number: loss, gap and penalty, ``[3]``."""

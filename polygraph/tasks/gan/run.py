@@ -13,7 +13,15 @@ from torch import Tensor, nn
 from polygraph.data.images import ImageDataset
 from polygraph.tasks.gan.checkpoint import checkpoint_of as checkpoint_of
 from polygraph.tasks.gan.checkpoint import load_generator as load_generator
-from polygraph.tasks.gan.latent import generate, interpolations, latent_vectors, walk_kind
+from polygraph.tasks.gan.latent import (
+    deviation,
+    generate,
+    interpolations,
+    latent_vectors,
+    principal_directions,
+    walk_kind,
+    walks,
+)
 from polygraph.train.checkpoint import read_json_object
 
 RESULT = "result.json"
@@ -51,13 +59,13 @@ class Run:
         return read_json_object(path, "steps") if path.is_file() else {}
 
     def sample(self, count: int = 64, *, seed: int = 0) -> Tensor:
-        """Images uint8 ``[count, C, 32, 32]``, the same for the same seed."""
+        """Images uint8 ``[count, C, size, size]``, the same for the same seed."""
         return generate(self.model, latent_vectors(count, self.model.config, seed))
 
     def interpolate(
         self, count: int = 8, steps: int = 8, *, seed: int = 0, along: str | None = None
     ) -> Tensor:
-        """Walks of ``steps`` images between ``count`` pairs: uint8 ``[count * steps, C, 32, 32]``.
+        """Walks of ``steps`` images between pairs: uint8 ``[count * steps, C, size, size]``.
 
         Args:
             count: pairs of latent vectors.
@@ -72,6 +80,30 @@ class Run:
         z = latent_vectors(2 * count, self.model.config, seed)
         kind = walk_kind(self.model.config) if along is None else along
         return generate(self.model, interpolations(z, steps, kind))
+
+    def walk(
+        self, directions: int = 4, steps: int = 9, *, seed: int = 0, reach: float = 2.0
+    ) -> Tensor:
+        """Walks from one image along the directions of z in which images change most.
+
+        What such a direction means, light or pose or shape, is for the eye to say.
+
+        Args:
+            directions: rows, see `polygraph.tasks.gan.latent.principal_directions`.
+            steps: images of a row; of an odd number the middle one is the image of the seed.
+            seed: of the image that all rows start from.
+            reach: how far to both sides, in standard deviations of a number of z.
+
+        Returns:
+            uint8 ``[directions * steps, C, size, size]``.
+
+        Raises:
+            ValueError: fewer than two steps, no direction, or a bad reach.
+        """
+        config = self.model.config
+        start = latent_vectors(1, config, seed)[0]
+        found = principal_directions(self.model, directions)
+        return generate(self.model, walks(start, found, steps, reach * deviation(config)))
 
     def score(self, count: int = 10_000, **settings: Any) -> Any:
         """Inception Score, FID, KID, precision and recall against the training images.
@@ -157,7 +189,7 @@ def sample_run(
         along: see `Run.interpolate`.
 
     Returns:
-        uint8 ``[count, C, 32, 32]``, or ``[count / 2 * interpolate, ...]``.
+        uint8 ``[count, C, size, size]``, or ``[count / 2 * interpolate, ...]``.
 
     Raises:
         CheckpointError: the folder holds no run.

@@ -13,9 +13,10 @@ from torch import nn
 from polygraph._checks import check_numbers
 from polygraph.data.images import ImageDataConfig, ImageDataset, open_images
 from polygraph.data.known import remember
-from polygraph.models.images import SIZE
 from polygraph.models.images.families import CRITICS, GENERATORS, build, family_of
 from polygraph.models.images.graph_gan import GraphCriticConfig, GraphGeneratorConfig
+from polygraph.models.images.growing_gan import Growing
+from polygraph.models.images.sizes import at_size
 from polygraph.tasks.gan.losses import GanConfig
 from polygraph.tasks.gan.pair import GanTask
 from polygraph.tasks.gan.presets import GanPreset, get_gan_preset
@@ -37,7 +38,7 @@ class GanRunConfig:
     Attributes:
         generator: config of a family of `polygraph.models.images.families.GENERATORS`.
         critic: config of a family of `polygraph.models.images.families.CRITICS`.
-        data: the images; they decide about the channels of both networks.
+        data: the images; they decide about the channels and the size of both networks.
         gan: losses, critic steps, optimizers, average.
         train: generator steps, batch, rate, schedule, seed.
         preset: name that the settings started from; for people.
@@ -67,20 +68,25 @@ class GanRunConfig:
         if self.score_images < 0:
             raise ValueError(f"train: score_images must be 0 or more, got {self.score_images}")
         _check_pair(self.train)
-        if self.data.size != SIZE:
+        sizes = self.generator.size, self.critic.size, self.data.size
+        if len({*sizes}) > 1:
             raise ValueError(
-                f"data: size must be {SIZE}, that of the networks, got {self.data.size}"
+                "train: size must be one for the generator, the critic and the data, got {}, {} "
+                "and {}".format(*sizes)
             )
 
     def semantics(self) -> dict[str, Any]:
-        """What decides about the weights, besides the loop's settings and the images."""
+        """What decides about the weights, besides the loop's settings and the images.
+
+        Sizes of the networks are those of the images, and are not repeated.
+        """
         gan = asdict(self.gan)
         del gan["compile"]
-        return {
-            "generator": {"family": family_of(self.generator), **asdict(self.generator)},
-            "critic": {"family": family_of(self.critic), **asdict(self.critic)},
-            "gan": gan,
-        }
+        found: dict[str, Any] = {"gan": gan}
+        for name, network in (("generator", self.generator), ("critic", self.critic)):
+            found[name] = {"family": family_of(network), **asdict(network)}
+            del found[name]["size"]
+        return found
 
     def digest(self) -> str:
         """SHA-256 of what decides about the weights, the same on every machine."""
@@ -110,12 +116,19 @@ def _check_pair(train: TrainConfig) -> None:
 
 
 def gan_run_config(preset: str, data: ImageDataConfig | None = None, **train: Any) -> GanRunConfig:
-    """The run of a preset, with other settings of `TrainConfig` where they are given."""
+    """The run of a preset, with other settings of `TrainConfig` where they are given.
+
+    Args:
+        preset: its name.
+        data: the images; None: built-in digits in the size of the preset's networks.
+        **train: settings.
+    """
     found: GanPreset = get_gan_preset(preset)
+    data = data or ImageDataConfig(size=found.generator.size)
     return GanRunConfig(
-        found.generator,
-        found.critic,
-        data or ImageDataConfig(),
+        at_size(found.generator, data.size),
+        at_size(found.critic, data.size),
+        data,
         found.gan,
         TrainConfig(**{**found.train, **train}),
         preset,
@@ -126,10 +139,11 @@ def fit_to_images(config: GanRunConfig, dataset: ImageDataset) -> GanRunConfig:
     """The same run with networks for the channels of the images.
 
     Raises:
-        ValueError: the images are not 32 x 32.
+        ValueError: the images have another size than the networks.
     """
-    if dataset.size != SIZE:
-        raise ValueError(f"{dataset.name}: images must be {SIZE} x {SIZE}, got {dataset.size}")
+    size = config.data.size
+    if dataset.size != size:
+        raise ValueError(f"{dataset.name}: images must be {size} x {size}, got {dataset.size}")
     return replace(
         config,
         generator=replace(config.generator, out_channels=dataset.channels),
@@ -164,7 +178,8 @@ def train_gan(
     Args:
         config: the run.
         folder: receives ``run.json``, ``last.safetensors`` (and ``best.safetensors`` with scores),
-            ``log.jsonl``, ``curve.csv``, ``samples/``, ``interpolations/`` and ``result.json``.
+            ``log.jsonl``, ``curve.csv``, ``samples/``, ``interpolations/``, ``growth/`` of a
+            generator that grows, and ``result.json``.
         resume: go on from the last checkpoint when there is one.
         dataset: opened already; default: opened from ``config.data``.
         say: called with lines for people: what is trained on, and what goes wrong.
@@ -250,6 +265,10 @@ def _finish(
         result[SELECTED] = progress.best_score
     result = seal(result)
     if task.fabric.global_rank == 0:
+        if isinstance(task.average, Growing) and float(task.average.growth) == len(
+            task.average.sizes
+        ):
+            task.show_size(task.average.sizes[-1])
         write_json(folder / RESULT, result)
     return result
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from support.tiny_gan import narrowed
 from torch import nn
 
 from polygraph.analysis import check_degree
@@ -23,6 +24,8 @@ from polygraph.models.images.polynomial_gan import (
     PolynomialGenerator,
     PolynomialGeneratorConfig,
 )
+from polygraph.models.images.presets import PAIRS
+from polygraph.models.images.sizes import at_size
 from polygraph.models.images.sngan import (
     RESIDUAL_KINDS,
     ResidualCritic,
@@ -68,6 +71,19 @@ def test_is_polynomial_of_its_degree(decomposition, order, degree, body):
     torch.testing.assert_close(generator(z), generator.polynomial(z).tanh())
 
 
+@pytest.mark.parametrize("name", ["ccp", "ncp", "ncp-skip", "prodpoly"])
+def test_linear_generation_is_exact_in_evaluation_mode(name):
+    """The presets side by side: batch normalisation by running statistics is affine."""
+    torch.manual_seed(0)
+    generator = build(at_size(narrowed(PAIRS[f"linear/{name}"].generator), 8)).double()
+    with torch.no_grad():
+        generator(draw_latent(50, generator.config, dtype=torch.float64))
+    generator.eval()
+    assert generator.degree == (22 if name == "prodpoly" else 8)
+    report = check_degree(generator.polynomial, (5,), generator.degree, lines=1)
+    assert report, report.message
+
+
 def test_mapping_multiplies_the_degree():
     """An NCP of order 2 before one of order 3."""
     generator = enlarged(PolynomialGenerator(replace(TINY, mapping_order=2, order=3)))
@@ -79,10 +95,10 @@ def test_mapping_multiplies_the_degree():
 @pytest.mark.parametrize("norm", [n for n in PRODUCT_NORMS if n != "none"])
 @pytest.mark.parametrize("decomposition", DECOMPOSITIONS)
 def test_normalised_forms(decomposition, norm):
-    """Images that depend on z; no degree is promised."""
+    """Images that depend on z; no degree is promised but where evaluation is affine."""
     torch.manual_seed(0)
     generator = PolynomialGenerator(replace(TINY, decomposition=decomposition, norm=norm))
-    assert generator.degree is None
+    assert (generator.degree is None) == (norm != "batch_channel")
     z = torch.randn(3, 4)
     values, images = generator.polynomial(z), generator(z)
     assert images.shape == (3, 3, 32, 32)

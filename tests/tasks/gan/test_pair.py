@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-import torch.nn.functional as F
 from support.tiny_gan import random_images, tiny_gan
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -19,10 +18,10 @@ from polygraph.tasks.gan.pair import (
     update_average,
 )
 from polygraph.tasks.gan.presets import GAN_PRESETS
-from polygraph.tasks.gan.run import load_generator, load_run
+from polygraph.tasks.gan.run import load_run
 from polygraph.tasks.gan.training import build_pair, fit_to_images, train_gan
 from polygraph.train.checkpoint import CheckpointError, load_checkpoint
-from polygraph.train.config import sample_indices, seed_step
+from polygraph.train.config import sample_indices
 from polygraph.train.distributed import make_fabric
 from polygraph.train.log import read_log
 from polygraph.train.loop import TrainingStopped
@@ -74,12 +73,13 @@ def test_two_steps_of_every_preset(tmp_path, name):
     """All weights move, all values are finite; in colour and in grey by turns."""
     channels = (1, 3)[len(name) % 2]
     config = tiny_gan(name)
-    result = train_gan(config, tmp_path, dataset=random_images(channels))
+    images = random_images(channels, size=config.data.size)
+    result = train_gan(config, tmp_path, dataset=images)
     assert (result["steps"], result["best_step"]) == (2, None)
     pair = dict(
         zip(
             ("generator", "critic"),
-            build_pair(fit_to_images(config, random_images(channels))),
+            build_pair(fit_to_images(config, images)),
             strict=True,
         )
     )
@@ -109,7 +109,8 @@ def test_presets_at_their_width(name):
         generator, critic = build(preset.generator), build(preset.critic)
         z = torch.randn(2, preset.generator.latent_channels)
         images = generator(z)
-        assert images.shape == (2, 3, 32, 32)
+        size = preset.critic.size
+        assert images.shape == (2, 3, size, size)
         assert critic(images).shape == (2,)
 
 
@@ -379,23 +380,6 @@ def test_a_penalty_needs_a_critic_without_batch_normalisation(tmp_path):
     config = tiny_gan("pi/dcgan", {"loss": "wgan-gp"})
     with pytest.raises(ValueError, match=r"one image each.*batch_norm"):
         train_gan(config, tmp_path, dataset=random_images())
-
-
-def test_networks_grow_together(tmp_path):
-    """With the steps, the average too; a checkpoint tells how far."""
-    config = tiny_gan("pi/progan", {"grow_steps": 12}, steps=8, checkpoint_every=1)
-    task = task_of(config, tmp_path)
-    for step, growth in ((0, 1.0), (3, 1.5), (4, 2.0), (7, 2.5), (12, 4.0), (90, 4.0)):
-        seed_step(0, step)
-        task.training_step(step)
-        assert [float(module.growth) for module in task.modules.values()] == [growth] * 3
-    train_gan(config, tmp_path / "run", dataset=random_images())
-    generator, _ = load_generator(tmp_path / "run" / "last.safetensors")
-    assert (float(generator.growth), generator.levels) == (2.5, 3)
-    images = generator(torch.randn(2, generator.config.latent_channels))
-    assert torch.equal(images, F.interpolate(images[:, :, ::2, ::2], scale_factor=2))
-    with pytest.raises(ValueError, match=r"grow need each other.*GrowingGenerator and GraphCritic"):
-        train_gan(replace(config, critic=tiny_gan().critic), tmp_path, dataset=random_images())
 
 
 def test_images_of_another_size(tmp_path):

@@ -12,6 +12,7 @@ from PIL import Image
 from support.tiny_gan import random_images, tiny_gan
 
 from polygraph.cli import main
+from polygraph.tasks import gan
 from polygraph.tasks.gan.arguments import parse_train_gan
 from polygraph.tasks.gan.classifier import train_classifier
 from polygraph.tasks.gan.presets import GAN_PRESETS
@@ -249,7 +250,10 @@ def test_settings_from_preset_yaml_and_options(tmp_path):
         (["--generator.channels", "[1]"], "channels must be 4 numbers, got [1]"),
         (["--gan.loss", "wgan-pg"], "gan.loss must be one of"),
         (["--gan.critic_steps", "0"], "critic_steps must be at least 1, got 0"),
-        (["--data.size", "64"], "size must be 32, that of the networks, got 64"),
+        (["--size", "64", "--critic.size", "32"], "size must be one for the generator, the critic"),
+        (["--size", "36"], "size must be 4, 5, 6 or 7 times a power of two"),
+        (["--size", "8"], "size must be at least 16 for a graph layer, got 8"),
+        (["--size", "64", "--generator.channels", "8,8,8,8"], "channels must be 5 numbers"),
         (["--data.kind", "cifar"], "unknown kind 'cifar'"),
         (["--data.kind", "mnist"], "path must be set for kind 'mnist'"),
         (["--score_images", "-1"], "score_images must be 0 or more, got -1"),
@@ -333,3 +337,47 @@ def test_a_refused_resume_trains_no_classifier(tmp_path):
     with pytest.raises(CheckpointError, match="already holds a run"):
         train_gan(replace(config, score_images=4), tmp_path, dataset=images)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_the_size_of_the_data_is_that_of_the_networks(tmp_path, capsys):
+    """From the command line, from Python, and of a run that is resumed; pictures have it."""
+    words = [*TINY, "--preset", "pi/dcgan", "--size", "64", "--steps", "1"]
+    words = [w for w in words if w != "--generator.k" and w != "3"]
+    at = words.index("--generator.channels")
+    words[at + 1] = "[6,5,4,4,3]"
+    words[words.index("--critic.channels") + 1] = "[3,3,4,5]"
+    assert main(["train", "gan", *words, "--out", str(tmp_path / "run")]) == 0
+    assert main(["train", "gan", "--out", str(tmp_path / "run"), "--resume"]) == 0
+    assert sample_run(tmp_path / "run", 2).shape == (2, 1, 64, 64)
+    for preset, size in (("pi/sngan", 28), ("pi/dcgan-64", 64), ("pi/dcgan-64", 16)):
+        words = ["--out", "x", "--preset", preset, "--size", str(size)]
+        config, _, _ = parse_train_gan(words)
+        assert config.data.size == config.generator.size == config.critic.size == size
+    config, _, _ = parse_train_gan(["--out", "x", "--preset", "pi/dcgan-64"])
+    assert config.data.size == 64
+    larger = np.zeros((20, 1, 60, 60), np.uint8)
+    run = gan.train(
+        larger, tmp_path / "arrays", preset="linear/ncp", size=64, steps=1, batch_size=2,
+        say=lambda line: None, generator={"channels": (4, 4, 3, 3, 2)},
+    )  # fmt: skip
+    assert run.sample(1).shape == (1, 1, 64, 64)
+    with pytest.raises(
+        ValueError, match="size must be at least that of the images, 60 x 60, got 32"
+    ):
+        gan.train(larger, tmp_path / "other")
+
+
+def test_runs_of_before_there_were_sizes(trained, tmp_path):
+    """The same images, and what a run is compared with when it goes on, are as they were."""
+    state, meta = load_checkpoint(trained / "last.safetensors")
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    for network in ("generator", "critic"):
+        del meta["config"][network]["size"]
+        assert "size" not in meta["identity"][network]
+    save_checkpoint(run / "last.safetensors", state, meta)
+    assert torch.equal(sample_run(run, 3), sample_run(trained, 3))
+    described = json.loads((run / "run.json").read_text())
+    described["config"] = meta["config"]
+    (run / "run.json").write_text(json.dumps(described))
+    assert main(["train", "gan", "--out", str(run), "--resume"]) == 0

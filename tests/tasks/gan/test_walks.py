@@ -1,6 +1,8 @@
 """Walks between latent vectors: straight, along the sphere, and which of them a run takes."""
 
 from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +12,12 @@ from support.tiny_gan import narrowed, random_images, tiny_gan
 
 from polygraph.cli import main
 from polygraph.models.images.families import build, is_polynomial
-from polygraph.tasks.gan.latent import generate, interpolations, latent_vectors
+from polygraph.tasks.gan.latent import (
+    generate,
+    interpolations,
+    latent_vectors,
+    principal_directions,
+)
 from polygraph.tasks.gan.presets import GAN_PRESETS
 from polygraph.tasks.gan.run import Run, sample_run
 from polygraph.tasks.gan.training import train_gan
@@ -67,6 +74,7 @@ def test_polynomials_walk_straight():
         "ccp", "ncp", "ncp-skip", "prodpoly", "ncp-mapping", "sngan-ncp", "sngan-prodpoly",
         "prodpoly-sn",
     }  # fmt: skip
+    assert {f"linear/{name}" for name in ("ccp", "ncp", "ncp-skip", "prodpoly")} <= names
 
 
 @pytest.mark.parametrize(
@@ -95,3 +103,67 @@ def test_the_command_takes_either_way(tmp_path, capsys):
     capsys.readouterr()
     assert main([*words, "--along", "linear"]) == 2
     assert "--along is of walks: it needs --interpolate" in capsys.readouterr().err
+
+
+class _Linear(torch.nn.Module):
+    """Images ``A z`` of two pixels by two, A with singular values 0.4, 0.2 and 0.1."""
+
+    def __init__(self):
+        super().__init__()
+        self.config = SimpleNamespace(latent_channels=3, latent_distribution="uniform")
+        random = torch.Generator().manual_seed(0)
+        left, right = (torch.linalg.qr(torch.randn(n, 3, generator=random))[0] for n in (4, 3))
+        self.right = right
+        self.weight = torch.nn.Parameter(left @ torch.diag(torch.tensor([0.4, 0.2, 0.1])) @ right.T)
+
+    def forward(self, z):
+        return (z @ self.weight.T).view(-1, 1, 2, 2)
+
+
+def test_principal_directions():
+    """Of a linear generator its right singular vectors, the largest first."""
+    generator = _Linear()
+    found = principal_directions(generator, 2, draws=1)
+    assert found.shape == (2, 3)
+    torch.testing.assert_close((found @ generator.right).abs(), torch.eye(3)[:2], rtol=0, atol=1e-4)
+    assert (found.sum(1) > 0).all()
+    for count, draws in ((0, 1), (4, 1), (1, 0)):
+        with pytest.raises(
+            ValueError, match=rf"count must be in \[1, 3\].*got {count} and {draws}"
+        ):
+            principal_directions(generator, count, draws=draws)
+
+
+def test_walks_from_one_image():
+    run = Run(Path(), _Linear().eval(), {})
+    start = latent_vectors(1, run.model.config, 7)
+    images = run.walk(2, 5, seed=7, reach=3.0).view(2, 5, 1, 2, 2)
+    for row in images:
+        assert torch.equal(row[2], generate(run.model, start)[0])
+    ahead = start + 3 / 3**0.5 * principal_directions(run.model, 1)
+    assert torch.equal(images[0, 4], generate(run.model, ahead)[0])
+    for steps, reach in ((1, 1.0), (3, 0.0), (3, float("nan")), (3, float("inf"))):
+        with pytest.raises(ValueError, match="steps must be at least 2 and reach positive"):
+            run.walk(1, steps, reach=reach)
+
+
+def test_the_command_walks(tmp_path, capsys):
+    train_gan(tiny_gan("small/ncp", steps=1), tmp_path / "run", dataset=random_images())
+    words = ["sample", "--run", str(tmp_path / "run"), "--columns", "3", "--scale", "1"]
+    words += ["--out", str(tmp_path / "a.png"), "--walk"]
+    assert main([*words, "2", "--seed", "4"]) == 0
+    picture = np.asarray(Image.open(tmp_path / "a.png"))
+    assert picture.shape == (2 * 33 + 1, 3 * 33 + 1)
+    start = sample_run(tmp_path / "run", 1, 4)[0, 0].numpy()
+    assert np.array_equal(picture[34:66, 34:66], start)
+    capsys.readouterr()
+    for wrong, message in (
+        (["0"], "--walk must be at least 1"),
+        (["2", "--interpolate"], "is not for --interpolate"),
+        (["2", "--reach", "-1"], "--reach must be positive"),
+        (["2", "--columns", "1"], "columns must be at least 2"),
+    ):
+        assert main([*words, *wrong]) == 2
+        assert message in capsys.readouterr().err
+    assert main([*words[:-1], "--reach", "1"]) == 2
+    assert "needs --walk" in capsys.readouterr().err
