@@ -7,6 +7,7 @@ asked for.
 from typing import TYPE_CHECKING
 
 from polygraph._lazy import lazy
+from polygraph.analysis.convexity import ConvexityReport, Counterexample, check_convex
 from polygraph.analysis.degree import (
     DegreeReport,
     chebyshev_coefficients,
@@ -30,6 +31,7 @@ from polygraph.analysis.pixel_places import (
     weighted_offset_counts,
 )
 from polygraph.analysis.spline import AffineMap, FrozenNetwork, Slice, SplineLens, Walk
+from polygraph.analysis.template_products import Memorisation, memorisation
 from polygraph.analysis.templates import DegreeTemplates, degree_templates
 from polygraph.analysis.tensors import (
     PolynomialTensors,
@@ -70,10 +72,13 @@ __all__ = [
     "ABLATIONS",
     "AffineMap",
     "CodeGaussian",
+    "ConvexityReport",
+    "Counterexample",
     "DegreeReport",
     "DegreeTemplates",
     "FrozenNetwork",
     "LayerUse",
+    "Memorisation",
     "Places",
     "PolynomialTensors",
     "Slice",
@@ -84,6 +89,7 @@ __all__ = [
     "analogy",
     "chance_places",
     "chebyshev_coefficients",
+    "check_convex",
     "check_degree",
     "coefficient_tensors",
     "decode_codes",
@@ -94,6 +100,7 @@ __all__ = [
     "khatri_rao",
     "line",
     "measure_use",
+    "memorisation",
     "mode_product",
     "neighbor_tables",
     "nonlocal_layers",

@@ -63,8 +63,9 @@ def create_model(name: str, **settings: Any) -> nn.Module:
     ``pi/ncp/critic``, ...                `polygraph.models.images.presets.PAIRS`.
     ``dgcnn-classifier``                  `DGCNNClassifier`; needs ``num_classes``.
     ``dgcnn-segmenter``                   `DGCNNSegmenter`.
-    ``lenet``, ``bed/conv``,              Classifiers of images, `LeNet` and `PixelClassifier`, of
-    ``bed/edge-k8``, ...                  `polygraph.models.images.presets.CLASSIFIER_PRESETS`.
+    ``lenet``, ``bed/conv``,              Classifiers of images: `LeNet`, `PixelClassifier`,
+    ``spline/small-cnn``, ...             `SplineCNN`; the names of
+                                          `polygraph.models.images.presets.CLASSIFIER_PRESETS`.
     ``inception-v3``                      `InceptionV3` without weights, which `load_inception`
                                           reads.
     ====================================  ==========================================================

@@ -35,6 +35,7 @@ from polygraph.models.images.sngan import (
     ResidualGenerator,
     ResidualGeneratorConfig,
 )
+from polygraph.models.images.spline_cnn import SplineCNN, SplineCNNConfig
 from polygraph.models.images.style_gan import StyleGenerator, StyleGeneratorConfig
 
 #: family -> (class of the config, class of the module)
@@ -56,6 +57,7 @@ CRITICS: dict[str, tuple[type, type[nn.Module]]] = {
 CLASSIFIERS: dict[str, tuple[type, type[nn.Module]]] = {
     "pixel": (PixelClassifierConfig, PixelClassifier),
     "lenet": (LeNetConfig, LeNet),
+    "spline": (SplineCNNConfig, SplineCNN),
 }
 _ALL = (GENERATORS, CRITICS, CLASSIFIERS)
 

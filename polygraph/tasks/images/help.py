@@ -22,7 +22,8 @@ model
   --preset NAME        bed/conv (default): three stages of two 3 x 3 convolutions; bed/attention,
                        bed/edge-k8, bed/edge-max-k8, bed/ecc-k8, bed/light-k8: attention or a graph
                        layer in their places, and these with the ending -bare (no rows and columns,
-                       all neighbours alike), ecc and light also with -coordinates; lenet
+                       all neighbours alike), ecc and light also with -coordinates; lenet;
+                       spline/small-cnn, spline/large-cnn (docs/convex.md)
   --width N            of bed/...: features of the first stage (default: 66; light: multiples of 3)
   --k N                of graph layers: neighbours of a pixel (default: 8)
   --model.merge M, --model.pixel-graph G, --model.metric M      of graph layers: see --help-all
@@ -34,6 +35,8 @@ training
   --learning-rate X    (default: 1e-3, which falls to 0 along a cosine; the optimizer is Adam)
   --augment.crop-padding N, --augment.flip B       random crops and mirrors (CIFAR: 4 and true; all
                        others: none)
+  --orthogonality X, --orthogonality-on WHAT       penalise products of the classes' templates:
+                       weights (default), templates or probes (default: 0)
   --seed N             initialisation and order (default: 0)
   --resume             go on from the last checkpoint
   --config NAME        a YAML file, the run.json of another run, or images-sgd (SGD, 120 epochs)
