@@ -45,6 +45,8 @@ def objects():
     errors = results()
     return [
         analysis.CodeGaussian.fit(torch.randn(N, 8)),
+        codes := analysis.pack_codes({"relu": torch.randn(N, 8) > 0}),
+        analysis.region_counts(codes),
         analysis.check_degree(lambda x: x**2, (3,), 2),
         analysis.degree_templates(torch.square, torch.ones(30, 40), 2),
         analysis.derivative_tensors(torch.square, (40,), 2),

@@ -7,6 +7,14 @@ asked for.
 from typing import TYPE_CHECKING
 
 from polygraph._lazy import lazy
+from polygraph.analysis.codes import (
+    PackedCodes,
+    RegionCounts,
+    code_neighbors,
+    pack_codes,
+    partition_distance,
+    region_counts,
+)
 from polygraph.analysis.degree import (
     DegreeReport,
     chebyshev_coefficients,
@@ -71,14 +79,17 @@ __all__ = [
     "DegreeReport",
     "DegreeTemplates",
     "LayerUse",
+    "PackedCodes",
     "Places",
     "PolynomialTensors",
+    "RegionCounts",
     "ablated",
     "ablations_of",
     "analogy",
     "chance_places",
     "chebyshev_coefficients",
     "check_degree",
+    "code_neighbors",
     "coefficient_tensors",
     "decode_codes",
     "degree_templates",
@@ -92,8 +103,11 @@ __all__ = [
     "neighbor_tables",
     "nonlocal_layers",
     "offset_counts",
+    "pack_codes",
+    "partition_distance",
     "places_of_counts",
     "places_of_table",
     "polynomial_degree",
+    "region_counts",
     "weighted_offset_counts",
 ]
