@@ -24,7 +24,7 @@ from polygraph._files import PathLike, atomic_path, open_regular
 from polygraph._inputs import check_tensors
 from polygraph._json import parse_json
 
-_HEADER = "polygraph.codes"
+_HEADER = "polygraph_codes"
 _MOST_BYTES = 1 << 62  # a file is mapped, not read
 _CHUNK_BYTES = 1 << 22  # of rows that are compared at once
 _INTEGERS = (torch.uint8, torch.int16, torch.int32)  # from narrow to wide
@@ -144,7 +144,7 @@ class PackedCodes:
         try:
             with safe_open(path, "pt") as opened:
                 text = (opened.metadata() or {}).get(_HEADER)
-                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}
         except SafetensorError as error:
             raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
         if text is None:
@@ -262,8 +262,9 @@ def partition_distance(
     apart = torch.zeros(len(a), dtype=torch.float64)
     for name, of_a in a.sites.items():
         size = max(1, _CHUNK_BYTES // max(1, of_a.shape[1] * of_a.element_size()))
-        pairs = zip(of_a.split(size), b.sites[name].split(size), strict=True)
-        apart += torch.cat([_unequal(*pair) for pair in pairs])
+        for first in range(0, len(a), size):
+            rows = slice(first, first + size)
+            apart[rows] += _unequal(of_a[rows], b.sites[name][rows])
     return apart / max(1, a.num_entries)
 
 

@@ -116,11 +116,12 @@ def hamming_knn(
 
 
 def _as_list(name: str, codes: Tensor | Sequence[Tensor]) -> list[Tensor]:
-    parts = list(codes) if isinstance(codes, list | tuple) else [codes]
-    for part in parts:
+    parts: list[Tensor] = []
+    for part in codes if isinstance(codes, list | tuple) else [codes]:
         check_tensors("hamming_knn", **{name: part})
-        if part is None:
+        if not isinstance(part, Tensor):
             raise TypeError(f"hamming_knn: {name} must be a torch.Tensor, got NoneType")
+        parts.append(part)
         if part.is_cuda:
             raise NotImplementedError(f"hamming_knn: runs on the CPU alone: {name}.cpu()")
     if not parts:
