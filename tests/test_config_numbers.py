@@ -4,13 +4,15 @@ from dataclasses import fields, is_dataclass
 
 import pytest
 
-from polygraph.data import ImageDataConfig, MeshDataConfig, ShapeDataConfig
+from polygraph.data import AudioDataConfig, ImageDataConfig, MeshDataConfig, ShapeDataConfig
+from polygraph.data.audio.mel import FeatureConfig
 from polygraph.mesh.spiral import SpiralConfig
 from polygraph.models.images.families import CLASSIFIERS, CRITICS, GENERATORS
 from polygraph.models.images.graph_gan import GraphCriticConfig, GraphGeneratorConfig
 from polygraph.models.images.pixel_classifier import PixelClassifierConfig
 from polygraph.models.mesh.mesh_autoencoder import MeshAutoencoderConfig
 from polygraph.models.points.dgcnn import DGCNNClassifierConfig, DGCNNSegmenterConfig
+from polygraph.tasks.audio.training import AudioRunConfig
 from polygraph.tasks.gan.losses import GanConfig
 from polygraph.tasks.gan.training import GanRunConfig
 from polygraph.tasks.images.training import ImagesRunConfig
@@ -18,13 +20,15 @@ from polygraph.tasks.mesh.training import MeshRunConfig
 from polygraph.tasks.points.training import PointsRunConfig
 from polygraph.train.augment import AugmentConfig
 from polygraph.train.config import TrainConfig
+from polygraph.train.sound_augment import SoundAugmentConfig
 
 CLASSES = [
     *(MeshDataConfig, ShapeDataConfig, ImageDataConfig, SpiralConfig),
     *(MeshAutoencoderConfig, DGCNNClassifierConfig, DGCNNSegmenterConfig),
     *(cls for families in (GENERATORS, CRITICS, CLASSIFIERS) for cls, _ in families.values()),
     *(TrainConfig, GanConfig, MeshRunConfig, PointsRunConfig, GanRunConfig),
-    *(ImagesRunConfig, AugmentConfig),
+    *(ImagesRunConfig, AugmentConfig, AudioRunConfig, AudioDataConfig, FeatureConfig),
+    SoundAugmentConfig,
 ]
 BAD = {"nan": float("nan"), "inf": float("inf"), "minus": -1, "zero": 0, "true": True}
 BAD |= {"huge": 10**12, "text": "3"}
@@ -34,7 +38,7 @@ MEANT = {
         *("seed", "val_seed", "weight_decay", "label_smoothing", "shift", "beta1", "beta2", "ema"),
         *("grow_steps", "score_images", "mapping_order", "dropout", "augmentation", "reference"),
         *("num_categories", "min_learning_rate", "warmup_epochs", "split_seed"),
-        *("crop_padding",),
+        *("crop_padding", "probability", "speed", "stretch", "shift_frames", "noise"),
     },
     "huge": {
         *(

@@ -52,6 +52,7 @@ def objects():
         analysis.derivative_tensors(torch.square, (40,), 2),
         *(use := analysis.measure_use(nn.NonLocalGraphConv2d(3, 4), [torch.randn(2, 3, 16, 16)])),
         use[0].places,
+        data.open_audio(data.AudioDataConfig(num_clips=40)),
         data.open_images(data.ImageDataConfig()),
         data.make_creature(num_frames=64),
         data.open_shapes(data.ShapeDataConfig()),

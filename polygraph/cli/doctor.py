@@ -22,6 +22,7 @@ CORE = ("torch_geometric", "numpy", "safetensors")
 # What each extra brings: names to import -> names on the package index.
 EXTRAS = {
     "mesh": {"scipy": "scipy", "h5py": "h5py"},
+    "audio": {"scipy": "scipy", "soundfile": "soundfile"},
     "train": {
         "lightning_fabric": "lightning-fabric",
         "jsonargparse": "jsonargparse",

@@ -1,4 +1,4 @@
-"""Tell the class of pictures or point clouds, or the part of each point, by a trained network."""
+"""Tell the class of pictures, sounds or point clouds, or the part of each point, by a network."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def run(arguments: Sequence[str]) -> int:
         "files",
         nargs="+",
         metavar="FILE",
-        help="pictures; or .ply, .pcd, .xyz: points as in training, usually centred and in the "
-        "unit sphere",
+        help="pictures; or sounds (.wav); or .ply, .pcd, .xyz: points as in training, usually "
+        "centred and in the unit sphere",
     )
     add_run(parser)
     parser.add_argument(
@@ -47,8 +47,9 @@ def run(arguments: Sequence[str]) -> int:
     chosen = parser.parse_args(arguments)
     from polygraph.train.recorded import kind_of
 
-    if kind_of(Path(chosen.run)) == "images":
-        return _pictures(chosen)
+    kind = kind_of(Path(chosen.run))
+    if kind in ("images", "audio"):
+        return _whole_files(chosen, kind)
     from polygraph.tasks.points.run import SegmenterRun, load_run
 
     trained = load_run(chosen.run)
@@ -65,15 +66,23 @@ def run(arguments: Sequence[str]) -> int:
     return _classify(trained, chosen, "cloud", inputs)
 
 
-def _pictures(chosen: Any) -> int:
-    """Tell the class of pictures."""
-    from polygraph.tasks.images.run import load_run
-
+def _whole_files(chosen: Any, kind: str) -> int:
+    """Tell the class of pictures or of sounds."""
     _refuse_parts(chosen)
     if chosen.unit_sphere:
-        raise UsageError(f"predict: --unit-sphere is for point clouds, {chosen.run} is of images")
-    trained = load_run(chosen.run)
-    return _classify(trained, chosen, "image", map(trained.read, chosen.files))
+        what = "sounds" if kind == "audio" else "images"
+        raise UsageError(f"predict: --unit-sphere is for point clouds, {chosen.run} is of {what}")
+    trained: Any
+    if kind == "audio":
+        from polygraph.tasks.audio.run import load_run as load_audio
+
+        trained = load_audio(chosen.run)
+    else:
+        from polygraph.tasks.images.run import load_run
+
+        trained = load_run(chosen.run)
+    what = "sound" if kind == "audio" else "image"
+    return _classify(trained, chosen, what, map(trained.read, chosen.files))
 
 
 def _refuse_parts(chosen: Any) -> None:

@@ -1,5 +1,8 @@
-"""Data sets: registered meshes, their splits and their cache; labelled point clouds; images."""
+"""Data sets: registered meshes, their splits, their cache; labelled clouds; images; sounds."""
 
+from polygraph.data.audio.dataset import AudioDataConfig, AudioDataset, open_audio
+from polygraph.data.audio.mel import LogMel
+from polygraph.data.audio.wav import read_wav
 from polygraph.data.coma import open_coma
 from polygraph.data.config import MeshDataConfig, open_dataset
 from polygraph.data.dfaust import open_dfaust
@@ -19,8 +22,11 @@ from polygraph.data.splits import Split, make_split
 from polygraph.data.synthetic import make_creature
 
 __all__ = [
+    "AudioDataConfig",
+    "AudioDataset",
     "ImageDataConfig",
     "ImageDataset",
+    "LogMel",
     "MeshDataConfig",
     "MeshDataset",
     "ShapeDataConfig",
@@ -31,12 +37,14 @@ __all__ = [
     "make_objects",
     "make_shapes",
     "make_split",
+    "open_audio",
     "open_coma",
     "open_dataset",
     "open_dfaust",
     "open_images",
     "open_registered",
     "open_shapes",
+    "read_wav",
     "to_float",
     "to_uint8",
 ]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 #: what `polygraph train` calls a task, and its folder
-TASKS = ("gan", "images", "mesh", "points")
+TASKS = ("audio", "gan", "images", "mesh", "points")
 
 
 class Command(NamedTuple):

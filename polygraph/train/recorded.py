@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from polygraph.data.audio.dataset import AudioDataConfig
 from polygraph.data.config import MeshDataConfig
 from polygraph.data.images import ImageDataConfig
 from polygraph.data.known import recall
@@ -13,8 +14,12 @@ from polygraph.data.shapes import ARRAYS, ShapeDataConfig
 from polygraph.train.checkpoint import CheckpointError, read_meta
 from polygraph.train.loop import BEST, LAST
 
-_WITHOUT_PATH = ("synthetic", "glyphs", "arrays")  # kinds of data
-_Config = TypeVar("_Config", MeshDataConfig, ImageDataConfig, ShapeDataConfig)
+_WITHOUT_PATH = ("synthetic", "glyphs", "tones", "arrays")  # kinds of data
+_FOLDERS = {
+    MeshDataConfig: "registered",
+    AudioDataConfig: "auto",
+}  # what a folder is; else "folder"
+_Config = TypeVar("_Config", MeshDataConfig, ImageDataConfig, ShapeDataConfig, AudioDataConfig)
 
 
 def recorded_data(
@@ -46,8 +51,7 @@ def recorded_data(
         raise CheckpointError(f"{folder}: the run's data: {error}") from error
     if path is not None:
         if getattr(config, "kind", None) in _WITHOUT_PATH:
-            named = "registered" if kind is MeshDataConfig else "folder"
-            changed: dict[str, Any] = {"path": path, "kind": named}
+            changed: dict[str, Any] = {"path": path, "kind": _FOLDERS.get(kind, "folder")}
             return replace(config, **changed)
         return replace(config, path=path)
     if config.path is None or config.path == ARRAYS:
@@ -73,6 +77,7 @@ KINDS = {
     ),
     "points": ("a network of point clouds", "`polygraph predict` takes it"),
     "images": ("a classifier of images", "`polygraph predict` takes it"),
+    "audio": ("a classifier of sounds", "`polygraph predict` takes it"),
     "gan": ("a generator of images", "`polygraph sample`, `score` and `neighbours` take it"),
 }
 

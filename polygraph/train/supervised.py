@@ -187,8 +187,11 @@ class ClassifierTask(SupervisedTask):
         """`classification_summary` of some samples, shared among the processes."""
         mine = shard(indices, self.fabric)
         rows = self.logits(mine) if len(mine) else None
-        found = gather_rows(rows, len(indices), self.fabric)
-        return classification_summary(found, self.labels[indices], self.classes)
+        return self.summarize(gather_rows(rows, len(indices), self.fabric), indices)
+
+    def summarize(self, logits: NDArray[np.float64], indices: NDArray[np.int64]) -> dict[str, Any]:
+        """What logits ``[len(indices), K]`` of some samples are worth; descendants add to it."""
+        return classification_summary(logits, self.labels[indices], self.classes)
 
 
 def validation_score(error: float, loss: float, count: int) -> dict[str, float]:

@@ -10,7 +10,10 @@ from polygraph.models.mesh.presets import PRESETS
 from polygraph.tasks.gan.presets import GAN_PRESETS
 from polygraph.train.arguments import packaged_configs
 
-COMMANDS = ("train mesh", "train gan", "train points", "train images", "benchmark mesh")
+COMMANDS = (
+    *("train mesh", "train gan", "train points", "train images", "train audio"),
+    "benchmark mesh",
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -24,7 +27,7 @@ def test_the_help_of_long_commands_is_short(command, capsys):
     assert not re.search(r"--\w+_\w", text), "options have dashes"
 
 
-@pytest.mark.parametrize("command", COMMANDS[:4])
+@pytest.mark.parametrize("command", COMMANDS[:5])
 def test_help_all_has_the_rest(command, capsys):
     with pytest.raises(SystemExit) as left:
         main([*command.split(), "--help-all"])
@@ -47,6 +50,10 @@ def test_the_help_names_every_preset(capsys):
     text = capsys.readouterr().out
     for name in [*CLASSIFIER_PRESETS, *packaged_configs("images")]:
         assert re.sub(r"-(bare|coordinates)$", "", name) in text, name
+    main(["train", "audio", "--help"])
+    text = capsys.readouterr().out
+    for name in packaged_configs("audio"):
+        assert name in text, name
     main(["train", "gan", "--help"])
     text = capsys.readouterr().out
     for name in GAN_PRESETS:

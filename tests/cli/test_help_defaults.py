@@ -40,6 +40,14 @@ PLACES = {
         "--k": "model.k",
         "--epochs": "train.epochs",
     },
+    "audio": {
+        **OF_TRAINING,
+        "--data.seconds": "data.seconds",
+        "--val-fraction": "val_fraction",
+        "--epochs": "train.epochs",
+        "--augment.probability": "augment.probability",
+        "--features.scale": "features.scale",
+    },
     "gan": {"--score-images": "score_images", "--seed": "train.seed"},
     "benchmark": {
         "--to-mm": "data.to_mm",
@@ -54,6 +62,7 @@ NOT_COMPARED = {
     ("mesh", "--factors"): "chosen from the mesh",
     ("gan", "--steps"): "the preset's",
     ("images", "--train-images"): "all",
+    ("audio", "--data.rate"): "that of the files",
     ("benchmark", "--models"): "a description of the list",
     ("benchmark", "--config"): "the recipe itself",
 }

@@ -46,11 +46,14 @@ def make_runs(root: Path) -> dict[str, Callable[[Path], Any]]:
     """One folder of each kind under ``root``; kind -> what it gives, by the folder."""
     import torch
     from support.tiny import tiny_run
+    from support.tiny_audio import tiny_audio
     from support.tiny_gan import random_images, tiny_gan
     from support.tiny_images import tiny_images
     from support.tiny_points import tiny_points
 
     from polygraph.models import MeshAutoencoder
+    from polygraph.tasks.audio.run import load_run as load_audio
+    from polygraph.tasks.audio.training import train_audio
     from polygraph.tasks.gan.run import sample_run
     from polygraph.tasks.gan.training import train_gan
     from polygraph.tasks.images.run import load_run as load_images
@@ -65,6 +68,7 @@ def make_runs(root: Path) -> dict[str, Callable[[Path], Any]]:
     export_run(load_run(root / "mesh"), root / "exported")
     train_points(tiny_points(steps=1), root / "points")
     train_images(tiny_images(steps=1), root / "images")
+    train_audio(tiny_audio(steps=1), root / "audio")
     train_gan(tiny_gan(steps=1), root / "gan", dataset=random_images())
     shutil.copytree(root / "mesh", root / "resumed")
     for folder in ("gan/samples", "gan/interpolations"):
@@ -90,6 +94,7 @@ def make_runs(root: Path) -> dict[str, Callable[[Path], Any]]:
         "exported": exported,
         "points": points,
         "images": lambda folder: load_images(folder).evaluate(),
+        "audio": lambda folder: load_audio(folder).evaluate(),
         "gan": lambda folder: sample_run(folder, 2).tolist(),
         "resumed": resumed,
     }
@@ -244,10 +249,12 @@ def run_cases(kind: str, seed: int, cases: int) -> tuple[Counter[str], list[str]
 def trainers(root: Path) -> dict[str, Callable[[Path], Any]]:
     """Every trainer: what goes on with a run in a folder, to its end."""
     from support.tiny import tiny_run
+    from support.tiny_audio import tiny_audio
     from support.tiny_gan import random_images, tiny_gan
     from support.tiny_images import tiny_images
     from support.tiny_points import tiny_points
 
+    from polygraph.tasks.audio.training import train_audio
     from polygraph.tasks.gan.training import train_gan
     from polygraph.tasks.images.training import train_images
     from polygraph.tasks.mesh.training import train_mesh
@@ -256,12 +263,13 @@ def trainers(root: Path) -> dict[str, Callable[[Path], Any]]:
     often = {"checkpoint_every": 3, "log_every": 5, "eval_every": 4}
     mesh, points = tiny_run(root, steps=60, **often), tiny_points(steps=30, **often)
     gan, noise = tiny_gan(**{"steps": 20, **often}), random_images()
-    images = tiny_images(steps=30, **often)
+    images, audio = tiny_images(steps=30, **often), tiny_audio(steps=30, **often)
     return {
         "mesh": lambda folder: train_mesh(mesh, folder, resume=True),
         "points": lambda folder: train_points(points, folder, resume=True),
         "gan": lambda folder: train_gan(gan, folder, resume=True, dataset=noise),
         "images": lambda folder: train_images(images, folder, resume=True),
+        "audio": lambda folder: train_audio(audio, folder, resume=True),
     }
 
 
