@@ -11,7 +11,8 @@
 //
 // x may be a file in memory, larger than what is free: it is read in place, a tile of rows at a time, once for every
 // 1024 queries. Rows may lie apart (strides of dimension 0); only a tensor whose entries lie apart is copied. Beyond x
-// and the result at most about 130 MB are in use, and 1.5 MB and two lists of 1024 x (2 k + 64) numbers for a thread.
+// and the result at most 64 MiB of packed queries, 64 MiB of lists and 1.3 MiB for a thread are in use; where 2 k + 64
+// keys for each thread, or a query, take more than that, as much as one query takes.
 #pragma once
 
 #include <limits>

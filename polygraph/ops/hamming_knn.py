@@ -75,7 +75,8 @@ def hamming_knn(
     Nothing of size M x N is stored: the bank ``x`` is read in place, once for every 1024 queries,
     in tiles that are compared with all of them. It may be a file mapped into memory
     (``torch.from_file``, ``torch.from_numpy(numpy.memmap(...))``). Beyond it and the result,
-    at most about 150 MB are in use. Rows may lie apart in memory, as those of ``bank[:, 3:9]`` do;
+    at most 128 MiB, and 1.3 MiB for each thread, are in use, unless a single query with its list of
+    ``2 k + 64`` takes more. Rows may lie apart in memory, as those of ``bank[:, 3:9]`` do;
     only a tensor whose entries within a row lie apart is copied.
 
     Args:

@@ -69,6 +69,18 @@ def test_entries_that_differ_in_one_place(kind):
     assert distance.tolist() == [[0] + [1] * D]
 
 
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: str(kind).removeprefix("torch."))
+@pytest.mark.parametrize("D", [8128, 8192, 70001])
+def test_entries_that_all_differ(kind, D):
+    """As many as a code has: no counter is too narrow."""
+    x = torch.zeros(2, D, dtype=torch.bool)
+    x[1] = True
+    x = ops.pack_bits(x) if kind == "bits" else x.to(kind)
+    index, distance = ops.hamming_knn(x, 2)
+    assert index.tolist() == [[0, 1], [1, 0]]
+    assert distance.tolist() == [[0, D], [0, D]]
+
+
 @pytest.mark.parametrize("kind", [torch.int16, torch.int32], ids=["int16", "int32"])
 def test_entries_that_differ_in_several_bytes_count_once(kind):
     """Also where they differ in a high byte alone."""
