@@ -207,6 +207,14 @@ def test_shapes_alone(kind):
     assert index.dtype == distance.dtype == torch.int64
 
 
+def test_on_a_gpu():
+    """There is no kernel; the message says what to write."""
+    with FakeTensorMode():
+        x = torch.empty(3, 2, dtype=torch.uint8, device="cuda")
+        with pytest.raises(NotImplementedError, match=r"^hamming_knn: .* CPU alone: x.cpu\(\)"):
+            ops.hamming_knn(x, 1)
+
+
 def test_compiles_without_graph_break():
     """No shape depends on a value."""
     (x,) = codes(20, (torch.uint8, 7))
