@@ -7,6 +7,14 @@ asked for.
 from typing import TYPE_CHECKING
 
 from polygraph._lazy import lazy
+from polygraph.analysis.codes import (
+    PackedCodes,
+    RegionCounts,
+    code_neighbors,
+    pack_codes,
+    partition_distance,
+    region_counts,
+)
 from polygraph.analysis.convexity import ConvexityReport, Counterexample, check_convex
 from polygraph.analysis.degree import (
     DegreeReport,
@@ -79,8 +87,10 @@ __all__ = [
     "FrozenNetwork",
     "LayerUse",
     "Memorisation",
+    "PackedCodes",
     "Places",
     "PolynomialTensors",
+    "RegionCounts",
     "Slice",
     "SplineLens",
     "Walk",
@@ -91,6 +101,7 @@ __all__ = [
     "chebyshev_coefficients",
     "check_convex",
     "check_degree",
+    "code_neighbors",
     "coefficient_tensors",
     "decode_codes",
     "degree_templates",
@@ -105,8 +116,11 @@ __all__ = [
     "neighbor_tables",
     "nonlocal_layers",
     "offset_counts",
+    "pack_codes",
+    "partition_distance",
     "places_of_counts",
     "places_of_table",
     "polynomial_degree",
+    "region_counts",
     "weighted_offset_counts",
 ]
