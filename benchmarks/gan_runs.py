@@ -43,19 +43,17 @@ LARGEST_DEGREE = 28  # that float64 shows
 ACTIVATIONS: dict[type[nn.Module], str] = {nn.ReLU: "ReLU", nn.LeakyReLU: "leaky ReLU"}
 
 
-def read_run(folder: Path) -> dict[str, Any]:
-    """The row of a run."""
-    if not (folder / "result.json").is_file():
-        raise SystemExit(f"{folder}: no finished run here (result.json is missing)")
-    result = json.loads((folder / "result.json").read_text())
-    records = read_log(folder / "log.jsonl")
+def read_run(folder: Path, at: int | None = None) -> dict[str, Any]:
+    """The row of a run; as it was at a step, where one is given."""
+    result = described(folder, at)
+    records = [r for r in read_log(folder / "log.jsonl") if at is None or r["step"] <= at]
     scored = [r for r in records if "fid" in r]
     names = {name.split(" (")[0]: name for r in scored[:1] for name in r}
     row: dict[str, Any] = {"run": folder.name, "preset": result["config"]["preset"]}
     row |= {key: result[key] for key in KEPT if key in result}
-    row |= {key: result[key] for key in ("steps", "parameters", "critic_parameters", "step_ms")}
+    sizes = ("steps", "parameters", "critic_parameters", "step_ms", "best_step", "schedule_steps")
+    row |= {key: result[key] for key in sizes if key in result}
     row["batch_size"] = result["config"]["train"]["batch_size"]
-    row["best_step"] = result["best_step"]
     row["scores"] = [
         {
             "step": r["step"],
@@ -66,6 +64,8 @@ def read_run(folder: Path) -> dict[str, Any]:
     ]
     row["extractor"] = names["IS"].removeprefix("IS ").strip("()") if "IS" in names else None
     row["extractor_accuracy"] = accuracy(folder, result["config"].get("classifier"))
+    if at is not None and (not scored or scored[-1]["step"] != at):
+        raise SystemExit(f"{folder}: it was not scored at step {at}")
     row |= polynomial(load_generator(folder / "last.safetensors")[0])
     losses = ("critic_gap", "critic_loss", "generator_loss", "penalty")
     trained = [r for r in records if "critic_loss" in r]
@@ -73,6 +73,20 @@ def read_run(folder: Path) -> dict[str, Any]:
         name: [round(r[name], 5) for r in trained] for name in losses if name in trained[0]
     }
     return row
+
+
+def described(folder: Path, at: int | None) -> dict[str, Any]:
+    """What a finished run says of itself; at a step, also one that was stopped after it."""
+    if at is None:
+        if not (folder / "result.json").is_file():
+            raise SystemExit(f"{folder}: no finished run here (result.json is missing)")
+        found: dict[str, Any] = json.loads((folder / "result.json").read_text())
+        return found
+    found = json.loads((folder / "run.json").read_text())
+    generator, _ = load_generator(folder / "last.safetensors")
+    found["parameters"] = sum(p.numel() for p in generator.parameters())
+    found["steps"], found["schedule_steps"] = at, found["config"]["train"]["steps"]
+    return found
 
 
 def polynomial(generator: nn.Module) -> dict[str, Any]:
@@ -211,18 +225,21 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    parser.add_argument(
+        "--at",
+        type=int,
+        metavar="STEP",
+        help="all runs as they were at this step, also those that were stopped after it; no pictures",
+    )
     parser.add_argument("--out", type=Path, required=True, help="path without its ending")
     options = parser.parse_args()
-    rows = [read_run(folder) for folder in options.runs]
+    rows = [read_run(folder, options.at) for folder in options.runs]
     out: Path = options.out
     out.parent.mkdir(parents=True, exist_ok=True)
     out.with_name(f"{out.name}.json").write_text(json.dumps(rows, indent=1) + "\n")
     curves(out.with_name(f"{out.name}_curves.png"), rows)
-    for name, rows_of in (
-        ("samples", samples),
-        ("interpolations", straight),
-        ("walks", principal),
-    ):
+    drawn = (("samples", samples), ("interpolations", straight), ("walks", principal))
+    for name, rows_of in drawn if options.at is None else ():
         pictures(out.with_name(f"{out.name}_{name}.png"), options.runs, rows_of)
     if all(row["scores"] for row in rows):
         print(table(rows))

@@ -42,7 +42,7 @@ MEANT = {
         *("num_categories", "min_learning_rate", "warmup_epochs", "split_seed"),
         *("crop_padding", "drop_block", "instance_share"),
         *("probability", "speed", "stretch", "shift_frames", "noise"),
-        *("margin", "point_shift", "pair_seed", "resamples"),
+        *("margin", "point_shift", "pair_seed", "resamples", "orthogonality"),
     },
     "huge": {
         *(
@@ -58,6 +58,7 @@ MEANT = {
         *("learning_rate", "grad_clip", "weight_decay", "augmentation", "gradient_penalty"),
         *("clip", "critic_rate", "grow_steps", "scale", "shift", "to_mm", "delta"),
         *("clip_value", "warmup_epochs", "logit_scale", "point_scale", "point_shift", "pair_seed"),
+        *("orthogonality",),
     },
 }
 BESIDE = {

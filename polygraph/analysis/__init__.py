@@ -8,6 +8,15 @@ from typing import TYPE_CHECKING
 
 from polygraph._lazy import lazy
 from polygraph.analysis.affine import GlobalAffineMap, affine_map
+from polygraph.analysis.codes import (
+    PackedCodes,
+    RegionCounts,
+    code_neighbors,
+    pack_codes,
+    partition_distance,
+    region_counts,
+)
+from polygraph.analysis.convexity import ConvexityReport, Counterexample, check_convex
 from polygraph.analysis.degree import (
     DegreeReport,
     chebyshev_coefficients,
@@ -32,6 +41,7 @@ from polygraph.analysis.pixel_places import (
     weighted_offset_counts,
 )
 from polygraph.analysis.spline import AffineMap, FrozenNetwork, Slice, SplineLens, Walk
+from polygraph.analysis.template_products import Memorisation, memorisation
 from polygraph.analysis.templates import DegreeTemplates, degree_templates
 from polygraph.analysis.tensors import (
     PolynomialTensors,
@@ -73,14 +83,19 @@ __all__ = [
     "AffineMap",
     "BlockDegree",
     "CodeGaussian",
+    "ConvexityReport",
+    "Counterexample",
     "DegreeReport",
     "DegreeTemplates",
     "FrozenNetwork",
     "GlobalAffineMap",
     "LayerUse",
+    "Memorisation",
     "NetworkDegree",
+    "PackedCodes",
     "Places",
     "PolynomialTensors",
+    "RegionCounts",
     "Slice",
     "SplineLens",
     "Walk",
@@ -90,7 +105,9 @@ __all__ = [
     "analogy",
     "chance_places",
     "chebyshev_coefficients",
+    "check_convex",
     "check_degree",
+    "code_neighbors",
     "coefficient_tensors",
     "decode_codes",
     "degree_templates",
@@ -100,13 +117,17 @@ __all__ = [
     "khatri_rao",
     "line",
     "measure_use",
+    "memorisation",
     "mode_product",
     "neighbor_tables",
     "network_degree",
     "nonlocal_layers",
     "offset_counts",
+    "pack_codes",
+    "partition_distance",
     "places_of_counts",
     "places_of_table",
     "polynomial_degree",
+    "region_counts",
     "weighted_offset_counts",
 ]

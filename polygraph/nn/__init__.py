@@ -8,6 +8,7 @@ from polygraph._lazy import lazy
 from polygraph.nn.block import ACTIVATIONS, PolynomialBlock, polynomial_step
 from polygraph.nn.knn import knn, knn_graph, pixel_knn
 from polygraph.nn.layout import LAYOUTS, Layout, layout_of
+from polygraph.nn.maso import MASO, to_maso
 from polygraph.nn.mesh_graph import MeshGraph
 from polygraph.nn.nested import NCP, NCPSkip
 from polygraph.nn.norm import NORMS, SecondOrderNorm
@@ -56,6 +57,7 @@ __all__ = [
     "ACTIVATIONS",
     "CCP",
     "LAYOUTS",
+    "MASO",
     "NCP",
     "NORMS",
     "ChebyshevConv",
@@ -92,4 +94,5 @@ __all__ = [
     "layout_of",
     "pixel_knn",
     "polynomial_step",
+    "to_maso",
 ]

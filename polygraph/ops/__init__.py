@@ -6,6 +6,7 @@ from polygraph.ops.edge_max import edge_max
 from polygraph.ops.edge_softmax import edge_softmax
 from polygraph.ops.edge_sum import edge_dist2, edge_sum, edge_values
 from polygraph.ops.graph import Graph, graph_from_coo, graph_from_table
+from polygraph.ops.hamming_knn import hamming_knn, pack_bits
 from polygraph.ops.knn import knn
 from polygraph.ops.light_ecc import light_ecc
 from polygraph.ops.poly_step import poly_step
@@ -25,8 +26,10 @@ __all__ = [
     "edge_values",
     "graph_from_coo",
     "graph_from_table",
+    "hamming_knn",
     "knn",
     "light_ecc",
+    "pack_bits",
     "poly_step",
     "resample",
     "spiral_conv",

@@ -3,6 +3,7 @@
 from polygraph.reference.ecc import ecc
 from polygraph.reference.edge_conv import edge_aggregate, edge_conv, edge_values
 from polygraph.reference.edge_softmax import edge_softmax
+from polygraph.reference.hamming_knn import hamming_knn
 from polygraph.reference.knn import knn
 from polygraph.reference.light_ecc import light_ecc
 from polygraph.reference.poly_step import poly_step
@@ -16,6 +17,7 @@ __all__ = [
     "edge_conv",
     "edge_softmax",
     "edge_values",
+    "hamming_knn",
     "knn",
     "light_ecc",
     "poly_step",

@@ -27,6 +27,7 @@ from polygraph.train.config import TrainConfig
 from polygraph.train.distributed import gather_rows, shard
 from polygraph.train.loop import BEST, LAST, NotFinite, Progress, Task
 from polygraph.train.optimizer import descend, make_optimizer
+from polygraph.train.orthogonality import check_orthogonality, network_penalty
 
 RESULT = "result.json"
 _CHECK_EVERY = 100  # steps between looks at the loss, each of which waits for the device
@@ -35,7 +36,8 @@ _CHECK_EVERY = 100  # steps between looks at the loss, each of which waits for t
 class ClassificationLoss(nn.Module):
     """The loss of a classifier: cross-entropy with label smoothing, and the share of right answers.
 
-    Of samples, or of all points of samples.
+    Of samples, or of all points of samples. A penalty may be added that makes what the classes look
+    for orthogonal: see `polygraph.train.orthogonality`.
 
     Fabric wraps a module of which only scalars come out: what a wrapped module returns is rounded
     to float32, also where everything is computed in float64.
@@ -46,6 +48,13 @@ class ClassificationLoss(nn.Module):
         spread: the classes over which that share is spread evenly: ``others``, all but the label's
             (Wang et al., ACM TOG 2019, the authors' code), or ``all``, the label's among them
             (Szegedy et al., CVPR 2016, section 7, and PyTorch).
+        orthogonality: factor of the penalty; 0: none.
+        on: what is penalised: ``weights``, the rows of the last linear layer; ``templates``, the
+            gradients of the logits, at the cost of a backward pass for each class; ``probes``, the
+            same estimated from two, together with the templates' size.
+
+    Attributes:
+        names: of the scalars that come out.
     """
 
     def __init__(
@@ -53,23 +62,34 @@ class ClassificationLoss(nn.Module):
         model: nn.Module,
         smoothing: float = 0.0,
         spread: Literal["others", "all"] = "others",
+        *,
+        orthogonality: float = 0.0,
+        on: str = "weights",
     ) -> None:
         super().__init__()
         if spread not in ("others", "all"):
             raise ValueError(f"ClassificationLoss: spread must be others or all, got {spread!r}")
         if not 0 <= smoothing < 1:
             raise ValueError(f"ClassificationLoss: smoothing must be in [0, 1), got {smoothing}")
+        check_orthogonality("ClassificationLoss", orthogonality, on)
         self.model, self.smoothing, self.spread = model, smoothing, spread
+        self.orthogonality, self.on = orthogonality, on
+        self.names = ("loss", "accuracy", *(("orthogonality",) if orthogonality > 0 else ()))
 
-    def forward(self, inputs: Tensor, labels: Tensor, *more: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss and the accuracy of a batch, two scalars.
+    def forward(self, inputs: Tensor, labels: Tensor, *more: Tensor) -> tuple[Tensor, ...]:
+        """The loss and the accuracy of a batch, two scalars; with a penalty a third, the penalty.
+
+        The penalty, times its factor, is a part of the loss.
 
         Args:
             inputs: as the model takes them, B samples.
             labels: int64 ``[B]``, or ``[B, N]``, in [0, K).
             *more: what the model takes behind the inputs.
         """
-        logits = self.model(inputs, *more).flatten(0, -2)
+        if self.orthogonality > 0 and self.on != "weights":
+            inputs = inputs.detach().requires_grad_()
+        found = self.model(inputs, *more)
+        logits = found.flatten(0, -2)
         labels = labels.flatten()
         classes, share = logits.shape[-1], self.smoothing
         if self.spread == "others" and share > 0:  # PyTorch spreads its share over all
@@ -80,7 +100,11 @@ class ClassificationLoss(nn.Module):
                 )
             share = share * classes / (classes - 1)
         loss = functional.cross_entropy(logits, labels, label_smoothing=share)
-        return loss, (logits.detach().argmax(-1) == labels).float().mean()
+        accuracy = (logits.detach().argmax(-1) == labels).float().mean()
+        if self.orthogonality == 0:
+            return loss, accuracy
+        penalty = network_penalty(self.model, self.on, found, inputs)
+        return loss + self.orthogonality * penalty, accuracy, penalty.detach()
 
 
 class SupervisedTask(Task):
@@ -171,7 +195,7 @@ class ClassifierTask(SupervisedTask):
         classes: tuple[str, ...],
         val: NDArray[np.int64],
     ) -> None:
-        super().__init__(fabric, config, model, loss, num_samples, ("loss", "accuracy"))
+        super().__init__(fabric, config, model, loss, num_samples, loss.names)
         self.labels, self.classes, self.val = labels, classes, val
 
     @abstractmethod

@@ -18,6 +18,7 @@ MODELS = {
     "dgcnn-classifier": ({"num_classes": 3, "k": 4}, POINTS),
     "dgcnn-segmenter": ({"k": 4}, POINTS),
     "lenet": ({}, (2, 1, 32, 32)),
+    "spline/small-cnn": ({}, IMAGES),
     "inception-v3": ({}, IMAGES),
     "pinet18": ({"width": 4, "depths": (1, 1)}, IMAGES),
     **{

@@ -30,6 +30,7 @@ from polygraph.models.images.sngan import (
     ResidualGenerator,
     ResidualGeneratorConfig,
 )
+from polygraph.models.images.spline_cnn import SplineCNN, SplineCNNConfig
 from polygraph.models.images.style_gan import StyleGenerator, StyleGeneratorConfig
 
 __all__ = [
@@ -59,6 +60,8 @@ __all__ = [
     "ResidualCriticConfig",
     "ResidualGenerator",
     "ResidualGeneratorConfig",
+    "SplineCNN",
+    "SplineCNNConfig",
     "StyleGenerator",
     "StyleGeneratorConfig",
     "load_inception",

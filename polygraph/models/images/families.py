@@ -35,6 +35,7 @@ from polygraph.models.images.sngan import (
     ResidualGenerator,
     ResidualGeneratorConfig,
 )
+from polygraph.models.images.spline_cnn import SplineCNN, SplineCNNConfig
 from polygraph.models.images.style_gan import StyleGenerator, StyleGeneratorConfig
 from polygraph.models.resnet.resnet import ResNet, ResNetConfig
 
@@ -58,6 +59,7 @@ CLASSIFIERS: dict[str, tuple[type, type[nn.Module]]] = {
     "pixel": (PixelClassifierConfig, PixelClassifier),
     "lenet": (LeNetConfig, LeNet),
     "resnet": (ResNetConfig, ResNet),
+    "spline": (SplineCNNConfig, SplineCNN),
 }
 _ALL = (GENERATORS, CRITICS, CLASSIFIERS)
 

@@ -12,8 +12,8 @@ x 64; all others are 32 x 32, and `polygraph.models.images.sizes.at_size` makes 
 
 ``bed/*``: `PixelClassifier` with a convolution, attention or a graph layer in its middle. Of these
 ``-bare`` have the graph alone, ``-coordinates`` rows and columns as well; those without an ending
-have also the weights of edges, where there are such. ``resnet18``, ``prodpoly-2211`` and so on:
-`polygraph.models.resnet.presets`.
+have also the weights of edges, where there are such. ``spline/*``: `SplineCNN`. ``resnet18``,
+``prodpoly-2211`` and so on: `polygraph.models.resnet.presets`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from polygraph.models.images.pixel_classifier import PixelClassifierConfig
 from polygraph.models.images.polynomial_gan import PolynomialGeneratorConfig
 from polygraph.models.images.prodpoly_gan import ProdPolyGeneratorConfig
 from polygraph.models.images.sngan import ResidualCriticConfig, ResidualGeneratorConfig
+from polygraph.models.images.spline_cnn import SplineCNNConfig
 from polygraph.models.images.style_gan import StyleGeneratorConfig
 from polygraph.models.resnet.presets import RESNETS
 
@@ -179,4 +180,10 @@ def _bed() -> dict[str, Any]:
 
 
 #: name -> config of a family of `polygraph.models.images.families.CLASSIFIERS`
-CLASSIFIER_PRESETS: dict[str, Any] = {**_bed(), "lenet": LeNetConfig(), **RESNETS}
+CLASSIFIER_PRESETS: dict[str, Any] = {
+    **_bed(),
+    "lenet": LeNetConfig(),
+    "spline/small-cnn": SplineCNNConfig(),
+    "spline/large-cnn": SplineCNNConfig(body="large"),
+    **RESNETS,
+}

@@ -24,7 +24,14 @@ from polygraph.train.sound_augment import SoundAugmentConfig
 from polygraph.train.words import DATA_WORDS, Spelling
 
 DEFAULT_PRESET = "bed/conv"
-_OWN = {"balanced": bool, "label_smoothing": float, "val_fraction": float, "split_seed": int}
+_OWN = {
+    "balanced": bool,
+    "label_smoothing": float,
+    "orthogonality": float,
+    "orthogonality_on": str,
+    "val_fraction": float,
+    "split_seed": int,
+}
 _PARTS = {"data": AudioDataConfig, "features": FeatureConfig, "augment": SoundAugmentConfig}
 
 

@@ -37,6 +37,7 @@ from polygraph.train.distributed import make_fabric, process_group
 from polygraph.train.log import Say
 from polygraph.train.loop import LAST, Trainer
 from polygraph.train.optimizer import check_flags
+from polygraph.train.orthogonality import check_orthogonality, orthogonality_settings
 from polygraph.train.provenance import provenance
 from polygraph.train.sound_augment import SoundAugmentConfig
 from polygraph.train.sound_batches import Levels, SoundBatches, clip_features
@@ -77,6 +78,9 @@ class AudioRunConfig:
         preset: name that the model's settings started from; for people.
         balanced: whether in a pass every class is heard as often as the others.
         label_smoothing: share of the target that is spread evenly over all classes, in [0, 1).
+        orthogonality: factor of a penalty that makes the classes' templates orthogonal; 0: none.
+        orthogonality_on: ``weights``, ``templates`` or ``probes``: see
+            `polygraph.train.supervised.ClassificationLoss`.
         val_fraction: share of the training clips of each class that validates instead, rounded; at
             least one of every class that has two or more. Not where the data set says which do, as
             a validation_list.txt.
@@ -91,6 +95,8 @@ class AudioRunConfig:
     preset: str = ""
     balanced: bool = False
     label_smoothing: float = 0.0
+    orthogonality: float = 0.0
+    orthogonality_on: str = "weights"
     val_fraction: float = 0.1
     split_seed: int = 0
 
@@ -104,6 +110,7 @@ class AudioRunConfig:
             raise ValueError(
                 f"train: label_smoothing must be in [0, 1), got {self.label_smoothing}"
             )
+        check_orthogonality("train", self.orthogonality, self.orthogonality_on)
         if not 0 < self.val_fraction < 1:
             raise ValueError(f"train: val_fraction must be in (0, 1), got {self.val_fraction}")
         if self.split_seed < 0:
@@ -117,6 +124,7 @@ class AudioRunConfig:
             "augment": asdict(self.augment),
             "balanced": self.balanced,
             "label_smoothing": self.label_smoothing,
+            **orthogonality_settings(self.orthogonality, self.orthogonality_on),
         }
 
     def digest(self) -> str:
@@ -156,7 +164,13 @@ class AudioTask(ClassifierTask):
             fabric,
             config.train,
             model,
-            ClassificationLoss(model, config.label_smoothing, "all"),
+            ClassificationLoss(
+                model,
+                config.label_smoothing,
+                "all",
+                orthogonality=config.orthogonality,
+                on=config.orthogonality_on,
+            ),
             len(dataset.train),
             labels=dataset.labels,
             classes=dataset.classes,

@@ -18,7 +18,8 @@ model
   --preset NAME        digits (default); thesis/X, thesis/X-b32 and small/X with X baseline,
                        attention, edge-kK, edge-max-kK, ecc-kK, light-kK (K 8, 16, 32), and all but
                        the first also as critic-... (the layer is there alone) and both-...;
-                       small/ccp, small/ncp, small/ncp-skip, small/prodpoly, all also linear/...;
+                       small/ccp, small/ncp, small/ncp-skip, small/prodpoly;
+                       linear/ccp, linear/ncp, linear/ncp-skip, linear/prodpoly;
                        pi/dcgan, pi/dcgan-64, pi/progan, pi/progan-mapping, pi/sngan, pi/sngan-ncp,
                        pi/sngan-prodpoly, pi/sngan-residual-poly, pi/ncp-mapping, pi/ccp, pi/ncp,
                        pi/ncp-skip and pi/prodpoly, these four also with -residual;

@@ -25,6 +25,8 @@ from polygraph.train.words import DATA_WORDS, Spelling
 DEFAULT_PRESET = "bed/conv"
 _OWN = {
     "label_smoothing": float,
+    "orthogonality": float,
+    "orthogonality_on": str,
     "val_fraction": float,
     "train_images": int | None,
     "split_seed": int,

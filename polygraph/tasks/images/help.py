@@ -23,6 +23,7 @@ model
                        bed/edge-k8, bed/edge-max-k8, bed/ecc-k8, bed/light-k8: attention or a graph
                        layer in their places, and these with the ending -bare (no rows and columns,
                        all neighbours alike), ecc and light also with -coordinates; lenet;
+                       spline/small-cnn, spline/large-cnn (docs/convex.md);
                        residual networks (docs/classification.md): resnet18, resnet34, resnet50,
                        linear-resnet18, ir50; polynomial: prodpoly-2211, prodpoly-3322,
                        prodpoly-3432, prodpoly-3332, prodpoly-resnet50, prodpoly-ir50, pinet18,
@@ -39,6 +40,8 @@ training
   --learning-rate X    (default: 1e-3, which falls to 0 along a cosine; the optimizer is Adam)
   --augment.crop-padding N, --augment.flip B       random crops and mirrors (CIFAR: 4 and true; all
                        others: none); --augment.crop-area X: crops of X to 1 of the area, scaled up
+  --orthogonality X, --orthogonality-on WHAT       penalise products of the classes' templates:
+                       weights, templates or probes; none without it
   --seed N             initialisation and order (default: 0)
   --resume             go on from the last checkpoint
   --config NAME        a YAML file, the run.json of another run, or images-sgd (SGD, 120 epochs),

@@ -32,6 +32,7 @@ from polygraph.train.config import TrainConfig, config_hash
 from polygraph.train.distributed import make_fabric, process_group
 from polygraph.train.log import Say
 from polygraph.train.loop import Trainer
+from polygraph.train.orthogonality import check_orthogonality, orthogonality_settings
 from polygraph.train.provenance import provenance
 from polygraph.train.supervised import (
     ClassificationLoss,
@@ -75,6 +76,9 @@ class ImagesRunConfig:
         augment: random changes of training images.
         preset: name that the model's settings started from; for people.
         label_smoothing: share of the target that is spread evenly over all classes, in [0, 1).
+        orthogonality: factor of a penalty that makes the classes' templates orthogonal; 0: none.
+        orthogonality_on: ``weights``, ``templates`` or ``probes``: see
+            `polygraph.train.supervised.ClassificationLoss`.
         val_fraction: share of the training images of each class that validates instead, rounded; at
             least one of every class that has two or more. Not where the data set says which do, as
             a folder val/ beside train/ and test/.
@@ -89,6 +93,8 @@ class ImagesRunConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     preset: str = ""
     label_smoothing: float = 0.0
+    orthogonality: float = 0.0
+    orthogonality_on: str = "weights"
     val_fraction: float = 0.1
     train_images: int | None = None
     split_seed: int = 0
@@ -102,6 +108,7 @@ class ImagesRunConfig:
             raise ValueError(
                 f"train: label_smoothing must be in [0, 1), got {self.label_smoothing}"
             )
+        check_orthogonality("train", self.orthogonality, self.orthogonality_on)
         if not 0 < self.val_fraction < 1:
             raise ValueError(f"train: val_fraction must be in (0, 1), got {self.val_fraction}")
         if self.train_images is not None and self.train_images < 1:
@@ -115,6 +122,7 @@ class ImagesRunConfig:
             "model": {"family": family_of(self.model), **asdict(self.model)},
             "augment": self.augment.semantics(),
             "label_smoothing": self.label_smoothing,
+            **orthogonality_settings(self.orthogonality, self.orthogonality_on),
         }
 
     def digest(self) -> str:
@@ -153,7 +161,13 @@ class ImagesTask(ClassifierTask):
             fabric,
             config.train,
             model,
-            ClassificationLoss(model, config.label_smoothing, "all"),
+            ClassificationLoss(
+                model,
+                config.label_smoothing,
+                "all",
+                orthogonality=config.orthogonality,
+                on=config.orthogonality_on,
+            ),
             len(train),
             labels=labels_of(dataset),
             classes=dataset.classes,

@@ -27,7 +27,13 @@ from polygraph.train.arguments import (
 from polygraph.train.config import TrainConfig
 from polygraph.train.words import DATA_WORDS, Spelling
 
-_OF_THE_RUN = ("label_smoothing", "scale", "shift")
+_OF_THE_RUN: dict[str, Any] = {
+    "label_smoothing": float,
+    "scale": float,
+    "shift": float,
+    "orthogonality": float,
+    "orthogonality_on": str,
+}
 _NESTED: dict[str, Any] = {"model": DGCNNClassifierConfig, "data": ShapeDataConfig}
 SPELLING = Spelling(
     list_settings(_NESTED),
@@ -57,8 +63,8 @@ def make_points_parser(task: str = CLASSIFY) -> Any:
     run = default_run(task)
     nested = {**_NESTED, "model": type(run.model)}
     parser.add_argument("--task", type=str, default=task)
-    for name in _OF_THE_RUN:
-        parser.add_argument(f"--{name}", type=float, default=getattr(run, name))
+    for name, of in _OF_THE_RUN.items():
+        parser.add_argument(f"--{name}", type=of, default=getattr(run, name))
     add_nested(parser, nested, {"model": run.model, "data": run.data})
     parser.set_defaults(RECIPE)
     add_help(parser, nested, PointsRunConfig, ("task", *_OF_THE_RUN))

@@ -96,6 +96,7 @@ class SegmentTask(SupervisedTask):
         smoothing: of labels, see `polygraph.tasks.points.training.PointsRunConfig`.
         scale: see there.
         shift: see there.
+        orthogonality: see there; on the weights of the last layer.
 
     Raises:
         ValueError: a process would get fewer than two clouds of a batch.
@@ -113,11 +114,11 @@ class SegmentTask(SupervisedTask):
         smoothing: float,
         scale: float,
         shift: float,
+        orthogonality: float = 0.0,
     ) -> None:
         check_batch_size(config, fabric)
-        loss = ClassificationLoss(model, smoothing)
-        logged = ("loss", "accuracy")
-        super().__init__(fabric, config, model, loss, len(dataset.train), logged)
+        loss = ClassificationLoss(model, smoothing, orthogonality=orthogonality)
+        super().__init__(fabric, config, model, loss, len(dataset.train), loss.names)
         self.dataset, self.parts, self.segmenter = dataset, parts_of(dataset), model
         self.batches = PartBatches(
             dataset,

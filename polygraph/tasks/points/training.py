@@ -41,6 +41,7 @@ from polygraph.train.config import TrainConfig, config_hash
 from polygraph.train.distributed import make_fabric, process_group
 from polygraph.train.log import Say
 from polygraph.train.loop import Trainer
+from polygraph.train.orthogonality import check_orthogonality, orthogonality_settings
 from polygraph.train.provenance import provenance
 from polygraph.train.supervised import (
     ClassificationLoss,
@@ -78,6 +79,9 @@ class PointsRunConfig:
         scale: largest factor by which a training cloud is scaled along an axis; the smallest is its
             inverse; 1 leaves sizes alone.
         shift: largest distance by which a training cloud is moved along an axis.
+        orthogonality: factor of a penalty that makes the classes' templates orthogonal; 0: none.
+        orthogonality_on: ``weights``, ``templates`` or ``probes``: see
+            `polygraph.train.supervised.ClassificationLoss`; of segmenters ``weights`` alone.
     """
 
     model: DGCNNClassifierConfig | DGCNNSegmenterConfig = field(
@@ -89,6 +93,8 @@ class PointsRunConfig:
     scale: float = 1.5
     shift: float = 0.2
     task: str = CLASSIFY
+    orthogonality: float = 0.0
+    orthogonality_on: str = "weights"
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot train."""
@@ -106,6 +112,12 @@ class PointsRunConfig:
             raise ValueError(f"train: scale must be finite and at least 1, got {self.scale}")
         if not (self.shift >= 0 and math.isfinite(self.shift)):
             raise ValueError(f"train: shift must be finite and 0 or more, got {self.shift}")
+        check_orthogonality("train", self.orthogonality, self.orthogonality_on)
+        if self.task == SEGMENT and self.orthogonality > 0 and self.orthogonality_on != "weights":
+            raise ValueError(
+                "train: orthogonality_on must be weights for task 'segment', whose points have no "
+                f"templates of their own, got {self.orthogonality_on!r}"
+            )
         if self.model.in_channels != 3:
             raise ValueError(
                 f"model: in_channels must be 3, the coordinates, got {self.model.in_channels}"
@@ -121,6 +133,8 @@ class PointsRunConfig:
         del fields["data"]["path"], fields["data"]["built_in"]
         if self.task == CLASSIFY:  # as before there was another
             del fields["task"]
+        del fields["orthogonality"], fields["orthogonality_on"]
+        fields |= orthogonality_settings(self.orthogonality, self.orthogonality_on)
         fields["train"] = {**self.train.semantics(), "length": self.train.length()}
         return config_hash(fields)
 
@@ -158,7 +172,12 @@ class PointsTask(ClassifierTask):
             fabric,
             train,
             model,
-            ClassificationLoss(model, config.label_smoothing),
+            ClassificationLoss(
+                model,
+                config.label_smoothing,
+                orthogonality=config.orthogonality,
+                on=config.orthogonality_on,
+            ),
             len(dataset.train),
             labels=dataset.labels,
             classes=dataset.classes,
@@ -290,6 +309,7 @@ def train_points(
             "label_smoothing": config.label_smoothing,
             "scale": config.scale,
             "shift": config.shift,
+            **orthogonality_settings(config.orthogonality, config.orthogonality_on),
         }
         meta = {
             "kind": "points",
@@ -313,6 +333,7 @@ def train_points(
                 smoothing=config.label_smoothing,
                 scale=config.scale,
                 shift=config.shift,
+                orthogonality=config.orthogonality,
             )
         else:
             task = PointsTask(fabric, config, model, dataset)
