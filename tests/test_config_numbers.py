@@ -40,7 +40,8 @@ MEANT = {
         *("seed", "val_seed", "weight_decay", "label_smoothing", "shift", "beta1", "beta2", "ema"),
         *("grow_steps", "score_images", "mapping_order", "dropout", "augmentation", "reference"),
         *("num_categories", "min_learning_rate", "warmup_epochs", "split_seed"),
-        *("crop_padding", "probability", "speed", "stretch", "shift_frames", "noise"),
+        *("crop_padding", "drop_block", "instance_share"),
+        *("probability", "speed", "stretch", "shift_frames", "noise"),
         *("margin", "point_shift", "pair_seed", "resamples", "orthogonality"),
     },
     "huge": {

@@ -45,11 +45,14 @@ def objects():
     errors = results()
     return [
         analysis.CodeGaussian.fit(torch.randn(N, 8)),
+        analysis.affine_map(torch.nn.Linear(40, 30), (40,)),
         (convexity := analysis.check_convex(torch.sin, (1,), samples=9, chords=9)),
         convexity.counterexample,
         codes := analysis.pack_codes({"relu": torch.randn(N, 8) > 0}),
         analysis.region_counts(codes),
         analysis.check_degree(lambda x: x**2, (3,), 2),
+        analysis.network_degree(torch.nn.Tanh(), (3,)),
+        analysis.BlockDegree("blocks.0", "PolyResidual", 2),
         analysis.degree_templates(torch.square, torch.ones(30, 40), 2),
         analysis.memorisation(torch.nn.Linear(3, 2), torch.randn(N, 3), torch.arange(N) % 2),
         (

@@ -7,6 +7,7 @@ asked for.
 from typing import TYPE_CHECKING
 
 from polygraph._lazy import lazy
+from polygraph.analysis.affine import GlobalAffineMap, affine_map
 from polygraph.analysis.codes import (
     PackedCodes,
     RegionCounts,
@@ -30,6 +31,7 @@ from polygraph.analysis.latent import (
     line,
 )
 from polygraph.analysis.multilinear import khatri_rao, mode_product
+from polygraph.analysis.network_degree import BlockDegree, NetworkDegree, network_degree
 from polygraph.analysis.pixel_places import (
     Places,
     chance_places,
@@ -79,14 +81,17 @@ else:
 __all__ = [
     "ABLATIONS",
     "AffineMap",
+    "BlockDegree",
     "CodeGaussian",
     "ConvexityReport",
     "Counterexample",
     "DegreeReport",
     "DegreeTemplates",
     "FrozenNetwork",
+    "GlobalAffineMap",
     "LayerUse",
     "Memorisation",
+    "NetworkDegree",
     "PackedCodes",
     "Places",
     "PolynomialTensors",
@@ -96,6 +101,7 @@ __all__ = [
     "Walk",
     "ablated",
     "ablations_of",
+    "affine_map",
     "analogy",
     "chance_places",
     "chebyshev_coefficients",
@@ -114,6 +120,7 @@ __all__ = [
     "memorisation",
     "mode_product",
     "neighbor_tables",
+    "network_degree",
     "nonlocal_layers",
     "offset_counts",
     "pack_codes",

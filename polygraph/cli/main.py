@@ -29,6 +29,7 @@ COMMANDS = (
     "evaluate",
     "reconstruct",
     "predict",
+    "degree",
     "verify",
     "lens",
     "latent",

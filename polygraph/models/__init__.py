@@ -1,4 +1,4 @@
-"""Models in three rooms, of meshes, points and images; a file for each family.
+"""Models in rooms, of meshes, points and images, and residual networks; a file for each family.
 
 A file has the family's config, its module and the paper it is from. `create_model` makes any of
 them by name, `list_models` has the names.
@@ -45,6 +45,7 @@ from polygraph.models.points import (
     DGCNNSegmenterConfig,
 )
 from polygraph.models.registry import create_model, list_models
+from polygraph.models.resnet import ResNet, ResNetConfig
 
 __all__ = [
     "PCA",
@@ -76,6 +77,8 @@ __all__ = [
     "PolynomialGeneratorConfig",
     "ProdPolyGenerator",
     "ProdPolyGeneratorConfig",
+    "ResNet",
+    "ResNetConfig",
     "ResidualCritic",
     "ResidualCriticConfig",
     "ResidualGenerator",

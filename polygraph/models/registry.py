@@ -64,8 +64,8 @@ def create_model(name: str, **settings: Any) -> nn.Module:
     ``dgcnn-classifier``                  `DGCNNClassifier`; needs ``num_classes``.
     ``dgcnn-segmenter``                   `DGCNNSegmenter`.
     ``lenet``, ``bed/conv``,              Classifiers of images: `LeNet`, `PixelClassifier`,
-    ``spline/small-cnn``, ...             `SplineCNN`; the names of
-                                          `polygraph.models.images.presets.CLASSIFIER_PRESETS`.
+    ``spline/small-cnn``, ``resnet18``,   `SplineCNN`, `ResNet`; the names of
+    ``prodpoly-2211``, ``pinet18``, ...   `polygraph.models.images.presets.CLASSIFIER_PRESETS`.
     ``inception-v3``                      `InceptionV3` without weights, which `load_inception`
                                           reads.
     ====================================  ==========================================================

@@ -13,6 +13,7 @@ from polygraph.nn.mesh_graph import MeshGraph
 from polygraph.nn.nested import NCP, NCPSkip
 from polygraph.nn.norm import NORMS, SecondOrderNorm
 from polygraph.nn.pixel_graph import PixelGraph
+from polygraph.nn.poly_residual import PolyResidual
 from polygraph.nn.polynomial import CCP, FirstOrder, ProdPoly, Simple
 from polygraph.nn.products import DensePolynomial, PiSigma, RidgePolynomial
 from polygraph.nn.resample import Resample, SelectVertices
@@ -79,6 +80,7 @@ __all__ = [
     "OnGraph",
     "PiSigma",
     "PixelGraph",
+    "PolyResidual",
     "PolynomialBlock",
     "ProdPoly",
     "Resample",

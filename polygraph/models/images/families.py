@@ -37,6 +37,7 @@ from polygraph.models.images.sngan import (
 )
 from polygraph.models.images.spline_cnn import SplineCNN, SplineCNNConfig
 from polygraph.models.images.style_gan import StyleGenerator, StyleGeneratorConfig
+from polygraph.models.resnet.resnet import ResNet, ResNetConfig
 
 #: family -> (class of the config, class of the module)
 GENERATORS: dict[str, tuple[type, type[nn.Module]]] = {
@@ -57,6 +58,7 @@ CRITICS: dict[str, tuple[type, type[nn.Module]]] = {
 CLASSIFIERS: dict[str, tuple[type, type[nn.Module]]] = {
     "pixel": (PixelClassifierConfig, PixelClassifier),
     "lenet": (LeNetConfig, LeNet),
+    "resnet": (ResNetConfig, ResNet),
     "spline": (SplineCNNConfig, SplineCNN),
 }
 _ALL = (GENERATORS, CRITICS, CLASSIFIERS)

@@ -12,7 +12,8 @@ x 64; all others are 32 x 32, and `polygraph.models.images.sizes.at_size` makes 
 
 ``bed/*``: `PixelClassifier` with a convolution, attention or a graph layer in its middle. Of these
 ``-bare`` have the graph alone, ``-coordinates`` rows and columns as well; those without an ending
-have also the weights of edges, where there are such. ``spline/*``: `SplineCNN`.
+have also the weights of edges, where there are such. ``spline/*``: `SplineCNN`. ``resnet18``,
+``prodpoly-2211`` and so on: `polygraph.models.resnet.presets`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from polygraph.models.images.prodpoly_gan import ProdPolyGeneratorConfig
 from polygraph.models.images.sngan import ResidualCriticConfig, ResidualGeneratorConfig
 from polygraph.models.images.spline_cnn import SplineCNNConfig
 from polygraph.models.images.style_gan import StyleGeneratorConfig
+from polygraph.models.resnet.presets import RESNETS
 
 NEIGHBORS = (8, 16, 32)
 #: in names -> the kind of layer, and δ of its edges' weights
@@ -183,4 +185,5 @@ CLASSIFIER_PRESETS: dict[str, Any] = {
     "lenet": LeNetConfig(),
     "spline/small-cnn": SplineCNNConfig(),
     "spline/large-cnn": SplineCNNConfig(body="large"),
+    **RESNETS,
 }

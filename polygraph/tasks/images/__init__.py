@@ -39,7 +39,8 @@ def train(
             digits); ``(images, labels)`` of numpy or torch, uint8 ``[N, C, H, W]`` (C 1 or 3, up to
             32 x 32) and integers ``[N]``; or a `polygraph.data.ImageDataset` of any size.
         out: folder of the run.
-        preset: the network, such as ``"bed/conv"`` (the default), ``"bed/edge-k8"`` or ``"lenet"``;
+        preset: the network, such as ``"bed/conv"`` (the default), ``"bed/edge-k8"``, ``"lenet"``
+            or ``"resnet18"``;
             see `polygraph.models.images.presets.CLASSIFIER_PRESETS`.
         say: called with lines for people; None: they go to stderr.
         **settings: the words of the command line: ``epochs`` or ``steps``, ``batch_size``,

@@ -23,8 +23,13 @@ model
                        bed/edge-k8, bed/edge-max-k8, bed/ecc-k8, bed/light-k8: attention or a graph
                        layer in their places, and these with the ending -bare (no rows and columns,
                        all neighbours alike), ecc and light also with -coordinates; lenet;
-                       spline/small-cnn, spline/large-cnn (docs/convex.md)
-  --width N            of bed/...: features of the first stage (default: 66; light: multiples of 3)
+                       spline/small-cnn, spline/large-cnn (docs/convex.md);
+                       residual networks (docs/classification.md): resnet18, resnet34, resnet50,
+                       linear-resnet18, ir50; polynomial: prodpoly-2211, prodpoly-3322,
+                       prodpoly-3432, prodpoly-3332, prodpoly-resnet50, prodpoly-ir50, pinet18,
+                       pinet18-noact, pinet18-1x1, pinet18-1x1-noact, r-polynet18
+  --width N            features of the first stage (default: 66; light: multiples of 3; residual
+                       networks: 64)
   --k N                of graph layers: neighbours of a pixel (default: 8)
   --model.merge M, --model.pixel-graph G, --model.metric M      of graph layers: see --help-all
 
@@ -34,12 +39,13 @@ training
   --batch-size N       images per step (default: 64)
   --learning-rate X    (default: 1e-3, which falls to 0 along a cosine; the optimizer is Adam)
   --augment.crop-padding N, --augment.flip B       random crops and mirrors (CIFAR: 4 and true; all
-                       others: none)
+                       others: none); --augment.crop-area X: crops of X to 1 of the area, scaled up
   --orthogonality X, --orthogonality-on WHAT       penalise products of the classes' templates:
-                       weights (default), templates or probes (default: 0)
+                       weights, templates or probes; none without it
   --seed N             initialisation and order (default: 0)
   --resume             go on from the last checkpoint
-  --config NAME        a YAML file, the run.json of another run, or images-sgd (SGD, 120 epochs)
+  --config NAME        a YAML file, the run.json of another run, or images-sgd (SGD, 120 epochs),
+                       images-imagenet-1024, images-imagenet-512 (90 epochs, size 224)
 
 --help-all lists the other settings. docs/training.md explains them.
 """

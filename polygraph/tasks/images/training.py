@@ -24,6 +24,7 @@ from polygraph.data.known import remember
 from polygraph.data.splits import draw_validation
 from polygraph.models.images.families import CLASSIFIERS, build, family_of
 from polygraph.models.images.pixel_classifier import PixelClassifierConfig
+from polygraph.models.images.presets import CLASSIFIER_PRESETS
 from polygraph.train.augment import AugmentConfig
 from polygraph.train.batches import LabelledImageBatches
 from polygraph.train.checkpoint import write_json
@@ -119,7 +120,7 @@ class ImagesRunConfig:
         """What decides about the weights, besides the loop's settings and the images."""
         return {
             "model": {"family": family_of(self.model), **asdict(self.model)},
-            "augment": asdict(self.augment),
+            "augment": self.augment.semantics(),
             "label_smoothing": self.label_smoothing,
             **orthogonality_settings(self.orthogonality, self.orthogonality_on),
         }
@@ -251,10 +252,13 @@ def fit_to_images(config: ImagesRunConfig, dataset: ImageDataset) -> ImagesRunCo
         "size": dataset.size,
         "num_classes": dataset.num_classes,
     }
-    usual = {f.name: f.default for f in fields(config.model)}
+    usual = {f.name: {f.default} for f in fields(config.model)}
+    preset = CLASSIFIER_PRESETS.get(config.preset)
+    if type(preset) is type(config.model):
+        usual = {name: {*values, getattr(preset, name)} for name, values in usual.items()}
     for name, value in found.items():
         given = getattr(config.model, name)
-        if given not in (value, usual[name]):
+        if given not in {value, *usual[name]}:
             raise ValueError(
                 f"model: {name} must be {value}, that of {dataset.name}, or be left out, got "
                 f"{given}"
