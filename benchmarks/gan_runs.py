@@ -229,7 +229,7 @@ def main() -> None:
         "--at",
         type=int,
         metavar="STEP",
-        help="all runs as they were at this step, also those that were stopped after it; no pictures",
+        help="all runs as they were at this step, stopped ones too; without pictures",
     )
     parser.add_argument("--out", type=Path, required=True, help="path without its ending")
     options = parser.parse_args()
