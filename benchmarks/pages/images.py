@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+
 from pages.rows import Row, number, row, rows, table
 
 OURS, PEER = "polygraph", "pytorch + pyg"
@@ -26,6 +28,12 @@ def ranking(name: str) -> list[str]:
     """The runs, the lowest FID first."""
     found = fid(name)
     return sorted(found, key=lambda run: found[run])
+
+
+def gap(name: str, run: str) -> float:
+    """The mean of a critic's gap over the last tenth of a run."""
+    gaps: list[float] = row(name, run=run)["curve"]["critic_gap"]
+    return statistics.mean(gaps[-max(1, len(gaps) // 10) :])
 
 
 def turning(name: str, run: str, after: int) -> int:
@@ -62,6 +70,54 @@ def _score_line(of: Row) -> list[str]:
         number(gaps[-1], 2),
         number(max(gaps), 1),
     ]
+
+
+def variants(name: str) -> dict[str, list[Row]]:
+    """The runs of classifiers by their variant, seeds side by side."""
+    found: dict[str, list[Row]] = {}
+    for r in rows(name):
+        found.setdefault(r["variant"], []).append(r)
+    return found
+
+
+def accuracy(name: str, variant: str) -> float:
+    """The mean test accuracy of a variant's seeds."""
+    found = [r["test"]["accuracy"] for r in variants(name)[variant]]
+    return statistics.mean(found)
+
+
+def classifiers(name: str) -> str:
+    """Classifiers side by side: means over seeds, with every seed's number behind them."""
+    plain = next(iter(variants(name)))
+    step = row_of(name, plain)["step_seconds"]
+    return table(
+        (
+            "second layer", "parameters", "test accuracy", "test loss",
+            "validation accuracy", f"a step / {plain}",
+        ),
+        (
+            [
+                variant,
+                number(found[0]["parameters"]),
+                _seeds([r["test"]["accuracy"] for r in found]),
+                _seeds([r["test"]["loss"] for r in found]),
+                _seeds([r["val"]["accuracy"] for r in found]),
+                number(found[0]["step_seconds"] / step, 1),
+            ]
+            for variant, found in variants(name).items()
+        ),
+    )  # fmt: skip
+
+
+def row_of(name: str, variant: str) -> Row:
+    """The first run of a variant."""
+    return variants(name)[variant][0]
+
+
+def _seeds(values: list[float]) -> str:
+    """Their mean, and all of them where there are several."""
+    each = f" ({', '.join(number(value, 3) for value in values)})" if len(values) > 1 else ""
+    return f"{number(statistics.mean(values), 3)}{each}"
 
 
 def memory(variant: str, library: str = OURS, name: str = "gan_memory") -> float | None:
