@@ -323,6 +323,14 @@ def region_counts(codes: PackedCodes, sites: Sequence[str] | None = None) -> Reg
     Args:
         codes: of some samples.
         sites: the sites that count; None: all, which tells the regions of the network's input.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.analysis import pack_codes, region_counts
+        >>> codes = pack_codes({"relu": torch.tensor([[True, False], [True, False], [True, True]])})
+        >>> found = region_counts(codes)
+        >>> found.occupied, found.lonely
+        (2, 1)
     """
     chosen = codes.select(sites)
     rows = [t.contiguous().view(torch.uint8).numpy() for t in chosen.sites.values() if t.numel()]

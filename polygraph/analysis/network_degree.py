@@ -52,6 +52,14 @@ class BlockDegree:
         name: its place in the network.
         kind: name of its class.
         degree: in its own input; None of no polynomial.
+
+    Example:
+        >>> import torch
+        >>> from polygraph.analysis import network_degree
+        >>> from polygraph.nn import NCP
+        >>> block = NCP(torch.nn.Linear, 3, 2, order=3, norm="none")
+        >>> network_degree(torch.nn.Sequential(block), (3,)).blocks
+        (BlockDegree(name='0', kind='NCP', degree=3),)
     """
 
     name: str

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from polygraph._inputs import check_dtype, check_tensors
 from polygraph.nn.ordinary import has_hooks, is_sequence
 
 _AFFINE = (
@@ -63,9 +64,13 @@ class MASO(nn.Module):
         self.register_buffer("B", B)
 
     def _values(self, x: Tensor) -> Tensor:
+        check_tensors("MASO", x=x)
+        check_dtype("MASO", "x", x, self.A)
         if x.dim() != 2 or x.shape[1] != self.A.shape[2]:
             raise ValueError(f"MASO: x must have shape [B, {self.A.shape[2]}], got {list(x.shape)}")
-        return functional.linear(x, self.A.flatten(0, 1)).view(len(x), *self.B.shape) + self.B
+        values = functional.linear(x, self.A.flatten(0, 1))
+        found: Tensor = values.unflatten(1, self.B.shape) + self.B  # type: ignore[no-untyped-call]
+        return found
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, K]`` of ``x [B, D]``."""

@@ -1,7 +1,11 @@
 """Layers written as max-affine spline operators have the layers' values."""
 
+from typing import ClassVar
+
 import pytest
 import torch
+from support.layer_calls import Case
+from support.layer_contract import LayerContract
 from torch import nn
 
 from polygraph.nn import MASO, to_maso
@@ -84,3 +88,23 @@ def test_bad_shapes_are_named():
         MASO(torch.zeros(2, 3, 4), torch.zeros(2, 4))
     with pytest.raises(ValueError, match=r"x must have shape \[B, 4\], got \[2, 3\]"):
         MASO(torch.zeros(2, 3, 4), torch.zeros(2, 3))(torch.zeros(2, 3))
+
+
+def operator():
+    generator = torch.Generator().manual_seed(0)
+    slopes, offsets = (torch.randn(3, 2, *d, generator=generator) for d in ((4,), ()))
+    return MASO(slopes, offsets)
+
+
+def vectors(size=5):
+    return (torch.randn(size, 4, generator=torch.Generator().manual_seed(1)).double(),)
+
+
+class TestMASO(LayerContract):
+    kinds = (MASO,)
+    cases: ClassVar = {"of two": Case(operator, vectors)}
+    dynamic = ({0: torch.export.Dim.DYNAMIC},)
+
+    @staticmethod
+    def sized(size):
+        return vectors(size)
