@@ -36,6 +36,35 @@ def gap(name: str, run: str) -> float:
     return statistics.mean(gaps[-max(1, len(gaps) // 10) :])
 
 
+def ablations(name: str, run: str) -> str:
+    """A generator's scores as it is, and with its non-local part replaced at test time."""
+    found = row(name, run=run)
+    return table(
+        ("non-local part", "IS", "FID"),
+        (
+            [words, *(number(_of(scores, metric), 2) for metric in ("IS", "FID"))]
+            for words, scores in (
+                ("as trained", found),
+                ("without it", found["ablations"]["zero"]),
+                ("without it, the local part in full", found["ablations"]["local"]),
+                ("random neighbours", found["ablations"]["random"]),
+                ("the mean pixel as every neighbour", found["ablations"]["mean"]),
+            )
+        ),
+    )
+
+
+def ablated_fid(name: str, run: str, what: str) -> float:
+    """The FID of a generator with its non-local part replaced."""
+    return _of(row(name, run=run)["ablations"][what], "FID")
+
+
+def _of(scores: Row, metric: str) -> float:
+    """A score by its name without that of the extractor."""
+    (found,) = (value for key, value in scores.items() if key.split(" (")[0] == metric)
+    return float(found)
+
+
 def turning(name: str, run: str, after: int) -> int:
     """The step after another one at which a critic's gap is smallest."""
     curve = row(name, run=run)["curve"]
