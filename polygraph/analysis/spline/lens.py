@@ -19,6 +19,7 @@ from polygraph.analysis.spline.walks import Walk, walk
 from polygraph.analysis.templates import DegreeTemplates, degree_templates
 
 _CHUNK = 64  # samples in a pass of `SplineLens.affine`
+_ROUNDING = 1e-6  # of the largest output: what walks and slices may miss in the middle of a region
 
 
 class SplineLens(Passes):
@@ -191,7 +192,7 @@ class SplineLens(Passes):
         """
         self._check_ends("walk", x, y)
         found = walk(self, x.detach(), y.detach())
-        if not found.residual <= 1e-6:
+        if not found.residual <= _ROUNDING:
             raise ValueError(
                 f"walk: not piecewise affine: {culprit(self, x[None] if self.batched else x)}"
             )
@@ -209,12 +210,18 @@ class SplineLens(Passes):
             v: the second.
 
         Raises:
-            ValueError: shapes differ, or not float64.
+            ValueError: shapes differ, not float64, or the network is not piecewise affine.
             NotImplementedError: the network may jump, as where lists of neighbours change, or
                 chooses by a function whose borders are not known.
         """
         self._check_ends("slice", origin, u, v)
-        return slice_plane(self, origin.detach(), u.detach(), v.detach())
+        found = slice_plane(self, origin.detach(), u.detach(), v.detach())
+        if not found.residual <= _ROUNDING:
+            raise ValueError(
+                "slice: not piecewise affine: "
+                f"{culprit(self, origin[None] if self.batched else origin)}"
+            )
+        return found
 
     def _check_ends(self, name: str, *ends: Tensor) -> None:
         for end in ends:

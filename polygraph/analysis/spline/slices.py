@@ -27,6 +27,8 @@ class Slice:
         polygons: of each region its corners (a, b), ``[n, 2]``, counterclockwise; all convex.
         values: outputs at these corners, ``[n, K]``; between them they are affine.
         codes: a digest of what the network chooses in each region.
+        residual: how far outputs in the middle of regions are from the mean of their corners',
+            relative to the largest output: rounding.
 
     Example:
         >>> import torch
@@ -44,6 +46,7 @@ class Slice:
     polygons: tuple[Polygon, ...]
     values: tuple[Polygon, ...]
     codes: tuple[bytes, ...]
+    residual: float
 
     def __repr__(self) -> str:
         """How many regions."""
@@ -182,7 +185,11 @@ def _merged(path: Path, polygons: list[Polygon]) -> Slice:
     whole = [ps[0] if len(ps) == 1 else _hull(np.concatenate(ps)) for ps in together.values()]
     values = path.values(torch.from_numpy(np.concatenate(whole))).double().cpu().numpy()
     ends = np.cumsum([len(p) for p in whole])[:-1]
-    return Slice(tuple(whole), tuple(np.split(values, ends)), tuple(together))
+    each = tuple(np.split(values, ends))
+    middles = path.values(torch.from_numpy(np.array([p.mean(0) for p in whole]))).double()
+    missed = middles.cpu().numpy() - np.array([v.mean(0) for v in each])
+    residual = float(np.abs(missed).max() / max(np.abs(values).max(), 1e-300))
+    return Slice(tuple(whole), each, tuple(together), residual)
 
 
 def _hull(points: Polygon) -> Polygon:

@@ -145,6 +145,8 @@ def test_what_cannot_be_walked() -> None:
         lens.walk(x, y[:3])
     with pytest.raises(ValueError, match=r"not piecewise affine: 1 tanh \(Tanh\)"):
         SplineLens(nn.Sequential(nn.Linear(5, 5), nn.Tanh()).double()).walk(x, y)
+    with pytest.raises(ValueError, match=r"slice: not piecewise affine: 1 tanh \(Tanh\)"):
+        SplineLens(nn.Sequential(nn.Linear(5, 5), nn.Tanh()).double()).slice(x, y, x - y)
     with pytest.raises(NotImplementedError, match="topk"):
         SplineLens(lambda x: x.topk(2).values).walk(x, y)
     dynamic, (p, q) = make("dynamic", 2)
