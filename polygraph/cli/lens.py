@@ -64,5 +64,7 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     for n, file in enumerate(chosen.files):
         print(f"{file}: {'; '.join(top_names(found, trained.classes, n))}")
-    print(f"A x + b is the network's output to {found.residual:.0e} of it; wrote {path.resolve()}")
+    print(
+        f"affine around each picture to {found.residual:.0e} of its outputs; wrote {path.resolve()}"
+    )
     return 0

@@ -69,6 +69,10 @@ def _soft(call: Call) -> _Bend:
     return _Bend((-at, at), (1.0, 0.0, 1.0), (at, 0.0, -at))
 
 
+def _sign(call: Call) -> _Bend:
+    return _Bend((0.0,), (0.0, 0.0), (-1.0, 1.0))
+
+
 def _hard(call: Call) -> _Bend:
     at = call.get(1, "lambd", 0.5)
     return _Bend((-at, at), (1.0, 0.0, 1.0), (0.0, 0.0, 0.0))
@@ -88,6 +92,7 @@ ACTIVATIONS: dict[str, tuple[Callable[[Call], _Bend], int | None]] = {
     "hardshrink": (_hard, None),
     "abs": (lambda _: _Bend((0.0,), (-1.0, 1.0), (0.0, 0.0)), None),
     "absolute": (lambda _: _Bend((0.0,), (-1.0, 1.0), (0.0, 0.0)), None),
+    "sign": (_sign, None),
     "clamp": (_clamp, None),
     "clip": (_clamp, None),
     "clamp_min": (lambda call: _limits(call.get(1, "min"), None), None),
@@ -110,7 +115,7 @@ class Pieces(Site):
 
     def __init__(self, bend: Callable[[Call], _Bend], place: int | None) -> None:
         self.bend, self.place = bend, place
-        self.jumps = bend in (_hard, _threshold)
+        self.jumps = bend in (_hard, _threshold, _sign)
 
     def _in_place(self, call: Call) -> bool:
         named = getattr(call.func, "__name__", "").endswith("_")

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_SEED = 0x5EED2018
+
 
 @dataclass(frozen=True)
 class AffineMap:
@@ -18,9 +20,9 @@ class AffineMap:
         b: ``[B, K]``.
         value: ``[B, K]``: f(x).
         outputs: which of the flattened outputs those are.
-        residual: the largest ``|A x + b - f(x)|`` of a sample, relative to its largest of
-            ``|f(x)|``, ``|b|`` and ``|A x|``. A comes from derivatives and b from the network with
-            its choices fixed, so this tells whether the network is affine there.
+        residual: the largest ``|A r + b - F(r)|`` of a sample at a random r, relative to its
+            largest of ``|F(r)|``, ``|b|`` and ``|A r|``; F is the network with its choices at x
+            fixed, which computes without derivatives. It tells whether the network is affine there.
 
     Example:
         >>> import torch
@@ -53,6 +55,19 @@ class AffineMap:
 def tolerance(dtype: torch.dtype) -> float:
     """What ``A x + b`` may miss of an output, relative to it, by rounding."""
     return 1e-9 if dtype == torch.float64 else 1e-3
+
+
+def probe(x: Tensor) -> Tensor:
+    """Random inputs of the size of others, the same ones every time.
+
+    What is affine is so everywhere. At 0 or at x itself an L2 norm would pass, too: it is
+    homogeneous, so that its gradient times x is its value. Neither normal nor of a seed that
+    people use: such an input would be the probe itself.
+    """
+    generator = torch.Generator().manual_seed(_SEED)
+    found = 2 * torch.rand(x.shape, generator=generator, dtype=torch.float64) - 1
+    size = x.double().square().mean().sqrt().cpu()
+    return (found * torch.where(size > 0, size, 1.0)).to(x)
 
 
 def chosen_outputs(outputs: Sequence[int] | None, count: int) -> tuple[int, ...]:

@@ -8,6 +8,8 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 
+from polygraph.analysis.spline.affine_map import probe, tolerance
+from polygraph.analysis.spline.blame import culprit
 from polygraph.analysis.spline.passes import Passes
 from polygraph.analysis.spline.tape import Entry
 
@@ -16,7 +18,7 @@ class FrozenNetwork:
     """A network with its choices fixed: ``F(v) = A v + b``, computed by its own layers.
 
     Products with A and its transpose cost a pass each, whatever the number of inputs and outputs,
-    on any device.
+    on any device. The first of them takes four more passes, which see that the network is affine.
 
     Example:
         >>> import torch
@@ -31,37 +33,40 @@ class FrozenNetwork:
         `SplineLens.frozen`, which makes it.
     """
 
-    def __init__(
-        self,
-        lens: Passes,
-        entries: list[Entry],
-        shape: tuple[int, ...],
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> None:
-        self.lens, self.entries = lens, entries
-        self.shape, self.dtype, self.device = shape, dtype, device
+    def __init__(self, lens: Passes, entries: list[Entry], at: Tensor) -> None:
+        self.lens, self.entries, self.at = lens, entries, at
         self._start: Tensor | None = None
 
     def __repr__(self) -> str:
         """How much is fixed."""
-        return f"FrozenNetwork({len(self.entries)} choices, input {list(self.shape)})"
+        return f"FrozenNetwork({len(self.entries)} choices, input {list(self.at.shape)})"
 
     def __call__(self, v: Tensor) -> Tensor:
         """F(v), of the shape of the input at which the network was frozen."""
-        if tuple(v.shape) != self.shape:
+        if v.shape != self.at.shape:
             raise ValueError(
-                f"FrozenNetwork: v must have shape {list(self.shape)}, that of the input at which "
-                f"the network was frozen, got {list(v.shape)}"
+                f"FrozenNetwork: v must have shape {list(self.at.shape)}, that of the input at "
+                f"which the network was frozen, got {list(v.shape)}"
             )
         return self.lens.repeat(self.entries, v)
 
     def offset(self) -> Tensor:
-        """b: what is made of zeros."""
+        """b: what is made of zeros.
+
+        Raises:
+            ValueError: the network is not affine even so; what keeps it from that is named.
+        """
         if self._start is None:
-            zeros = torch.zeros(self.shape, dtype=self.dtype, device=self.device)
+            r = probe(self.at)
+            s = r.flatten().flip(0).view(r.shape)
             with torch.no_grad():
-                self._start = self(zeros)
+                start, one, other, both = map(self, (torch.zeros_like(r), r, s, r + s))
+            size = torch.stack([start, one, other, both]).abs().max()
+            if not bool((one + other - both - start).abs().max() <= tolerance(r.dtype) * size):
+                raise ValueError(
+                    f"FrozenNetwork: not piecewise affine: {culprit(self.lens, self.at)}"
+                )
+            self._start = start
         return self._start
 
     def jvp(self, v: Tensor) -> Tensor:
@@ -71,10 +76,11 @@ class FrozenNetwork:
 
     def vjp(self, w: Tensor) -> Tensor:
         """``Aᵀ w``: of a tensor like the output, one like the input."""
+        self.offset()  # which refuses what is not affine
         model = self.lens.model
         still = constant_parameters(model) if isinstance(model, nn.Module) else nullcontext()
         with torch.enable_grad(), still:
-            at = torch.zeros(self.shape, dtype=self.dtype, device=self.device, requires_grad=True)
+            at = torch.zeros_like(self.at, requires_grad=True)
             (found,) = torch.autograd.grad(self(at), at, w)
         return found
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from polygraph._checks import check_positive
-from polygraph.analysis.spline.affine_map import AffineMap, chosen_outputs, tolerance
+from polygraph.analysis.spline.affine_map import AffineMap, chosen_outputs, probe, tolerance
 from polygraph.analysis.spline.blame import culprit
 from polygraph.analysis.spline.frozen import FrozenNetwork, constant_parameters
 from polygraph.analysis.spline.passes import Passes
@@ -71,8 +71,8 @@ class SplineLens(Passes):
         Args:
             x: ``[B, *in_shape]`` (without B if not ``batched``).
             outputs: which of the flattened outputs are wanted; default: all. A pass backwards each.
-            tangent: return A and b of a network that is not affine there, too: its tangent map,
-                with the residual of ``A x + b`` in place of an error.
+            tangent: return A and b of a network that is not affine there, too: its tangent map at
+                x, with the residual in place of an error.
 
         Raises:
             ValueError: the network is not piecewise affine; the message names the module and the
@@ -89,8 +89,8 @@ class SplineLens(Passes):
         )
         if not tangent and not found.residual <= tolerance(x.dtype):
             raise ValueError(
-                f"SplineLens: not piecewise affine: {culprit(self, x)}. A x + b misses the output "
-                f"by {found.residual:.1e} of it (tangent=True returns the tangent map)"
+                f"SplineLens: not piecewise affine: {culprit(self, x)}. A x + b misses the network "
+                f"with its choices fixed by {found.residual:.1e} (tangent=True: the tangent map)"
             )
         return found
 
@@ -112,12 +112,15 @@ class SplineLens(Passes):
                 A[:, place] = 0 if gradient is None else gradient
         with torch.no_grad():
             value = out.detach()[:, list(chosen)]
-            start = self.repeat(recorder.entries, torch.zeros_like(x))
-            b = self.rows(start)[:, list(chosen)]
-            linear = torch.einsum("bkd,bd->bk", A.flatten(2), x.reshape(lead[0], -1))
-            missed = (linear + b - value).abs().amax(1)
-            size = torch.stack([value.abs(), b.abs(), linear.abs()]).amax((0, 2))
-            residual = float((missed / size.clamp_min(1e-300)).max()) if len(chosen) else 0.0
+            b = value - _products(A, x)
+            r = probe(x)
+            told, linear = (
+                self.rows(self.repeat(recorder.entries, r))[:, list(chosen)],
+                _products(A, r),
+            )
+            missed = (linear + b - told).abs().amax(1)
+            size = torch.stack([told.abs(), b.abs(), linear.abs()]).amax((0, 2))
+            residual = float((missed / size.clamp_min(1e-300)).max())
         return AffineMap(A, b, value, chosen, residual if residual == residual else float("inf"))
 
     def codes(self, x: Tensor) -> dict[str, Tensor]:
@@ -156,7 +159,7 @@ class SplineLens(Passes):
     def frozen(self, x: Tensor) -> FrozenNetwork:
         """The network with its choices at ``x`` fixed: affine, on the whole space."""
         x = self.check_input(x)
-        return FrozenNetwork(self, self.record(x), tuple(x.shape), x.dtype, x.device)
+        return FrozenNetwork(self, self.record(x), x)
 
     def terms(
         self, x: Tensor, degree: int, *, center: Tensor | float = 0.0, templates: bool = True
@@ -231,3 +234,8 @@ class SplineLens(Passes):
                     f"{name}: all must be float64 of one shape, got "
                     + " and ".join(f"{e.dtype} {list(e.shape)}" for e in ends)
                 )
+
+
+def _products(A: Tensor, x: Tensor) -> Tensor:
+    """``⟨A_k, x⟩``, ``[B, K]``."""
+    return torch.einsum("bkd,bd->bk", A.flatten(2), x.reshape(len(A), -1))

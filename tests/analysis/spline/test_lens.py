@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch_geometric
@@ -205,6 +207,36 @@ def test_what_is_not_affine_is_named(layer: nn.Module, named: str) -> None:
     assert found.residual > 1e-6
     jacobian = torch.func.vmap(torch.func.jacrev(lens.model))(x)
     torch.testing.assert_close(found.A, jacobian)
+
+
+@pytest.mark.parametrize(
+    ("function", "named"),
+    [
+        (lambda x: x.norm(dim=1, keepdim=True), "norm"),
+        (lambda x: x.std(1, keepdim=True), "std"),
+        (lambda x: (x[:, :1].abs() * x[:, 1:2].abs()).sqrt(), "mul"),
+        (lambda x: x * x.norm(dim=1, keepdim=True), "norm"),
+        (torch.tanh, "tanh"),
+    ],
+    ids=["norm", "std", "geometric mean", "odd", "tanh"],
+)
+def test_homogeneous_functions_are_not_taken_for_affine(function: Any, named: str) -> None:
+    """Of degree 1 their gradient times x is their value, with a bias of 0."""
+    torch.manual_seed(0)
+    lens, x = SplineLens(function), torch.randn(3, 5, dtype=D)
+    with pytest.raises(ValueError, match=f"not piecewise affine: {named}"):
+        lens.affine(x)
+    frozen = lens.frozen(x)
+    for product in (lambda: frozen.jvp(x), lambda: frozen.vjp(function(x))):
+        with pytest.raises(ValueError, match=f"not piecewise affine: {named}"):
+            product()
+
+
+def test_a_sign_is_a_choice() -> None:
+    x, v = torch.tensor([[2.0, -3.0]]), torch.tensor([[-1.0, 1.0]])
+    lens = SplineLens(lambda x: x * x.sign())
+    assert lens.frozen(x).jvp(v).tolist() == [[-1.0, -1.0]]
+    assert lens.affine(x).A.tolist() == [[[1.0, 0.0], [0.0, -1.0]]]
 
 
 def test_samples_that_see_each_other() -> None:

@@ -27,7 +27,7 @@ def test_templates_and_biases(run, capsys):
     assert main(words) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines[:2]] == files
-    assert "A x + b is the network's output" in lines[2]
+    assert "affine around each picture to" in lines[2]
     assert (run / "lens.png").stat().st_size > 5000
     assert main([*words, "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
