@@ -6,7 +6,8 @@ The folders' names are the names of the runs. Writes ``gan.json``, a row per run
 log, ``gan_curves.png``, ``gan_samples.png`` (the averaged generators, the same z for all whose z
 have one size), ``gan_interpolations.png`` and ``gan_walks.png``, whose rows go along the directions
 in which a generator's images change most. Runs that are not done are refused. Of generators that
-are polynomials of z before their tanh the degree is checked, in evaluation mode.
+are polynomials of z before their tanh the degree is checked, in evaluation mode. With ``--keep``
+the rows that gan.json has of other runs stay, whose folders may be gone: pictures lack them.
 """
 
 from __future__ import annotations
@@ -221,6 +222,17 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def merged(kept: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows kept from before and the new ones, which replace those of the same runs."""
+    made = {row["run"]: row for row in rows}
+    for row in kept:
+        for name in ("dataset", "extractor", "extractor_accuracy"):
+            if row[name] != rows[0][name]:
+                raise SystemExit(f"{row['run']}: {name} is {row[name]}, not {rows[0][name]}")
+    here = {row["run"] for row in kept}
+    return [made.get(row["run"], row) for row in kept] + [r for r in rows if r["run"] not in here]
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -232,11 +244,15 @@ def main() -> None:
         help="all runs as they were at this step, stopped ones too; without pictures",
     )
     parser.add_argument("--out", type=Path, required=True, help="path without its ending")
+    parser.add_argument("--keep", action="store_true", help="keep the file's rows of other runs")
     options = parser.parse_args()
     rows = [read_run(folder, options.at) for folder in options.runs]
     out: Path = options.out
+    file = out.with_name(f"{out.name}.json")
+    if options.keep:
+        rows = merged(json.loads(file.read_text()), rows)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.with_name(f"{out.name}.json").write_text(json.dumps(rows, indent=1) + "\n")
+    file.write_text(json.dumps(rows, indent=1) + "\n")
     curves(out.with_name(f"{out.name}_curves.png"), rows)
     drawn = (("samples", samples), ("interpolations", straight), ("walks", principal))
     for name, rows_of in drawn if options.at is None else ():

@@ -5,7 +5,7 @@
 A folder's name is that of the variant and ``-s`` with the seed. Writes ``bed.json``, a row per run,
 and ``bed_curves.png``: of each variant the mean over its seeds, and a band from the least to the
 largest. Runs that are not done are refused, and so are runs of other data, lengths or batches than
-the first.
+the first. With ``--keep`` the rows that bed.json has of other runs stay, whose folders may be gone.
 
 Time is not what the runs took, beside other work: it is the time of the processor for a training
 step of each variant (forward, backward), measured here on one thread, times the steps.
@@ -33,6 +33,7 @@ from polygraph.train.supervised import ClassificationLoss
 
 KEPT = ("config_hash", "dataset", "commit", "torch", "machine", "threads", "steps", "parameters")
 ALIKE = ("dataset", "dataset_hash", "split_hash", "steps", "augment")
+COMPARED = ("dataset", "steps", "batch_size", "train_images")  # of rows whose folders are gone
 POINTS = 10  # of a curve of training losses, each a mean
 REPEATS = 3  # of a timed step; the least counts
 
@@ -166,12 +167,26 @@ def _seeds(values: list[float]) -> str:
     return f"{statistics.mean(values):.3f}{each}"
 
 
+def merged(kept: list[Row], rows: list[Row]) -> list[Row]:
+    """The rows kept from before and the new ones, which replace theirs; a variant's together."""
+    made = {row["run"] for row in rows}
+    every = [row for row in kept if row["run"] not in made] + rows
+    for row in every:
+        for name in COMPARED:
+            if row[name] != rows[0][name]:
+                raise SystemExit(f"{row['run']}: {name} is {row[name]}, not {rows[0][name]}")
+    return [row for found in of_variants(every).values() for row in found]
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     parser.add_argument("--out", type=Path, required=True, help="path without its ending")
+    parser.add_argument("--keep", action="store_true", help="keep the file's rows of other runs")
     options = parser.parse_args()
+    out: Path = options.out
+    file = out.with_name(f"{out.name}.json")
     rows: list[Row] = []
     alike: list[Any] | None = None
     for folder in options.runs:
@@ -185,9 +200,10 @@ def main() -> None:
         if row["variant"] not in timed:
             timed[row["variant"]] = round(step_seconds(folder, row["batch_size"]), 5)
         row["step_seconds"] = timed[row["variant"]]
-    out: Path = options.out
+    if options.keep:
+        rows = merged(json.loads(file.read_text()), rows)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.with_name(f"{out.name}.json").write_text(json.dumps(rows, indent=1) + "\n")
+    file.write_text(json.dumps(rows, indent=1) + "\n")
     curves(out.with_name(f"{out.name}_curves.png"), rows)
     print(table(rows))
 

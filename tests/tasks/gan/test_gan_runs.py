@@ -33,3 +33,13 @@ def test_a_degree_that_does_not_hold(monkeypatch):
     monkeypatch.setattr(PolynomialGenerator, "degree", 3)
     row = gan_runs.polynomial(build(config).eval())
     assert gan_runs.degree_words(row) == "3, REFUTED"
+
+
+def test_rows_kept_from_before():
+    def row(run, **more):
+        return {"run": run, "dataset": "d", "extractor": "e", "extractor_accuracy": 0.5, **more}
+
+    kept, new = [row("a"), row("b")], [row("c"), row("b", steps=2)]
+    assert gan_runs.merged(kept, new) == [row("a"), row("b", steps=2), row("c")]
+    with pytest.raises(SystemExit, match=r"a: extractor_accuracy is 0\.5, not 0\.6"):
+        gan_runs.merged(kept, [row("c", extractor_accuracy=0.6)])
