@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 
@@ -21,13 +19,12 @@ def batch_statistics(norm: nn.Module) -> BatchNorm | None:
     None where there is another normalisation, running statistics are used, or a subclass or a hook
     does something of its own. A mean over all batches (``momentum=None``) is left to PyTorch.
     """
-    if (
-        not is_ordinary(norm, SecondOrderNorm)
-        or cast(SecondOrderNorm, norm).kind != "batch_channel"
-    ):
+    if not isinstance(norm, SecondOrderNorm) or not is_ordinary(norm, SecondOrderNorm):
         return None
-    found = cast(SecondOrderNorm, norm).batch_norm
-    if found is None or not is_ordinary(found, nn.BatchNorm1d, nn.BatchNorm2d):
+    found = norm.batch_norm
+    if norm.kind != "batch_channel" or found is None:
+        return None
+    if not is_ordinary(found, nn.BatchNorm1d, nn.BatchNorm2d):
         return None
     by_batch = found.training or (found.running_mean is None and found.running_var is None)
     return found if by_batch and found.momentum is not None else None

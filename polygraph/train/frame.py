@@ -103,7 +103,7 @@ class SupervisedRun:
 
     @cached_property
     def result(self) -> dict[str, Any]:
-        """What ``result.json`` holds: all measures, steps, seconds; empty where training goes on."""
+        """What ``result.json`` holds: measures, steps, seconds; empty where training goes on."""
         path = self.folder / RESULT
         return read_json_object(path, "steps", "test", "val") if path.is_file() else {}
 

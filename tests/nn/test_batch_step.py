@@ -1,4 +1,4 @@
-"""Residual blocks fused with a batch's statistics: all that PyTorch's BatchNorm promises of them."""
+"""Residual blocks fused with a batch's statistics: what BatchNorm promises of them."""
 
 import copy
 
@@ -120,14 +120,16 @@ def test_autocast_is_pytorchs(monkeypatch, steps):
     with torch.autocast("cpu", torch.bfloat16):
         monkeypatch.setattr(poly_residual, "can_fuse", lambda *_: False)
         expected = copy.deepcopy(block)(x)
-    assert not steps and found.dtype == expected.dtype
+    assert not steps
+    assert found.dtype == expected.dtype
     torch.testing.assert_close(found, expected)
 
 
 def test_half_types_keep_statistics_in_their_dtype(steps):
     block = made().bfloat16()
     y = block(pictures(dtype=torch.bfloat16))
-    assert len(steps) == 1 and y.dtype == torch.bfloat16
+    assert len(steps) == 1
+    assert y.dtype == torch.bfloat16
     assert block.norms[0].batch_norm.running_mean.dtype == torch.bfloat16
 
 
