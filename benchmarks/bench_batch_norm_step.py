@@ -81,6 +81,4 @@ def make(sizes: dict[str, int], device: str) -> Problem:
 
 
 if __name__ == "__main__":
-    main(
-        Benchmark("batch_norm_step", WORKLOADS, make, quick=[WORKLOADS[0].name], tiny=TINY)
-    )
+    main(Benchmark("batch_norm_step", WORKLOADS, make, quick=[WORKLOADS[0].name], tiny=TINY))

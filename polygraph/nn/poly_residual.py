@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from polygraph import ops
 from polygraph._checks import check_choice, check_positive
@@ -278,11 +279,11 @@ class PolyResidual(nn.Module):
             return normalised_step(norms[-1], a, s, activation=activation)
         if form.map_before:
             linear = cast(nn.Sequential, self.before)[0]
-            product = normalised_step(norms[0], a, term=_as_rows(linear(skip), self.layout))
+            product = normalised_step(norms[0], a, term=_mapped(linear, s, skip, self.layout))
         else:
             product = a * s
-        product = _laid_out(product.tanh() if form.tanh else product, skip, self.layout)
-        term = _as_rows(self.maps[0](product), self.layout)
+        product = product.tanh() if form.tanh else product
+        term = _mapped(self.maps[0], product, skip, self.layout)
         alpha = None if self.alpha is None else self.alpha[0]
         return normalised_step(norms[-1], a, s, term, factor=alpha, activation=activation)
 
@@ -376,9 +377,26 @@ def _rows(x: Tensor, layout: Layout) -> Tensor | None:
     return x if x.dim() == 3 else None
 
 
-def _as_rows(x: Tensor, layout: Layout) -> Tensor:
-    """``[B, rows, C]`` of images in any layout, and of what is so already."""
-    return x.permute(0, 2, 3, 1).flatten(1, 2) if layout.name == "images" else x
+def _mapped(linear: nn.Module, rows: Tensor, like: Tensor, layout: Layout) -> Tensor:
+    """What a map makes of rows ``[B, rows, C]`` of ``like``.
+
+    A 1 x 1 convolution is a product of the rows, which takes 0.6 to 0.8 of the convolution's time
+    forward and backward (64 images of 32 x 32 to 4 x 4, 16 to 128 channels, one thread).
+    """
+    if layout.name != "images":
+        return cast(Tensor, linear(rows))
+    if _is_product(linear):
+        return F.linear(rows, cast(nn.Conv2d, linear).weight.flatten(1))
+    return cast(Tensor, linear(_laid_out(rows, like, layout))).permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def _is_product(linear: nn.Module) -> bool:
+    """Whether a map of images multiplies each pixel's channels with a matrix, and nothing else."""
+    if not isinstance(linear, nn.Conv2d) or not is_ordinary(linear, nn.Conv2d):
+        return False
+    shape = (linear.out_channels, linear.in_channels, 1, 1)
+    plain = (linear.bias, linear.stride, linear.padding) == (None, (1, 1), (0, 0))
+    return plain and linear.weight.shape == shape
 
 
 def _laid_out(rows: Tensor, like: Tensor, layout: Layout) -> Tensor:

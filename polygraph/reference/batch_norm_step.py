@@ -21,8 +21,8 @@ def batch_norm_step(
         assert s is not None
         term = a * s
     dims = tuple(range(term.dim() - 1))
-    var, mean = term.var(dims, correction=0), term.mean(dims)
-    term = (term - mean) / (var + eps).sqrt()
+    away = term - term.mean(dims)
+    term = away / (away.square().mean(dims) + eps).sqrt()
     term = term if weight is None else weight * term
     term = term if bias is None else term + bias
     out = a * term if s is None else a + s + term
