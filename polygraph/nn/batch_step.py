@@ -65,7 +65,8 @@ def normalised_step(
         factor: a number that the normalised term is multiplied with.
         activation: ``none`` or ``relu``.
     """
-    weight, bias = norm.weight, norm.bias
+    weight: Tensor | None = norm.weight
+    bias: Tensor | None = norm.bias
     if factor is not None:
         weight = factor.expand(norm.num_features) if weight is None else factor * weight
         bias = None if bias is None else factor * bias

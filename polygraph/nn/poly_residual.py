@@ -250,18 +250,17 @@ class PolyResidual(nn.Module):
         ordinary = (self.activation, self.before, *self.maps)
         if activation is None or not all(is_ordinary(part) for part in ordinary):
             return None
-        found_rows = (_rows(side, self.layout) for side in (out, skip))
-        rows = [side for side in found_rows if side is not None]
-        if len(rows) < 2:
+        a, s = _rows(out, self.layout), _rows(skip, self.layout)
+        if a is None or s is None:
             return None
         norm, found = self.norms[0], None
         batch_norms = self._of_batch()
-        if batch_norms and all(can_fuse(norm, *rows) for norm in batch_norms):
-            found = self._by_batch(batch_norms, skip, *rows, activation)
+        if batch_norms and all(can_fuse(norm, a, s) for norm in batch_norms):
+            found = self._by_batch(batch_norms, skip, a, s, activation)
         elif self.variant in ("plain", "pinet"):
             if isinstance(norm, SecondOrderNorm) and norm.kind == "rms":
                 return polynomial_step(norm, out, skip, skip=skip, activation=activation)
-            found = _by_factors(norm, *rows, activation)
+            found = _by_factors(norm, a, s, activation)
         return None if found is None else _laid_out(found, out, self.layout)
 
     def _of_batch(self) -> list[BatchNorm]:

@@ -228,6 +228,7 @@ def _backward_formula(
     e = e if weight is None else weight * e
     empty = grad.new_empty(0)
     if term is None:
+        assert s is not None
         return dz + e * s, dz + e * a, empty, grad_weight, grad_bias
     if s is not None:
         none = activation == ACTIVATIONS["none"]
