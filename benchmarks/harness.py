@@ -33,6 +33,7 @@ SETTLE_SECONDS = 0.05
 SAMPLE_SECONDS = 0.02  # a call shorter than this is repeated within one sample
 TOLERANCE = 1e-4  # of the largest entry: float32 sums of up to 10^5 terms against float64
 MIB = 2**20
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 @dataclass
@@ -165,20 +166,23 @@ def check(problem: Problem, passes: tuple[str, ...] = PASSES) -> dict[str, dict[
 # ---- time ----
 
 
-def seconds(contender: Contender, which: str, repeats: int, device: str) -> float:
+def seconds(
+    contender: Contender, which: str, repeats: int, device: str, clock: str = "wall"
+) -> float:
     """Seconds per call."""
     if device == "cuda":
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    now = CLOCKS[clock]
+    start = now()
     for _ in range(repeats):
         contender.call(which)
     if device == "cuda":
         torch.cuda.synchronize()
-    return (time.perf_counter() - start) / repeats
+    return (now() - start) / repeats
 
 
 def take_turns(
-    problem: Problem, which: str, rounds: int, device: str, limit: float
+    problem: Problem, which: str, rounds: int, device: str, limit: float, clock: str = "wall"
 ) -> dict[str, list[float]]:
     """Samples of every contender, one after the other in every round, so that they share noise.
 
@@ -199,7 +203,7 @@ def take_turns(
                 if turn and (turn + 1) * repeats[name] * once[name] > limit:
                     continue
                 time.sleep(SETTLE_SECONDS)
-                samples[name].append(seconds(contender, which, repeats[name], device))
+                samples[name].append(seconds(contender, which, repeats[name], device, clock))
     finally:
         gc.enable()
     return samples
@@ -335,13 +339,16 @@ def measure(benchmark: Benchmark, workload: Workload, options: argparse.Namespac
     notes = problem.notes()
     rows = []
     for which in benchmark.passes:
-        samples = take_turns(problem, which, options.rounds, options.device, options.limit)
+        samples = take_turns(
+            problem, which, options.rounds, options.device, options.limit, options.clock
+        )
         row = {
             "benchmark": benchmark.name,
             "workload": workload.name,
             "sizes": workload.sizes,
             "pass": which,
             "rounds": options.rounds,
+            **({} if options.clock == "wall" else {"clock": options.clock}),
             "ratios": ratios(problem, samples),
             "seconds": {name: summary(values) for name, values in samples.items()},
             "samples": {name: len(values) for name, values in samples.items()},
@@ -399,6 +406,8 @@ def parse(benchmark: Benchmark) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", metavar="WORKLOAD", help="these workloads alone")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    # On a machine that others keep busy: what one thread works, not what it waits for.
+    parser.add_argument("--clock", choices=list(CLOCKS), default="wall")
     parser.add_argument("--no-memory", action="store_true", help="leave peak memory out")
     parser.add_argument("--memory", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -406,6 +415,8 @@ def parse(benchmark: Benchmark) -> argparse.Namespace:
         options.rounds = 5 if options.quick else 21
     if options.rounds < 2:
         parser.error(f"--rounds must be at least 2, got {options.rounds}")
+    if options.clock == "cpu" and (options.threads != 1 or options.device != "cpu"):
+        parser.error("--clock cpu counts the work of one thread: it needs --threads 1")
     unknown = set(options.only or []) - {w.name for w in benchmark.workloads}
     if unknown:
         parser.error(f"--only: no such workload: {', '.join(sorted(unknown))}")

@@ -36,6 +36,11 @@ def array_sha256(*arrays: Any) -> str:
     return digest.hexdigest()
 
 
+def rows_sha256(*parts: Any) -> str:
+    """SHA-256 of lists of row numbers, the same on every machine."""
+    return array_sha256(*(np.asarray(part, "<i8") for part in parts))
+
+
 def checked_expansion(size: int, packed: int, name: str, error: type[Exception]) -> None:
     """Refuse what would take too much memory, before it is expanded.
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from polygraph._arrays import array_sha256
+from polygraph._arrays import array_sha256, rows_sha256
 from polygraph._checks import check_numbers
 from polygraph._files import natural_key
 from polygraph._names import did_you_mean, unknown_name
@@ -189,7 +189,7 @@ def divided(
     train, val, test = (
         np.flatnonzero(np.isin(labels, who)) for who in (rest, named["val"], named["test"])
     )
-    digest = array_sha256(*(rows.astype("<i8") for rows in (train, val, test)))
+    digest = rows_sha256(train, val, test)
     return replace(dataset, train=train, val=val, test=test, split_hash=digest)
 
 

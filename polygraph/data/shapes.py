@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from polygraph._arrays import array_sha256, as_numpy, read_npz
+from polygraph._arrays import array_sha256, as_numpy, read_npz, rows_sha256
 from polygraph._checks import check_numbers
 from polygraph._memory import check_room
 from polygraph._names import unknown_name
@@ -324,7 +324,7 @@ def _dataset(name: str, arrays: dict[str, NDArray[Any]], config: ShapeDataConfig
             labels.astype("<i8"),
             *([np.asarray(origin, "<f8")] if any(origin) else []),
         ),
-        split_hash=array_sha256(*(part.astype("<i8") for part in (train, val, test))),
+        split_hash=rows_sha256(train, val, test),
         origin=origin,
         parts=parts,
     )

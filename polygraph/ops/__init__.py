@@ -1,5 +1,6 @@
 """The operators: compiled kernels, differentiable any number of times."""
 
+from polygraph.ops.batch_norm_step import batch_norm_step
 from polygraph.ops.ecc import ecc
 from polygraph.ops.edge_conv import edge_aggregate, edge_conv
 from polygraph.ops.edge_max import edge_max
@@ -16,6 +17,7 @@ from polygraph.ops.transpose_table import transpose_table
 
 __all__ = [
     "Graph",
+    "batch_norm_step",
     "ecc",
     "edge_aggregate",
     "edge_conv",

@@ -207,6 +207,36 @@ def _transformable(
     )
 
 
+def second_derivatives(
+    formula: Formula, saved: dict[str, Tensor | None], upstream: Sequence[Tensor]
+) -> Gradients:
+    """The gradients of a backward operator, from the operator in differentiable PyTorch.
+
+    Args:
+        formula: of the values of ``saved``, in order, to a tuple of tensors.
+        saved: the operator's tensors by their names in its schema.
+        upstream: the gradients of what ``formula`` gives.
+    """
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Views of the saved tensors: derivatives with respect to them alone, still linked to the
+        # graph they come from.
+        local = {n: None if t is None else t.view_as(t) for n, t in saved.items()}
+        wanted = {n: t for n, t in local.items() if t is not None and t.requires_grad}
+        if not wanted:
+            return {}
+        results = formula(*local.values())
+        pairs = [(r, u) for r, u in zip(results, upstream, strict=True) if r.requires_grad]
+        grads = torch.autograd.grad(
+            [r for r, _ in pairs],
+            list(wanted.values()),
+            [u for _, u in pairs],
+            create_graph=create_graph,
+            allow_unused=True,
+        )
+    return dict(zip(wanted, grads, strict=True))
+
+
 # ---- batching ----
 
 

@@ -10,7 +10,13 @@ from torch import Tensor
 
 from polygraph import _load
 from polygraph._inputs import check_tensors
-from polygraph.ops._autograd import Gradients, in_front, only_batched, register_autograd
+from polygraph.ops._autograd import (
+    Gradients,
+    in_front,
+    only_batched,
+    register_autograd,
+    second_derivatives,
+)
 from polygraph.ops.common import autocast_dtype, cast, check_devices, wide_dtype
 
 _load.load_libraries()
@@ -232,29 +238,11 @@ def _backward_backward(
     ctx: Any, saved: tuple[Any, ...], needs: Any, *upstream: Tensor
 ) -> Gradients:
     # `rnorm` is a function of a and s: its share of the derivative is in theirs.
-    create_graph = torch.is_grad_enabled()
-    with torch.enable_grad():
-        # Views of the saved tensors: derivatives with respect to them alone, still linked to the
-        # graph they come from.
-        local: Any = [None if t is None else t.view_as(t) for t in saved]
-        if not any(t is not None and t.requires_grad for t in local):
-            return {}
-        grad, a, s, scale, out = local
-        results = _backward_composite(grad, a, s, scale, out, None, *ctx.settings)
-        pairs = [(r, u) for r, u in zip(results, upstream, strict=True) if r.requires_grad]
-        wanted = [t for t in local if t is not None and t.requires_grad]
-        grads = iter(
-            torch.autograd.grad(
-                [r for r, _ in pairs],
-                wanted,
-                [u for _, u in pairs],
-                create_graph=create_graph,
-                allow_unused=True,
-            )
-        )
+    def formula(grad: Tensor, a: Tensor, s: Any, scale: Any, out: Tensor) -> tuple[Tensor, ...]:
+        return _backward_composite(grad, a, s, scale, out, None, *ctx.settings)
+
     names = ("grad", "a", "s", "scale", "out")
-    recorded = (t is not None and t.requires_grad for t in local)
-    return {n: next(grads) for n, r in zip(names, recorded, strict=True) if r}
+    return second_derivatives(formula, dict(zip(names, saved, strict=True)), upstream)
 
 
 def _jvp(given: Any, output: tuple[Tensor, Tensor], tangents: Any) -> tuple[Tensor, None]:

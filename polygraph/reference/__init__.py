@@ -1,5 +1,6 @@
 """The operators in plain PyTorch: slow, short; the definition every kernel is tested against."""
 
+from polygraph.reference.batch_norm_step import batch_norm_step
 from polygraph.reference.ecc import ecc
 from polygraph.reference.edge_conv import edge_aggregate, edge_conv, edge_values
 from polygraph.reference.edge_softmax import edge_softmax
@@ -12,6 +13,7 @@ from polygraph.reference.spiral_conv import spiral_conv
 from polygraph.reference.transpose_table import transpose_table
 
 __all__ = [
+    "batch_norm_step",
     "ecc",
     "edge_aggregate",
     "edge_conv",

@@ -50,7 +50,10 @@ def make_runs(root: Path) -> dict[str, Callable[[Path], Any]]:
     from support.tiny_gan import random_images, tiny_gan
     from support.tiny_images import tiny_images
     from support.tiny_points import tiny_points
+    from support.tiny_verify import DATA, tiny_verify
 
+    from polygraph.data.identities import open_identities
+    from polygraph.data.pairs import make_pairs
     from polygraph.models import MeshAutoencoder
     from polygraph.tasks.audio.run import load_run as load_audio
     from polygraph.tasks.audio.training import train_audio
@@ -62,6 +65,8 @@ def make_runs(root: Path) -> dict[str, Callable[[Path], Any]]:
     from polygraph.tasks.mesh.training import train_mesh
     from polygraph.tasks.points.run import load_classifier
     from polygraph.tasks.points.training import train_points
+    from polygraph.tasks.verify.run import load_run as load_verify
+    from polygraph.tasks.verify.training import train_verify
 
     config = tiny_run(root, steps=2)
     train_mesh(config, root / "mesh")
@@ -69,10 +74,13 @@ def make_runs(root: Path) -> dict[str, Callable[[Path], Any]]:
     train_points(tiny_points(steps=1), root / "points")
     train_images(tiny_images(steps=1), root / "images")
     train_audio(tiny_audio(steps=1), root / "audio")
+    train_verify(tiny_verify(train={"steps": 1}, resamples=0), root / "verify")
     train_gan(tiny_gan(steps=1), root / "gan", dataset=random_images())
     shutil.copytree(root / "mesh", root / "resumed")
     for folder in ("gan/samples", "gan/interpolations"):
         shutil.rmtree(root / folder)
+    people = open_identities(DATA)
+    pairs = make_pairs(people.labels, people.test, folds=3, per_fold=20)
     x = torch.linspace(-1, 1, 162 * 3).reshape(1, 162, 3)
 
     def exported(folder: Path) -> Any:
@@ -85,6 +93,10 @@ def make_runs(root: Path) -> dict[str, Callable[[Path], Any]]:
         with torch.no_grad():
             return [model(x).tolist(), meta["classes"]]
 
+    def verify(folder: Path) -> Any:
+        run = load_verify(folder)
+        return [run.evaluate(pairs), run.threshold]
+
     def resumed(folder: Path) -> Any:
         found = train_mesh(config, folder, resume=True)
         return [found["test"], found["val"], evaluate_run(load_run(folder)).summary()]
@@ -95,6 +107,7 @@ def make_runs(root: Path) -> dict[str, Callable[[Path], Any]]:
         "points": points,
         "images": lambda folder: load_images(folder).evaluate(),
         "audio": lambda folder: load_audio(folder).evaluate(),
+        "verify": verify,
         "gan": lambda folder: sample_run(folder, 2).tolist(),
         "resumed": resumed,
     }
@@ -253,23 +266,27 @@ def trainers(root: Path) -> dict[str, Callable[[Path], Any]]:
     from support.tiny_gan import random_images, tiny_gan
     from support.tiny_images import tiny_images
     from support.tiny_points import tiny_points
+    from support.tiny_verify import tiny_verify
 
     from polygraph.tasks.audio.training import train_audio
     from polygraph.tasks.gan.training import train_gan
     from polygraph.tasks.images.training import train_images
     from polygraph.tasks.mesh.training import train_mesh
     from polygraph.tasks.points.training import train_points
+    from polygraph.tasks.verify.training import train_verify
 
     often = {"checkpoint_every": 3, "log_every": 5, "eval_every": 4}
     mesh, points = tiny_run(root, steps=60, **often), tiny_points(steps=30, **often)
     gan, noise = tiny_gan(**{"steps": 20, **often}), random_images()
     images, audio = tiny_images(steps=30, **often), tiny_audio(steps=30, **often)
+    verify = tiny_verify(train={"steps": 30, **often}, resamples=0)
     return {
         "mesh": lambda folder: train_mesh(mesh, folder, resume=True),
         "points": lambda folder: train_points(points, folder, resume=True),
         "gan": lambda folder: train_gan(gan, folder, resume=True, dataset=noise),
         "images": lambda folder: train_images(images, folder, resume=True),
         "audio": lambda folder: train_audio(audio, folder, resume=True),
+        "verify": lambda folder: train_verify(verify, folder, resume=True),
     }
 
 

@@ -50,4 +50,5 @@ def test_killed_children_are_told_from_those_that_end(tmp_path):
 
 def test_every_trainer_is_known(tmp_path):
     """What the fuzzer imports moves with the tests."""
-    assert set(runs.trainers(tmp_path)) == {"mesh", "points", "gan", "images", "audio"}
+    kinds = {"mesh", "points", "gan", "images", "audio", "verify"}
+    assert set(runs.trainers(tmp_path)) == kinds

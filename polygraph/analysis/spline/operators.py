@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from polygraph.analysis.spline.sites import Call, Choice, Site, Walls
+from polygraph.ops.batch_norm_step import ACTIVATIONS as BATCH_NORM_ACTIVATIONS
 from polygraph.ops.poly_step import ACTIVATIONS, LEAKY_SLOPE
 
 _ops = torch.ops.polygraph
@@ -146,10 +147,13 @@ class EdgeSums(Site):
 
 
 class PolyStep(Site):
-    """``poly_step`` with a ReLU or leaky ReLU after it; without, it chooses nothing."""
+    """``poly_step`` and ``batch_norm_step`` with a ReLU or leaky ReLU after them.
 
-    def _plain(self, call: Call) -> tuple[Tensor, Tensor]:
-        found: tuple[Tensor, Tensor] = call.func(*call.args[:7], ACTIVATIONS["none"])
+    Without they choose nothing. The activation is the last argument of both.
+    """
+
+    def _plain(self, call: Call) -> tuple[Tensor, ...]:
+        found: tuple[Tensor, ...] = call.func(*call.args[:-1], ACTIVATIONS["none"])
         return found
 
     def choose(self, call: Call) -> tuple[Any, Choice]:
@@ -159,9 +163,9 @@ class PolyStep(Site):
 
     def repeat(self, call: Call, choice: Choice) -> Any:
         """The polynomial, with the same activation on."""
-        out, rnorm = self._plain(call)
-        slope = LEAKY_SLOPE if call.args[7] == ACTIVATIONS["leaky_relu"] else 0.0
-        return torch.where(choice, out, slope * out), rnorm
+        out, *rest = self._plain(call)
+        slope = LEAKY_SLOPE if call.args[-1] == ACTIVATIONS["leaky_relu"] else 0.0
+        return torch.where(choice, out, slope * out), *rest
 
     def walls(self, call: Call) -> Walls:
         """The polynomial, which is affine in the input where it is of first order."""
@@ -181,5 +185,7 @@ def operator_site(call: Call) -> Site | None:
         return None if call.args[2] == 1 else _BENT
     if call.name == "poly_step":
         bent = (ACTIVATIONS["relu"], ACTIVATIONS["leaky_relu"])
-        return _POLY_STEP if call.args[7] in bent else None
+        return _POLY_STEP if call.args[-1] in bent else None
+    if call.name == "batch_norm_step":
+        return _POLY_STEP if call.args[-1] == BATCH_NORM_ACTIVATIONS["relu"] else None
     return {"knn": _NEIGHBORS, "edge_max": _EDGE_MAX}.get(call.name)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,48 +18,27 @@ from polygraph.data.audio.sounds import read_sound
 from polygraph.data.audio.wav import FloatArray
 from polygraph.tasks.audio.training import AudioRunConfig, by_speaker, split_training
 from polygraph.tasks.images.run import load_classifier
-from polygraph.train.checkpoint import CheckpointError, read_json_object
-from polygraph.train.recorded import checkpoint_of, recorded_data
-from polygraph.train.supervised import RESULT, classification_summary, model_logits
+from polygraph.train.checkpoint import CheckpointError
+from polygraph.train.frame import ClassifierRun
+from polygraph.train.recorded import checkpoint_of
+from polygraph.train.supervised import classification_summary, model_logits
 
 _BATCH = 64
 _SPLIT = ("val_fraction", "split_seed")
 
 
-@dataclass(frozen=True)
-class Run:
+@dataclass(frozen=True, repr=False)
+class Run(ClassifierRun):
     """A trained classifier of sounds.
 
-    From `polygraph.tasks.audio.train` or `polygraph.tasks.audio.load`.
+    From `polygraph.tasks.audio.train` or `polygraph.tasks.audio.load`. Its ``model`` maps features
+    ``[B, 1, 32, 32]`` to logits.
 
     Attributes:
-        folder: where it lies.
-        model: in eval mode; maps features ``[B, 1, 32, 32]`` to logits.
         features: makes them of clips, with the statistics of the training clips.
-        meta: configuration, hashes and versions, as in the checkpoint.
-        dataset: what it was trained on, where that is at hand.
     """
 
-    folder: Path
-    model: Any
-    features: LogMel
-    meta: dict[str, Any]
-    dataset: AudioDataset | None = None
-
-    def __repr__(self) -> str:
-        """Folder and classes."""
-        return f"Run({str(self.folder)!r}, {len(self.classes)} classes)"
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of what is told apart."""
-        return tuple(str(name) for name in self.meta["classes"])
-
-    @cached_property
-    def result(self) -> dict[str, Any]:
-        """What ``result.json`` holds: accuracies, steps, seconds; empty where training goes on."""
-        path = self.folder / RESULT
-        return read_json_object(path, "steps", "test", "val") if path.is_file() else {}
+    features: LogMel = field(kw_only=True)
 
     def predict_proba(self, clips: Any) -> NDArray[np.float64]:
         """Probabilities ``[B, classes]`` of clips; see `predict`."""
@@ -106,11 +84,10 @@ class Run:
             ValueError: other classes, another form of clips, or another part.
         """
         dataset = self._opened(data)
-        if dataset.classes != self.classes:
-            raise ValueError(
-                f"{dataset.name}: has the classes {', '.join(dataset.classes)}, the run "
-                f"{', '.join(self.classes)}"
-            )
+        split = {name: self.meta["config"][name] for name in _SPLIT}
+        indices = self.samples_of(
+            dataset, part, lambda: split_training(AudioRunConfig(**split), dataset)
+        )
         got, wanted = (
             (form.rate, samples)
             for form, samples in (
@@ -123,13 +100,6 @@ class Run:
                 f"{dataset.name}: clips have {got[1]} samples at {got[0]} Hz, those of the run "
                 f"{wanted[1]} at {wanted[0]} Hz"
             )
-        if part not in ("train", "val", "test"):
-            raise ValueError(f"part must be train, val or test, got {part!r}")
-        indices = dataset.test
-        if part != "test":
-            split = {name: self.meta["config"][name] for name in _SPLIT}
-            train, val = split_training(AudioRunConfig(**split), dataset)
-            indices = train if part == "train" else val
         batch = int(self.meta["config"]["train"]["batch_size"])  # its rounding, too
         rows = self._logits(dataset.clips, indices, batch)
         found = classification_summary(rows, dataset.labels[indices], self.classes)
@@ -162,30 +132,12 @@ class Run:
         return torch.nn.functional.pad(found, (0, count - found.shape[1]))
 
     def _opened(self, data: Any) -> AudioDataset:
-        """Sounds that were handed over, or what the run was trained on.
-
-        Raises:
-            ValueError: it is not what it was.
-        """
+        """Sounds that were handed over, or what the run was trained on."""
         if isinstance(data, AudioDataset):
             return data
-        if data is None and self.dataset is not None:
-            return self.dataset
-        config = recorded_data(
-            AudioDataConfig,
-            self.meta,
-            self.folder,
-            None if data is None else os.fspath(data),
-            "as data",
-        )
-        dataset = open_audio(config)
-        then = self.meta["identity"]["dataset_hash"]
-        if data is None and dataset.content_hash != then:
-            raise ValueError(
-                f"{dataset.name}: its content is not what {self.folder} was trained on: hash "
-                f"{dataset.content_hash} now, {then} then"
-            )
-        return dataset
+        path = None if data is None else os.fspath(data)
+        found: AudioDataset = self.opened(open_audio, AudioDataConfig, path)
+        return found
 
 
 def load_run(folder: str | Path, device: torch.device | str = "cpu") -> Run:
@@ -205,4 +157,4 @@ def load_run(folder: str | Path, device: torch.device | str = "cpu") -> Run:
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{checkpoint}: not of a classifier of sounds ({reason})") from error
-    return Run(folder, model, features.to(device), meta)
+    return Run(folder, model, meta, features=features.to(device))

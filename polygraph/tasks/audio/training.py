@@ -9,7 +9,6 @@ configuration, ``--config audio-sgd``.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from polygraph._arrays import array_sha256
+from polygraph._arrays import rows_sha256
 from polygraph._checks import check_numbers
 from polygraph.data.audio.dataset import AudioDataConfig, AudioDataset, open_audio
 from polygraph.data.audio.mel import FeatureConfig, LogMel, statistics_of
@@ -31,24 +30,17 @@ from polygraph.tasks.images.training import (
     build_network,
     fit_to_images,
 )
-from polygraph.train.checkpoint import CheckpointError, read_meta, write_json
+from polygraph.train.checkpoint import CheckpointError, read_meta
 from polygraph.train.config import TrainConfig, config_hash
-from polygraph.train.distributed import make_fabric, process_group
+from polygraph.train.frame import run_supervised
 from polygraph.train.log import Say
 from polygraph.train.loop import LAST, Trainer
 from polygraph.train.optimizer import check_flags
 from polygraph.train.orthogonality import check_orthogonality, orthogonality_settings
-from polygraph.train.provenance import provenance
 from polygraph.train.sound_augment import SoundAugmentConfig
 from polygraph.train.sound_batches import Levels, SoundBatches, clip_features
-from polygraph.train.supervised import (
-    ClassificationLoss,
-    ClassifierTask,
-    model_logits,
-    write_result,
-)
+from polygraph.train.supervised import ClassificationLoss, ClassifierTask, model_logits
 
-RUN = "run.json"
 RECIPE: dict[str, Any] = {
     "epochs": 20,
     "batch_size": 64,
@@ -323,52 +315,36 @@ def train_audio(
         CheckpointError: the folder holds another run, or one and ``resume`` is False.
         TrainingStopped: a loss that is not finite, a full disk, no memory.
     """
-    folder = Path(folder)
     dataset = open_audio(config.data) if dataset is None else dataset
     remember(config.data.kind, config.data.path, config.data.cache_dir)
     train, val = split_training(config, dataset)
     as_images: Any = dataset  # of one channel: that, size and classes are all that is looked at
     config = replace(config, model=fit_to_images(_as_images(config), as_images).model)
     dataset = replace(dataset, train=train)
-    fabric = make_fabric(config.train)
-    if say is not None and fabric.global_rank == 0:
-        say(
-            f"{dataset.name}: {len(dataset):,} clips of {dataset.samples.shape[1]:,} samples at "
-            f"{dataset.rate:,} Hz, {dataset.num_classes} classes, split {dataset.split}: "
-            f"{len(train):,} train, {len(val):,} validate, {len(dataset.test):,} test"
-        )
-    with process_group(fabric) as owned:
-        model = build_network(_as_images(config))
-        identity = {
-            **config.semantics(),
-            "dataset_hash": dataset.content_hash,
-            "split_hash": array_sha256(*(p.astype("<i8") for p in (train, val, dataset.test))),
-        }
-        meta = {
-            "kind": "audio",
-            "config": asdict(config),
-            "config_hash": config.digest(),
+    return run_supervised(
+        config,
+        Path(folder),
+        lambda fabric: AudioTask(fabric, config, build_network(_as_images(config)), dataset, val),
+        kind="audio",
+        dataset=dataset,
+        identity={"split_hash": rows_sha256(train, val, dataset.test)},
+        meta={
             "family": family_of(config.model),
-            "dataset": dataset.name,
             "split": dataset.split,
             "rate": dataset.rate,
             "samples": dataset.samples.shape[1],
             "classes": list(dataset.classes),
-            **provenance(fabric.device),
-        }
-        task = AudioTask(fabric, config, model, dataset, val)
-        trainer = Trainer(task, config.train, fabric, folder, meta=meta, identity=identity, say=say)
-        owned += [task, trainer]
-
-        def describe() -> None:
-            write_json(folder / RUN, {**meta, "identity": identity})
-
-        prepare = partial(_prepare, task, trainer, meta)
-        progress = trainer.run(resume=resume, describe=describe, prepare=prepare)
-        parts = {"val": val, "test": dataset.test}
-        result = write_result(task, progress, folder, parts, {**meta, **identity})
-        del model, task, trainer, prepare
-    return result
+        },
+        parts={"val": val, "test": dataset.test},
+        about=(
+            f"{dataset.name}: {len(dataset):,} clips of {dataset.samples.shape[1]:,} samples at "
+            f"{dataset.rate:,} Hz, {dataset.num_classes} classes, split {dataset.split}: "
+            f"{len(train):,} train, {len(val):,} validate, {len(dataset.test):,} test"
+        ),
+        resume=resume,
+        say=say,
+        prepare=_prepare,
+    )
 
 
 def _prepare(task: AudioTask, trainer: Trainer, meta: dict[str, Any]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,51 +19,22 @@ from polygraph.data.images import ImageDataConfig, ImageDataset, open_images, pa
 from polygraph.models.images.families import CLASSIFIERS, build, config_of
 from polygraph.models.state import build_with
 from polygraph.tasks.images.training import ImagesRunConfig, split_training
-from polygraph.train.checkpoint import (
-    CheckpointError,
-    load_checkpoint,
-    part_of,
-    read_json_object,
-)
-from polygraph.train.recorded import checkpoint_of, recorded_data
-from polygraph.train.supervised import RESULT, classification_summary, model_logits
+from polygraph.train.checkpoint import CheckpointError, load_checkpoint, part_of
+from polygraph.train.frame import ClassifierRun
+from polygraph.train.recorded import checkpoint_of
+from polygraph.train.supervised import classification_summary, model_logits
 
 _BATCH = 64
 _SPLIT = ("val_fraction", "train_images", "split_seed")
 
 
-@dataclass(frozen=True)
-class Run:
+@dataclass(frozen=True, repr=False)
+class Run(ClassifierRun):
     """A trained classifier of images.
 
-    From `polygraph.tasks.images.train` or `polygraph.tasks.images.load`.
-
-    Attributes:
-        folder: where it lies.
-        model: in eval mode; maps images ``[B, C, H, W]`` in [-1, 1] to logits.
-        meta: configuration, hashes and versions, as in the checkpoint.
-        dataset: what it was trained on, where that is at hand.
+    From `polygraph.tasks.images.train` or `polygraph.tasks.images.load`. Its ``model`` maps images
+    ``[B, C, H, W]`` in [-1, 1] to logits.
     """
-
-    folder: Path
-    model: Any
-    meta: dict[str, Any]
-    dataset: ImageDataset | None = None
-
-    def __repr__(self) -> str:
-        """Folder and classes."""
-        return f"Run({str(self.folder)!r}, {len(self.classes)} classes)"
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of what is told apart."""
-        return tuple(str(name) for name in self.meta["classes"])
-
-    @cached_property
-    def result(self) -> dict[str, Any]:
-        """What ``result.json`` holds: accuracies, steps, seconds; empty where training goes on."""
-        path = self.folder / RESULT
-        return read_json_object(path, "steps", "test", "val") if path.is_file() else {}
 
     def predict_proba(self, images: Any) -> NDArray[np.float64]:
         """Probabilities ``[B, classes]`` of images; see `predict`."""
@@ -115,18 +85,10 @@ class Run:
             ValueError: other classes, or another part.
         """
         dataset = self._opened(data)
-        if dataset.classes != self.classes:
-            raise ValueError(
-                f"{dataset.name}: has the classes {', '.join(dataset.classes)}, the run "
-                f"{', '.join(self.classes)}"
-            )
-        if part not in ("train", "val", "test"):
-            raise ValueError(f"part must be train, val or test, got {part!r}")
-        indices = dataset.test
-        if part != "test":
-            split = {name: self.meta["config"][name] for name in _SPLIT}
-            train, val = split_training(ImagesRunConfig(**split), dataset)
-            indices = train if part == "train" else val
+        split = {name: self.meta["config"][name] for name in _SPLIT}
+        indices = self.samples_of(
+            dataset, part, lambda: split_training(ImagesRunConfig(**split), dataset)
+        )
         batch = int(self.meta["config"]["train"]["batch_size"])  # its rounding, too
         rows = self._logits(lambda chosen: torch.from_numpy(dataset.images[chosen]), indices, batch)
         assert dataset.labels is not None  # it has the run's classes
@@ -154,30 +116,12 @@ class Run:
         return pad_images("predict", [pixels], config.size)
 
     def _opened(self, data: Any) -> ImageDataset:
-        """Images that were handed over, or what the run was trained on.
-
-        Raises:
-            ValueError: it is not what it was.
-        """
+        """Images that were handed over, or what the run was trained on."""
         if data is not None and is_in_memory(data):
             return in_memory(data)
-        if data is None and self.dataset is not None:
-            return self.dataset
-        config = recorded_data(
-            ImageDataConfig,
-            self.meta,
-            self.folder,
-            None if data is None else os.fspath(data),
-            "as data",
-        )
-        dataset = open_images(config)
-        then = self.meta["identity"]["dataset_hash"]
-        if data is None and dataset.content_hash != then:
-            raise ValueError(
-                f"{dataset.name}: its content is not what {self.folder} was trained on: hash "
-                f"{dataset.content_hash} now, {then} then"
-            )
-        return dataset
+        path = None if data is None else os.fspath(data)
+        found: ImageDataset = self.opened(open_images, ImageDataConfig, path)
+        return found
 
 
 def load_run(folder: str | Path, device: torch.device | str = "cpu") -> Run:

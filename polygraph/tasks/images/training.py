@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from polygraph._arrays import array_sha256
+from polygraph._arrays import rows_sha256
 from polygraph._checks import check_numbers
 from polygraph.data.images import ImageDataConfig, ImageDataset, open_images
 from polygraph.data.known import remember
@@ -27,21 +27,12 @@ from polygraph.models.images.pixel_classifier import PixelClassifierConfig
 from polygraph.models.images.presets import CLASSIFIER_PRESETS
 from polygraph.train.augment import AugmentConfig
 from polygraph.train.batches import LabelledImageBatches
-from polygraph.train.checkpoint import write_json
 from polygraph.train.config import TrainConfig, config_hash
-from polygraph.train.distributed import make_fabric, process_group
+from polygraph.train.frame import run_supervised
 from polygraph.train.log import Say
-from polygraph.train.loop import Trainer
 from polygraph.train.orthogonality import check_orthogonality, orthogonality_settings
-from polygraph.train.provenance import provenance
-from polygraph.train.supervised import (
-    ClassificationLoss,
-    ClassifierTask,
-    model_logits,
-    write_result,
-)
+from polygraph.train.supervised import ClassificationLoss, ClassifierTask, model_logits
 
-RUN = "run.json"
 RECIPE: dict[str, Any] = {
     "epochs": 20,
     "batch_size": 64,
@@ -304,46 +295,27 @@ def train_images(
         CheckpointError: the folder holds another run, or one and ``resume`` is False.
         TrainingStopped: a loss that is not finite, a full disk, no memory.
     """
-    folder = Path(folder)
     dataset = open_images(config.data) if dataset is None else dataset
     remember(config.data.kind, config.data.path, config.data.cache_dir)
     config = fit_to_images(config, dataset)
     train, val = split_training(config, dataset)
-    fabric = make_fabric(config.train)
-    if say is not None and fabric.global_rank == 0:
-        say(
+    return run_supervised(
+        config,
+        Path(folder),
+        lambda fabric: ImagesTask(fabric, config, build_network(config), dataset, train, val),
+        kind="images",
+        dataset=dataset,
+        identity={"split_hash": rows_sha256(train, val, dataset.test)},
+        meta={"family": family_of(config.model), "classes": list(dataset.classes)},
+        parts={"val": val, "test": dataset.test},
+        about=(
             f"{dataset.name}: images of {dataset.channels} x {dataset.size} x {dataset.size}, "
             f"{dataset.num_classes} classes: {len(train):,} train, {len(val):,} validate, "
             f"{len(dataset.test):,} test"
-        )
-    with process_group(fabric) as owned:
-        model = build_network(config)
-        identity = {
-            **config.semantics(),
-            "dataset_hash": dataset.content_hash,
-            "split_hash": array_sha256(*(p.astype("<i8") for p in (train, val, dataset.test))),
-        }
-        meta = {
-            "kind": "images",
-            "config": asdict(config),
-            "config_hash": config.digest(),
-            "family": family_of(config.model),
-            "dataset": dataset.name,
-            "classes": list(dataset.classes),
-            **provenance(fabric.device),
-        }
-        task = ImagesTask(fabric, config, model, dataset, train, val)
-        trainer = Trainer(task, config.train, fabric, folder, meta=meta, identity=identity, say=say)
-        owned += [task, trainer]
-
-        def describe() -> None:
-            write_json(folder / RUN, {**meta, "identity": identity})
-
-        progress = trainer.run(resume=resume, describe=describe)
-        parts = {"val": val, "test": dataset.test}
-        result = write_result(task, progress, folder, parts, {**meta, **identity})
-        del model, task, trainer
-    return result
+        ),
+        resume=resume,
+        say=say,
+    )
 
 
 def describe_result(result: dict[str, Any]) -> str:

@@ -36,21 +36,12 @@ from polygraph.tasks.points.segment import (
     fit_segmenter,
 )
 from polygraph.train.batches import PointBatches
-from polygraph.train.checkpoint import write_json
 from polygraph.train.config import TrainConfig, config_hash
-from polygraph.train.distributed import make_fabric, process_group
+from polygraph.train.frame import run_supervised
 from polygraph.train.log import Say
-from polygraph.train.loop import Trainer
 from polygraph.train.orthogonality import check_orthogonality, orthogonality_settings
-from polygraph.train.provenance import provenance
-from polygraph.train.supervised import (
-    ClassificationLoss,
-    ClassifierTask,
-    model_logits,
-    write_result,
-)
+from polygraph.train.supervised import ClassificationLoss, ClassifierTask, model_logits
 
-RUN = "run.json"
 CLASSIFY, SEGMENT = TASKS = ("classify", "segment")
 RECIPE: dict[str, Any] = {
     "epochs": 250,
@@ -122,6 +113,14 @@ class PointsRunConfig:
             raise ValueError(
                 f"model: in_channels must be 3, the coordinates, got {self.model.in_channels}"
             )
+
+    def semantics(self) -> dict[str, Any]:
+        """What decides about the weights, besides the loop's settings and the clouds."""
+        return {
+            "model": asdict(self.model),
+            **{name: getattr(self, name) for name in ("label_smoothing", "scale", "shift")},
+            **orthogonality_settings(self.orthogonality, self.orthogonality_on),
+        }
 
     def digest(self) -> str:
         """SHA-256 of what decides about the result, the same on every machine.
@@ -293,61 +292,45 @@ def train_points(
         CheckpointError: the folder holds another run, or one and ``resume`` is False.
         TrainingStopped: a loss that is not finite, a full disk, no memory.
     """
-    folder = Path(folder)
     dataset = open_shapes(config.data) if dataset is None else dataset
     remember("points", config.data.path)
     config = fit_to_data(config, dataset)
-    fabric = make_fabric(config.train)
-    if say is not None and fabric.global_rank == 0:
-        say(describe_data(dataset))
-    with process_group(fabric) as owned:
-        model = build_network(config)
-        identity = {
-            "model": asdict(config.model),
-            "dataset_hash": dataset.content_hash,
-            "split_hash": dataset.split_hash,
-            "label_smoothing": config.label_smoothing,
-            "scale": config.scale,
-            "shift": config.shift,
-            **orthogonality_settings(config.orthogonality, config.orthogonality_on),
-        }
-        meta = {
-            "kind": "points",
-            "config": asdict(config),
-            "config_hash": config.digest(),
-            "dataset": dataset.name,
-            "classes": list(dataset.classes),
-            "origin": list(dataset.origin),
-            **provenance(fabric.device),
-        }
-        task: PointsTask | SegmentTask
-        if dataset.parts is not None and isinstance(model, DGCNNSegmenter):
-            identity["parts_hash"] = dataset.parts.content_hash
-            meta["parts"] = list(dataset.parts.names)
-            meta["parts_of_class"] = dataset.parts.numbers()
-            task = SegmentTask(
-                fabric,
-                config.train,
-                model,
-                dataset,
-                smoothing=config.label_smoothing,
-                scale=config.scale,
-                shift=config.shift,
-                orthogonality=config.orthogonality,
-            )
-        else:
-            task = PointsTask(fabric, config, model, dataset)
-        trainer = Trainer(task, config.train, fabric, folder, meta=meta, identity=identity, say=say)
-        owned += [task, trainer]
+    identity: dict[str, Any] = {"split_hash": dataset.split_hash}
+    meta: dict[str, Any] = {"classes": list(dataset.classes), "origin": list(dataset.origin)}
+    if dataset.parts is not None and isinstance(config.model, DGCNNSegmenterConfig):
+        identity["parts_hash"] = dataset.parts.content_hash
+        meta["parts"] = list(dataset.parts.names)
+        meta["parts_of_class"] = dataset.parts.numbers()
+    return run_supervised(
+        config,
+        Path(folder),
+        lambda fabric: make_task(fabric, config, dataset),
+        kind="points",
+        dataset=dataset,
+        identity=identity,
+        meta=meta,
+        parts={"val": dataset.val, "test": dataset.test},
+        about=describe_data(dataset),
+        resume=resume,
+        say=say,
+    )
 
-        def describe() -> None:
-            write_json(folder / RUN, {**meta, "identity": identity})
 
-        progress = trainer.run(resume=resume, describe=describe)
-        parts = {"val": dataset.val, "test": dataset.test}
-        result = write_result(task, progress, folder, parts, {**meta, **identity})
-        del model, task, trainer
-    return result
+def make_task(fabric: Any, config: PointsRunConfig, dataset: ShapeDataset) -> Any:
+    """The task of a run whose model fits the data: `PointsTask` or `SegmentTask`."""
+    model = build_network(config)
+    if isinstance(model, DGCNNClassifier):
+        return PointsTask(fabric, config, model, dataset)
+    return SegmentTask(
+        fabric,
+        config.train,
+        model,
+        dataset,
+        smoothing=config.label_smoothing,
+        scale=config.scale,
+        shift=config.shift,
+        orthogonality=config.orthogonality,
+    )
 
 
 def describe_result(result: dict[str, Any]) -> str:

@@ -100,7 +100,7 @@ class VerifyRunConfig:
         names = ("loss", "embedding_dim", "margin", "logit_scale", "mirror")
         return {
             "model": {"family": embedder_family(self.model), **asdict(self.model)},
-            "augment": asdict(self.augment),
+            "augment": self.augment.semantics(),
             **{name: getattr(self, name) for name in (*names, "point_scale", "point_shift")},
         }
 

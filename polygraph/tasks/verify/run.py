@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,13 +29,9 @@ from polygraph.metrics.verification import pair_scores, verification_summary
 from polygraph.models.state import build_with
 from polygraph.tasks.verify.embedder import Embedder, embedder_config, is_of_points
 from polygraph.tasks.verify.learning import embed_samples
-from polygraph.train.checkpoint import (
-    CheckpointError,
-    load_checkpoint,
-    part_of,
-    read_json_object,
-)
-from polygraph.train.recorded import checkpoint_of, recorded_data
+from polygraph.train.checkpoint import CheckpointError, load_checkpoint, part_of
+from polygraph.train.frame import SupervisedRun
+from polygraph.train.recorded import checkpoint_of
 from polygraph.train.supervised import RESULT
 
 _BATCH = 64
@@ -57,35 +52,18 @@ class Verified(NamedTuple):
     threshold: float
 
 
-@dataclass(frozen=True)
-class Run:
+@dataclass(frozen=True, repr=False)
+class Run(SupervisedRun):
     """A trained embedder.
 
-    From `polygraph.tasks.verify.train` or `polygraph.tasks.verify.load`.
-
-    Attributes:
-        folder: where it lies.
-        model: in eval mode; maps images ``[B, C, H, W]`` in [-1, 1], or clouds ``[B, N, 3]``, to
-            embeddings ``[B, D]``.
-        meta: configuration, hashes and versions, as in the checkpoint.
-        dataset: what it was trained on, where that is at hand.
+    From `polygraph.tasks.verify.train` or `polygraph.tasks.verify.load`. Its ``model`` maps images
+    ``[B, C, H, W]`` in [-1, 1], or clouds ``[B, N, 3]``, to embeddings ``[B, D]``.
     """
-
-    folder: Path
-    model: Any
-    meta: dict[str, Any]
-    dataset: IdentityDataset | None = None
 
     def __repr__(self) -> str:
         """Folder, embedding, identities."""
         width, count = self.model.embedding_dim, len(self.meta["identities"])
         return f"Run({str(self.folder)!r}, embedding of {width}, {count} training identities)"
-
-    @cached_property
-    def result(self) -> dict[str, Any]:
-        """What ``result.json`` holds: all measures; empty where training goes on."""
-        path = self.folder / RESULT
-        return read_json_object(path, "steps", "test", "val") if path.is_file() else {}
 
     @property
     def threshold(self) -> float:
@@ -226,30 +204,12 @@ class Run:
         return ShapeDataset("embed", single, every, (), every, none, none, "", "")
 
     def _opened(self, data: Any) -> IdentityDataset:
-        """Samples that were handed over, or what the run was trained on.
-
-        Raises:
-            ValueError: it is not what it was.
-        """
+        """Samples that were handed over, or what the run was trained on."""
         if isinstance(data, ImageDataset | ShapeDataset):
             return data
-        if data is None and self.dataset is not None:
-            return self.dataset
-        config = recorded_data(
-            IdentityDataConfig,
-            self.meta,
-            self.folder,
-            None if data is None else os.fspath(data),
-            "as data",
-        )
-        dataset = open_identities(config)
-        then = self.meta["identity"]["dataset_hash"]
-        if data is None and dataset.content_hash != then:
-            raise ValueError(
-                f"{dataset.name}: its content is not what {self.folder} was trained on: hash "
-                f"{dataset.content_hash} now, {then} then"
-            )
-        return dataset
+        path = None if data is None else os.fspath(data)
+        found: IdentityDataset = self.opened(open_identities, IdentityDataConfig, path)
+        return found
 
 
 def in_memory(data: Any, config: IdentityDataConfig) -> IdentityDataset | None:

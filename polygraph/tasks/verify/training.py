@@ -8,7 +8,7 @@ identities that validate are taken, and the test identities are measured once.
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +29,8 @@ from polygraph.tasks.verify.embedder import (
 )
 from polygraph.tasks.verify.heads import make_head
 from polygraph.tasks.verify.learning import Learner, VerifyTask
-from polygraph.train.checkpoint import write_json
-from polygraph.train.distributed import make_fabric, process_group
+from polygraph.train.frame import run_supervised
 from polygraph.train.log import Say
-from polygraph.train.loop import Trainer
-from polygraph.train.provenance import provenance
-from polygraph.train.supervised import write_result
-
-RUN = "run.json"
 
 
 def fit_to_data(config: VerifyRunConfig, dataset: IdentityDataset) -> VerifyRunConfig:
@@ -147,47 +141,33 @@ def train_verify(
         CheckpointError: the folder holds another run, or one and ``resume`` is False.
         TrainingStopped: a loss that is not finite, a full disk, no memory.
     """
-    folder = Path(folder)
     dataset = open_identities(config.data) if dataset is None else dataset
     remember(config.data.kind, config.data.path, config.data.cache_dir)
     config = fit_to_data(config, dataset)
     pairs = draw_pairs(config, dataset)
     assert dataset.labels is not None
     known = np.unique(dataset.labels[dataset.train])
-    fabric = make_fabric(config.train)
-    if say is not None and fabric.global_rank == 0:
-        say(describe_data(dataset, pairs))
-    with process_group(fabric) as owned:
-        learner = build_learner(config, len(known))
-        identity = {
-            **config.semantics(),
-            "dataset_hash": dataset.content_hash,
-            "split_hash": dataset.split_hash,
-            "val_pairs_hash": pairs["val"].sha256,
-        }
-        meta: dict[str, Any] = {
-            "kind": "verify",
-            "config": asdict(config),
-            "config_hash": config.digest(),
-            "family": embedder_family(config.model),
-            "dataset": dataset.name,
-            "identities": [dataset.classes[n] for n in known],
-            **provenance(fabric.device),
-        }
-        if not isinstance(dataset, ImageDataset):
-            meta |= {"origin": list(dataset.origin), "points": dataset.points.shape[1]}
-        task = VerifyTask(fabric, config, learner, dataset, pairs)
-        trainer = Trainer(task, config.train, fabric, folder, meta=meta, identity=identity, say=say)
-        owned += [task, trainer]
-
-        def describe() -> None:
-            write_json(folder / RUN, {**meta, "identity": identity})
-
-        progress = trainer.run(resume=resume, describe=describe)
-        parts = {"val": "val", "test": "test"}
-        result = write_result(task, progress, folder, parts, {**meta, **identity})
-        del learner, task, trainer
-    return result
+    meta: dict[str, Any] = {
+        "family": embedder_family(config.model),
+        "identities": [dataset.classes[n] for n in known],
+    }
+    if not isinstance(dataset, ImageDataset):
+        meta |= {"origin": list(dataset.origin), "points": dataset.points.shape[1]}
+    return run_supervised(
+        config,
+        Path(folder),
+        lambda fabric: VerifyTask(
+            fabric, config, build_learner(config, len(known)), dataset, pairs
+        ),
+        kind="verify",
+        dataset=dataset,
+        identity={"split_hash": dataset.split_hash, "val_pairs_hash": pairs["val"].sha256},
+        meta=meta,
+        parts={"val": "val", "test": "test"},
+        about=describe_data(dataset, pairs),
+        resume=resume,
+        say=say,
+    )
 
 
 def describe_result(result: dict[str, Any]) -> str:

@@ -284,6 +284,25 @@ def test_the_command_line(tmp_path, capsys, monkeypatch):
     assert "no threshold yet" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("preset", ["ir50", "prodpoly-ir50"])
+def test_networks_of_faces(tmp_path, preset):
+    """Their head gives embeddings of the size that is asked for; a picture and its mirror, one."""
+    draw = np.random.default_rng(0)
+    images, people = draw.integers(0, 256, (40, 3, 16, 16)).astype(np.uint8), np.arange(40) % 8
+    run = verify.train(
+        (images, people), tmp_path / "run", preset=preset, loss="softmax", say=lambda line: None,
+        steps=2, batch_size=8, width=4, size=16, embedding_dim=24, mirror=True, folds=2,
+        resamples=0, accelerator="cpu", model={"depths": [1, 1]},
+    )  # fmt: skip
+    config = run.model.config
+    assert (config.block, config.embedding_only, config.order) == (
+        "ir", True, 2 if preset.startswith("prodpoly") else 1,
+    )  # fmt: skip
+    found = run.embed(images[:3])
+    assert found.shape == (3, 24)
+    np.testing.assert_allclose(run.embed(images[:3, ..., ::-1].copy()), found, atol=1e-5)
+
+
 def test_clouds(tmp_path):
     """From arrays: embeddings do not depend on the order of points; files are read."""
     points, labels = clouds()
