@@ -30,7 +30,7 @@ class Elbo:
 
     Attributes:
         nll: -E_q log p(x|z), ``[B]``, from as many draws of z as were asked for.
-        kl: KL(q(z|x) ‖ N(0, I)) of each number of the codes, ``[B, L]``.
+        posterior: q(z|x).
 
     Example:
         >>> import torch
@@ -42,9 +42,14 @@ class Elbo:
     """
 
     nll: Tensor
-    kl: Tensor
+    posterior: Posterior
 
     __repr__ = short_repr
+
+    @property
+    def kl(self) -> Tensor:
+        """KL(q(z|x) ‖ N(0, I)) of each number of the codes, ``[B, L]``."""
+        return self.posterior.kl()
 
     @property
     def value(self) -> Tensor:
@@ -131,7 +136,7 @@ class VariationalMixin(nn.Module):
         nll = torch.zeros(len(observed), dtype=posterior.mean.dtype, device=posterior.mean.device)
         for _ in range(samples):
             nll = nll + likelihood(self.expect(posterior.sample(generator)), observed) / samples
-        return Elbo(nll, posterior.kl())
+        return Elbo(nll, posterior)
 
     @torch.no_grad()
     def importance_bound(

@@ -27,21 +27,14 @@ from polygraph.models.images.pixel_classifier import PixelClassifierConfig
 from polygraph.models.images.presets import CLASSIFIER_PRESETS
 from polygraph.train.augment import AugmentConfig
 from polygraph.train.batches import LabelledImageBatches
-from polygraph.train.checkpoint import write_json
 from polygraph.train.config import TrainConfig, config_hash
-from polygraph.train.distributed import make_fabric, process_group
+from polygraph.train.distributed import make_fabric
 from polygraph.train.log import Say
-from polygraph.train.loop import Trainer
 from polygraph.train.orthogonality import check_orthogonality, orthogonality_settings
-from polygraph.train.provenance import provenance
-from polygraph.train.supervised import (
-    ClassificationLoss,
-    ClassifierTask,
-    model_logits,
-    write_result,
-)
+from polygraph.train.session import RUN as RUN
+from polygraph.train.session import train_task
+from polygraph.train.supervised import ClassificationLoss, ClassifierTask, model_logits
 
-RUN = "run.json"
 RECIPE: dict[str, Any] = {
     "epochs": 20,
     "batch_size": 64,
@@ -252,18 +245,32 @@ def fit_to_images(config: ImagesRunConfig, dataset: ImageDataset) -> ImagesRunCo
         "size": dataset.size,
         "num_classes": dataset.num_classes,
     }
-    usual = {f.name: {f.default} for f in fields(config.model)}
     preset = CLASSIFIER_PRESETS.get(config.preset)
-    if type(preset) is type(config.model):
-        usual = {name: {*values, getattr(preset, name)} for name, values in usual.items()}
-    for name, value in found.items():
-        given = getattr(config.model, name)
-        if given not in {value, *usual[name]}:
+    return replace(config, model=fit_model(config.model, found, dataset.name, preset))
+
+
+def fit_model(model: Any, found: dict[str, Any], name: str, preset: Any = None) -> Any:
+    """The config of a model with the fields that the data decide about.
+
+    Args:
+        model: its config.
+        found: these fields.
+        name: of the data set.
+        preset: the config that the model's started from; what is as there was not asked for.
+
+    Raises:
+        ValueError: one of the fields was set to something else.
+    """
+    usual = {f.name: {f.default} for f in fields(model)}
+    if type(preset) is type(model):
+        usual = {key: {*values, getattr(preset, key)} for key, values in usual.items()}
+    for key, value in found.items():
+        given = getattr(model, key)
+        if given not in {value, *usual[key]}:
             raise ValueError(
-                f"model: {name} must be {value}, that of {dataset.name}, or be left out, got "
-                f"{given}"
+                f"model: {key} must be {value}, that of {name}, or be left out, got {given}"
             )
-    return replace(config, model=replace(config.model, **found))
+    return replace(model, **found)
 
 
 def build_network(config: ImagesRunConfig) -> nn.Module:
@@ -316,34 +323,34 @@ def train_images(
             f"{dataset.num_classes} classes: {len(train):,} train, {len(val):,} validate, "
             f"{len(dataset.test):,} test"
         )
-    with process_group(fabric) as owned:
-        model = build_network(config)
-        identity = {
-            **config.semantics(),
-            "dataset_hash": dataset.content_hash,
-            "split_hash": array_sha256(*(p.astype("<i8") for p in (train, val, dataset.test))),
-        }
-        meta = {
-            "kind": "images",
-            "config": asdict(config),
-            "config_hash": config.digest(),
-            "family": family_of(config.model),
-            "dataset": dataset.name,
-            "classes": list(dataset.classes),
-            **provenance(fabric.device),
-        }
-        task = ImagesTask(fabric, config, model, dataset, train, val)
-        trainer = Trainer(task, config.train, fabric, folder, meta=meta, identity=identity, say=say)
-        owned += [task, trainer]
+    identity = {
+        **config.semantics(),
+        "dataset_hash": dataset.content_hash,
+        "split_hash": array_sha256(*(p.astype("<i8") for p in (train, val, dataset.test))),
+    }
+    meta = {
+        "kind": "images",
+        "config": asdict(config),
+        "config_hash": config.digest(),
+        "family": family_of(config.model),
+        "dataset": dataset.name,
+        "classes": list(dataset.classes),
+    }
 
-        def describe() -> None:
-            write_json(folder / RUN, {**meta, "identity": identity})
+    def make() -> ImagesTask:
+        return ImagesTask(fabric, config, build_network(config), dataset, train, val)
 
-        progress = trainer.run(resume=resume, describe=describe)
-        parts = {"val": val, "test": dataset.test}
-        result = write_result(task, progress, folder, parts, {**meta, **identity})
-        del model, task, trainer
-    return result
+    return train_task(
+        make,
+        fabric,
+        config.train,
+        folder,
+        meta=meta,
+        identity=identity,
+        parts={"val": val, "test": dataset.test},
+        resume=resume,
+        say=say,
+    )
 
 
 def describe_result(result: dict[str, Any]) -> str:
