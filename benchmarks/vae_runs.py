@@ -74,7 +74,7 @@ def image_rows(chosen: argparse.Namespace) -> list[Row]:
     model = ImageVAEConfig(1, 32, (width, 2 * width, 4 * width))
     rows = []
     for name, (settings, objective) in objectives(model.size**2).items():
-        length = {"steps": chosen.steps, "epochs": None} if chosen.steps else {}
+        length = {"steps": chosen.steps} if chosen.steps else {}
         train = vae_train_config(
             **length, batch_size=chosen.batch, seed=chosen.seed, num_threads=1, accelerator="cpu"
         )

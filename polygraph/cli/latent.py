@@ -51,6 +51,8 @@ def _add_kinds(parser: argparse.ArgumentParser) -> None:
 
     walk = kind("interpolate", "Walk from one mesh to another.", "ab")
     walk.add_argument("--steps", type=int, default=9, help="default: %(default)s")
+    walk = kind("geodesic", "Walk from one to another so that what is seen changes least.", "ab")
+    walk.add_argument("--steps", type=int, default=9, help="default: %(default)s")
     walk = kind("extrapolate", "Walk from before one mesh to beyond another.", "ab")
     walk.add_argument("--steps", type=int, default=9, help="default: %(default)s")
     walk.add_argument("--low", type=float, default=-0.5, help="0 is a; default: %(default)s")
@@ -79,6 +81,8 @@ def _make_sequences(chosen: Any) -> Any:
     latent = _latent_run(chosen)
     if chosen.walk == "interpolate":
         return latent.interpolate(chosen.a, chosen.b, chosen.steps)
+    if chosen.walk == "geodesic":
+        return latent.geodesic(chosen.a, chosen.b, chosen.steps)
     if chosen.walk == "extrapolate":
         return latent.interpolate(
             chosen.a, chosen.b, chosen.steps, low=chosen.low, high=chosen.high

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from polygraph._checks import check_choice
 from polygraph.analysis.latent import CodeGaussian, analogy, line
+from polygraph.analysis.latent_metric import LatentMetric
 
 _Rows = TypeVar("_Rows")
 PARTS = ("train", "val", "test")
 SOURCES = ("auto", "prior", "codes")
-_ROW = re.compile(r"codes|data|vertices|pixels|samples|analogy|axis-\d+")  # folders of walks
+_ROW = re.compile(r"codes|geodesic|vertices|pixels|samples|analogy|axis-\d+")  # folders of walks
 
 
 def remove_walk(folder: Path, suffix: str) -> None:
@@ -43,11 +44,13 @@ class Walks(ABC, Generic[_Rows]):
         model: the autoencoder.
         config_hash: of the run.
         raw: name of the row that is made without codes.
+        unit: what lengths are multiplied by.
     """
 
     model: Any
     config_hash: Any
     raw: str
+    unit: float = 1.0
 
     @abstractmethod
     def source(self, name: str) -> NDArray[Any]:
@@ -109,6 +112,25 @@ class Walks(ABC, Generic[_Rows]):
         about = self._about("interpolate", codes, a=a, b=b, positions=t.tolist())
         made = [self.decoded(codes), self.blended(straight)]
         return self.rows(["codes", self.raw], [labels, labels], made, about)
+
+    def geodesic(self, a: str, b: str, steps: int = 9, *, bends: int = 2) -> _Rows:
+        """From a to b on the way on which what is decoded changes least, above the straight one.
+
+        ``about`` has both lengths, see `polygraph.analysis.Geodesic`; of meshes in mm.
+
+        Raises:
+            ValueError: fewer than two steps, or no bends.
+        """
+        if steps < 2 or bends < 1:
+            raise ValueError(f"geodesic: needs two steps and a bend, got {steps} and {bends}")
+        start, end = self.codes([a, b])
+        found = LatentMetric(self.model, unit=self.unit).geodesic(start, end, steps, bends=bends)
+        straight = line(start, end, np.linspace(0, 1, steps))
+        lengths = {"length": found.length, "straight_length": found.straight_length}
+        about = self._about("geodesic", found.codes, a=a, b=b, exact=found.exact, **lengths)
+        labels = [f"{position:.3g}" for position in np.linspace(0, 1, steps)]
+        made = [self.decoded(found.codes), self.decoded(straight)]
+        return self.rows(["geodesic", "codes"], [labels, labels], made, about)
 
     def sample(
         self,

@@ -87,6 +87,7 @@ class LatentRun(Walks[Sequences]):
     def __init__(self, run: Run, data: MeshDataConfig | None = None) -> None:
         self.run, self.model = run, run.model
         self.config_hash = run.meta["config_hash"]
+        self.unit = float(run.meta["to_mm"] or 1.0)
         self._given = data
         self._dataset: Any = None
 
