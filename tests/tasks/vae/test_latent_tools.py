@@ -81,9 +81,32 @@ def test_sample_draws_meshes_of_the_prior(runs, tmp_path, capsys):
     assert run.model.likelihood is not None
 
 
+@pytest.mark.parametrize("kind", ["image", "mesh"])
+def test_the_page_of_a_run_has_its_numbers_and_pictures(runs, kind, tmp_path):
+    out = tmp_path / "page.html"
+    assert main(["report", str(runs / kind), "--out", str(out)]) == 0
+    text = out.read_text()
+    result = json.loads((runs / kind / "result.json").read_text())
+    bounds = result["test"] if kind == "image" else result["bounds"]["test"]
+    assert f"{bounds['elbo']:.1f}" in text
+    assert text.count("<rect") == 3
+    assert text.count("data:image/png;base64,") == (3 if kind == "image" else 2)
+    assert "<script" not in text
+    if kind == "mesh":
+        assert f"{result['test']['mean']:.3f}" in text
+
+
+@pytest.mark.parametrize("kind", ["image", "mesh"])
+def test_geodesics_are_no_longer_than_straight_ways(runs, kind, tmp_path):
+    about = latent(runs, kind, tmp_path, "geodesic", "test:0", "val:0", "--steps", "3")
+    assert 0 < about["length"] <= about["straight_length"] * (1 + 1e-9)
+    assert not about["exact"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["report", "plain"], "report of a run is of variational"),
         (["sample", "--run", "plain"], "not a generator of images"),
         (["sample", "--run", "mesh", "--walk", "2"], "polygraph latent"),
         (["latent", "sample", "--run", "plain", "--source", "prior"], "not variational"),
