@@ -8,7 +8,7 @@ from polygraph.data import AudioDataConfig, ImageDataConfig, MeshDataConfig, Sha
 from polygraph.data.audio.mel import FeatureConfig
 from polygraph.data.identities import IdentityDataConfig
 from polygraph.mesh.spiral import SpiralConfig
-from polygraph.models.images.families import CLASSIFIERS, CRITICS, GENERATORS
+from polygraph.models.images.families import CLASSIFIERS, CRITICS, GENERATORS, VAES
 from polygraph.models.images.graph_gan import GraphCriticConfig, GraphGeneratorConfig
 from polygraph.models.images.pixel_classifier import PixelClassifierConfig
 from polygraph.models.mesh.mesh_autoencoder import MeshAutoencoderConfig
@@ -19,18 +19,20 @@ from polygraph.tasks.gan.training import GanRunConfig
 from polygraph.tasks.images.training import ImagesRunConfig
 from polygraph.tasks.mesh.training import MeshRunConfig
 from polygraph.tasks.points.training import PointsRunConfig
+from polygraph.tasks.vae.training import VaeRunConfig
 from polygraph.tasks.verify.config import VerifyRunConfig
 from polygraph.train.augment import AugmentConfig
 from polygraph.train.config import TrainConfig
 from polygraph.train.sound_augment import SoundAugmentConfig
+from polygraph.train.variational import ObjectiveConfig
 
 CLASSES = [
     *(MeshDataConfig, ShapeDataConfig, ImageDataConfig, SpiralConfig),
     *(MeshAutoencoderConfig, DGCNNClassifierConfig, DGCNNSegmenterConfig),
-    *(cls for families in (GENERATORS, CRITICS, CLASSIFIERS) for cls, _ in families.values()),
+    *(cls for families in (GENERATORS, CRITICS, CLASSIFIERS, VAES) for cls, _ in families.values()),
     *(TrainConfig, GanConfig, MeshRunConfig, PointsRunConfig, GanRunConfig),
     *(ImagesRunConfig, AugmentConfig, AudioRunConfig, AudioDataConfig, FeatureConfig),
-    *(SoundAugmentConfig, VerifyRunConfig, IdentityDataConfig),
+    *(SoundAugmentConfig, VerifyRunConfig, IdentityDataConfig, VaeRunConfig, ObjectiveConfig),
 ]
 BAD = {"nan": float("nan"), "inf": float("inf"), "minus": -1, "zero": 0, "true": True}
 BAD |= {"huge": 10**12, "text": "3"}
@@ -41,6 +43,7 @@ MEANT = {
         *("grow_steps", "score_images", "mapping_order", "dropout", "augmentation", "reference"),
         *("num_categories", "min_learning_rate", "warmup_epochs", "split_seed"),
         *("crop_padding", "drop_block", "instance_share"),
+        *("warmup_steps", "free_bits"),
         *("probability", "speed", "stretch", "shift_frames", "noise"),
         *("margin", "point_shift", "pair_seed", "resamples", "orthogonality"),
     },

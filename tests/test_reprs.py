@@ -45,6 +45,9 @@ def objects():
     errors = results()
     return [
         analysis.CodeGaussian.fit(torch.randn(N, 8)),
+        (metric := analysis.LatentMetric(lambda z: z.square()[:, None, :3], degree=2)),
+        metric.geodesic(torch.ones(8), torch.zeros(8)),
+        metrics.shape_scores(points[:3], points[3:9], points[9:12]),
         analysis.affine_map(torch.nn.Linear(40, 30), (40,)),
         (convexity := analysis.check_convex(torch.sin, (1,), samples=9, chords=9)),
         convexity.counterexample,

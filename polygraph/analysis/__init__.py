@@ -30,6 +30,7 @@ from polygraph.analysis.latent import (
     encode_meshes,
     line,
 )
+from polygraph.analysis.latent_metric import Geodesic, LatentMetric, decoder_degree
 from polygraph.analysis.multilinear import khatri_rao, mode_product
 from polygraph.analysis.network_degree import BlockDegree, NetworkDegree, network_degree
 from polygraph.analysis.pixel_places import (
@@ -88,7 +89,9 @@ __all__ = [
     "DegreeReport",
     "DegreeTemplates",
     "FrozenNetwork",
+    "Geodesic",
     "GlobalAffineMap",
+    "LatentMetric",
     "LayerUse",
     "Memorisation",
     "NetworkDegree",
@@ -110,6 +113,7 @@ __all__ = [
     "code_neighbors",
     "coefficient_tensors",
     "decode_codes",
+    "decoder_degree",
     "degree_templates",
     "derivative_tensors",
     "encode_meshes",

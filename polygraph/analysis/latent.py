@@ -197,6 +197,18 @@ class CodeGaussian:
         factor[:, : len(scales)] = axes.T * (scales / (len(codes) - 1) ** 0.5)
         return cls(mean, factor, len(codes))
 
+    @classmethod
+    def standard(cls, channels: int) -> CodeGaussian:
+        """N(0, I), the prior of variational autoencoders; it was fitted to nothing.
+
+        Raises:
+            ValueError: no channels.
+        """
+        if channels < 1:
+            raise ValueError(f"CodeGaussian: channels must be positive, got {channels}")
+        factor = torch.eye(channels, dtype=torch.float64)
+        return cls(torch.zeros(channels, dtype=torch.float64), factor, 0)
+
     @property
     def covariance(self) -> Tensor:
         """float64 ``[L, L]``."""

@@ -1,14 +1,23 @@
-"""Walk between meshes, sample and draw analogies in the codes of a trained autoencoder."""
+"""Walk between meshes or images, sample and draw analogies in the codes of an autoencoder."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from polygraph.cli.parser import Parser, add_data, add_run, check_least, checked_folder, given_data
+from polygraph.cli.parser import (
+    Parser,
+    UsageError,
+    add_data,
+    add_run,
+    check_least,
+    checked_folder,
+    given_data,
+)
 
-_MESH = "a mesh file, or PART:N for mesh N of a part of the run's split, such as test:3"
+_MESH = "a mesh or picture, or PART:N for number N of a part of the run's data, such as test:3"
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -37,16 +46,24 @@ def _add_kinds(parser: argparse.ArgumentParser) -> None:
         sub.add_argument("--out", default=f"latent-{name}", metavar="DIR", help="%(default)s")
         add_data(sub)
         sub.add_argument("--up", choices=("auto", "x", "y", "z"), default="auto")
-        sub.add_argument("--no-picture", action="store_true", help="meshes only")
+        sub.add_argument("--no-picture", action="store_true", help="no picture of all")
         return sub
 
     walk = kind("interpolate", "Walk from one mesh to another.", "ab")
-    walk.add_argument("--steps", type=int, default=9, help="meshes, default: %(default)s")
+    walk.add_argument("--steps", type=int, default=9, help="default: %(default)s")
+    walk = kind("geodesic", "Walk from one to another so that what is seen changes least.", "ab")
+    walk.add_argument("--steps", type=int, default=9, help="default: %(default)s")
     walk = kind("extrapolate", "Walk from before one mesh to beyond another.", "ab")
-    walk.add_argument("--steps", type=int, default=9, help="meshes, default: %(default)s")
+    walk.add_argument("--steps", type=int, default=9, help="default: %(default)s")
     walk.add_argument("--low", type=float, default=-0.5, help="0 is a; default: %(default)s")
     walk.add_argument("--high", type=float, default=1.5, help="1 is b; default: %(default)s")
-    around = kind("sample", "Draw meshes from a Gaussian fitted to the training codes.", "")
+    around = kind("sample", "Draw from the prior, or a Gaussian fitted to the training codes.", "")
+    around.add_argument(
+        "--source",
+        choices=("auto", "prior", "codes"),
+        default="auto",
+        help="prior: N(0, I), of variational ones; default: the prior where there is one",
+    )
     around.add_argument("--count", type=int, default=17, help="default: %(default)s")
     around.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     around.add_argument(
@@ -55,25 +72,44 @@ def _add_kinds(parser: argparse.ArgumentParser) -> None:
     axes = kind("axes", "Walk along the widest axes of the training codes.", "")
     axes.add_argument("--count", type=int, default=3, help="axes, default: %(default)s")
     axes.add_argument("--reach", type=float, default=2.5, help="deviations, default: %(default)s")
-    axes.add_argument("--steps", type=int, default=7, help="meshes, default: %(default)s")
+    axes.add_argument("--steps", type=int, default=7, help="default: %(default)s")
     kind("analogy", "a is to b as c is to what is drawn.", "abc")
 
 
 def _make_sequences(chosen: Any) -> Any:
     """The meshes that the parsed words ask for."""
-    from polygraph.tasks.mesh.latent import LatentRun
-    from polygraph.tasks.mesh.run import load_run
-
-    run = load_run(chosen.run)
-    latent = LatentRun(run, given_data(chosen, run))
+    latent = _latent_run(chosen)
     if chosen.walk == "interpolate":
         return latent.interpolate(chosen.a, chosen.b, chosen.steps)
+    if chosen.walk == "geodesic":
+        return latent.geodesic(chosen.a, chosen.b, chosen.steps)
     if chosen.walk == "extrapolate":
         return latent.interpolate(
             chosen.a, chosen.b, chosen.steps, low=chosen.low, high=chosen.high
         )
     if chosen.walk == "sample":
-        return latent.sample(chosen.count, seed=chosen.seed, spread=chosen.spread)
+        settings = {name: getattr(chosen, name) for name in ("seed", "spread", "source")}
+        return latent.sample(chosen.count, **settings)
     if chosen.walk == "axes":
         return latent.axes(chosen.count, reach=chosen.reach, steps=chosen.steps)
     return latent.analogy(chosen.a, chosen.b, chosen.c)
+
+
+def _latent_run(chosen: Any) -> Any:
+    """The run with its codes: of meshes, or of images."""
+    from polygraph.train.recorded import kind_of
+
+    if kind_of(Path(chosen.run)) == "vae":
+        from polygraph.tasks.vae.latent import ImageLatentRun
+        from polygraph.tasks.vae.run import load_run as load_images
+
+        for name in ("kind", "split", "to_mm"):
+            if getattr(chosen, name) is not None:
+                option = "--" + name.replace("_", "-")
+                raise UsageError(f"latent: {option} is of meshes, and {chosen.run} is of images")
+        return ImageLatentRun(load_images(chosen.run), chosen.data)
+    from polygraph.tasks.mesh.latent import LatentRun
+    from polygraph.tasks.mesh.run import load_run
+
+    run = load_run(chosen.run)
+    return LatentRun(run, given_data(chosen, run))

@@ -1,8 +1,9 @@
-"""Write the report of a grid of mesh autoencoders: one HTML file, and charts as pictures."""
+"""Write the report of a grid of mesh autoencoders, or of a run of a variational autoencoder."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from polygraph.cli.parser import Parser, UsageError
 
@@ -13,7 +14,8 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "grid",
         metavar="GRID",
-        help="folder of `polygraph benchmark mesh`; or its results.json: then without meshes",
+        help="folder of `polygraph benchmark mesh`; or its results.json: then without meshes; or "
+        "the folder of a run of `polygraph train vae`",
     )
     parser.add_argument("--out", default="report.html", metavar="HTML", help="%(default)s")
     parser.add_argument("--title", default="Mesh autoencoders", help="default: %(default)s")
@@ -39,6 +41,13 @@ def run(arguments: Sequence[str]) -> int:
     chosen = parser.parse_args(arguments)
     if not chosen.max_mb > 0:
         raise UsageError(f"report: max-mb must be positive, got {chosen.max_mb}")
+    if any(
+        (Path(chosen.grid) / name).is_file() for name in ("best.safetensors", "last.safetensors")
+    ):
+        from polygraph.tasks.vae.page import write_run_report
+
+        print(f"wrote {write_run_report(chosen.grid, chosen.out).resolve()}")
+        return 0
     from polygraph.report.charts import write_charts
     from polygraph.report.order_figure import write_order_figures
     from polygraph.report.page import write_report

@@ -1,7 +1,7 @@
-"""Models in rooms, of meshes, points and images, and residual networks; a file for each family.
+"""Models in rooms, of meshes, points and images, residual networks; a file for each family.
 
 A file has the family's config, its module and the paper it is from. `create_model` makes any of
-them by name, `list_models` has the names.
+them by name, `list_models` has the names. `polygraph.models.vae` has what variational ones share.
 """
 
 from polygraph.models.images import (
@@ -17,6 +17,8 @@ from polygraph.models.images import (
     GrowingCriticConfig,
     GrowingGenerator,
     GrowingGeneratorConfig,
+    ImageVAE,
+    ImageVAEConfig,
     InceptionV3,
     LeNet,
     LeNetConfig,
@@ -66,6 +68,8 @@ __all__ = [
     "GrowingCriticConfig",
     "GrowingGenerator",
     "GrowingGeneratorConfig",
+    "ImageVAE",
+    "ImageVAEConfig",
     "InceptionV3",
     "LeNet",
     "LeNetConfig",

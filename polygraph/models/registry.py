@@ -13,6 +13,7 @@ from torch import nn
 from polygraph._names import did_you_mean
 from polygraph.mesh.hierarchy import build_hierarchy
 from polygraph.models.images.families import build
+from polygraph.models.images.image_vae import VAE_PRESETS
 from polygraph.models.images.inception import InceptionV3
 from polygraph.models.images.presets import CLASSIFIER_PRESETS, PAIRS
 from polygraph.models.mesh.mesh_autoencoder import MeshAutoencoder
@@ -66,6 +67,7 @@ def create_model(name: str, **settings: Any) -> nn.Module:
     ``lenet``, ``bed/conv``,              Classifiers of images: `LeNet`, `PixelClassifier`,
     ``spline/small-cnn``, ``resnet18``,   `SplineCNN`, `ResNet`; the names of
     ``prodpoly-2211``, ``pinet18``, ...   `polygraph.models.images.presets.CLASSIFIER_PRESETS`.
+    ``vae/conv``, ``vae/bernoulli``       `ImageVAE`; of meshes ``vae-full-2`` and so on.
     ``inception-v3``                      `InceptionV3` without weights, which `load_inception`
                                           reads.
     ====================================  ==========================================================
@@ -163,8 +165,8 @@ def _make_image(side: str, name: str, settings: dict[str, Any]) -> nn.Module:
     return build(_config(name, config, settings))
 
 
-def _make_classifier(name: str, settings: dict[str, Any]) -> nn.Module:
-    return build(_config(name, CLASSIFIER_PRESETS[name], settings))
+def _make_known(known: Mapping[str, Any], name: str, settings: dict[str, Any]) -> nn.Module:
+    return build(_config(name, known[name], settings))
 
 
 def _make(
@@ -191,6 +193,7 @@ _MODELS: dict[str, Callable[[str, dict[str, Any]], nn.Module]] = {
     },
     "dgcnn-classifier": partial(_make, DGCNNClassifier, DGCNNClassifierConfig()),
     "dgcnn-segmenter": partial(_make, DGCNNSegmenter, DGCNNSegmenterConfig()),
-    **dict.fromkeys(CLASSIFIER_PRESETS, _make_classifier),
+    **dict.fromkeys(CLASSIFIER_PRESETS, partial(_make_known, CLASSIFIER_PRESETS)),
+    **dict.fromkeys(VAE_PRESETS, partial(_make_known, VAE_PRESETS)),
     "inception-v3": _make_inception,
 }

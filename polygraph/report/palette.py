@@ -23,6 +23,7 @@ FAMILIES = {
     "full": Look("#d55e00", "circle", "full"),
     "skip": Look("#009e73", "diamond", "skip"),
     "skip-code": Look("#005c43", "diamond-open", "skip of the public code"),
+    "variational": Look("#7a5195", "square-open", "variational"),
     "spiral": Look("#cc79a7", "triangle-up", "spirals as published"),
     "peer": Look("#e69f00", "cross", "other operators"),
     "graph": Look("#0072b2", "star", "graph convolutions"),

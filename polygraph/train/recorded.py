@@ -87,6 +87,10 @@ KINDS = {
     "images": ("a classifier of images", "`polygraph predict` takes it"),
     "audio": ("a classifier of sounds", "`polygraph predict` takes it"),
     "verify": ("a network for verification", "`polygraph verify` takes it"),
+    "vae": (
+        "a variational autoencoder of images",
+        "`polygraph sample`, `latent`, `score` and `neighbours` take it",
+    ),
     "gan": ("a generator of images", "`polygraph sample`, `score` and `neighbours` take it"),
 }
 

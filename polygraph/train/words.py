@@ -22,6 +22,10 @@ DATA_WORDS = {
 }
 
 
+#: words of variational autoencoders -> the settings they stand for
+OBJECTIVE_WORDS = {name: f"objective.{name}" for name in ("beta", "warmup_steps", "free_bits")}
+
+
 FLAGS = ("resume", "help", "print_config")  #: settings without a value
 
 

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from polygraph.cli import main
+from polygraph.models.images.image_vae import VAE_PRESETS
 from polygraph.models.images.presets import CLASSIFIER_PRESETS
 from polygraph.models.mesh.presets import PRESETS
 from polygraph.tasks import TASKS
@@ -56,6 +57,10 @@ def test_the_help_names_every_preset(capsys):
     text = capsys.readouterr().out
     for name in ("dgcnn", "lenet", *packaged_configs("verify")):
         assert name in text
+    main(["train", "vae", "--help"])
+    text = capsys.readouterr().out
+    for name in (*VAE_PRESETS, *(f"vae-{kind}" for kind in ("first-order", "full-N", "skip-N"))):
+        assert name in text, name
     main(["train", "gan", "--help"])
     text = capsys.readouterr().out
     for name in GAN_PRESETS:

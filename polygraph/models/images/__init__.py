@@ -1,4 +1,4 @@
-"""Models of images: generators and critics, classifiers, Inception."""
+"""Models of images: generators and critics, classifiers, variational autoencoders, Inception."""
 
 from polygraph.models.images.dcgan import (
     ConvCritic,
@@ -18,6 +18,7 @@ from polygraph.models.images.growing_gan import (
     GrowingGenerator,
     GrowingGeneratorConfig,
 )
+from polygraph.models.images.image_vae import ImageDecoder, ImageVAE, ImageVAEConfig
 from polygraph.models.images.inception import InceptionV3, load_inception
 from polygraph.models.images.lenet import LeNet, LeNetConfig
 from polygraph.models.images.pixel_classifier import PixelClassifier, PixelClassifierConfig
@@ -47,6 +48,9 @@ __all__ = [
     "GrowingCriticConfig",
     "GrowingGenerator",
     "GrowingGeneratorConfig",
+    "ImageDecoder",
+    "ImageVAE",
+    "ImageVAEConfig",
     "InceptionV3",
     "LeNet",
     "LeNetConfig",

@@ -25,6 +25,7 @@ from polygraph.models.images.growing_gan import (
     GrowingGenerator,
     GrowingGeneratorConfig,
 )
+from polygraph.models.images.image_vae import ImageVAE, ImageVAEConfig
 from polygraph.models.images.lenet import LeNet, LeNetConfig
 from polygraph.models.images.pixel_classifier import PixelClassifier, PixelClassifierConfig
 from polygraph.models.images.polynomial_gan import PolynomialGenerator, PolynomialGeneratorConfig
@@ -61,11 +62,12 @@ CLASSIFIERS: dict[str, tuple[type, type[nn.Module]]] = {
     "resnet": (ResNetConfig, ResNet),
     "spline": (SplineCNNConfig, SplineCNN),
 }
-_ALL = (GENERATORS, CRITICS, CLASSIFIERS)
+VAES: dict[str, tuple[type, type[nn.Module]]] = {"vae": (ImageVAEConfig, ImageVAE)}
+_ALL = (GENERATORS, CRITICS, CLASSIFIERS, VAES)
 
 
 def family_of(config: Any) -> str:
-    """The family that the config of a generator, a critic or a classifier belongs to.
+    """The family that the config of a generator, a critic, a classifier or a VAE belongs to.
 
     Raises:
         TypeError: it is no such config.
@@ -75,7 +77,8 @@ def family_of(config: Any) -> str:
             if type(config) is cls:
                 return name
     raise TypeError(
-        f"family_of: not a config of a generator, critic or classifier: {type(config).__name__}"
+        "family_of: not a config of a generator, critic, classifier or VAE: "
+        f"{type(config).__name__}"
     )
 
 

@@ -9,19 +9,23 @@ that a convolution before a down-sampling is evaluated only on the vertices that
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from polygraph._checks import check_choice, check_numbers, check_positive
 from polygraph._inputs import check_dtype, check_tensors
 from polygraph.mesh.origin import ZERO, Point
 from polygraph.models.mesh._levels import Hierarchy, level_operators, with_dummy
+from polygraph.models.mesh.config import COORDINATES, PUBLISHED
+from polygraph.models.mesh.config import OPERATORS as OPERATORS
+from polygraph.models.mesh.config import MeshAutoencoderConfig as MeshAutoencoderConfig
 from polygraph.models.mesh.pretrained import PretrainedMixin
+from polygraph.models.vae.gaussian import Posterior, clamp_log_variance
+from polygraph.models.vae.likelihood import make_likelihood
+from polygraph.models.vae.variational import VariationalMixin
 from polygraph.nn import (
     NCP,
     FirstOrder,
@@ -31,136 +35,11 @@ from polygraph.nn import (
     SelectVertices,
     Simple,
 )
-from polygraph.nn.block import ACTIVATIONS, OperatorFactory
-from polygraph.nn.norm import NORMS
+from polygraph.nn.block import OperatorFactory
 from polygraph.nn.tables import table_of
 
-COORDINATES = 3
-BLOCKS = (
-    "first_order",
-    "simple",
-    "full",
-    "skip",
-    "skip_code",
-    "skip_linear",
-    "skip_plus_nested",
-)
-PUBLISHED = "published"  #: rule of the dummy vertex
-OPERATORS = ("spiral", "chebyshev", "gat", "feastnet", "monet", "edgeconv", "ecc")
 
-
-@dataclass(frozen=True)
-class MeshAutoencoderConfig:
-    """What a `MeshAutoencoder` is made of.
-
-    Attributes:
-        encoder_channels: channels after each encoder layer, finest first; one per down-sampling.
-        decoder_channels: channels after the decoder's linear layer, then after each decoder layer,
-            coarsest first, the last being the 3 coordinates; one more than encoder channels, or
-            two more, which adds a convolution at the finest level.
-        latent_channels: numbers in the code of a mesh.
-        block: ``"first_order"`` (spiral convolution), ``"simple"`` (one operator, its powers),
-            ``"full"`` (NCP), ``"skip"`` (NCP-Skip), ``"skip_code"`` (NCP-Skip as the public code
-            has it, whose residual begins with the second step; of order 2 it is ``"full"``),
-            ``"skip_linear"`` or ``"skip_plus_nested"`` (other residuals, see
-            `polygraph.nn.NCPSkip`).
-        order: degree of the polynomial blocks, one for all or one for each, the encoder's first,
-            in the order of the data's way; first-order blocks ignore it.
-        operator: of the blocks: ``"spiral"`` convolution, or one on the edges of the mesh
-            (`polygraph.nn.mesh_conv`): ``"chebyshev"``, ``"gat"``, ``"feastnet"``, ``"monet"``,
-            ``"edgeconv"`` or ``"ecc"``.
-        activation: after every block but the last: ``"elu"``, ``"none"``, ``"relu"``,
-            ``"leaky_relu"`` (slope 0.2) or ``"leaky_relu_0.02"`` (the public code's slope).
-        norm: of the products, a kind of `polygraph.nn.SecondOrderNorm`. With ``"none"`` and
-            activation ``"none"`` the network is exactly a polynomial.
-        fuse_downsampling: evaluate the last step of an encoder layer on the vertices that stay.
-            A quarter of the work, and the same result where ``norm`` is per vertex (``"batch"``,
-            ``"none"``); the other norms then take their statistics over the vertices that stay.
-        dummy_vertex: the vertex that the public code adds to every level, and that gaps of spirals
-            read. True counts it in the linear layers and in norm ``"batch"``, for the published
-            counts of parameters; it is always zero. ``"published"`` computes with it as the public
-            code does: it is zero between the layers, but the first layer of the decoder reads a
-            learned row there, and within a layer, from order 3 on, the next step reads the bias
-            that ``"batch"`` has there. So published weights give what they gave (see
-            `polygraph.models.load_published`).
-    """
-
-    encoder_channels: tuple[int, ...] = (16, 16, 16, 32)
-    decoder_channels: tuple[int, ...] = (32, 32, 16, 16, 3)
-    latent_channels: int = 16
-    block: Literal[
-        "first_order", "simple", "full", "skip", "skip_code", "skip_linear", "skip_plus_nested"
-    ] = "full"
-    order: int | tuple[int, ...] = 2
-    operator: Literal["spiral", "chebyshev", "gat", "feastnet", "monet", "edgeconv", "ecc"] = (
-        "spiral"
-    )
-    activation: Literal["elu", "none", "relu", "leaky_relu", "leaky_relu_0.02"] = "elu"
-    norm: Literal[
-        "rms",
-        "vertex_rms",
-        "instance",
-        "instance_vertex",
-        "batch",
-        "batch_channel",
-        "tanh",
-        "none",
-    ] = "vertex_rms"
-    fuse_downsampling: bool = True
-    dummy_vertex: bool | Literal["published"] = False
-
-    def __post_init__(self) -> None:
-        """Check every field; a list of channels (from JSON or YAML) becomes a tuple."""
-        check_numbers(type(self).__name__, self)
-        name = type(self).__name__
-        for field in ("encoder_channels", "decoder_channels"):
-            object.__setattr__(self, field, tuple(getattr(self, field)))
-            for channels in getattr(self, field):
-                check_positive(name, **{field: channels})
-        check_positive(name, latent_channels=self.latent_channels)
-        if not isinstance(self.order, int):
-            object.__setattr__(self, "order", tuple(self.order))
-        for order in self.orders:
-            check_positive(name, order=order)
-        check_choice(name, "block", self.block, BLOCKS)
-        check_choice(name, "operator", self.operator, OPERATORS)
-        check_choice(name, "activation", self.activation, ACTIVATIONS)
-        check_choice(name, "norm", self.norm, NORMS)
-        if not isinstance(self.dummy_vertex, bool):
-            check_choice(name, "dummy_vertex", self.dummy_vertex, (PUBLISHED,))
-            if self.operator != "spiral":
-                raise ValueError(
-                    f"{name}: dummy_vertex {PUBLISHED!r} belongs to operator 'spiral', got "
-                    f"{self.operator!r}"
-                )
-        levels, decoder = len(self.encoder_channels), self.decoder_channels
-        if levels < 1 or len(decoder) not in (levels + 1, levels + 2):
-            raise ValueError(
-                f"{name}: decoder_channels must be one or two more than encoder_channels, of which "
-                f"there is at least one; got {len(decoder)} and {levels}"
-            )
-        if decoder[-1] != COORDINATES:
-            raise ValueError(
-                f"{name}: decoder_channels must end with 3 coordinates, got {decoder[-1]}"
-            )
-        if len(self.orders) != self.num_blocks:
-            raise ValueError(
-                f"{name}: order must be one number, or one for each of the {self.num_blocks} "
-                f"blocks, got {len(self.orders)}"
-            )
-
-    @property
-    def num_blocks(self) -> int:
-        """Of encoder and decoder."""
-        return len(self.encoder_channels) + len(self.decoder_channels) - 1
-
-    @property
-    def orders(self) -> tuple[int, ...]:
-        """Of every block, the encoder's first."""
-        return (self.order,) * self.num_blocks if isinstance(self.order, int) else self.order
-
-
-class MeshAutoencoder(PretrainedMixin):
+class MeshAutoencoder(VariationalMixin, PretrainedMixin):
     """Encodes meshes of one template to a few numbers, and decodes them.
 
     Encoder: per level a block, then vertices are selected; then a linear layer. Decoder: a linear
@@ -272,6 +151,13 @@ class MeshAutoencoder(PretrainedMixin):
             made = _block(config, next(orders), factories[0][0], *widths[-2:], activation="none")
             self.head = made
 
+        # Behind all others: with one seed an autoencoder and a variational one begin alike.
+        self.to_log_variance: nn.Linear | None = None
+        self.likelihood = None
+        if config.variational:
+            self.to_log_variance = nn.Linear(coarse * width, config.latent_channels)
+            self.likelihood = make_likelihood(config.likelihood, config.variance)
+
         self.register_buffer("mean", torch.zeros(self.num_vertices, COORDINATES))
         self.register_buffer("std", torch.ones(self.num_vertices, COORDINATES))
 
@@ -325,6 +211,8 @@ class MeshAutoencoder(PretrainedMixin):
     def encode(self, x: Tensor) -> Tensor:
         """Latent codes ``[B, latent_channels]`` of meshes ``x [B, V, 3]``.
 
+        Of a variational model they are the means of the posteriors.
+
         Raises:
             ValueError: if x does not have the vertices of the template.
         """
@@ -365,7 +253,29 @@ class MeshAutoencoder(PretrainedMixin):
             check_dtype("MeshAutoencoder", "x", x, self.to_latent.weight, of="model")
         return x
 
+    def observe(self, x: Tensor) -> Tensor:
+        """Meshes ``x [B, V, 3]``, normalised, as the likelihood sees them."""
+        return self.normalize(self._check(x))
+
+    def infer(self, observed: Tensor) -> Posterior:
+        """The Gaussian over codes of each mesh ``[B, V, 3]``, normalised already."""
+        self.require_variational("infer")
+        assert self.to_log_variance is not None
+        features = self._features(self._check(observed))
+        return Posterior(
+            self.to_latent(features), clamp_log_variance(self.to_log_variance(features))
+        )
+
+    def expect(self, z: Tensor) -> Tensor:
+        """What the likelihood is centred on, given codes ``z``: normalised meshes ``[B, V, 3]``."""
+        return self._decode(z)
+
     def _encode(self, x: Tensor) -> Tensor:
+        z: Tensor = self.to_latent(self._features(x))
+        return z
+
+    def _features(self, x: Tensor) -> Tensor:
+        """What the linear layers behind the encoder read, ``[B, coarse vertices · channels]``."""
         if self.computes_dummy:
             x = nn.functional.pad(x, (0, 0, 0, 1))
         for level, block in enumerate(self.encoder):
@@ -374,8 +284,7 @@ class MeshAutoencoder(PretrainedMixin):
                 x = self.select[level](x)
         if self.dummy:
             x = nn.functional.pad(x, (0, 0, 0, 1))
-        z: Tensor = self.to_latent(x.flatten(1))
-        return z
+        return x.flatten(1)
 
     def _decode(self, z: Tensor) -> Tensor:
         x: Tensor = self.from_latent(z).view(z.shape[0], *self.coarse_shape)

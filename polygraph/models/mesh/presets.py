@@ -10,6 +10,7 @@ from polygraph.models.mesh.mesh_autoencoder import OPERATORS, MeshAutoencoderCon
 
 Preset = tuple[MeshAutoencoderConfig, SpiralConfig]
 
+KINDS = ("simple", "full", "skip")  #: of polynomial blocks
 ONE_RING = SpiralConfig(convention="neural3dmm", hops=(1,), dilation=(1,))
 
 
@@ -27,7 +28,7 @@ def _presets() -> dict[str, Preset]:
     for operator in OPERATORS[1:]:
         settings = {**blocks["first-order"], "operator": operator}
         presets[operator] = MeshAutoencoderConfig(**settings), ONE_RING
-    for block in ("simple", "full", "skip"):
+    for block in KINDS:
         for order in (2, 3, 4):
             name = f"{block}-{order}"
             own: dict[str, Any] = {**blocks[name], "norm": "instance"}
@@ -36,6 +37,9 @@ def _presets() -> dict[str, Preset]:
             presets[f"{name}-instance-noact"] = without, ONE_RING
     for name in ("simple-2", "full-2", "full-3"):
         presets[f"{name}-batchnorm"] = MeshAutoencoderConfig(norm="batch", **blocks[name]), ONE_RING
+    for name in ("first-order", *(f"{kind}-{order}" for kind in KINDS for order in (2, 3, 4))):
+        own = {**blocks[name], "variational": True}
+        presets[f"vae-{name}"] = MeshAutoencoderConfig(**own), ONE_RING
     presets["first-order-spiralnet++"] = (
         MeshAutoencoderConfig(**blocks["first-order"]),
         SpiralConfig(convention="spiralnet++", length=9),
@@ -75,7 +79,8 @@ def get_preset(name: str) -> Preset:
     ``gat``, ``feastnet``, ``monet``, ``edgeconv`` and ``ecc`` have those operators in it.
     ``simple-N``, ``full-N`` and ``skip-N`` with ``-instance``, also ``-instance-noact``, have the
     papers' normalisation (instance), ``simple-2``, ``full-2`` and ``full-3`` with ``-batchnorm``
-    that of the public code.
+    that of the public code. ``vae-first-order``, ``vae-simple-N``, ``vae-full-N`` and
+    ``vae-skip-N`` are the same networks, variational (`polygraph.models.vae`).
     ``neural3dmm`` and ``spiralnet++`` are as published, filters and all.
 
     Raises:

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from polygraph.models.mesh.mesh_autoencoder import PUBLISHED, MeshAutoencoder, MeshAutoencoderConfig
+from polygraph.models.mesh.config import PUBLISHED, MeshAutoencoderConfig
+from polygraph.models.mesh.mesh_autoencoder import MeshAutoencoder
 
 _BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 _NORMALIZATION = ("mean", "std")  # of the meshes: not in the public state

@@ -65,6 +65,8 @@ def recipe_of(config: MeshRunConfig) -> dict[str, Any]:
 
 def family_of(config: MeshRunConfig) -> str:
     """What kind of model a run's is, for colours and legends."""
+    if config.model.variational:
+        return "variational"
     if config.preset in _OWN_FILTERS:
         return "spiral"
     if config.model.operator != "spiral":

@@ -10,8 +10,9 @@ from torch import nn
 
 from polygraph.models.images.families import CRITICS, GENERATORS, build, config_of
 from polygraph.models.state import build_with
+from polygraph.tasks.vae.checkpoint import load_vae
 from polygraph.train import recorded
-from polygraph.train.checkpoint import CheckpointError, load_checkpoint, part_of
+from polygraph.train.checkpoint import CheckpointError, load_checkpoint, part_of, read_meta
 
 
 def load_generator(
@@ -19,10 +20,13 @@ def load_generator(
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Build the generator of a checkpoint, such as ``last.safetensors`` in a run's folder.
 
+    Of a variational autoencoder it is the decoder.
+
     Args:
         checkpoint: the file.
         device: where the generator goes.
-        weights: ``average`` or ``generator``: the averaged ones, or those of the last step.
+        weights: ``average`` or ``generator``: the averaged ones, or those of the last step; of an
+            autoencoder there is one kind.
 
     Returns:
         The generator in eval mode, and the checkpoint's description.
@@ -30,6 +34,9 @@ def load_generator(
     Raises:
         CheckpointError: the checkpoint is unreadable, or of something else.
     """
+    if read_meta(checkpoint).get("kind") == "vae":
+        model, meta = load_vae(checkpoint, device)
+        return model.decoder, meta
     return _load(checkpoint, "generator", weights, device)
 
 
@@ -71,6 +78,7 @@ def checkpoint_of(folder: str | Path) -> Path:
     Raises:
         CheckpointError: the folder holds no run of a generator.
     """
-    found = recorded.checkpoint_of(Path(folder), "gan")
+    kind = recorded.kind_of(Path(folder))
+    found = recorded.checkpoint_of(Path(folder), kind if kind == "vae" else "gan")
     assert found is not None  # of a mesh autoencoder alone there is none
     return found

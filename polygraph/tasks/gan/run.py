@@ -50,7 +50,7 @@ class Run:
     @property
     def latent_channels(self) -> int:
         """Numbers that an image is made from."""
-        return int(self.meta["config"]["generator"]["latent_channels"])
+        return int(self.model.config.latent_channels)  # type: ignore[union-attr, arg-type]
 
     @cached_property
     def result(self) -> dict[str, Any]:

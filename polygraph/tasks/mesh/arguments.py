@@ -20,7 +20,8 @@ from polygraph.train.arguments import (
     read_told,
 )
 from polygraph.train.config import TrainConfig
-from polygraph.train.words import DATA_WORDS, Spelling
+from polygraph.train.variational import ObjectiveConfig
+from polygraph.train.words import DATA_WORDS, OBJECTIVE_WORDS, Spelling
 
 DEFAULT_PRESET = "full-2"
 _OF_THE_RUN = ("upsampling", "normalization", "loss", "augmentation")
@@ -28,10 +29,18 @@ _NESTED: dict[str, Any] = {
     "model": MeshAutoencoderConfig,
     "spiral": SpiralConfig,
     "data": MeshDataConfig,
+    "objective": ObjectiveConfig,
 }
 SPELLING = Spelling(
     list_settings(_NESTED, ("factors",)),
-    {**DATA_WORDS, "up": "data.up", "latent": "model.latent_channels"},
+    {
+        **DATA_WORDS,
+        **OBJECTIVE_WORDS,
+        "up": "data.up",
+        "latent": "model.latent_channels",
+        "likelihood": "model.likelihood",
+        "variance": "model.variance",
+    },
     {"synthetic": {"kind": "synthetic", "path": None}},
 )
 #: the default: what wins on small data and large; the published recipe is mesh-published
@@ -59,7 +68,8 @@ def make_parser(preset: str) -> Any:
     for name, choices in (("normalization", NORMALIZATIONS), ("loss", LOSSES)):
         parser.add_argument(f"--{name}", type=Literal[choices], default=choices[0])
     model, spiral = get_preset(preset)
-    add_nested(parser, _NESTED, {"model": model, "spiral": spiral, "data": MeshDataConfig()})
+    parts = {"data": MeshDataConfig(), "objective": ObjectiveConfig()}
+    add_nested(parser, _NESTED, {"model": model, "spiral": spiral, **parts})
     parser.set_defaults(RECIPE)
     add_help(parser, _NESTED, MeshRunConfig, ("factors", *_OF_THE_RUN))
     return parser

@@ -13,6 +13,7 @@ from polygraph.mesh.hierarchy import MeshHierarchy, load_or_build
 from polygraph.mesh.spiral import SpiralConfig
 from polygraph.models.mesh.mesh_autoencoder import MeshAutoencoderConfig
 from polygraph.train.config import TrainConfig, config_hash
+from polygraph.train.variational import ObjectiveConfig
 
 NORMALIZATIONS, LOSSES = ("vertex", "shared"), ("l1", "distance")
 
@@ -39,6 +40,7 @@ class MeshRunConfig:
         augmentation: standard deviation of α in ``x + α (x' - x'')``, by which training meshes x
             are moved along the difference of two others of their batch, beyond what was recorded;
             0 (published) trains on the meshes as they are.
+        objective: of a variational autoencoder, which ``loss`` is not looked at for.
     """
 
     preset: str = "full-2"
@@ -51,6 +53,7 @@ class MeshRunConfig:
     normalization: Literal["vertex", "shared"] = "vertex"
     loss: Literal["l1", "distance"] = "l1"
     augmentation: float = 0.0
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
 
     def __post_init__(self) -> None:
         """Turn lists (from YAML) into tuples, compare the number of levels, check the choices."""
@@ -59,6 +62,11 @@ class MeshRunConfig:
         check_choice("train", "loss", self.loss, LOSSES)
         if not (self.augmentation >= 0 and math.isfinite(self.augmentation)):
             raise ValueError(f"train: augmentation must be 0 or more, got {self.augmentation}")
+        if not self.model.variational and self.objective != ObjectiveConfig():
+            raise ValueError(
+                "train: objective (beta, warmup_steps, free_bits) is of variational autoencoders, "
+                "such as vae-full-2, and this one is not"
+            )
         if self.factors is None:
             return
         object.__setattr__(self, "factors", tuple(self.factors))
@@ -72,13 +80,24 @@ class MeshRunConfig:
                 "two out, and it is made to fit the other"
             )
 
+    def semantics(self) -> dict[str, Any]:
+        """What decides about the weights of a run on given meshes, besides the loop's settings."""
+        return {
+            "model": self.model.semantics(),
+            "loss": self.loss,
+            "augmentation": self.augmentation,
+            **({"objective": asdict(self.objective)} if self.model.variational else {}),
+        }
+
     def digest(self) -> str:
         """SHA-256 of what decides about the result, the same on every machine.
 
         Where the data lies does not count (its content has a hash of its own), nor the name of the
         preset, nor what is only shown.
         """
-        fields = asdict(self)
+        fields = {**asdict(self), **self.semantics()}
+        if not self.model.variational:
+            del fields["objective"]
         del fields["preset"]
         for name in ("path", "cache_dir", "full_check", "up"):
             del fields["data"][name]

@@ -40,7 +40,8 @@ PRESETS = (
     "                       with -noact), simple-N, full-N and skip-N with -instance or\n"
     "                       -instance-noact, simple-2, full-2 and full-3 with -batchnorm,\n"
     "                       first-order-spiralnet++, neural3dmm, spiralnet++, chebyshev, gat,\n"
-    "                       feastnet, monet, edgeconv, ecc"
+    "                       feastnet, monet, edgeconv, ecc; variational: vae-first-order,\n"
+    "                       vae-simple-N, vae-full-N, vae-skip-N"
 )
 CONFIGS = "mesh-benchmark (the\n                       default), mesh-published, mesh-quick"
 
