@@ -8,6 +8,7 @@ from polygraph.data import AudioDataConfig, ImageDataConfig, MeshDataConfig, Sha
 from polygraph.data.audio.mel import FeatureConfig
 from polygraph.data.identities import IdentityDataConfig
 from polygraph.mesh.spiral import SpiralConfig
+from polygraph.models.denoiser.presets import DENOISERS
 from polygraph.models.images.families import CLASSIFIERS, CRITICS, GENERATORS
 from polygraph.models.images.graph_gan import GraphCriticConfig, GraphGeneratorConfig
 from polygraph.models.images.pixel_classifier import PixelClassifierConfig
@@ -27,7 +28,11 @@ from polygraph.train.sound_augment import SoundAugmentConfig
 CLASSES = [
     *(MeshDataConfig, ShapeDataConfig, ImageDataConfig, SpiralConfig),
     *(MeshAutoencoderConfig, DGCNNClassifierConfig, DGCNNSegmenterConfig),
-    *(cls for families in (GENERATORS, CRITICS, CLASSIFIERS) for cls, _ in families.values()),
+    *(
+        cls
+        for families in (GENERATORS, CRITICS, CLASSIFIERS, DENOISERS)
+        for cls, _ in families.values()
+    ),
     *(TrainConfig, GanConfig, MeshRunConfig, PointsRunConfig, GanRunConfig),
     *(ImagesRunConfig, AugmentConfig, AudioRunConfig, AudioDataConfig, FeatureConfig),
     *(SoundAugmentConfig, VerifyRunConfig, IdentityDataConfig),

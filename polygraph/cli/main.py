@@ -30,6 +30,7 @@ COMMANDS = (
     "reconstruct",
     "predict",
     "degree",
+    "denoise",
     "verify",
     "lens",
     "latent",

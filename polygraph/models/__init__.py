@@ -1,9 +1,10 @@
-"""Models in rooms, of meshes, points and images, and residual networks; a file for each family.
+"""Models in rooms, of meshes, points and images, residual networks, denoisers; a file each family.
 
 A file has the family's config, its module and the paper it is from. `create_model` makes any of
 them by name, `list_models` has the names.
 """
 
+from polygraph.models.denoiser import GCDN, DnCNN, DnCNNConfig, GCDNConfig, denoise_tiles
 from polygraph.models.images import (
     ConvCritic,
     ConvCriticConfig,
@@ -48,6 +49,7 @@ from polygraph.models.registry import create_model, list_models
 from polygraph.models.resnet import ResNet, ResNetConfig
 
 __all__ = [
+    "GCDN",
     "PCA",
     "PRESETS",
     "ConvCritic",
@@ -58,6 +60,9 @@ __all__ = [
     "DGCNNSegmenterConfig",
     "DeconvGenerator",
     "DeconvGeneratorConfig",
+    "DnCNN",
+    "DnCNNConfig",
+    "GCDNConfig",
     "GraphCritic",
     "GraphCriticConfig",
     "GraphGenerator",
@@ -88,6 +93,7 @@ __all__ = [
     "StyleGenerator",
     "StyleGeneratorConfig",
     "create_model",
+    "denoise_tiles",
     "get_preset",
     "list_models",
     "load_inception",

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 #: what `polygraph train` calls a task, and its folder
-TASKS = ("audio", "gan", "images", "mesh", "points", "verify")
+TASKS = ("audio", "denoise", "gan", "images", "mesh", "points", "verify")
 
 
 class Command(NamedTuple):
