@@ -7,6 +7,7 @@ import pytest
 from polygraph.data import AudioDataConfig, ImageDataConfig, MeshDataConfig, ShapeDataConfig
 from polygraph.data.audio.mel import FeatureConfig
 from polygraph.data.identities import IdentityDataConfig
+from polygraph.data.pictures import PictureDataConfig
 from polygraph.mesh.spiral import SpiralConfig
 from polygraph.models.denoiser.presets import DENOISERS
 from polygraph.models.images.families import CLASSIFIERS, CRITICS, GENERATORS
@@ -15,6 +16,7 @@ from polygraph.models.images.pixel_classifier import PixelClassifierConfig
 from polygraph.models.mesh.mesh_autoencoder import MeshAutoencoderConfig
 from polygraph.models.points.dgcnn import DGCNNClassifierConfig, DGCNNSegmenterConfig
 from polygraph.tasks.audio.training import AudioRunConfig
+from polygraph.tasks.denoise.training import DenoiseRunConfig
 from polygraph.tasks.gan.losses import GanConfig
 from polygraph.tasks.gan.training import GanRunConfig
 from polygraph.tasks.images.training import ImagesRunConfig
@@ -36,6 +38,7 @@ CLASSES = [
     *(TrainConfig, GanConfig, MeshRunConfig, PointsRunConfig, GanRunConfig),
     *(ImagesRunConfig, AugmentConfig, AudioRunConfig, AudioDataConfig, FeatureConfig),
     *(SoundAugmentConfig, VerifyRunConfig, IdentityDataConfig),
+    *(DenoiseRunConfig, PictureDataConfig),
 ]
 BAD = {"nan": float("nan"), "inf": float("inf"), "minus": -1, "zero": 0, "true": True}
 BAD |= {"huge": 10**12, "text": "3"}
@@ -44,7 +47,7 @@ MEANT = {
     "zero": {
         *("seed", "val_seed", "weight_decay", "label_smoothing", "shift", "beta1", "beta2", "ema"),
         *("grow_steps", "score_images", "mapping_order", "dropout", "augmentation", "reference"),
-        *("num_categories", "min_learning_rate", "warmup_epochs", "split_seed"),
+        *("num_categories", "noise_seed", "min_learning_rate", "warmup_epochs", "split_seed"),
         *("crop_padding", "drop_block", "instance_share"),
         *("probability", "speed", "stretch", "shift_frames", "noise"),
         *("margin", "point_shift", "pair_seed", "resamples", "orthogonality"),
@@ -54,6 +57,7 @@ MEANT = {
             "seed",
             "val_seed",
             "split_seed",
+            "noise_seed",
             "steps",
             "epochs",
             "eval_every",

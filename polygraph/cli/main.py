@@ -21,6 +21,7 @@ from polygraph.cli.parser import UsageError
 COMMANDS = (
     "demo",
     "demo-gan",
+    "demo-denoise",
     "train",
     "benchmark",
     "sample",

@@ -63,7 +63,7 @@ class PatchBatches:
         self.device, self.dtype, self.rank, self.world = device, dtype, rank, world
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
-        """Of ``step``, this process's part: clean patches in [0, 1], and noise, ``[b, C, P, P]``."""
+        """This process's part of ``step``: clean patches in [0, 1], and noise, ``[b, C, P, P]``."""
         config = self.config
         chosen, _ = sample_batch(config.seed, len(self.pictures), config.batch_size, step)
         patches, noises = [], []

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -140,7 +141,7 @@ class _SharedGraph(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.activate = config, activate
-        pairs = list(zip(sizes, sizes[1:], strict=False))
+        pairs = list(pairwise(sizes))
         self.layers = nn.ModuleList(_graph_layer(config, *pair, replicas) for pair in pairs)
         self.norms = nn.ModuleList(
             _norm(config, size) if norm else nn.Identity() for _, size in pairs

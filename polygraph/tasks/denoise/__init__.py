@@ -61,7 +61,8 @@ def train(
         >>> import tempfile
         >>> import numpy as np
         >>> from polygraph.tasks import denoise
-        >>> ramps = [np.add.outer(np.arange(32), np.arange(40 + n)).astype(np.uint8) for n in range(4)]
+        >>> ramp = np.add.outer(np.arange(32), np.arange(40)).astype(np.uint8)
+        >>> ramps = [ramp + 10 * n for n in range(4)]
         >>> run = denoise.train(
         ...     ramps, tempfile.mkdtemp(), preset="dncnn-10", width=4, steps=2, batch_size=2,
         ...     patch=16, say=lambda line: None

@@ -17,7 +17,7 @@ data
                        photographs that its wheel holds (default)
   --test DIR           pictures that test; else test/, or a tenth of DIR
   --channels N         1, grey values, or 3, colours (default: 1)
-  --sigma S            of the noise, white being 255; two: a range (default: 25)
+  --sigma S            of the noise, white being 255: 25 if not given; two: a range
   --patch N            height and width of the patches (default: 42)
 
 model

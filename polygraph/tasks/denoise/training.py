@@ -33,7 +33,6 @@ from polygraph.models.denoiser.presets import (
 )
 from polygraph.models.denoiser.tiles import denoise_tiles
 from polygraph.tasks.denoise.measure import (
-    WINDOW,
     as_float,
     measure_row,
     noise_of,

@@ -158,7 +158,7 @@ def test_layers_share_a_graph_with_gradients():
         for _ in range(2)
     )
     x = torch.randn(2, 3, 6, 5).double().requires_grad_()
-    near, dist2 = first.neighbors(x)
+    near, _ = first.neighbors(x)
     torch.testing.assert_close(first(x, near), first(x))
     grad = torch.randn(2, 3, 6, 5).double()
     (found,) = torch.autograd.grad(second(first(x, near), near), x, grad)
