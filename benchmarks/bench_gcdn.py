@@ -52,7 +52,7 @@ class EdgeByEdge(MessagePassing):
 
 def dense_neighbors(x: Tensor, k: int) -> Tensor:
     """``[B, N, k]`` by all distances and a mask of the window."""
-    batch, _, height, width = x.shape
+    height, width = x.shape[2:]
     pixels = x.flatten(2).mT
     rows, columns = (
         torch.arange(height).repeat_interleave(width),

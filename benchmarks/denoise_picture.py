@@ -1,6 +1,6 @@
 """A picture through the published-size GCDN: processor time and peak memory.
 
-    python benchmarks/denoise_picture.py --size 512 --threads 1 --out results/NAME/denoise_picture.json
+    python benchmarks/denoise_picture.py --size 512 --threads 1 --out results/NAME/picture.json
 
 Weights are random: neither time nor memory depends on them. Time is the processor's, of all threads
 together, so that other work on the machine does not count. Memory is the process's, and what the

@@ -24,9 +24,9 @@ from polygraph.data.image_files import (
     list_pictures,
     opened_picture,
 )
-from polygraph.data.shapes import ARRAYS
 from polygraph.data.store import progress
 
+ARRAYS = "arrays"  #: kind of pictures that were given in Python
 KINDS = ("folder", "scikit-image", ARRAYS)
 _PARTS = ("train", "val", "test")
 #: photographs that scikit-image's wheel holds, and which of them validate and test

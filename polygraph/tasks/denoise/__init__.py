@@ -72,8 +72,7 @@ def train(
     """
     from dataclasses import replace
 
-    from polygraph.data.pictures import pictures_from_arrays
-    from polygraph.data.shapes import ARRAYS
+    from polygraph.data.pictures import ARRAYS, pictures_from_arrays
     from polygraph.tasks.denoise.arguments import parse_train_denoise
     from polygraph.tasks.denoise.training import train_denoise
     from polygraph.train.log import say_on_stderr
