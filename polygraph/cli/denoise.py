@@ -157,7 +157,7 @@ def _write(path: Path, made: Any) -> None:
 
         if made.dtype != np.uint8:
             made = (made.clip(0, 1) * 255).round().astype(np.uint8)
-        how = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95}}
+        how: dict[str, dict[str, Any]] = {"WEBP": {"lossless": True}, "JPEG": {"quality": 95}}
         name = _WRITTEN[path.suffix.lower()]
         Image.fromarray(made).save(buffer, name, **how.get(name, {}))
     path.parent.mkdir(parents=True, exist_ok=True)

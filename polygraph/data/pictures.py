@@ -146,7 +146,9 @@ def pictures_from_arrays(
     """
     given: dict[str, list[Any]] = {"train": [*arrays], "val": [], "test": [*(test or ())]}
     files = _divided(given, config)
-    pictures, names, parts = [], [], {}
+    pictures: list[Images] = []
+    names: list[str] = []
+    parts: dict[str, tuple[int, ...]] = {}
     for part, items in files.items():
         parts[part] = tuple(range(len(pictures), len(pictures) + len(items)))
         for n, item in enumerate(items):
@@ -222,7 +224,9 @@ def _divided(given: dict[str, list[Any]], config: PictureDataConfig) -> dict[str
 
 
 def _read(name: str, files: dict[str, list[Path]], channels: int) -> PictureSet:
-    pictures, names, parts = [], [], {}
+    pictures: list[Images] = []
+    names: list[str] = []
+    parts: dict[str, tuple[int, ...]] = {}
     for part in _PARTS:
         parts[part] = tuple(range(len(pictures), len(pictures) + len(files[part])))
         for file in progress(files[part], f"pictures of {name} ({part})", len(files[part])):

@@ -146,9 +146,8 @@ class NonLocalGraphConv2d(torch.nn.Module):
         tail = 2 * coordinates
         width = in_channels + tail
         hidden = in_channels if hidden is None else hidden
-        self.local = torch.nn.Conv2d(
-            width, out_channels, 3, padding=1, bias=False, padding_mode=padding_mode
-        )
+        padded: Any = {"padding": 1, "padding_mode": padding_mode}
+        self.local = torch.nn.Conv2d(width, out_channels, 3, bias=False, **padded)
         self.hidden = None if kind.startswith("edge") else DifferenceHidden(width, hidden)
         self.weight: torch.nn.Parameter | None = None
         if kind.startswith("edge"):
@@ -320,8 +319,8 @@ class NonLocalGraphConv2d(torch.nn.Module):
         graph = graph.with_transposed(nodes.shape[0])
         phi = self.hidden(nodes, graph)
         if self.weight is None:
-            matrices = self.filter()
-            return light_ecc(nodes, phi, *matrices, graph, "mean", edge_weight=gamma)
+            left, right, kappa = self.filter()
+            return light_ecc(nodes, phi, left, right, kappa, graph, "mean", edge_weight=gamma)
         if gamma is None:
             return ecc(nodes, phi, self.weight, graph, "mean")
         if not isinstance(phi, Tensor):

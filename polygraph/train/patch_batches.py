@@ -27,7 +27,8 @@ def noise_like(shape: Sequence[int], sigma: float, rng: np.random.Generator) -> 
         rng: draws it.
     """
     drawn: NDArray[np.float32] = rng.standard_normal(tuple(shape), np.float32)
-    return drawn * np.float32(sigma / WHITE)
+    drawn *= np.float32(sigma / WHITE)
+    return drawn
 
 
 class PatchBatches:

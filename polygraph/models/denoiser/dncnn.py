@@ -67,7 +67,7 @@ class DnCNN(Denoiser):
 
     def __init__(self, config: DnCNNConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config: DnCNNConfig = config
         width = config.width
         layers: list[nn.Module] = [nn.Conv2d(config.channels, width, 3, padding=1), nn.ReLU()]
         for _ in range(config.depth - 2):
@@ -90,7 +90,7 @@ class DnCNN(Denoiser):
     @property
     def reach(self) -> int:
         """See `Denoiser`."""
-        return self.config.depth
+        return int(self.config.depth)
 
     @property
     def smallest(self) -> int:

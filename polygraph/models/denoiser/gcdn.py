@@ -171,11 +171,15 @@ class _SharedGraph(nn.Module):
             local: what the first layer's local convolution reads; None: ``x``.
         """
         near = self.neighbours(x, radius)
-        whole = not is_inference(self) or radius is None
+        halo = radius if is_inference(self) else None
         for layer, norm in zip(self.layers, self.norms, strict=True):
             call = partial(_behind, layer, norm, self.activate)
             read = (x,) if local is None else (x, local)
-            x = call(*read, near=near) if whole else by_rows(call, *read, near=near, halo=radius)
+            x = (
+                call(*read, near=near)
+                if halo is None
+                else by_rows(call, *read, near=near, halo=halo)
+            )
             local = None
         return x
 
@@ -341,7 +345,7 @@ class GCDN(Denoiser):
     @property
     def reach(self) -> int | None:
         """See `Denoiser`."""
-        config = self.config
+        config: GCDNConfig = self.config
         radius = 1 if config.graph == "none" else config.search_radius
         if radius is None:
             return None

@@ -62,7 +62,7 @@ def ssim(made: Tensor, clean: Tensor) -> float:
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     found: Any = structural_similarity_index_measure(
-        made[None].double(), clean[None].double(), data_range=1.0, kernel_size=WINDOW
+        made[None].float(), clean[None].float(), data_range=1.0, kernel_size=WINDOW
     )
     return float(found)
 

