@@ -73,7 +73,10 @@ def make(sizes: dict[str, int], device: str) -> Problem:
         ).to(device)
         for _ in range(LAYERS)
     ]
-    x = normal(B, C, P, P, seed=1, device=device).requires_grad_()
+    # Neighbours have weights that count, exp(-1) or so: of distant ones they and all that depends on
+    # them would be tiny.
+    spread = (5 / C) ** 0.5
+    x = (normal(B, C, P, P, seed=1, device=device) * spread).requires_grad_()
     table = layers[0].neighbors(x.detach())[0]  # the peer's own may differ where two are as near
 
     def ours() -> Tensor:
