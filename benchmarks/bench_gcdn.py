@@ -12,7 +12,18 @@ import copy
 from typing import Any
 
 import torch
-from harness import BOTH, Benchmark, Contender, Problem, Target, Workload, main, upstream
+from harness import (
+    BOTH,
+    FORWARD,
+    PASSES,
+    Benchmark,
+    Contender,
+    Problem,
+    Target,
+    Workload,
+    main,
+    upstream,
+)
 from inputs import normal
 from torch import Tensor
 from torch.nn import functional
@@ -73,8 +84,8 @@ def make(sizes: dict[str, int], device: str) -> Problem:
         ).to(device)
         for _ in range(LAYERS)
     ]
-    # Neighbours have weights that count, exp(-1) or so: of distant ones they and all that depends on
-    # them would be tiny.
+    # Neighbours have weights that count, exp(-1) or so: of distant ones they would be tiny, and so
+    # would all that depends on them.
     spread = (5 / C) ** 0.5
     x = (normal(B, C, P, P, seed=1, device=device) * spread).requires_grad_()
     table = layers[0].neighbors(x.detach())[0]  # the peer's own may differ where two are as near
@@ -106,23 +117,32 @@ def make(sizes: dict[str, int], device: str) -> Problem:
         grads = torch.autograd.grad(out, leaves, upstream(out.shape, device).double())
         return out.detach(), [grad.cpu() for grad in grads]
 
+    # Of eleven million hidden features one or two lie so near to 0 that float32 has them on the
+    # other side of the bend than float64: their gradients differ by more than rounding.
+    checked = PASSES if B * P * P * k < 20_000 else (FORWARD,)
     weights = [p for layer in layers for p in layer.parameters()]
     contenders = {
-        "ours": Contender("ours", ours, [x, *weights]),
-        "PyTorch and PyG": Contender("peer", lambda: by_edges(layers, x, True), [x, *weights]),
+        "ours": Contender("ours", ours, [x, *weights], checked),
+        "PyTorch and PyG": Contender(
+            "peer", lambda: by_edges(layers, x, True), [x, *weights], checked
+        ),
     }
     return Problem(contenders, definition, (B, C, P, P))
 
 
 def peer_ratio(row: dict[str, Any]) -> float | None:
-    """How many times as long the peer takes."""
+    """How many times as long the peer takes, of a training step."""
+    if row["pass"] != BOTH:
+        return None
     return next((v["median"] for n, v in row.get("ratios", {}).items() if "/ ours" in n), None)
 
 
 def memory_ratio(row: dict[str, Any]) -> float | None:
     """How many times as much memory the peer takes."""
     peaks = row.get("memory_mib")
-    return None if peaks is None else peaks["PyTorch and PyG"] / peaks["ours"]
+    return (
+        None if peaks is None or row["pass"] != BOTH else peaks["PyTorch and PyG"] / peaks["ours"]
+    )
 
 
 TARGETS = [
@@ -139,6 +159,6 @@ if __name__ == "__main__":
             quick=["width 33, 2 patches of 32"],
             tiny=TINY,
             targets=TARGETS,
-            passes=(BOTH,),
+            passes=PASSES,
         )
     )
