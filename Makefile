@@ -2,6 +2,7 @@
 #
 #   make demo      set up, train on the built-in animal, write a table and pictures
 #   make demo-gan  set up, train a generator of built-in digits, write pictures
+#   make demo-denoise  set up, train a denoiser on scikit-image's photographs, write before and after
 #   make check     set up, see in less than two minutes that the installation works (tests/check.txt)
 #   make test      set up, run the tests (ARGS="-k spiral" picks some) on WORKERS processes of one thread
 #   make test-all  also the tests that take long, or tens of gigabytes
@@ -37,7 +38,7 @@ EMULATOR := $(wildcard scripts/emulator/*.cpp scripts/emulator/include/*.h \
 CHECKED_BUILD := POLYGRAPH_WERROR=1 $(BIN)/python setup.py --quiet build_ext \
 	--build-lib build/checked/lib --build-temp build/checked/temp
 
-.PHONY: demo demo-gan check test test-all fuzz fuzz-files lint cuda gpu-ready bench results docs links notebooks wheel report sanitize setup clean
+.PHONY: demo demo-gan demo-denoise check test test-all fuzz fuzz-files lint cuda gpu-ready bench results docs links notebooks wheel report sanitize setup clean
 .DELETE_ON_ERROR:
 
 demo: setup
@@ -45,6 +46,9 @@ demo: setup
 
 demo-gan: setup
 	$(BIN)/polygraph demo-gan $(ARGS)
+
+demo-denoise: setup
+	$(BIN)/polygraph demo-denoise $(ARGS)
 
 check: setup
 	@echo "make check: what tests/check.txt lists, less than two minutes on two cores (make test runs everything)"
@@ -121,7 +125,7 @@ $(STAMP): constraints.txt pyproject.toml setup.py scripts/build_backend.py | $(B
 	@echo "make: sets up $(VENV) and compiles the library, once; five minutes on two cores that do nothing else"
 	$(PIP) torch numpy setuptools ninja
 	$(BIN)/python -m pip uninstall -qq --yes polygraph  # its name before; both would own `polygraph`
-	$(PIP) --no-build-isolation --editable '.[mesh,train,report,verify,bench,docs,dev]'
+	$(PIP) --no-build-isolation --editable '.[mesh,train,images,report,verify,bench,docs,dev]'
 	touch $@
 
 # make decides before the line above has run; so look again whether a source is newer than what that line built.

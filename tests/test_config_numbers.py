@@ -7,13 +7,20 @@ import pytest
 from polygraph.data import AudioDataConfig, ImageDataConfig, MeshDataConfig, ShapeDataConfig
 from polygraph.data.audio.mel import FeatureConfig
 from polygraph.data.identities import IdentityDataConfig
+from polygraph.data.pictures import PictureDataConfig
 from polygraph.mesh.spiral import SpiralConfig
+<<<<<<< HEAD
 from polygraph.models.images.families import CLASSIFIERS, CRITICS, GENERATORS, VAES
+=======
+from polygraph.models.denoiser.presets import DENOISERS
+from polygraph.models.images.families import CLASSIFIERS, CRITICS, GENERATORS
+>>>>>>> denoise
 from polygraph.models.images.graph_gan import GraphCriticConfig, GraphGeneratorConfig
 from polygraph.models.images.pixel_classifier import PixelClassifierConfig
 from polygraph.models.mesh.mesh_autoencoder import MeshAutoencoderConfig
 from polygraph.models.points.dgcnn import DGCNNClassifierConfig, DGCNNSegmenterConfig
 from polygraph.tasks.audio.training import AudioRunConfig
+from polygraph.tasks.denoise.training import DenoiseRunConfig
 from polygraph.tasks.gan.losses import GanConfig
 from polygraph.tasks.gan.training import GanRunConfig
 from polygraph.tasks.images.training import ImagesRunConfig
@@ -29,10 +36,22 @@ from polygraph.train.variational import ObjectiveConfig
 CLASSES = [
     *(MeshDataConfig, ShapeDataConfig, ImageDataConfig, SpiralConfig),
     *(MeshAutoencoderConfig, DGCNNClassifierConfig, DGCNNSegmenterConfig),
+<<<<<<< HEAD
     *(cls for families in (GENERATORS, CRITICS, CLASSIFIERS, VAES) for cls, _ in families.values()),
     *(TrainConfig, GanConfig, MeshRunConfig, PointsRunConfig, GanRunConfig),
     *(ImagesRunConfig, AugmentConfig, AudioRunConfig, AudioDataConfig, FeatureConfig),
     *(SoundAugmentConfig, VerifyRunConfig, IdentityDataConfig, VaeRunConfig, ObjectiveConfig),
+=======
+    *(
+        cls
+        for families in (GENERATORS, CRITICS, CLASSIFIERS, DENOISERS)
+        for cls, _ in families.values()
+    ),
+    *(TrainConfig, GanConfig, MeshRunConfig, PointsRunConfig, GanRunConfig),
+    *(ImagesRunConfig, AugmentConfig, AudioRunConfig, AudioDataConfig, FeatureConfig),
+    *(SoundAugmentConfig, VerifyRunConfig, IdentityDataConfig),
+    *(DenoiseRunConfig, PictureDataConfig),
+>>>>>>> denoise
 ]
 BAD = {"nan": float("nan"), "inf": float("inf"), "minus": -1, "zero": 0, "true": True}
 BAD |= {"huge": 10**12, "text": "3"}
@@ -41,7 +60,7 @@ MEANT = {
     "zero": {
         *("seed", "val_seed", "weight_decay", "label_smoothing", "shift", "beta1", "beta2", "ema"),
         *("grow_steps", "score_images", "mapping_order", "dropout", "augmentation", "reference"),
-        *("num_categories", "min_learning_rate", "warmup_epochs", "split_seed"),
+        *("num_categories", "noise_seed", "min_learning_rate", "warmup_epochs", "split_seed"),
         *("crop_padding", "drop_block", "instance_share"),
         *("warmup_steps", "free_bits"),
         *("probability", "speed", "stretch", "shift_frames", "noise"),
@@ -52,6 +71,7 @@ MEANT = {
             "seed",
             "val_seed",
             "split_seed",
+            "noise_seed",
             "steps",
             "epochs",
             "eval_every",

@@ -31,6 +31,7 @@ EXTRAS = {
         "torchmetrics": "torchmetrics",
         "PIL": "pillow",
     },
+    "images": {"skimage": "scikit-image", "pywt": "pywavelets"},
     "report": {"matplotlib": "matplotlib", "plotly": "plotly"},
     "verify": {"pytorch_metric_learning": "pytorch-metric-learning"},
     "open3d": {"open3d": "open3d"},

@@ -21,6 +21,7 @@ from polygraph.cli.parser import UsageError
 COMMANDS = (
     "demo",
     "demo-gan",
+    "demo-denoise",
     "train",
     "benchmark",
     "sample",
@@ -30,6 +31,7 @@ COMMANDS = (
     "reconstruct",
     "predict",
     "degree",
+    "denoise",
     "verify",
     "lens",
     "latent",

@@ -10,6 +10,7 @@ import gzip
 import io
 import os
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -36,6 +37,7 @@ _MAX_PIXELS = 1 << 26  # of one picture: 8192 x 8192
 _OF_A_PIXEL = 8  # bytes of memory, at most, while a picture is read
 _STRIP = 64  # rows
 _TRANSPARENT = ("LA", "La", "PA", "RGBA", "RGBa")
+_GREY = ("1", "L", "LA", "La")
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 
@@ -217,45 +219,93 @@ def read_picture(
         ImportError: Pillow is missing; the message names the extra.
         ValueError: the file is no such picture, truncated, too large, or not of 8 bits a channel.
     """
-    try:
-        from PIL import Image, ImageOps
-    except ImportError as error:
-        raise ImportError("pictures need pillow: pip install 'polygraph-nn[train]'") from error
     if channels not in (1, 3):
         raise ValueError(f"read_picture: channels must be 1 or 3, got {channels}")
     if size < 1:
         raise ValueError(f"read_picture: size must be at least 1, got {size}")
+
+    def fitted(picture: Any) -> Any:
+        from PIL import Image, ImageOps
+
+        if pad_small and max(picture.size) <= size:
+            whole = Image.new(picture.mode, (size, size))
+            left, top = ((size - side) // 2 for side in picture.size)
+            whole.paste(picture, (left, top))
+            picture = whole
+        # `fit` scales and cuts at once, about the middle.
+        return ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
+
+    source = path if content is None else io.BytesIO(content)
+    picture = opened_picture(path, source, channels, then=fitted)
+    pixels = np.asarray(picture, np.uint8)
+    return np.ascontiguousarray(pixels.reshape(size, size, channels).transpose(2, 0, 1))
+
+
+def opened_picture(
+    path: str | os.PathLike[str],
+    source: Any,
+    channels: int | None,
+    *,
+    opaque: bool = False,
+    then: Callable[[Any], Any] | None = None,
+) -> Any:
+    """A picture file as Pillow's image of 8 bits a channel, grey or RGB.
+
+    Args:
+        path: names the file in messages.
+        source: what Pillow opens.
+        channels: 3 for RGB, 1 for its luminance; None: grey as it is, and all others as RGB.
+        opaque: refuse transparent pixels, which are laid over white otherwise.
+        then: done with the image; an error in it is one of the file.
+
+    Raises:
+        ImportError, ValueError: as of `read_picture`.
+    """
     try:
-        with Image.open(path if content is None else io.BytesIO(content), formats=_FORMATS) as file:
+        from PIL import Image, ImageOps
+    except ImportError as error:
+        raise ImportError("pictures need pillow: pip install 'polygraph-nn[train]'") from error
+    try:
+        with Image.open(source, formats=_FORMATS) as file:
             if file.width * file.height > _MAX_PIXELS:
                 raise ValueError(
                     f"at most {_MAX_PIXELS} pixels are read, got {file.width} x {file.height}"
                 )
             pixels = file.width * file.height
             check_room(_OF_A_PIXEL * pixels, f"{file.width} x {file.height} pixels")
-            if file.mode.startswith(("I", "F")):
-                raise ValueError(f"want 8 bits a channel, got Pillow's mode {file.mode!r}")
+            _refuse_wide(file)
+            if opaque and _is_transparent(file):
+                raise ValueError("it has transparent pixels: lay them over a colour first")
+            if channels is None:
+                channels = 1 if file.mode in _GREY else 3
             ImageOps.exif_transpose(file, in_place=True)
             picture = _opaque(file, "RGB" if channels == 3 else "L")
-            if pad_small and max(picture.size) <= size:
-                whole = Image.new(picture.mode, (size, size))
-                left, top = ((size - side) // 2 for side in picture.size)
-                whole.paste(picture, (left, top))
-                picture = whole
-            # `fit` scales and cuts at once, about the middle.
-            picture = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
+            picture.load()
+            return picture if then is None else then(picture)
     except Exception as error:  # Pillow fails with anything, SyntaxError included
         detail = f"{error}".splitlines()[0][:200] if f"{error}" else type(error).__name__
         raise ValueError(f"{path}: not a readable picture: {detail}") from error
-    pixels = np.asarray(picture, np.uint8)
-    return np.ascontiguousarray(pixels.reshape(size, size, channels).transpose(2, 0, 1))
+
+
+def _refuse_wide(file: Any) -> None:
+    """Refuse more than 8 bits a channel, of which Pillow would keep 8 without a word."""
+    if file.mode.startswith(("I", "F")):
+        raise ValueError(f"want 8 bits a channel, got Pillow's mode {file.mode!r}")
+    for part in file.tile:
+        how = part[3] if isinstance(part[3], tuple | list) else (part[3],)
+        if any(isinstance(word, str) and ";16" in word for word in how):
+            raise ValueError("want 8 bits a channel, got 16")
+
+
+def _is_transparent(picture: Any) -> bool:
+    return picture.mode in _TRANSPARENT or "transparency" in picture.info
 
 
 def _opaque(picture: Any, mode: str) -> Any:
     """The picture in that mode, over white where it is transparent: strip by strip."""
     from PIL import Image
 
-    if picture.mode not in _TRANSPARENT and "transparency" not in picture.info:
+    if not _is_transparent(picture):
         return picture if picture.mode == mode else picture.convert(mode)
     made = Image.new(mode, picture.size)
     for top in range(0, picture.height, _STRIP):

@@ -1,9 +1,14 @@
+<<<<<<< HEAD
 """Models in rooms, of meshes, points and images, residual networks; a file for each family.
+=======
+"""Models in rooms, of meshes, points and images, residual networks, denoisers; a file each family.
+>>>>>>> denoise
 
 A file has the family's config, its module and the paper it is from. `create_model` makes any of
 them by name, `list_models` has the names. `polygraph.models.vae` has what variational ones share.
 """
 
+from polygraph.models.denoiser import GCDN, DnCNN, DnCNNConfig, GCDNConfig, denoise_tiles
 from polygraph.models.images import (
     ConvCritic,
     ConvCriticConfig,
@@ -50,6 +55,7 @@ from polygraph.models.registry import create_model, list_models
 from polygraph.models.resnet import ResNet, ResNetConfig
 
 __all__ = [
+    "GCDN",
     "PCA",
     "PRESETS",
     "ConvCritic",
@@ -60,6 +66,9 @@ __all__ = [
     "DGCNNSegmenterConfig",
     "DeconvGenerator",
     "DeconvGeneratorConfig",
+    "DnCNN",
+    "DnCNNConfig",
+    "GCDNConfig",
     "GraphCritic",
     "GraphCriticConfig",
     "GraphGenerator",
@@ -92,6 +101,7 @@ __all__ = [
     "StyleGenerator",
     "StyleGeneratorConfig",
     "create_model",
+    "denoise_tiles",
     "get_preset",
     "list_models",
     "load_inception",

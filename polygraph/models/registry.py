@@ -12,6 +12,7 @@ from torch import nn
 
 from polygraph._names import did_you_mean
 from polygraph.mesh.hierarchy import build_hierarchy
+from polygraph.models.denoiser.presets import DENOISER_PRESETS, build_denoiser
 from polygraph.models.images.families import build
 from polygraph.models.images.image_vae import VAE_PRESETS
 from polygraph.models.images.inception import InceptionV3
@@ -67,7 +68,12 @@ def create_model(name: str, **settings: Any) -> nn.Module:
     ``lenet``, ``bed/conv``,              Classifiers of images: `LeNet`, `PixelClassifier`,
     ``spline/small-cnn``, ``resnet18``,   `SplineCNN`, `ResNet`; the names of
     ``prodpoly-2211``, ``pinet18``, ...   `polygraph.models.images.presets.CLASSIFIER_PRESETS`.
+<<<<<<< HEAD
     ``vae/conv``, ``vae/bernoulli``       `ImageVAE`; of meshes ``vae-full-2`` and so on.
+=======
+    ``gcdn``, ``dncnn-10``, ...           Denoisers of pictures: `GCDN`, `DnCNN`; the names of
+                                          `polygraph.models.denoiser.presets.DENOISER_PRESETS`.
+>>>>>>> denoise
     ``inception-v3``                      `InceptionV3` without weights, which `load_inception`
                                           reads.
     ====================================  ==========================================================
@@ -169,6 +175,10 @@ def _make_known(known: Mapping[str, Any], name: str, settings: dict[str, Any]) -
     return build(_config(name, known[name], settings))
 
 
+def _make_denoiser(name: str, settings: dict[str, Any]) -> nn.Module:
+    return build_denoiser(_config(name, DENOISER_PRESETS[name], settings))
+
+
 def _make(
     module: Callable[[Any], nn.Module], config: Any, name: str, settings: dict[str, Any]
 ) -> nn.Module:
@@ -193,7 +203,12 @@ _MODELS: dict[str, Callable[[str, dict[str, Any]], nn.Module]] = {
     },
     "dgcnn-classifier": partial(_make, DGCNNClassifier, DGCNNClassifierConfig()),
     "dgcnn-segmenter": partial(_make, DGCNNSegmenter, DGCNNSegmenterConfig()),
+<<<<<<< HEAD
     **dict.fromkeys(CLASSIFIER_PRESETS, partial(_make_known, CLASSIFIER_PRESETS)),
     **dict.fromkeys(VAE_PRESETS, partial(_make_known, VAE_PRESETS)),
+=======
+    **dict.fromkeys(CLASSIFIER_PRESETS, _make_classifier),
+    **dict.fromkeys(DENOISER_PRESETS, _make_denoiser),
+>>>>>>> denoise
     "inception-v3": _make_inception,
 }

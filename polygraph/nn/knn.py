@@ -176,8 +176,8 @@ def pixel_knn(
     Args:
         x: images ``[B, C, H, W]``; float32, float64, float16 or bfloat16. Neither the usual order
             in memory nor ``torch.channels_last`` is copied here.
-        k: neighbors of each pixel, from 1 to the number of its candidates; in a corner, where
-            there are fewest, with ``exclude_radius=r`` alone these are ``H*W - (r + 1)²``.
+        k: neighbors of each pixel, from 1 to the number of its candidates; away from the border,
+            where there are fewest, with ``exclude_radius=r`` alone these are ``H*W - (2r + 1)²``.
         exclude_radius: pixels at most this many rows and columns away are no
             candidates; 0: the pixel itself; None: all are. At the border only pixels that exist
             are left out.

@@ -13,7 +13,7 @@ from polygraph.nn.ecc import DifferenceHidden, edge_differences
 from polygraph.nn.edge_mlp import edge_network, split
 from polygraph.nn.light_ecc import LightEdgeFilter, refuse_blocks
 from polygraph.nn.ordinary import is_linear
-from polygraph.nn.pixel_graph import MERGES, PixelGraph, check_kind
+from polygraph.nn.pixel_graph import MERGES, PADDINGS, PixelGraph, check_kind
 from polygraph.nn.tables import Tables
 from polygraph.ops import ecc, edge_aggregate, edge_values, graph_from_table, light_ecc
 from polygraph.ops.common import autocast_disabled
@@ -64,10 +64,15 @@ class NonLocalGraphConv2d(torch.nn.Module):
         metric: see `polygraph.nn.PixelGraph`. ``"projected"``: a linear map to C/8 features, as
             self-attention has it; it learns through γ, and needs ``delta``.
         radius: see `polygraph.nn.PixelGraph`.
+        padding_mode: of the local convolution, as of `torch.nn.Conv2d`: ``"zeros"``, ``"reflect"``,
+            ``"replicate"`` or ``"circular"``.
+        shift: of ``"light"``: see `LightECConv`.
+        compat: of ``"light"``: see `LightECConv`.
 
-    Call it with images ``[B, C, H, W]``; it returns ``[B, D, H, W]``. Deterministic (but for the
-    graph ``"random"``), differentiable any number of times (the choice of neighbors has no
-    gradient).
+    Call it with images ``[B, C, H, W]``; it returns ``[B, D, H, W]``. With neighbors that another
+    layer has found, ``layer(x, near)``, several layers share one graph, of whose edges each takes
+    its own differences and weights. Deterministic (but for the graph ``"random"``), differentiable
+    any number of times (the choice of neighbors has no gradient).
 
     Raises:
         ValueError: an argument is none of those above, or the input is not an image.
@@ -78,6 +83,11 @@ class NonLocalGraphConv2d(torch.nn.Module):
         >>> from polygraph.nn import NonLocalGraphConv2d
         >>> layer = NonLocalGraphConv2d(8, 16, k=4)
         >>> layer(torch.randn(2, 8, 8, 8)).shape
+        torch.Size([2, 16, 8, 8])
+        >>> second = NonLocalGraphConv2d(16, 16, k=4)  # on the graph of the first
+        >>> x = torch.randn(2, 8, 8, 8)
+        >>> near, _ = layer.neighbors(x)
+        >>> second(layer(x, near), near).shape
         torch.Size([2, 16, 8, 8])
 
     See Also:
@@ -104,12 +114,16 @@ class NonLocalGraphConv2d(torch.nn.Module):
         graph: str = "knn",
         metric: str = "euclidean",
         radius: float | None = None,
+        padding_mode: str = "zeros",
+        shift: str = "stride",
+        compat: str | None = None,
         **removed: Any,
     ) -> None:
         super().__init__()
         refuse_blocks("NonLocalGraphConv2d", removed)
         check_kind("NonLocalGraphConv2d", "kind", kind)
         check_choice("NonLocalGraphConv2d", "merge", merge, MERGES)
+        check_choice("NonLocalGraphConv2d", "padding_mode", padding_mode, PADDINGS)
         check_positive(
             "NonLocalGraphConv2d", in_channels=in_channels, out_channels=out_channels, k=k
         )
@@ -132,7 +146,8 @@ class NonLocalGraphConv2d(torch.nn.Module):
         tail = 2 * coordinates
         width = in_channels + tail
         hidden = in_channels if hidden is None else hidden
-        self.local = torch.nn.Conv2d(width, out_channels, 3, padding=1, bias=False)
+        padded: Any = {"padding": 1, "padding_mode": padding_mode}
+        self.local = torch.nn.Conv2d(width, out_channels, 3, bias=False, **padded)
         self.hidden = None if kind.startswith("edge") else DifferenceHidden(width, hidden)
         self.weight: torch.nn.Parameter | None = None
         if kind.startswith("edge"):
@@ -142,7 +157,7 @@ class NonLocalGraphConv2d(torch.nn.Module):
             self.weight = torch.nn.Parameter(torch.empty(hidden + 1, width, out_channels))
         else:
             sizes = (in_channels, out_channels, hidden, rank)
-            self.filter = LightEdgeFilter(*sizes, replicas, tail=tail)
+            self.filter = LightEdgeFilter(*sizes, replicas, shift, compat, tail)
         self.gate = torch.nn.Parameter(torch.empty(out_channels)) if merge == "gate" else None
         self.joint = (
             torch.nn.Conv2d(2 * out_channels, out_channels, 1, bias=False)
@@ -178,9 +193,24 @@ class NonLocalGraphConv2d(torch.nn.Module):
         square = many if self.kind == "edge-sum" else 1.0
         return float((3 * self.lin.in_features / 2 * square) ** -0.5)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, C, H, W]`` to ``[B, D, H, W]``."""
-        return self.joined(*self.parts(x))
+    def forward(self, x: Tensor, near: Tensor | None = None) -> Tensor:
+        """``[B, C, H, W]`` to ``[B, D, H, W]``.
+
+        Args:
+            x: the images.
+            near: int64 ``[B, H W, k]``, neighbors that `neighbors` of a layer has found, -1 for
+                none; None: found in ``x``.
+        """
+        if near is None:
+            return self.joined(*self.parts(x))
+        self._check(x)
+        if near.dim() != 3 or near.shape[:2] != (x.shape[0], x.shape[2] * x.shape[3]):
+            raise ValueError(
+                f"NonLocalGraphConv2d: near must have shape [{x.shape[0]}, "
+                f"{x.shape[2] * x.shape[3]}, k], got {list(near.shape)}"
+            )
+        dist2 = None if self.delta is None else self.graph.distances(self.compared(x), near)
+        return self.joined(*self.parts_with(x, near, dist2))
 
     def joined(self, found: Tensor, local: Tensor) -> Tensor:
         """The two parts as one, and b."""
@@ -197,6 +227,10 @@ class NonLocalGraphConv2d(torch.nn.Module):
         Raises:
             ValueError: ``x`` is not an image of C features.
         """
+        self._check(x)
+        return self.graph.find(self.compared(x), self.delta is not None)
+
+    def _check(self, x: Tensor) -> None:
         check_tensors("NonLocalGraphConv2d", x=x)
         if x.dim() != 4 or x.shape[1] != self.in_channels:
             raise ValueError(
@@ -204,7 +238,6 @@ class NonLocalGraphConv2d(torch.nn.Module):
                 f"{list(x.shape)}"
             )
         check_dtype("NonLocalGraphConv2d", "x", x, self.local.weight)
-        return self.graph.find(self.compared(x), self.delta is not None)
 
     def parts_with(self, x: Tensor, near: Tensor, dist2: Tensor | None) -> tuple[Tensor, Tensor]:
         """`parts`, with these neighbors ``[B, H W, k]``."""
@@ -285,15 +318,15 @@ class NonLocalGraphConv2d(torch.nn.Module):
             return edge_aggregate(made, graph, aggr)
         graph = graph.with_transposed(nodes.shape[0])
         phi = self.hidden(nodes, graph)
-        if self.weight is not None and gamma is None:
+        if self.weight is None:
+            left, right, kappa = self.filter()
+            return light_ecc(nodes, phi, left, right, kappa, graph, "mean", edge_weight=gamma)
+        if gamma is None:
             return ecc(nodes, phi, self.weight, graph, "mean")
         if not isinstance(phi, Tensor):
             u, v, slope = phi
             phi = edge_values(u, v, graph, slope)
-        if self.weight is not None:
-            return ecc(nodes, phi, self.weight, graph, "mean", edge_weight=gamma)
-        left, right, kappa = self.filter()
-        return light_ecc(nodes, phi, left, right, kappa, graph, "mean", edge_weight=gamma)
+        return ecc(nodes, phi, self.weight, graph, "mean", edge_weight=gamma)
 
     def extra_repr(self) -> str:
         """Sizes and kind."""

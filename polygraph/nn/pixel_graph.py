@@ -11,9 +11,11 @@ from torch.nn import functional
 
 from polygraph._checks import check_choice, check_positive
 from polygraph.nn.knn import pixel_knn
+from polygraph.ops import edge_dist2, graph_from_table
 
 KINDS = ("edge-sum", "edge-max", "edge-mean", "ecc", "light")  #: of `NonLocalGraphConv2d`
 MERGES = ("mean", "sum", "gate", "concat", "max")  #: of `NonLocalGraphConv2d`
+PADDINGS = ("zeros", "reflect", "replicate", "circular")  #: of `NonLocalGraphConv2d`
 METRICS = ("euclidean", "cosine", "projected")
 GRAPHS = ("knn", "mutual", "radius", "random", "dilated")
 
@@ -107,7 +109,9 @@ class PixelGraph:
         Returns:
             ``[B, H W, k]``, differentiable. Entries of no pixel mean nothing.
         """
-        return _dist2(self._features(x), table)
+        features = self._features(x).flatten(2).mT
+        graph = graph_from_table(table, features.shape[1])
+        return edge_dist2(features.flatten(0, 1), graph).view(table.shape)
 
     def _features(self, x: Tensor) -> Tensor:
         return functional.normalize(x, dim=1) if self.metric == "cosine" else x

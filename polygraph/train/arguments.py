@@ -24,6 +24,7 @@ from polygraph.train.words import Spelling, dashed, settings_words, spelled
 PACKAGED = Path(__file__).parent.parent / "configs"
 _MOST_BYTES = 1 << 14  # of a configuration; ours have 400, those of runs 4,000
 _RUN = "run.json"
+_WORDS = {"data.test_path": "test"}  # of places that are no group's own
 
 
 def packaged_configs(kind: str = "mesh") -> list[str]:
@@ -208,6 +209,7 @@ def _places(later: Told, run: dict[str, Any], path: str, kind: str | None) -> li
     cache = None
     for place, what, option in (
         (data.get("path"), kind or data.get("kind"), "data.path"),
+        (data.get("test_path"), kind or data.get("kind"), "data.test_path"),
         (run.get("classifier"), "classifier", "classifier"),
     ):
         if place is None or place == ARRAYS or later.names(option):
@@ -216,7 +218,7 @@ def _places(later: Told, run: dict[str, Any], path: str, kind: str | None) -> li
         if known is None:
             raise CheckpointError(
                 f"{path}: the run names {str(place)!r}, where nothing was trained on from here: "
-                f"say where it is, --{option.partition('.')[0]} PATH"
+                f"say where it is, --{_WORDS.get(option, option.partition('.')[0])} PATH"
             )
         cache = known.cache_dir or cache
     return settings_words({"cache_dir": cache}, "--data.") if "cache_dir" in data else []

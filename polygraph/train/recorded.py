@@ -86,6 +86,7 @@ KINDS = {
     "points": ("a network of point clouds", "`polygraph predict` takes it"),
     "images": ("a classifier of images", "`polygraph predict` takes it"),
     "audio": ("a classifier of sounds", "`polygraph predict` takes it"),
+    "denoise": ("a denoiser of pictures", "`polygraph denoise` takes it"),
     "verify": ("a network for verification", "`polygraph verify` takes it"),
     "vae": (
         "a variational autoencoder of images",

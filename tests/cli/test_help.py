@@ -5,7 +5,11 @@ import re
 import pytest
 
 from polygraph.cli import main
+<<<<<<< HEAD
 from polygraph.models.images.image_vae import VAE_PRESETS
+=======
+from polygraph.models.denoiser.presets import DENOISER_PRESETS
+>>>>>>> denoise
 from polygraph.models.images.presets import CLASSIFIER_PRESETS
 from polygraph.models.mesh.presets import PRESETS
 from polygraph.tasks import TASKS
@@ -52,6 +56,10 @@ def test_the_help_names_every_preset(capsys):
     main(["train", "audio", "--help"])
     text = capsys.readouterr().out
     for name in packaged_configs("audio"):
+        assert name in text, name
+    main(["train", "denoise", "--help"])
+    text = capsys.readouterr().out
+    for name in [*DENOISER_PRESETS, *packaged_configs("denoise")]:
         assert name in text, name
     main(["train", "verify", "--help"])
     text = capsys.readouterr().out

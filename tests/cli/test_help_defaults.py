@@ -56,6 +56,13 @@ PLACES = {
         "--pairs-per-fold": "pairs_per_fold",
         "--epochs": "train.epochs",
     },
+    "denoise": {
+        **OF_TRAINING,
+        "--channels": "data.channels",
+        "--patch": "patch",
+        "--steps": "train.steps",
+        "--noise-seed": "noise_seed",
+    },
     "gan": {"--score-images": "score_images", "--seed": "train.seed"},
     "benchmark": {
         "--to-mm": "data.to_mm",

@@ -20,6 +20,8 @@ MODELS = {
     "lenet": ({}, (2, 1, 32, 32)),
     "spline/small-cnn": ({}, IMAGES),
     "inception-v3": ({}, IMAGES),
+    "gcdn-33": ({"width": 6, "k": 4}, (2, 1, 12, 12)),
+    "dncnn-10": ({}, (2, 1, 12, 12)),
     "pinet18": ({"width": 4, "depths": (1, 1)}, IMAGES),
     **{
         f"{pair}/{side}": ({}, shape)
@@ -48,7 +50,8 @@ def test_models_name_the_argument(name):
     wanted = rf"{argument} must be a torch\.Tensor, got a NumPy array: torch\.from_numpy"
     with pytest.raises(TypeError, match=wanted):
         model(np.zeros(shape, np.float32))
-    free = {1} if "dgcnn" in name else {2, 3} if name in ("inception-v3", "pinet18") else set()
+    any_size = ("inception-v3", "pinet18", "gcdn-33", "dncnn-10")
+    free = {1} if "dgcnn" in name else {2, 3} if name in any_size else set()
     for dim in set(range(1, len(shape))) - free:
         wrong = [size + 1 if n == dim else size for n, size in enumerate(shape)]
         with pytest.raises(ValueError, match=rf"{argument} must have shape .*, got \["):
