@@ -9,12 +9,8 @@ from polygraph.data.audio.mel import FeatureConfig
 from polygraph.data.identities import IdentityDataConfig
 from polygraph.data.pictures import PictureDataConfig
 from polygraph.mesh.spiral import SpiralConfig
-<<<<<<< HEAD
-from polygraph.models.images.families import CLASSIFIERS, CRITICS, GENERATORS, VAES
-=======
 from polygraph.models.denoiser.presets import DENOISERS
-from polygraph.models.images.families import CLASSIFIERS, CRITICS, GENERATORS
->>>>>>> denoise
+from polygraph.models.images.families import CLASSIFIERS, CRITICS, GENERATORS, VAES
 from polygraph.models.images.graph_gan import GraphCriticConfig, GraphGeneratorConfig
 from polygraph.models.images.pixel_classifier import PixelClassifierConfig
 from polygraph.models.mesh.mesh_autoencoder import MeshAutoencoderConfig
@@ -36,22 +32,15 @@ from polygraph.train.variational import ObjectiveConfig
 CLASSES = [
     *(MeshDataConfig, ShapeDataConfig, ImageDataConfig, SpiralConfig),
     *(MeshAutoencoderConfig, DGCNNClassifierConfig, DGCNNSegmenterConfig),
-<<<<<<< HEAD
-    *(cls for families in (GENERATORS, CRITICS, CLASSIFIERS, VAES) for cls, _ in families.values()),
-    *(TrainConfig, GanConfig, MeshRunConfig, PointsRunConfig, GanRunConfig),
-    *(ImagesRunConfig, AugmentConfig, AudioRunConfig, AudioDataConfig, FeatureConfig),
-    *(SoundAugmentConfig, VerifyRunConfig, IdentityDataConfig, VaeRunConfig, ObjectiveConfig),
-=======
     *(
         cls
-        for families in (GENERATORS, CRITICS, CLASSIFIERS, DENOISERS)
+        for families in (GENERATORS, CRITICS, CLASSIFIERS, VAES, DENOISERS)
         for cls, _ in families.values()
     ),
     *(TrainConfig, GanConfig, MeshRunConfig, PointsRunConfig, GanRunConfig),
     *(ImagesRunConfig, AugmentConfig, AudioRunConfig, AudioDataConfig, FeatureConfig),
-    *(SoundAugmentConfig, VerifyRunConfig, IdentityDataConfig),
+    *(SoundAugmentConfig, VerifyRunConfig, IdentityDataConfig, VaeRunConfig, ObjectiveConfig),
     *(DenoiseRunConfig, PictureDataConfig),
->>>>>>> denoise
 ]
 BAD = {"nan": float("nan"), "inf": float("inf"), "minus": -1, "zero": 0, "true": True}
 BAD |= {"huge": 10**12, "text": "3"}

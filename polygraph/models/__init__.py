@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""Models in rooms, of meshes, points and images, residual networks; a file for each family.
-=======
 """Models in rooms, of meshes, points and images, residual networks, denoisers; a file each family.
->>>>>>> denoise
 
 A file has the family's config, its module and the paper it is from. `create_model` makes any of
 them by name, `list_models` has the names. `polygraph.models.vae` has what variational ones share.

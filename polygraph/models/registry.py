@@ -68,12 +68,9 @@ def create_model(name: str, **settings: Any) -> nn.Module:
     ``lenet``, ``bed/conv``,              Classifiers of images: `LeNet`, `PixelClassifier`,
     ``spline/small-cnn``, ``resnet18``,   `SplineCNN`, `ResNet`; the names of
     ``prodpoly-2211``, ``pinet18``, ...   `polygraph.models.images.presets.CLASSIFIER_PRESETS`.
-<<<<<<< HEAD
     ``vae/conv``, ``vae/bernoulli``       `ImageVAE`; of meshes ``vae-full-2`` and so on.
-=======
     ``gcdn``, ``dncnn-10``, ...           Denoisers of pictures: `GCDN`, `DnCNN`; the names of
                                           `polygraph.models.denoiser.presets.DENOISER_PRESETS`.
->>>>>>> denoise
     ``inception-v3``                      `InceptionV3` without weights, which `load_inception`
                                           reads.
     ====================================  ==========================================================
@@ -203,12 +200,8 @@ _MODELS: dict[str, Callable[[str, dict[str, Any]], nn.Module]] = {
     },
     "dgcnn-classifier": partial(_make, DGCNNClassifier, DGCNNClassifierConfig()),
     "dgcnn-segmenter": partial(_make, DGCNNSegmenter, DGCNNSegmenterConfig()),
-<<<<<<< HEAD
     **dict.fromkeys(CLASSIFIER_PRESETS, partial(_make_known, CLASSIFIER_PRESETS)),
     **dict.fromkeys(VAE_PRESETS, partial(_make_known, VAE_PRESETS)),
-=======
-    **dict.fromkeys(CLASSIFIER_PRESETS, _make_classifier),
     **dict.fromkeys(DENOISER_PRESETS, _make_denoiser),
->>>>>>> denoise
     "inception-v3": _make_inception,
 }

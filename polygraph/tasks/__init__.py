@@ -13,11 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 #: what `polygraph train` calls a task, and its folder
-<<<<<<< HEAD
-TASKS = ("audio", "gan", "images", "mesh", "points", "vae", "verify")
-=======
-TASKS = ("audio", "denoise", "gan", "images", "mesh", "points", "verify")
->>>>>>> denoise
+TASKS = ("audio", "denoise", "gan", "images", "mesh", "points", "vae", "verify")
 
 
 class Command(NamedTuple):

@@ -5,11 +5,8 @@ import re
 import pytest
 
 from polygraph.cli import main
-<<<<<<< HEAD
-from polygraph.models.images.image_vae import VAE_PRESETS
-=======
 from polygraph.models.denoiser.presets import DENOISER_PRESETS
->>>>>>> denoise
+from polygraph.models.images.image_vae import VAE_PRESETS
 from polygraph.models.images.presets import CLASSIFIER_PRESETS
 from polygraph.models.mesh.presets import PRESETS
 from polygraph.tasks import TASKS

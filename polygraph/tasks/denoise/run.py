@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 
 from polygraph._arrays import as_numpy
-from polygraph.data.pictures import PictureSet
 from polygraph.data.store import progress
 from polygraph.models.denoiser.presets import build_denoiser, denoiser_config
 from polygraph.models.denoiser.tiles import OVERLAP, TILE, denoise_tiles
@@ -23,33 +21,22 @@ from polygraph.train.checkpoint import (
     CheckpointError,
     load_checkpoint,
     part_of,
-    read_json_object,
 )
+from polygraph.train.frame import SupervisedRun
 from polygraph.train.patch_batches import WHITE
 from polygraph.train.recorded import checkpoint_of
-from polygraph.train.supervised import RESULT
 
 _FLOATS = (np.float16, np.float32, np.float64)
 _MOST = 10.0  # of a float picture, whose white is 1
 
 
-@dataclass(frozen=True)
-class Run:
+@dataclass(frozen=True, repr=False)
+class Run(SupervisedRun):
     """A trained denoiser.
 
-    From `polygraph.tasks.denoise.train` or `polygraph.tasks.denoise.load`.
-
-    Attributes:
-        folder: where it lies.
-        model: in eval mode; maps noisy pictures ``[B, C, H, W]``, white being 1, to clean ones.
-        meta: configuration, hashes and versions, as in the checkpoint.
-        dataset: what it was trained on, where that is at hand.
+    From `polygraph.tasks.denoise.train` or `polygraph.tasks.denoise.load`. Its ``model`` maps noisy
+    pictures ``[B, C, H, W]``, white being 1, to clean ones.
     """
-
-    folder: Path
-    model: Any
-    meta: dict[str, Any]
-    dataset: PictureSet | None = None
 
     def __repr__(self) -> str:
         """Folder and noise."""
@@ -59,12 +46,6 @@ class Run:
     def sigma(self) -> tuple[float, ...]:
         """Of the noise that it was trained for, white being 255: one number, or the ends."""
         return tuple(float(s) for s in self.meta["config"]["sigma"])
-
-    @cached_property
-    def result(self) -> dict[str, Any]:
-        """What ``result.json`` holds: PSNR, SSIM, steps; empty where training goes on."""
-        path = self.folder / RESULT
-        return read_json_object(path, "steps", "test", "val") if path.is_file() else {}
 
     def denoise(
         self, picture: Any, *, tile: int = TILE, overlap: int = OVERLAP, show: bool = False

@@ -38,16 +38,13 @@ from polygraph.tasks.denoise.measure import (
     noise_of,
     summarize_rows,
 )
-from polygraph.train.checkpoint import write_json
 from polygraph.train.config import TrainConfig, config_hash
-from polygraph.train.distributed import gather_rows, make_fabric, process_group, shard
+from polygraph.train.distributed import gather_rows, shard
+from polygraph.train.frame import run_supervised
 from polygraph.train.log import Say
-from polygraph.train.loop import Trainer
 from polygraph.train.patch_batches import PatchBatches
-from polygraph.train.provenance import provenance
-from polygraph.train.supervised import SupervisedTask, write_result
+from polygraph.train.supervised import SupervisedTask
 
-RUN = "run.json"
 DEFAULT_PRESET = "gcdn-33"
 RECIPE: dict[str, Any] = {
     "steps": 6000,
@@ -323,44 +320,32 @@ def train_denoise(
     for path in (config.data.path, config.data.test_path):
         remember("pictures", path)
     config = fit_to_pictures(config, dataset)
-    fabric = make_fabric(config.train)
     counts = {part: len(numbers) for part, numbers in dataset.parts.items()}
-    if say is not None and fabric.global_rank == 0:
-        say(
-            f"{dataset.name}: {counts['train']:,} pictures train, {counts['val']:,} validate, "
-            f"{counts['test']:,} test; noise {' to '.join(f'{s:g}' for s in config.sigma)} of 255"
-        )
-    with process_group(fabric) as owned:
+
+    def make(fabric: Any) -> DenoiseTask:
         torch.manual_seed(config.train.seed)
-        model = build_denoiser(config.model)
-        identity = {
-            **config.semantics(),
-            "dataset_hash": dataset.content_hash,
+        return DenoiseTask(fabric, config, build_denoiser(config.model), dataset)
+
+    return run_supervised(
+        config,
+        folder,
+        make,
+        kind="denoise",
+        dataset=dataset,
+        identity={
             "split_hash": array_sha256(
                 *(np.array(dataset.parts[part], "<i8") for part in ("train", "val", "test"))
-            ),
-        }
-        meta = {
-            "kind": "denoise",
-            "config": asdict(config),
-            "config_hash": config.digest(),
-            "family": denoiser_family(config.model),
-            "dataset": dataset.name,
-            "pictures": counts,
-            **provenance(fabric.device),
-        }
-        task = DenoiseTask(fabric, config, model, dataset)
-        trainer = Trainer(task, config.train, fabric, folder, meta=meta, identity=identity, say=say)
-        owned += [task, trainer]
-
-        def describe() -> None:
-            write_json(folder / RUN, {**meta, "identity": identity})
-
-        progress = trainer.run(resume=resume, describe=describe)
-        parts = {part: dataset.parts[part] for part in ("val", "test")}
-        result = write_result(task, progress, folder, parts, {**meta, **identity})
-        del model, task, trainer
-    return result
+            )
+        },
+        meta={"family": denoiser_family(config.model), "pictures": counts},
+        parts={part: dataset.parts[part] for part in ("val", "test")},
+        about=(
+            f"{dataset.name}: {counts['train']:,} pictures train, {counts['val']:,} validate, "
+            f"{counts['test']:,} test; noise {' to '.join(f'{s:g}' for s in config.sigma)} of 255"
+        ),
+        resume=resume,
+        say=say,
+    )
 
 
 def describe_result(result: dict[str, Any]) -> str:
