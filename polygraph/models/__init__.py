@@ -4,6 +4,11 @@ A file has the family's config, its module and the paper it is from. `create_mod
 them by name, `list_models` has the names.
 """
 
+from polygraph.models.convexified import (
+    ConvexifiedCNN,
+    ConvexifiedLayerConfig,
+    ConvexifiedNetwork,
+)
 from polygraph.models.images import (
     ConvCritic,
     ConvCriticConfig,
@@ -52,6 +57,9 @@ __all__ = [
     "PRESETS",
     "ConvCritic",
     "ConvCriticConfig",
+    "ConvexifiedCNN",
+    "ConvexifiedLayerConfig",
+    "ConvexifiedNetwork",
     "DGCNNClassifier",
     "DGCNNClassifierConfig",
     "DGCNNSegmenter",
