@@ -1,4 +1,4 @@
-"""Models in rooms, of meshes, points and images, and residual networks; a file for each family.
+"""Models in rooms, of meshes, points and images, and some on their own; a file for each family.
 
 A file has the family's config, its module and the paper it is from. `create_model` makes any of
 them by name, `list_models` has the names.
@@ -51,6 +51,7 @@ from polygraph.models.points import (
 )
 from polygraph.models.registry import create_model, list_models
 from polygraph.models.resnet import ResNet, ResNetConfig
+from polygraph.models.sparse_coding import MultiLayerSparseCoder
 
 __all__ = [
     "PCA",
@@ -79,6 +80,7 @@ __all__ = [
     "LeNetConfig",
     "MeshAutoencoder",
     "MeshAutoencoderConfig",
+    "MultiLayerSparseCoder",
     "PixelClassifier",
     "PixelClassifierConfig",
     "PolynomialGenerator",
