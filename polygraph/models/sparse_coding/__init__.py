@@ -1,4 +1,4 @@
-"""Multi-layer convolutional sparse coding: codes by pursuit, and classifiers that read them."""
+"""Multi-layer convolutional sparse coding: codes of any affine modules, by pursuit."""
 
 from polygraph.models.sparse_coding.adjoint import adjoint, linear_part, squared_norm
 from polygraph.models.sparse_coding.coder import MultiLayerSparseCoder

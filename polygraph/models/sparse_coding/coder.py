@@ -71,7 +71,8 @@ class MultiLayerSparseCoder(nn.Module):
         ([[2, 8, 12, 12], [2, 16, 4, 4]], torch.Size([2, 1, 28, 28]))
 
     See Also:
-        `SparseCodingClassifier`, which reads the last code.
+        `ConvexifiedCNN`, another reading of the same networks; `polygraph.nn.SpiralConv` and
+        `polygraph.nn.Resample`, dictionaries of meshes.
     """
 
     step: Tensor
