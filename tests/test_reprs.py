@@ -84,6 +84,7 @@ def objects():
         errors.compute(),
         seen,
         metrics.image_scores.score(seen, seen, subset_size=50),
+        models.ConvexifiedCNN("ccnn-3-cifar10"),
         models.PCA.fit(points, 8),
         nn.PixelGraph(8),
         ops.graph_from_table(index, V).with_transposed(V),

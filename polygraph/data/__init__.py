@@ -14,6 +14,7 @@ from polygraph.data.images import (
     to_float,
     to_uint8,
 )
+from polygraph.data.mnist_variations import make_mnist_variation
 from polygraph.data.objects import make_objects
 from polygraph.data.registered import MeshDataset, open_registered
 from polygraph.data.shapes import ShapeDataConfig, ShapeDataset, open_shapes
@@ -34,6 +35,7 @@ __all__ = [
     "Split",
     "make_creature",
     "make_glyphs",
+    "make_mnist_variation",
     "make_objects",
     "make_shapes",
     "make_split",

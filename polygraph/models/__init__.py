@@ -1,9 +1,14 @@
-"""Models in rooms, of meshes, points and images, residual networks, denoisers; a file each family.
+"""Models in rooms, of meshes, points and images, and some on their own; a file for each family.
 
 A file has the family's config, its module and the paper it is from. `create_model` makes any of
 them by name, `list_models` has the names. `polygraph.models.vae` has what variational ones share.
 """
 
+from polygraph.models.convexified import (
+    ConvexifiedCNN,
+    ConvexifiedLayerConfig,
+    ConvexifiedNetwork,
+)
 from polygraph.models.denoiser import GCDN, DnCNN, DnCNNConfig, GCDNConfig, denoise_tiles
 from polygraph.models.images import (
     ConvCritic,
@@ -49,6 +54,7 @@ from polygraph.models.points import (
 )
 from polygraph.models.registry import create_model, list_models
 from polygraph.models.resnet import ResNet, ResNetConfig
+from polygraph.models.sparse_coding import MultiLayerSparseCoder
 
 __all__ = [
     "GCDN",
@@ -56,6 +62,9 @@ __all__ = [
     "PRESETS",
     "ConvCritic",
     "ConvCriticConfig",
+    "ConvexifiedCNN",
+    "ConvexifiedLayerConfig",
+    "ConvexifiedNetwork",
     "DGCNNClassifier",
     "DGCNNClassifierConfig",
     "DGCNNSegmenter",
@@ -80,6 +89,7 @@ __all__ = [
     "LeNetConfig",
     "MeshAutoencoder",
     "MeshAutoencoderConfig",
+    "MultiLayerSparseCoder",
     "PixelClassifier",
     "PixelClassifierConfig",
     "PolynomialGenerator",
