@@ -3,7 +3,7 @@
     python benchmarks/codes_runs.py CIFAR10 --out results/NAME
 
 Writes ``codes.json``, a row for each network and layer: of 500 test images the share of their class
-among the 15 nearest of 10,000 training images, the distance of these in pixels, how many of them
+among the 15 nearest of 5,000 training images, the distance of these in pixels, how many of them
 are among the 15 nearest in pixels, and how many regions of the layer the training images occupy.
 And ``codes_neighbours.png``: the neighbours of some test images, after figure 4 of Balestriero and
 Baraniuk, ICML 2018. The last layer chooses nothing: there, logits are compared by their distance.
@@ -25,7 +25,7 @@ from polygraph.models import SplineCNN, SplineCNNConfig
 from polygraph.report.figures import save_figure
 from polygraph.report.render import pyplot
 
-BANK, QUERIES, EPOCHS, K = 10_000, 500, 8, 15
+BANK, QUERIES, EPOCHS, K = 5000, 500, 8, 15
 NETWORKS = {  # whether there is BatchNorm, epochs
     "trained": (False, EPOCHS),
     "untrained": (False, 0),

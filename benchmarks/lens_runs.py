@@ -23,9 +23,9 @@ from torch import nn
 from polygraph.analysis import SplineLens, memorisation
 from polygraph.models import SplineCNN, SplineCNNConfig
 
-SEGMENTS = 12  # of each kind and network
+SEGMENTS = 10  # of each kind and network
 SIGNS = {"mnist": (3000, 6), "cifar10": (3000, 6)}  # training images, epochs
-RANDOM = (1000, 30)  # of CIFAR-10, with its labels and with random ones
+RANDOM = (500, 40)  # of CIFAR-10, with its labels and with random ones
 
 
 def walked(norm: bool) -> nn.Module:
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rows = walks(*open_parts("mnist", options.mnist, 6000, 1000, 16))
+    rows = walks(*open_parts("mnist", options.mnist, 6000, 1000, shrink=2))
     for kind, (images, epochs) in SIGNS.items():
         part = open_parts(kind, getattr(options, kind), images, 1)[0]
         rows.append(signs(kind, part, epochs))

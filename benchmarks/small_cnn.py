@@ -21,14 +21,17 @@ Part = tuple[Tensor, Tensor]  # images float32 [N, C, H, W], labels int64 [N]
 BATCH = 50
 
 
-def open_parts(kind: str, folder: str, train: int, test: int, size: int | None = None) -> list[Part]:
-    """The first images of the training and of the test set: mean 0, largest magnitude 1."""
-    more = {} if size is None else {"size": size}
-    data = open_images(ImageDataConfig(kind=kind, path=folder, **more))
+def open_parts(kind: str, folder: str, train: int, test: int, shrink: int = 1) -> list[Part]:
+    """The first images of the training and of the test set: mean 0, largest magnitude 1.
+
+    ``shrink``: pixels in each direction of which one is made.
+    """
+    data = open_images(ImageDataConfig(kind=kind, path=folder))
     assert data.labels is not None
     parts = []
     for rows in (data.train[:train], data.test[:test]):
         x = to_float(torch.from_numpy(data.images[rows].copy()))
+        x = nn.functional.avg_pool2d(x, shrink)
         x = x - x.mean((1, 2, 3), keepdim=True)
         x = x / x.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-6)
         parts.append((x, torch.from_numpy(data.labels[rows])))
@@ -43,13 +46,12 @@ def fit(
     seed: int = 0,
     rate: float = 5e-4,
     loss: ClassificationLoss | None = None,
-    weight_decay: float = 0.0,
     after_epoch: Callable[[int, float], None] = lambda epoch, loss: None,
 ) -> nn.Module:
     """Adam, batches of 50 in which classes come equally often; returns the model in eval mode."""
     x, y = part
     loss = ClassificationLoss(model) if loss is None else loss
-    optimizer = torch.optim.Adam(model.parameters(), rate, weight_decay=weight_decay)
+    optimizer = torch.optim.Adam(model.parameters(), rate)
     for epoch in range(epochs):
         model.train()
         total = 0.0
