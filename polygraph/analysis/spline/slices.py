@@ -77,7 +77,18 @@ class Slice:
         return found
 
 
-def slice_plane(lens: Passes, origin: Tensor, u: Tensor, v: Tensor) -> Slice:
+class TooManyRegions(ValueError):
+    """A plane has more regions than are wanted: a smaller part of it has fewer."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"slice: the plane has more than {most:,} regions: shorten u and v, or raise most"
+        )
+
+
+def slice_plane(
+    lens: Passes, origin: Tensor, u: Tensor, v: Tensor, most: int | None = None
+) -> Slice:
     """See `SplineLens.slice`."""
     path = Path(lens, origin, torch.stack([u, v]))
     if path.jumps:
@@ -86,12 +97,15 @@ def slice_plane(lens: Passes, origin: Tensor, u: Tensor, v: Tensor) -> Slice:
         )
     polygons = [_SQUARE]
     for site in range(len(path.sites)):
-        polygons = _divide(path, site, polygons)
-    return _merged(path, polygons)
+        polygons = _divide(path, site, polygons, most)
+    return _merged(path, polygons, most)
 
 
-def _divide(path: Path, site: int, polygons: list[Polygon]) -> list[Polygon]:
-    """Pieces of polygons in which a choice does not change."""
+def _divide(path: Path, site: int, polygons: list[Polygon], most: int | None) -> list[Polygon]:
+    """Pieces of polygons in which a choice does not change.
+
+    Pieces of one region are counted apart until the end, so that a few of them are forgiven.
+    """
     done: list[Polygon] = []
     for _ in range(_PASSES):
         survey = path.survey(torch.from_numpy(np.concatenate(polygons)), site)
@@ -104,6 +118,8 @@ def _divide(path: Path, site: int, polygons: list[Polygon]) -> list[Polygon]:
             pieces = [polygon]
             for line in _lines(polygon, part):
                 pieces = [piece for p in pieces for piece in _split(p, p @ line[:2] + line[2])]
+                if most is not None and len(done) + len(todo) + len(pieces) > 2 * most:
+                    raise TooManyRegions(most)
             (todo if len(pieces) > 1 else done).extend(pieces)
         if not todo:
             return done
@@ -174,7 +190,7 @@ def _split_with(
     return [(part[:, :2], part[:, 2:]) for part in found]
 
 
-def _merged(path: Path, polygons: list[Polygon]) -> Slice:
+def _merged(path: Path, polygons: list[Polygon], most: int | None) -> Slice:
     """Regions of what was cut by a line that ended inside of them."""
     polygons = [p for p in polygons if _area(p) > _THIN]
     centers = torch.from_numpy(np.array([p.mean(0) for p in polygons]))
@@ -182,6 +198,8 @@ def _merged(path: Path, polygons: list[Polygon]) -> Slice:
     together: dict[bytes, list[Polygon]] = {}
     for code, polygon in zip(codes, polygons, strict=True):
         together.setdefault(code, []).append(polygon)
+    if most is not None and len(together) > most:
+        raise TooManyRegions(most)
     whole = [ps[0] if len(ps) == 1 else _hull(np.concatenate(ps)) for ps in together.values()]
     values = path.values(torch.from_numpy(np.concatenate(whole))).double().cpu().numpy()
     ends = np.cumsum([len(p) for p in whole])[:-1]
