@@ -123,7 +123,10 @@ def main() -> None:
     for name, (norm, epochs) in NETWORKS.items():
         torch.manual_seed(0)
         model = fit(SplineCNN(SplineCNNConfig(batch_norm=norm)), bank, epochs)
-        scores = {"train_accuracy": accuracy(model, bank), "test_accuracy": accuracy(model, queries)}
+        scores = {
+            "train_accuracy": accuracy(model, bank),
+            "test_accuracy": accuracy(model, queries),
+        }
         print(name, scores, flush=True)
         found, lists = measure(name, model, bank, queries)
         rows += [{**row, **scores, "epochs": epochs} for row in found]

@@ -2,7 +2,7 @@
 
     python benchmarks/orthogonal_runs.py CIFAR10 --out results/NAME/orthogonal.json
 
-The small CNN of the spline papers with BatchNorm, 2,000 training images, 10 epochs of Adam, batches
+The small CNN of the spline papers with BatchNorm, 1,000 training images, 10 epochs of Adam, batches
 of 50 with all classes equally often; the same first weights and the same order for a seed in all
 variants, no choice among epochs. The row has the test accuracy as the mean over the last three
 epochs, and the mean cosine between the last layer's rows and between templates at test images.
@@ -23,7 +23,7 @@ from polygraph.models import SplineCNN, SplineCNNConfig
 from polygraph.train.orthogonality import mean_cosine, templates
 from polygraph.train.supervised import ClassificationLoss
 
-TRAIN, TEST, EPOCHS, LAST = 2000, 2000, 10, 3
+TRAIN, TEST, EPOCHS, LAST = 1000, 2000, 10, 3
 #: name -> settings of `ClassificationLoss`
 VARIANTS: dict[str, dict[str, Any]] = {
     "none": {},

@@ -69,13 +69,15 @@ def fit(
 def accuracy(model: nn.Module, part: Part) -> float:
     """The share of right answers, in eval mode."""
     model.eval()
-    right = [(model(x).argmax(1) == y).sum() for x, y in zip(*(p.split(250) for p in part))]
-    return float(sum(right)) / len(part[1])
+    found = torch.cat([model(x).argmax(1) for x in part[0].split(250)])
+    return float((found == part[1]).double().mean())
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Rows with where they come from, one a line."""
-    origin = {k: v for k, v in provenance().items() if k in ("commit", "torch", "machine", "threads")}
+    origin = {
+        k: v for k, v in provenance().items() if k in ("commit", "torch", "machine", "threads")
+    }
     lines = [json.dumps({**row, **origin}) for row in rows]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("[\n" + ",\n".join(lines) + "\n]\n")

@@ -38,7 +38,9 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--templates", type=int, default=3, help="beside each picture, default: %(default)s"
     )
-    parser.add_argument("--page", metavar="HTML", help="regions of the plane through three pictures")
+    parser.add_argument(
+        "--page", metavar="HTML", help="regions of the plane through three pictures"
+    )
     parser.add_argument(
         "--regions", type=int, default=2000, help="of that page, at most, default: %(default)s"
     )

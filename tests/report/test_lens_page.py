@@ -64,13 +64,15 @@ def test_the_payload_is_what_the_lens_says():
 def test_what_does_not_fit_is_left_out():
     lens, plane = case()
     found = lens.slice(*plane)
-    full = len(json.dumps(slice_payload(lens, plane, found)))
-    room = 60_000 + full
-    small = slice_payload(lens, plane, found, budget=room - 2000)
-    assert small["templates"] is not None
+    full = slice_payload(lens, plane, found)
+    bare = 60_000 + len(json.dumps({k: v for k, v in full.items() if k != "templates"}))
+    each = 1.4 * 36 * found.regions  # of one output in all regions
+    small = slice_payload(lens, plane, found, budget=bare + 2 * each)
     assert not small["templates"]["every"]
-    least = slice_payload(lens, plane, found, budget=60_000 + full / 2)
-    assert least["templates"] is None
+    assert len(numbers(small["templates"]["bytes"], np.int8)) == 36 * found.regions
+    assert slice_payload(lens, plane, found, budget=bare + each / 2)["templates"] is None
+    few = slice_payload(lens, plane, found, budget=bare)["codes"]  # of the narrower one alone
+    assert [site["rows"] is None for site in few] == [True, False]
     with pytest.raises(ValueError, match="regions do not fit into"):
         slice_payload(lens, plane, found, budget=60_000)
     with pytest.raises(ValueError, match="names must be those of 3 outputs, got 1"):

@@ -201,9 +201,7 @@ class SplineLens(Passes):
             )
         return found
 
-    def slice(
-        self, origin: Tensor, u: Tensor, v: Tensor, *, most: int | None = None
-    ) -> Slice:
+    def slice(self, origin: Tensor, u: Tensor, v: Tensor, *, most: int | None = None) -> Slice:
         """Every region in the parallelogram ``origin + a u + b v``, a and b from -1 to 1.
 
         Regions are cut out one choice after the other, along lines that are exact: in a region of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ Polygon = NDArray[np.float64]  #: corners ``[n, 2]``, in order
 _SQUARE = np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
 _THIN = 1e-12  # of the parallelogram: a corner this near to a line lies on it
 _PASSES = 200
+_TOGETHER = 512  # corners
 
 
 @dataclass(frozen=True)
@@ -108,25 +110,44 @@ def _divide(path: Path, site: int, polygons: list[Polygon], most: int | None) ->
     """
     done: list[Polygon] = []
     for _ in range(_PASSES):
-        survey = path.survey(torch.from_numpy(np.concatenate(polygons)), site)
         todo: list[Polygon] = []
-        end = 0
-        for polygon in polygons:
-            corners = slice(end, end + len(polygon))
-            end = corners.stop
-            part = survey.mapped(lambda w, rows=corners: w[rows])  # type: ignore[misc]
-            pieces = [polygon]
-            for line in _lines(polygon, part):
-                pieces = [piece for p in pieces for piece in _split(p, p @ line[:2] + line[2])]
-                if most is not None and len(done) + len(todo) + len(pieces) > 2 * most:
-                    raise TooManyRegions(most)
-            (todo if len(pieces) > 1 else done).extend(pieces)
+        settled = True
+        for group in _groups(polygons):
+            survey = path.survey(torch.from_numpy(np.concatenate(group)), site)
+            settled &= survey.settles_at_once
+            end = 0
+            for polygon in group:
+                corners = slice(end, end + len(polygon))
+                end = corners.stop
+                part = survey.mapped(lambda w, rows=corners: w[rows])  # type: ignore[misc]
+                pieces = [polygon]
+                for line in _lines(polygon, part):
+                    pieces = [
+                        p for whole in pieces for p in _split(whole, whole @ line[:2] + line[2])
+                    ]
+                    if most is not None and len(done) + len(todo) + len(pieces) > 2 * most:
+                        raise TooManyRegions(most)
+                (todo if len(pieces) > 1 else done).extend(pieces)
         if not todo:
             return done
-        if survey.settles_at_once:
+        if settled:
             return done + todo
         polygons = todo
     raise RuntimeError(f"SplineLens: the walls of {path.sites[site]} do not settle")
+
+
+def _groups(polygons: list[Polygon]) -> Iterator[list[Polygon]]:
+    """Polygons that are looked at together: walls of wide networks are held for these alone."""
+    group: list[Polygon] = []
+    corners = 0
+    for polygon in polygons:
+        group.append(polygon)
+        corners += len(polygon)
+        if corners >= _TOGETHER:
+            yield group
+            group, corners = [], 0
+    if group:
+        yield group
 
 
 def _lines(polygon: Polygon, walls: Survey) -> list[NDArray[np.float64]]:
