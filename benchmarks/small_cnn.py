@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from polygraph.data import ImageDataConfig, open_images
 from polygraph.data.images import to_float
+from polygraph.train.balance import balanced_order
 from polygraph.train.provenance import provenance
-from polygraph.train.sound_batches import balanced_order
 from polygraph.train.supervised import ClassificationLoss
 
 Part = tuple[Tensor, Tensor]  # images float32 [N, C, H, W], labels int64 [N]
