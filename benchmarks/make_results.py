@@ -9,7 +9,7 @@ for each ``{{ ... }}``:
 - ``row("knn", workload="8 x 1024, C 66, k 8")`` is the one row of ``knn.json`` that has these
   values, ``rows(...)`` all that do: dictionaries, so ``.seconds.ours.median`` reads a number;
 - ``| n(2)`` writes a number with two digits behind the point;
-- ``kernels``, ``meshes``, ``images`` have tables, such as ``kernels.knn()``: see ``pages/*.py``;
+- ``kernels``, ``meshes``, ``images``, ``lens`` have tables, such as ``kernels.knn()``: see ``pages/*.py``;
 - ``origin("knn")`` is the note below a table: command, commits, machine, versions, seeds;
 - ``holds(...)`` writes nothing, and stops when what a sentence says is not true of the rows.
 """
@@ -19,12 +19,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import jinja2
-from pages import images, kernels, mesh_claims, meshes
+from pages import images, kernels, lens, mesh_claims, meshes
 from pages.rows import LINK, number, origin, row, rows, span
 
 ROOT = Path(__file__).resolve().parents[1]
 TEMPLATES = Path(__file__).with_name("pages")
-PAGES = {"index": "README", "kernels": "kernels", "meshes": "meshes", "images": "images"}
+PAGES = {
+    "index": "README",
+    "kernels": "kernels",
+    "meshes": "meshes",
+    "images": "images",
+    "lens": "lens",
+}
 BEGIN, END = "<!-- made by `make results` -->", "<!-- end of what `make results` makes -->"
 FIXED = "the benchmark's own, for inputs and weights"  # seeds that are written in its source
 
@@ -57,6 +63,7 @@ def environment() -> jinja2.Environment:
         "meshes": meshes,
         "claims": mesh_claims,
         "images": images,
+        "lens": lens,
         "FIXED": FIXED,
         "LINK": LINK,
     }

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from polygraph.cli.parser import Parser, UsageError, add_run, check_least
 
@@ -13,8 +15,12 @@ template A and a bias b that hold in the picture's whole region. Printed are bot
 likeliest classes, and the picture shows the templates: red where a brighter pixel speaks for the
 class, blue where it speaks against it.
 
-example:
+--page writes a page to look around in: the plane through three pictures, cut into the regions of
+the network; where these are too many, as much of it around the first as has --regions of them.
+
+examples:
   polygraph lens cat.png ship.png --run RUN --out lens.png
+  polygraph lens cat.png ship.png dog.png --run RUN --page plane.html
 """
 
 
@@ -32,11 +38,24 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--templates", type=int, default=3, help="beside each picture, default: %(default)s"
     )
+    parser.add_argument(
+        "--page", metavar="HTML", help="regions of the plane through three pictures"
+    )
+    parser.add_argument(
+        "--regions", type=int, default=2000, help="of that page, at most, default: %(default)s"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     chosen = parser.parse_args(arguments)
-    check_least("lens", chosen, templates=1)
+    check_least("lens", chosen, templates=1, regions=1)
     if not chosen.out.lower().endswith((".png", ".svg")):
         raise UsageError(f"lens: --out must end in .png or .svg, got {chosen.out!r}")
+    if chosen.page is not None and (
+        len(chosen.files) != 3 or not chosen.page.lower().endswith(".html")
+    ):
+        raise UsageError(
+            "lens: --page takes three pictures and a name that ends in .html, got "
+            f"{len(chosen.files)} and {chosen.page!r}"
+        )
     import torch
 
     from polygraph.analysis.spline import SplineLens
@@ -50,6 +69,7 @@ def run(arguments: Sequence[str]) -> int:
     lens = SplineLens(trained.model.double())
     found = lens.affine(x)
     path = template_figure(chosen.out, x, found, trained.classes, shown=chosen.templates)
+    told = "" if chosen.page is None else _page(chosen, lens, x, trained.classes)
     rows = [
         {
             "image": file,
@@ -67,4 +87,22 @@ def run(arguments: Sequence[str]) -> int:
     print(
         f"affine around each picture to {found.residual:.0e} of its outputs; wrote {path.resolve()}"
     )
+    if told:
+        print(told)
     return 0
+
+
+def _page(chosen: argparse.Namespace, lens: Any, x: Any, classes: Sequence[str]) -> str:
+    """Write the page; returns what is on it, for people."""
+    from polygraph.report.lens_page import widest_slice, write_slice_page
+
+    plane, found, part = widest_slice(lens, *x, most=chosen.regions)
+    labels = [Path(file).stem for file in chosen.files]
+    corners = ((-0.5, -0.5), (0.5, -0.5), (-0.5, 0.5)) if part == 0 else ((0.0, 0.0),)
+    points = [(*at, label) for at, label in zip(corners, labels, strict=False)]
+    title = f"The plane through {', '.join(labels[:2])} and {labels[2]}"
+    path = write_slice_page(
+        chosen.page, lens, *plane, found=found, names=classes, points=points, title=title
+    )
+    where = "" if part == 0 else f" within {part:g} of the way from {labels[0]} to the others"
+    return f"{found.regions:,} regions{where}; wrote {path.resolve()}"

@@ -106,22 +106,39 @@ def plotly_library() -> str:
 
 def page(title: str, content: dict[str, Any], library: str) -> str:
     """The whole HTML document."""
-    assets = resources.files("polygraph.report").joinpath("assets")
-    document = assets.joinpath("report.html").read_text("utf-8")
-    # A "<" within a script element could end it or open another, also within a string of JSON.
-    data = json.dumps(content, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     values = {
-        "title": html.escape(title),
-        "style": assets.joinpath("report.css").read_text("utf-8"),
-        "data": data,
+        "title": title,
+        "data": embedded(content),
         "script": script(),
         "plotly": library.replace("</script", "<\\/script"),
     }
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], document)
+    return fill("report.html", values)
 
 
-def script() -> str:
-    """The page's script: the modules of ``assets/script``, joined.
+def fill(template: str, values: dict[str, str], styles: tuple[str, ...] = ("report.css",)) -> str:
+    """A document of ``assets`` with its style and with values in the place of their names.
+
+    Args:
+        template: the document's name.
+        values: name -> text; ``title`` is escaped, all others are taken as they are.
+        styles: names of style sheets, one after the other.
+    """
+    assets = resources.files("polygraph.report").joinpath("assets")
+    document = assets.joinpath(template).read_text("utf-8")
+    style = "".join(assets.joinpath(name).read_text("utf-8") for name in styles)
+    texts = {**values, "title": html.escape(values["title"]), "style": style}
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: texts[match[1]], document)
+
+
+def embedded(content: dict[str, Any]) -> str:
+    """JSON for a script element."""
+    # A "<" within a script element could end it or open another, also within a string of JSON.
+    text = json.dumps(content, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c")
+
+
+def script(main: str = "main.js") -> str:
+    """A page's script: the modules of ``assets/script`` that one of them needs, joined.
 
     A browser imports no modules from files without a server. Their names are all different, so each
     stands behind those that it imports, and neither imports nor exports are left.
@@ -136,7 +153,7 @@ def script() -> str:
                 add(needed)
         parts[name] = _EXPORT.sub("", _IMPORT.sub("", source))
 
-    add("main.js")
+    add(main)
     return '"use strict";\n' + "".join(parts.values())
 
 

@@ -19,6 +19,7 @@ from polygraph.data.images import ImageDataset, to_float
 from polygraph.data.shapes import ShapeDataset
 from polygraph.models.mesh.mesh_autoencoder import MeshAutoencoder
 from polygraph.train.augment import AugmentConfig, augment
+from polygraph.train.balance import BalancedBatches
 from polygraph.train.config import TrainConfig, sample_batch, sample_indices
 
 _AUGMENTATION = 1  # sets its draws apart from others of the same seed and step
@@ -115,6 +116,7 @@ class PointBatches:
         shift: see `polygraph.tasks.points.training.PointsRunConfig`.
         rank: of this process.
         world: number of processes; each takes every world-th cloud of a batch.
+        balanced: whether classes come equally often: see `polygraph.train.balance.balanced_order`.
         memory_limit: bytes; None for :func:`memory_limit_on` the device.
     """
 
@@ -129,6 +131,7 @@ class PointBatches:
         shift: float = 0.0,
         rank: int = 0,
         world: int = 1,
+        balanced: bool = False,
         memory_limit: int | None = None,
     ) -> None:
         self.config, self.scale, self.shift = config, scale, shift
@@ -140,7 +143,11 @@ class PointBatches:
             memory_limit = memory_limit_on(self.device)
         if size <= memory_limit:
             self._held = torch.from_numpy(dataset.points[dataset.train]).to(device, dtype)
-        self._labels = torch.from_numpy(dataset.labels[dataset.train]).to(device)
+        labels = dataset.labels[dataset.train]
+        self._labels = torch.from_numpy(labels).to(device)
+        self._balanced = (
+            BalancedBatches(labels, config.seed, config.batch_size) if balanced else None
+        )
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         """This process's part of the batch of ``step``: points ``[b, N, 3]`` and int64 ``[b]``."""
@@ -149,6 +156,8 @@ class PointBatches:
     def _chosen(self, step: int) -> NDArray[np.int64]:
         """Places in the training set of the batch of ``step``, of all processes."""
         config = self.config
+        if self._balanced is not None:
+            return self._balanced(step)[0]
         return sample_indices(config.seed, len(self._labels), config.batch_size, step)
 
     def _batch(self, step: int, chosen: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
@@ -232,7 +241,8 @@ class ImageBatches:
 
     def __call__(self, step: int) -> Tensor:
         """This process's part of the batch of ``step``: ``[b, C, H, W]``."""
-        return self._images(*self._chosen(step))
+        indices, epochs = self._chosen(step)
+        return self._images(indices, epochs, indices)
 
     def _chosen(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Places in the training set of this process's part of a batch, and their epochs."""
@@ -242,31 +252,56 @@ class ImageBatches:
         )
         return indices[self.rank :: self.world], epochs[self.rank :: self.world]
 
-    def _images(self, indices: NDArray[np.int64], epochs: NDArray[np.int64]) -> Tensor:
+    def _images(
+        self, indices: NDArray[np.int64], epochs: NDArray[np.int64], drawn: NDArray[np.int64]
+    ) -> Tensor:
+        """Images at places of the training set; ``drawn`` tells their changes apart in a pass."""
         train = self.dataset.train
         if self._held is None:
             found = torch.from_numpy(self.dataset.images[train[indices]]).to(self.device)
         else:
             found = self._held[torch.from_numpy(indices).to(self.device)]
-        found = augment(found, self.augmentation, self.config.seed, len(train), epochs, indices)
+        found = augment(found, self.augmentation, self.config.seed, len(train), epochs, drawn)
         return to_float(found).to(self.dtype)
 
 
 class LabelledImageBatches(ImageBatches):
     """Training batches of images and their labels, by step; arguments as of `ImageBatches`.
 
+    Args:
+        dataset: its training images are used.
+        config: batch size and seed.
+        balanced: whether classes come equally often: see `polygraph.train.balance.balanced_order`.
+        settings: further ones of `ImageBatches`.
+
     Raises:
         ValueError: the data set has no labels.
     """
 
-    def __init__(self, dataset: ImageDataset, config: TrainConfig, **settings: Any) -> None:
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        config: TrainConfig,
+        *,
+        balanced: bool = False,
+        **settings: Any,
+    ) -> None:
         if dataset.labels is None:
             raise ValueError(f"{dataset.name} must have labels to be classified, got none")
         super().__init__(dataset, config, **settings)
-        self._labels = torch.from_numpy(dataset.labels[dataset.train]).to(self.device)
+        labels = dataset.labels[dataset.train]
+        self._labels = torch.from_numpy(labels).to(self.device)
+        self._balanced = (
+            BalancedBatches(labels, config.seed, config.batch_size) if balanced else None
+        )
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """This process's part of the batch of ``step``: ``[b, C, H, W]`` and int64 ``[b]``."""
-        indices, epochs = self._chosen(step)
+        if self._balanced is None:
+            indices, epochs = self._chosen(step)
+            drawn = indices
+        else:
+            mine = slice(self.rank, None, self.world)
+            indices, epochs, drawn = (part[mine] for part in self._balanced(step))
         labels = self._labels[torch.from_numpy(indices).to(self.device)]
-        return self._images(indices, epochs), labels
+        return self._images(indices, epochs, drawn), labels

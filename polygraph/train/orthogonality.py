@@ -18,7 +18,7 @@ from polygraph._checks import check_choice
 KINDS = ("weights", "templates", "probes")
 
 
-def check_orthogonality(owner: str, factor: float, on: str) -> None:
+def check_orthogonality(owner: str, factor: float, on: str, unit: bool = False) -> None:
     """Refuse a factor that is negative or not finite, and unknown kinds.
 
     Raises:
@@ -27,18 +27,30 @@ def check_orthogonality(owner: str, factor: float, on: str) -> None:
     if not 0 <= factor < math.inf:
         raise ValueError(f"{owner}: orthogonality must be finite and at least 0, got {factor}")
     check_choice(owner, "orthogonality_on", on, KINDS)
+    if type(unit) is not bool:
+        raise ValueError(f"{owner}: orthogonality_unit must be true or false, got {unit!r}")
+    if unit and on == "probes":
+        raise ValueError(
+            f"{owner}: orthogonality_unit needs the rows, which probes do not see: penalise "
+            "weights or templates"
+        )
 
 
-def orthogonality_settings(factor: float, on: str) -> dict[str, float | str]:
+def orthogonality_settings(factor: float, on: str, unit: bool = False) -> dict[str, float | str]:
     """What decides about a run's weights: nothing without the penalty, as before there was one."""
-    return {"orthogonality": factor, "orthogonality_on": on} if factor > 0 else {}
+    if factor == 0:
+        return {}
+    found: dict[str, float | str] = {"orthogonality": factor, "orthogonality_on": on}
+    return {**found, "orthogonality_unit": True} if unit else found
 
 
-def orthogonality_penalty(rows: Tensor) -> Tensor:
+def orthogonality_penalty(rows: Tensor, *, unit: bool = False) -> Tensor:
     """``Σ_{c≠c'} <w_c, w_c'>²`` over ordered pairs of rows (eq. 13); 0 where they are orthogonal.
 
     Args:
         rows: ``[..., C, D]``.
+        unit: whether rows are divided by their lengths first: products are cosines then, and rows
+            gain nothing by being short.
 
     Returns:
         ``[...]``.
@@ -59,6 +71,7 @@ def orthogonality_penalty(rows: Tensor) -> Tensor:
         raise ValueError(
             f"orthogonality_penalty: rows must have shape [..., C, D], got {list(rows.shape)}"
         )
+    rows = nn.functional.normalize(rows, dim=-1) if unit else rows
     products = rows @ rows.mT
     return products.triu(1).square().sum((-2, -1)) * 2
 
@@ -187,7 +200,9 @@ def last_linear(model: nn.Module) -> nn.Linear:
     return layers[-1]
 
 
-def network_penalty(model: nn.Module, on: str, logits: Tensor, inputs: Tensor) -> Tensor:
+def network_penalty(
+    model: nn.Module, on: str, logits: Tensor, inputs: Tensor, *, unit: bool = False
+) -> Tensor:
     """The penalty of a network at a batch, a scalar: the mean over its samples.
 
     Args:
@@ -195,6 +210,7 @@ def network_penalty(model: nn.Module, on: str, logits: Tensor, inputs: Tensor) -
         on: ``weights``, the rows of the last linear layer; ``templates``; ``probes``.
         logits: ``[B, C]``; of weights ``[..., C]``.
         inputs: ``[B, ...]``, with ``requires_grad`` unless it is about weights.
+        unit: see `orthogonality_penalty`; not of ``probes``.
 
     Raises:
         ValueError: the last linear layer has other rows than there are logits.
@@ -206,8 +222,8 @@ def network_penalty(model: nn.Module, on: str, logits: Tensor, inputs: Tensor) -
                 f"orthogonality: the last linear layer has {len(weight)} rows for "
                 f"{logits.shape[-1]} logits: penalise templates or probes"
             )
-        return orthogonality_penalty(weight)
+        return orthogonality_penalty(weight, unit=unit)
     if on == "templates":
         rows = templates(logits, inputs, create_graph=True).flatten(2)
-        return orthogonality_penalty(rows).mean()
+        return orthogonality_penalty(rows, unit=unit).mean()
     return probe_penalty(logits, inputs).mean()

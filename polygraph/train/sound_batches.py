@@ -10,6 +10,7 @@ from torch import Tensor
 from polygraph.data.audio.dataset import AudioDataset, to_float
 from polygraph.data.audio.mel import LogMel
 from polygraph.data.store import progress
+from polygraph.train.balance import BalancedBatches
 from polygraph.train.batches import memory_limit_on
 from polygraph.train.config import TrainConfig, sample_batch
 from polygraph.train.sound_augment import (
@@ -19,7 +20,6 @@ from polygraph.train.sound_augment import (
     make_noise,
 )
 
-_BALANCED = 4  # sets these draws apart from others of the same seed and epoch
 _BLOCK = 256  # clips whose features are made at a time
 
 Levels = NDArray[np.float32]
@@ -53,7 +53,8 @@ class SoundBatches:
         rank: of this process.
         world: number of processes; each takes every world-th sound of a batch.
         augmentation: random changes; None for none.
-        balanced: whether in a pass each class is heard as often as the others, to one.
+        balanced: whether each class is heard as often as the others: see
+            `polygraph.train.balance.balanced_order`.
         memory_limit: bytes; None for `polygraph.train.batches.memory_limit_on` the device.
     """
 
@@ -74,10 +75,12 @@ class SoundBatches:
         self.dataset, self.config, self.features = dataset, config, features
         self.rank, self.world, self.dtype = rank, world, dtype
         self.device = features.window.device
-        self.augmentation, self.balanced = augmentation, balanced
-        self._label_of = dataset.labels[dataset.train]
-        self._labels = torch.from_numpy(self._label_of).to(self.device)
-        self._orders: dict[int, NDArray[np.int64]] = {}
+        self.augmentation = augmentation
+        labels = dataset.labels[dataset.train]
+        self._labels = torch.from_numpy(labels).to(self.device)
+        self._balanced = (
+            BalancedBatches(labels, config.seed, config.batch_size) if balanced else None
+        )
         self._held: Tensor | None = None
         if augmentation is None or augmentation.probability == 0:
             self.augmentation, self._lying = None, levels
@@ -91,38 +94,19 @@ class SoundBatches:
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         """This process's part of the batch of ``step``: ``[b, 1, 32, 32]`` and int64 ``[b]``."""
-        size, batch = len(self._label_of), self.config.batch_size
+        config, size, batch = self.config, len(self._labels), self.config.batch_size
         places = np.arange(step * batch, (step + 1) * batch, dtype=np.int64)
         mine = slice(self.rank, None, self.world)
         epochs, places = (places // size)[mine], (places % size)[mine]
-        indices = self._indices(step, epochs, places)
+        if self._balanced is None:
+            indices = sample_batch(config.seed, size, batch, step)[0][mine]
+        else:
+            indices = self._balanced(step)[0][mine]
         rows = self._rows(indices)
         if self.augmentation is not None:
             rows = self._changed(to_float(rows), epochs, places)
         labels = self._labels[torch.from_numpy(indices).to(self.device)]
         return rows.to(self.dtype), labels
-
-    def _indices(
-        self, step: int, epochs: NDArray[np.int64], places: NDArray[np.int64]
-    ) -> NDArray[np.int64]:
-        """Places in the training set of what is heard at some places of some passes."""
-        config = self.config
-        if not self.balanced:
-            chosen, _ = sample_batch(config.seed, len(self._label_of), config.batch_size, step)
-            return chosen[self.rank :: self.world]
-        found = np.empty(len(places), np.int64)
-        for epoch in np.unique(epochs):
-            order = self._balanced(int(epoch))
-            found[epochs == epoch] = order[places[epochs == epoch]]
-        return found
-
-    def _balanced(self, epoch: int) -> NDArray[np.int64]:
-        """The order of a pass. The last two are kept: consecutive steps need the same ones."""
-        if epoch not in self._orders:
-            while len(self._orders) >= 2:
-                self._orders.pop(next(iter(self._orders)))
-            self._orders[epoch] = balanced_order(self._label_of, self.config.seed, epoch)
-        return self._orders[epoch]
 
     def _rows(self, indices: NDArray[np.int64]) -> Tensor:
         if self._held is not None:
@@ -134,36 +118,10 @@ class SoundBatches:
     ) -> Tensor:
         """Features of clips that are changed as drawn."""
         assert self.augmentation is not None
-        size = len(self._label_of)
+        size = len(self._labels)
         draws = draw_sounds(self.augmentation, self.config.seed, size, epochs, places)
         changed = change_sounds(clips, draws, self._noise, self.features.hop)
         pace = torch.from_numpy(draws.pace).to(self.device) if self.augmentation.stretch else None
         with torch.no_grad():
             found: Tensor = self.features(changed, pace)
         return found
-
-
-def balanced_order(labels: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:
-    """The order of a pass in which every class comes equally often, to one.
-
-    A class that has fewer samples than its share hears each of them several times, equally often
-    to one; of one that has more, some are left out.
-
-    Args:
-        labels: int64 ``[N]`` of the training set.
-        seed: of the run.
-        epoch: number of the pass.
-
-    Returns:
-        int64 ``[N]`` with entries in [0, N).
-    """
-    rng = np.random.default_rng([seed, epoch, _BALANCED])
-    classes = rng.permutation(np.unique(labels))  # the first of them have one more
-    share, more = divmod(len(labels), len(classes))
-    chosen = []
-    for n, number in enumerate(classes):
-        members = np.flatnonzero(labels == number)
-        wanted = share + (n < more)
-        passes = -(-wanted // len(members))
-        chosen.append(np.concatenate([rng.permutation(members) for _ in range(passes)])[:wanted])
-    return rng.permutation(np.concatenate(chosen))

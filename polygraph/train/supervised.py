@@ -52,6 +52,7 @@ class ClassificationLoss(nn.Module):
         on: what is penalised: ``weights``, the rows of the last linear layer; ``templates``, the
             gradients of the logits, at the cost of a backward pass for each class; ``probes``, the
             same estimated from two, together with the templates' size.
+        unit: whether rows are divided by their lengths first; not of ``probes``.
 
     Attributes:
         names: of the scalars that come out.
@@ -65,15 +66,16 @@ class ClassificationLoss(nn.Module):
         *,
         orthogonality: float = 0.0,
         on: str = "weights",
+        unit: bool = False,
     ) -> None:
         super().__init__()
         if spread not in ("others", "all"):
             raise ValueError(f"ClassificationLoss: spread must be others or all, got {spread!r}")
         if not 0 <= smoothing < 1:
             raise ValueError(f"ClassificationLoss: smoothing must be in [0, 1), got {smoothing}")
-        check_orthogonality("ClassificationLoss", orthogonality, on)
+        check_orthogonality("ClassificationLoss", orthogonality, on, unit)
         self.model, self.smoothing, self.spread = model, smoothing, spread
-        self.orthogonality, self.on = orthogonality, on
+        self.orthogonality, self.on, self.unit = orthogonality, on, unit
         self.names = ("loss", "accuracy", *(("orthogonality",) if orthogonality > 0 else ()))
 
     def forward(self, inputs: Tensor, labels: Tensor, *more: Tensor) -> tuple[Tensor, ...]:
@@ -103,7 +105,7 @@ class ClassificationLoss(nn.Module):
         accuracy = (logits.detach().argmax(-1) == labels).float().mean()
         if self.orthogonality == 0:
             return loss, accuracy
-        penalty = network_penalty(self.model, self.on, found, inputs)
+        penalty = network_penalty(self.model, self.on, found, inputs, unit=self.unit)
         return loss + self.orthogonality * penalty, accuracy, penalty.detach()
 
 

@@ -53,18 +53,19 @@ def operators() -> dict[str, Any]:
     """Name -> function that draws a case; it loads the library."""
     import dense
     import edges
+    import hamming
     import matrices
     import neighbours
 
     found: dict[str, Any] = {}
-    for module in (neighbours, edges, matrices, dense):
+    for module in (neighbours, edges, matrices, dense, hamming):
         found |= module.OPERATORS
     return found
 
 
 NAMES = (
     "knn edge_conv edge_values edge_aggregate edge_sum edge_max edge_dist2 edge_softmax "
-    "graph_from_coo ecc light_ecc resample spiral_conv poly_step transpose_table"
+    "graph_from_coo ecc light_ecc resample spiral_conv poly_step transpose_table hamming_knn"
 ).split()
 
 

@@ -64,6 +64,14 @@ def last_of_equals(x: Tensor, k: int, **options: Any) -> tuple[Tensor, Tensor]:
     return index, dist2
 
 
+def last_of_equal_codes(x: Any, k: int, y: Any = None) -> tuple[Tensor, Tensor]:
+    """Lists of codes whose ties are ordered the other way round."""
+    bank = [x] if isinstance(x, Tensor) else list(x)
+    turned = [t[torch.arange(len(t) - 1, -1, -1)] for t in bank]
+    index, distance = RIGHT["hamming_knn"](turned, k, y=bank if y is None else y)
+    return len(bank[0]) - 1 - index, distance
+
+
 def with_wrong_entries(index: Tensor, sources: int) -> tuple[Tensor, Tensor]:
     """A table that takes any entry for an empty place."""
     if index.dtype != torch.int64 or index.dim() != 2 or sources < 0 or sources > 2**40:
@@ -98,6 +106,7 @@ FAULTS: dict[str, tuple[str, Callable[..., Any]]] = {
     ),
     "a term lost where squares overflow": ("poly_step", plain_poly_step),
     "of equal distances the last": ("knn", last_of_equals),
+    "of equal codes the last": ("hamming_knn", last_of_equal_codes),
     "wrong entries taken": ("transpose_table", with_wrong_entries),
     "an argument written to": (
         "edge_values",

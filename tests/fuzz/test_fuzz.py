@@ -23,6 +23,7 @@ FAULTS = (
     "a tangent a hundredth off",
     "a term lost where squares overflow",
     "of equal distances the last",
+    "of equal codes the last",
     "wrong entries taken",
     "an argument written to",
     "half a type's sums in half a type",

@@ -17,6 +17,9 @@ from polygraph.tasks.images.arguments import parse_train_images
 from polygraph.tasks.images.training import train_images
 from polygraph.tasks.points.arguments import default_run, parse_train_points
 from polygraph.tasks.points.training import train_points
+from polygraph.tasks.verify.arguments import parse_train_verify
+from polygraph.tasks.verify.heads import make_head
+from polygraph.tasks.verify.learning import Learner, VerificationLoss
 from polygraph.train.log import read_log
 from polygraph.train.orthogonality import (
     KINDS,
@@ -41,6 +44,8 @@ def test_the_penalty_is_that_of_the_paper():
     for found, w in zip(orthogonality_penalty(rows), rows, strict=True):
         wanted = sum((w[i] @ w[j]) ** 2 for i, j in itertools.permutations(range(4), 2))
         torch.testing.assert_close(found, wanted)
+    unit = rows / rows.norm(dim=-1, keepdim=True)
+    torch.testing.assert_close(orthogonality_penalty(rows, unit=True), orthogonality_penalty(unit))
     assert orthogonality_penalty(torch.diag(torch.arange(3.0))) == 0
     with pytest.raises(ValueError, match=r"rows must have shape \[..., C, D\], got \[3\]"):
         orthogonality_penalty(torch.zeros(3))
@@ -66,8 +71,8 @@ def test_templates_are_the_jacobian():
             fn(torch.zeros(5), x)
 
 
-@pytest.mark.parametrize("on", KINDS)
-def test_penalties_have_gradients_in_the_weights(on):
+@pytest.mark.parametrize(("on", "unit"), [*((k, False) for k in KINDS), ("templates", True)])
+def test_penalties_have_gradients_in_the_weights(on, unit):
     """Second derivatives against differences."""
     model, x = smooth(), torch.randn(3, 5, dtype=torch.float64)
 
@@ -78,7 +83,7 @@ def test_penalties_have_gradients_in_the_weights(on):
             model, dict(zip(names, weights, strict=True))
         ):
             inputs = x.clone().requires_grad_()
-            return network_penalty(model, on, model(inputs), inputs)
+            return network_penalty(model, on, model(inputs), inputs, unit=unit)
 
     assert torch.autograd.gradcheck(penalty, tuple(model.parameters()))
 
@@ -134,15 +139,20 @@ def test_other_last_layers_are_refused():
         ClassificationLoss(nn.Linear(2, 2), orthogonality=-1)
     with pytest.raises(ValueError, match="orthogonality_on must be one of weights, templates"):
         ClassificationLoss(nn.Linear(2, 2), on="rows")
+    with pytest.raises(ValueError, match="orthogonality_unit needs the rows, which probes do not"):
+        ClassificationLoss(nn.Linear(2, 2), on="probes", unit=True)
+    with pytest.raises(ValueError, match="orthogonality_unit must be true or false, got 1"):
+        ClassificationLoss(nn.Linear(2, 2), unit=1)
 
 
 @pytest.mark.parametrize("on", KINDS)
 def test_image_classifiers_train_with_it(tmp_path, on):
     """It is logged, and counts as a setting of the run."""
     plain = tiny_images(SplineCNNConfig(), log_every=1, steps=2)
-    config = replace(plain, orthogonality=0.1, orthogonality_on=on)
+    config = replace(plain, orthogonality=0.1, orthogonality_on=on, balanced=True)
+    config = config if on == "probes" else replace(config, orthogonality_unit=True)
     assert config.digest() != plain.digest()
-    assert "orthogonality" not in plain.semantics()
+    assert not {"orthogonality", "balanced"} & set(plain.semantics())
     train_images(config, tmp_path / "run")
     records = [r for r in read_log(tmp_path / "run" / "log.jsonl") if "orthogonality" in r]
     assert [r["step"] for r in records] == [1, 2]
@@ -156,6 +166,34 @@ def test_point_classifiers_train_with_it(tmp_path):
     assert any("orthogonality" in r for r in read_log(tmp_path / "run" / "log.jsonl"))
     with pytest.raises(ValueError, match="orthogonality_on must be weights for task 'segment'"):
         replace(default_run("segment"), orthogonality=0.1, orthogonality_on="templates")
+
+
+@pytest.mark.parametrize("loss", ["softmax", "arcface"])
+@pytest.mark.parametrize("on", KINDS)
+def test_embeddings_train_with_it(loss, on):
+    """The head's rows, or its logits' templates; both have gradients in the network."""
+    if loss == "arcface":
+        pytest.importorskip("pytorch_metric_learning", reason="needs the extra [verify]")
+    torch.manual_seed(0)
+    learner = Learner(nn.Sequential(nn.Linear(5, 4), nn.Softplus()), make_head(loss, 4, 6))
+    x, y = torch.randn(12, 5), torch.arange(12) % 6
+    plain, accuracy = VerificationLoss(learner)(x, y)
+    penal = VerificationLoss(learner, 10.0, on)
+    torch.manual_seed(1)
+    value, same, penalty = penal(x, y)
+    assert same == accuracy
+    torch.testing.assert_close(value, plain + 10 * penalty)
+    at = x.clone().requires_grad_()
+    torch.manual_seed(1)
+    if on == "weights":
+        rows = learner.head.linear.weight if loss == "softmax" else learner.head.loss.W.T
+        wanted = orthogonality_penalty(rows)
+    else:
+        wanted = network_penalty(learner, on, learner.head.logits(learner.embedder(at)), at)
+    torch.testing.assert_close(penalty, wanted.detach())
+    assert penal.names[2] == "orthogonality"
+    value.backward()
+    assert all(p.grad.abs().max() > 0 for p in learner.parameters())
 
 
 def test_sounds_train_with_it(tmp_path, monkeypatch):
@@ -173,7 +211,8 @@ def test_the_command_line_takes_it():
     image, _, _ = parse_train_images(["--preset", "spline/large-cnn", *words])
     points, _, _ = parse_train_points(words)
     sounds, _, _ = parse_train_audio(words)
-    for config in (image, points, sounds):
+    faces, _, _ = parse_train_verify(words)
+    for config in (image, points, sounds, faces):
         assert (config.orthogonality, config.orthogonality_on) == (0.3, "probes")
     assert image.model.body == "large"
     with pytest.raises(ValueError, match="orthogonality_on must be one of"):

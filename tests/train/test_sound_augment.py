@@ -9,7 +9,8 @@ from support.devices import GPU
 
 from polygraph.data import AudioDataConfig, LogMel, open_audio
 from polygraph.data.audio.mel import statistics_of
-from polygraph.train.config import TrainConfig
+from polygraph.train.balance import balanced_order
+from polygraph.train.config import TrainConfig, sample_indices
 from polygraph.train.sound_augment import (
     SoundAugmentConfig,
     SoundDraws,
@@ -17,7 +18,7 @@ from polygraph.train.sound_augment import (
     draw_sounds,
     make_noise,
 )
-from polygraph.train.sound_batches import SoundBatches, balanced_order, clip_features
+from polygraph.train.sound_batches import SoundBatches, clip_features
 
 ALL = SoundAugmentConfig()
 NONE = SoundAugmentConfig(probability=0.0)
@@ -124,7 +125,7 @@ def test_batches_without_changes_are_the_clips(tones, prepared):
     ours = batches(tones, prepared, NONE)
     for step in (0, 3, 4):
         features, labels = ours(step)
-        rows = tones.train[ours._indices(step, *divmod(np.arange(12) + 12 * step, 44))]
+        rows = tones.train[sample_indices(ours.config.seed, len(tones.train), 12, step)]
         assert labels.tolist() == tones.labels[rows].tolist()
         assert np.array_equal(features.numpy(), prepared[1][rows])
         assert torch.equal(batches(tones, prepared, None)(step)[0], features)
@@ -156,6 +157,8 @@ def test_balanced_orders_have_all_classes_alike():
         for number in (0, 1, 2, 4):
             of_class = counts[labels == number]
             assert of_class.max() - of_class.min() <= 1
+        for start in range(0, 100, 4):  # every four are of four classes
+            assert sorted(labels[order[start : start + 4]]) == [0, 1, 2, 4]
         assert np.array_equal(order, balanced_order(labels, 5, epoch))
     assert not np.array_equal(balanced_order(labels, 5, 0), balanced_order(labels, 5, 1))
 

@@ -201,7 +201,7 @@ class SplineLens(Passes):
             )
         return found
 
-    def slice(self, origin: Tensor, u: Tensor, v: Tensor) -> Slice:
+    def slice(self, origin: Tensor, u: Tensor, v: Tensor, *, most: int | None = None) -> Slice:
         """Every region in the parallelogram ``origin + a u + b v``, a and b from -1 to 1.
 
         Regions are cut out one choice after the other, along lines that are exact: in a region of
@@ -211,14 +211,19 @@ class SplineLens(Passes):
             origin: float64 ``[*in_shape]``: one sample, without B.
             u: as ``origin``, the first direction.
             v: the second.
+            most: regions that are still wanted; None: any number. A plane of a network with
+                thousands of units has millions.
 
         Raises:
-            ValueError: shapes differ, not float64, or the network is not piecewise affine.
+            ValueError: shapes differ, not float64, the network is not piecewise affine, or there
+                are more than ``most`` regions, which is seen early.
             NotImplementedError: the network may jump, as where lists of neighbours change, or
                 chooses by a function whose borders are not known.
         """
         self._check_ends("slice", origin, u, v)
-        found = slice_plane(self, origin.detach(), u.detach(), v.detach())
+        if most is not None:
+            check_positive("slice", most=most)
+        found = slice_plane(self, origin.detach(), u.detach(), v.detach(), most)
         if not found.residual <= _ROUNDING:
             raise ValueError(
                 "slice: not piecewise affine: "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ Polygon = NDArray[np.float64]  #: corners ``[n, 2]``, in order
 _SQUARE = np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
 _THIN = 1e-12  # of the parallelogram: a corner this near to a line lies on it
 _PASSES = 200
+_TOGETHER = 512  # corners
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,18 @@ class Slice:
         return found
 
 
-def slice_plane(lens: Passes, origin: Tensor, u: Tensor, v: Tensor) -> Slice:
+class TooManyRegions(ValueError):
+    """A plane has more regions than are wanted: a smaller part of it has fewer."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"slice: the plane has more than {most:,} regions: shorten u and v, or raise most"
+        )
+
+
+def slice_plane(
+    lens: Passes, origin: Tensor, u: Tensor, v: Tensor, most: int | None = None
+) -> Slice:
     """See `SplineLens.slice`."""
     path = Path(lens, origin, torch.stack([u, v]))
     if path.jumps:
@@ -86,31 +99,55 @@ def slice_plane(lens: Passes, origin: Tensor, u: Tensor, v: Tensor) -> Slice:
         )
     polygons = [_SQUARE]
     for site in range(len(path.sites)):
-        polygons = _divide(path, site, polygons)
-    return _merged(path, polygons)
+        polygons = _divide(path, site, polygons, most)
+    return _merged(path, polygons, most)
 
 
-def _divide(path: Path, site: int, polygons: list[Polygon]) -> list[Polygon]:
-    """Pieces of polygons in which a choice does not change."""
+def _divide(path: Path, site: int, polygons: list[Polygon], most: int | None) -> list[Polygon]:
+    """Pieces of polygons in which a choice does not change.
+
+    Pieces of one region are counted apart until the end, so that a few of them are forgiven.
+    """
     done: list[Polygon] = []
     for _ in range(_PASSES):
-        survey = path.survey(torch.from_numpy(np.concatenate(polygons)), site)
         todo: list[Polygon] = []
-        end = 0
-        for polygon in polygons:
-            corners = slice(end, end + len(polygon))
-            end = corners.stop
-            part = survey.mapped(lambda w, rows=corners: w[rows])  # type: ignore[misc]
-            pieces = [polygon]
-            for line in _lines(polygon, part):
-                pieces = [piece for p in pieces for piece in _split(p, p @ line[:2] + line[2])]
-            (todo if len(pieces) > 1 else done).extend(pieces)
+        settled = True
+        for group in _groups(polygons):
+            survey = path.survey(torch.from_numpy(np.concatenate(group)), site)
+            settled &= survey.settles_at_once
+            end = 0
+            for polygon in group:
+                corners = slice(end, end + len(polygon))
+                end = corners.stop
+                part = survey.mapped(lambda w, rows=corners: w[rows])  # type: ignore[misc]
+                pieces = [polygon]
+                for line in _lines(polygon, part):
+                    pieces = [
+                        p for whole in pieces for p in _split(whole, whole @ line[:2] + line[2])
+                    ]
+                    if most is not None and len(done) + len(todo) + len(pieces) > 2 * most:
+                        raise TooManyRegions(most)
+                (todo if len(pieces) > 1 else done).extend(pieces)
         if not todo:
             return done
-        if survey.settles_at_once:
+        if settled:
             return done + todo
         polygons = todo
     raise RuntimeError(f"SplineLens: the walls of {path.sites[site]} do not settle")
+
+
+def _groups(polygons: list[Polygon]) -> Iterator[list[Polygon]]:
+    """Polygons that are looked at together: walls of wide networks are held for these alone."""
+    group: list[Polygon] = []
+    corners = 0
+    for polygon in polygons:
+        group.append(polygon)
+        corners += len(polygon)
+        if corners >= _TOGETHER:
+            yield group
+            group, corners = [], 0
+    if group:
+        yield group
 
 
 def _lines(polygon: Polygon, walls: Survey) -> list[NDArray[np.float64]]:
@@ -174,7 +211,7 @@ def _split_with(
     return [(part[:, :2], part[:, 2:]) for part in found]
 
 
-def _merged(path: Path, polygons: list[Polygon]) -> Slice:
+def _merged(path: Path, polygons: list[Polygon], most: int | None) -> Slice:
     """Regions of what was cut by a line that ended inside of them."""
     polygons = [p for p in polygons if _area(p) > _THIN]
     centers = torch.from_numpy(np.array([p.mean(0) for p in polygons]))
@@ -182,6 +219,8 @@ def _merged(path: Path, polygons: list[Polygon]) -> Slice:
     together: dict[bytes, list[Polygon]] = {}
     for code, polygon in zip(codes, polygons, strict=True):
         together.setdefault(code, []).append(polygon)
+    if most is not None and len(together) > most:
+        raise TooManyRegions(most)
     whole = [ps[0] if len(ps) == 1 else _hull(np.concatenate(ps)) for ps in together.values()]
     values = path.values(torch.from_numpy(np.concatenate(whole))).double().cpu().numpy()
     ends = np.cumsum([len(p) for p in whole])[:-1]

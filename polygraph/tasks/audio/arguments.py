@@ -29,6 +29,7 @@ _OWN = {
     "label_smoothing": float,
     "orthogonality": float,
     "orthogonality_on": str,
+    "orthogonality_unit": bool,
     "val_fraction": float,
     "split_seed": int,
 }

@@ -68,11 +68,12 @@ class AudioRunConfig:
         train: steps, batch, optimiser, schedule, seed.
         augment: random changes of training clips.
         preset: name that the model's settings started from; for people.
-        balanced: whether in a pass every class is heard as often as the others.
+        balanced: whether every class is heard as often as the others, in every batch.
         label_smoothing: share of the target that is spread evenly over all classes, in [0, 1).
         orthogonality: factor of a penalty that makes the classes' templates orthogonal; 0: none.
         orthogonality_on: ``weights``, ``templates`` or ``probes``: see
             `polygraph.train.supervised.ClassificationLoss`.
+        orthogonality_unit: of rows of unit length.
         val_fraction: share of the training clips of each class that validates instead, rounded; at
             least one of every class that has two or more. Not where the data set says which do, as
             a validation_list.txt.
@@ -89,6 +90,7 @@ class AudioRunConfig:
     label_smoothing: float = 0.0
     orthogonality: float = 0.0
     orthogonality_on: str = "weights"
+    orthogonality_unit: bool = False
     val_fraction: float = 0.1
     split_seed: int = 0
 
@@ -102,7 +104,9 @@ class AudioRunConfig:
             raise ValueError(
                 f"train: label_smoothing must be in [0, 1), got {self.label_smoothing}"
             )
-        check_orthogonality("train", self.orthogonality, self.orthogonality_on)
+        check_orthogonality(
+            "train", self.orthogonality, self.orthogonality_on, self.orthogonality_unit
+        )
         if not 0 < self.val_fraction < 1:
             raise ValueError(f"train: val_fraction must be in (0, 1), got {self.val_fraction}")
         if self.split_seed < 0:
@@ -116,7 +120,9 @@ class AudioRunConfig:
             "augment": asdict(self.augment),
             "balanced": self.balanced,
             "label_smoothing": self.label_smoothing,
-            **orthogonality_settings(self.orthogonality, self.orthogonality_on),
+            **orthogonality_settings(
+                self.orthogonality, self.orthogonality_on, self.orthogonality_unit
+            ),
         }
 
     def digest(self) -> str:
@@ -162,6 +168,7 @@ class AudioTask(ClassifierTask):
                 "all",
                 orthogonality=config.orthogonality,
                 on=config.orthogonality_on,
+                unit=config.orthogonality_unit,
             ),
             len(dataset.train),
             labels=dataset.labels,

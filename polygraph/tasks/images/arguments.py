@@ -24,9 +24,11 @@ from polygraph.train.words import DATA_WORDS, Spelling
 
 DEFAULT_PRESET = "bed/conv"
 _OWN = {
+    "balanced": bool,
     "label_smoothing": float,
     "orthogonality": float,
     "orthogonality_on": str,
+    "orthogonality_unit": bool,
     "val_fraction": float,
     "train_images": int | None,
     "split_seed": int,

@@ -41,7 +41,9 @@ training
   --augment.crop-padding N, --augment.flip B       random crops and mirrors (CIFAR: 4 and true; all
                        others: none); --augment.crop-area X: crops of X to 1 of the area, scaled up
   --orthogonality X, --orthogonality-on WHAT       penalise products of the classes' templates:
-                       weights, templates or probes; none without it
+                       weights, templates or probes; none without it; --orthogonality-unit true:
+                       of rows of unit length
+  --balanced true      every class equally often, in every batch
   --seed N             initialisation and order (default: 0)
   --resume             go on from the last checkpoint
   --config NAME        a YAML file, the run.json of another run, or images-sgd (SGD, 120 epochs),

@@ -30,6 +30,7 @@ from polygraph.train.batches import LabelledImageBatches
 from polygraph.train.config import TrainConfig, config_hash
 from polygraph.train.frame import run_supervised
 from polygraph.train.log import Say
+from polygraph.train.optimizer import check_flags
 from polygraph.train.orthogonality import check_orthogonality, orthogonality_settings
 from polygraph.train.supervised import ClassificationLoss, ClassifierTask, model_logits
 
@@ -66,10 +67,12 @@ class ImagesRunConfig:
         train: steps, batch, optimiser, schedule, seed.
         augment: random changes of training images.
         preset: name that the model's settings started from; for people.
+        balanced: whether every class comes as often as the others, in every batch.
         label_smoothing: share of the target that is spread evenly over all classes, in [0, 1).
         orthogonality: factor of a penalty that makes the classes' templates orthogonal; 0: none.
         orthogonality_on: ``weights``, ``templates`` or ``probes``: see
             `polygraph.train.supervised.ClassificationLoss`.
+        orthogonality_unit: of rows of unit length.
         val_fraction: share of the training images of each class that validates instead, rounded; at
             least one of every class that has two or more. Not where the data set says which do, as
             a folder val/ beside train/ and test/.
@@ -83,9 +86,11 @@ class ImagesRunConfig:
     train: TrainConfig = field(default_factory=images_train_config)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     preset: str = ""
+    balanced: bool = False
     label_smoothing: float = 0.0
     orthogonality: float = 0.0
     orthogonality_on: str = "weights"
+    orthogonality_unit: bool = False
     val_fraction: float = 0.1
     train_images: int | None = None
     split_seed: int = 0
@@ -93,13 +98,16 @@ class ImagesRunConfig:
     def __post_init__(self) -> None:
         """Refuse settings that cannot train."""
         check_numbers("train", self, ("split_seed",))
+        check_flags(self, ("balanced",))
         if type(self.model) not in [cls for cls, _ in CLASSIFIERS.values()]:
             raise TypeError(f"train: model must be a config of a classifier, got {self.model!r}")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(
                 f"train: label_smoothing must be in [0, 1), got {self.label_smoothing}"
             )
-        check_orthogonality("train", self.orthogonality, self.orthogonality_on)
+        check_orthogonality(
+            "train", self.orthogonality, self.orthogonality_on, self.orthogonality_unit
+        )
         if not 0 < self.val_fraction < 1:
             raise ValueError(f"train: val_fraction must be in (0, 1), got {self.val_fraction}")
         if self.train_images is not None and self.train_images < 1:
@@ -112,8 +120,11 @@ class ImagesRunConfig:
         return {
             "model": {"family": family_of(self.model), **asdict(self.model)},
             "augment": self.augment.semantics(),
+            **({"balanced": True} if self.balanced else {}),
             "label_smoothing": self.label_smoothing,
-            **orthogonality_settings(self.orthogonality, self.orthogonality_on),
+            **orthogonality_settings(
+                self.orthogonality, self.orthogonality_on, self.orthogonality_unit
+            ),
         }
 
     def digest(self) -> str:
@@ -158,6 +169,7 @@ class ImagesTask(ClassifierTask):
                 "all",
                 orthogonality=config.orthogonality,
                 on=config.orthogonality_on,
+                unit=config.orthogonality_unit,
             ),
             len(train),
             labels=labels_of(dataset),
@@ -173,6 +185,7 @@ class ImagesTask(ClassifierTask):
             rank=fabric.global_rank,
             world=fabric.world_size,
             augmentation=config.augment,
+            balanced=config.balanced,
         )
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:

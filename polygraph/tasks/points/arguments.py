@@ -33,6 +33,8 @@ _OF_THE_RUN: dict[str, Any] = {
     "shift": float,
     "orthogonality": float,
     "orthogonality_on": str,
+    "orthogonality_unit": bool,
+    "balanced": bool,
 }
 _NESTED: dict[str, Any] = {"model": DGCNNClassifierConfig, "data": ShapeDataConfig}
 SPELLING = Spelling(

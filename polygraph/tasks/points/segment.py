@@ -97,6 +97,8 @@ class SegmentTask(SupervisedTask):
         scale: see there.
         shift: see there.
         orthogonality: see there; on the weights of the last layer.
+        unit: whether these are divided by their lengths first.
+        balanced: whether classes of clouds come equally often.
 
     Raises:
         ValueError: a process would get fewer than two clouds of a batch.
@@ -115,9 +117,11 @@ class SegmentTask(SupervisedTask):
         scale: float,
         shift: float,
         orthogonality: float = 0.0,
+        unit: bool = False,
+        balanced: bool = False,
     ) -> None:
         check_batch_size(config, fabric)
-        loss = ClassificationLoss(model, smoothing, orthogonality=orthogonality)
+        loss = ClassificationLoss(model, smoothing, orthogonality=orthogonality, unit=unit)
         super().__init__(fabric, config, model, loss, len(dataset.train), loss.names)
         self.dataset, self.parts, self.segmenter = dataset, parts_of(dataset), model
         self.batches = PartBatches(
@@ -127,6 +131,7 @@ class SegmentTask(SupervisedTask):
             dtype=self.dtype,
             scale=scale,
             shift=shift,
+            balanced=balanced,
             rank=fabric.global_rank,
             world=fabric.world_size,
         )

@@ -39,6 +39,7 @@ from polygraph.train.batches import PointBatches
 from polygraph.train.config import TrainConfig, config_hash
 from polygraph.train.frame import run_supervised
 from polygraph.train.log import Say
+from polygraph.train.optimizer import check_flags
 from polygraph.train.orthogonality import check_orthogonality, orthogonality_settings
 from polygraph.train.supervised import ClassificationLoss, ClassifierTask, model_logits
 
@@ -73,6 +74,8 @@ class PointsRunConfig:
         orthogonality: factor of a penalty that makes the classes' templates orthogonal; 0: none.
         orthogonality_on: ``weights``, ``templates`` or ``probes``: see
             `polygraph.train.supervised.ClassificationLoss`; of segmenters ``weights`` alone.
+        orthogonality_unit: of rows of unit length.
+        balanced: whether every class of clouds comes as often as the others, in every batch.
     """
 
     model: DGCNNClassifierConfig | DGCNNSegmenterConfig = field(
@@ -86,10 +89,13 @@ class PointsRunConfig:
     task: str = CLASSIFY
     orthogonality: float = 0.0
     orthogonality_on: str = "weights"
+    orthogonality_unit: bool = False
+    balanced: bool = False
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot train."""
         check_numbers("train", self)
+        check_flags(self, ("balanced",))
         if type(self.model) is not model_config(self.task):
             raise ValueError(
                 f"model: must be {model_config(self.task).__name__} for task {self.task!r}, got "
@@ -103,7 +109,9 @@ class PointsRunConfig:
             raise ValueError(f"train: scale must be finite and at least 1, got {self.scale}")
         if not (self.shift >= 0 and math.isfinite(self.shift)):
             raise ValueError(f"train: shift must be finite and 0 or more, got {self.shift}")
-        check_orthogonality("train", self.orthogonality, self.orthogonality_on)
+        check_orthogonality(
+            "train", self.orthogonality, self.orthogonality_on, self.orthogonality_unit
+        )
         if self.task == SEGMENT and self.orthogonality > 0 and self.orthogonality_on != "weights":
             raise ValueError(
                 "train: orthogonality_on must be weights for task 'segment', whose points have no "
@@ -119,8 +127,15 @@ class PointsRunConfig:
         return {
             "model": asdict(self.model),
             **{name: getattr(self, name) for name in ("label_smoothing", "scale", "shift")},
-            **orthogonality_settings(self.orthogonality, self.orthogonality_on),
+            **self.options(),
         }
+
+    def options(self) -> dict[str, Any]:
+        """What decides about weights where it is asked for: nothing as before there was any."""
+        balanced = {"balanced": True} if self.balanced else {}
+        return balanced | orthogonality_settings(
+            self.orthogonality, self.orthogonality_on, self.orthogonality_unit
+        )
 
     def digest(self) -> str:
         """SHA-256 of what decides about the result, the same on every machine.
@@ -132,8 +147,9 @@ class PointsRunConfig:
         del fields["data"]["path"], fields["data"]["built_in"]
         if self.task == CLASSIFY:  # as before there was another
             del fields["task"]
-        del fields["orthogonality"], fields["orthogonality_on"]
-        fields |= orthogonality_settings(self.orthogonality, self.orthogonality_on)
+        for name in ("orthogonality", "orthogonality_on", "orthogonality_unit", "balanced"):
+            del fields[name]
+        fields |= self.options()
         fields["train"] = {**self.train.semantics(), "length": self.train.length()}
         return config_hash(fields)
 
@@ -176,6 +192,7 @@ class PointsTask(ClassifierTask):
                 config.label_smoothing,
                 orthogonality=config.orthogonality,
                 on=config.orthogonality_on,
+                unit=config.orthogonality_unit,
             ),
             len(dataset.train),
             labels=dataset.labels,
@@ -190,6 +207,7 @@ class PointsTask(ClassifierTask):
             dtype=self.dtype,
             scale=config.scale,
             shift=config.shift,
+            balanced=config.balanced,
             rank=fabric.global_rank,
             world=fabric.world_size,
         )
@@ -330,6 +348,8 @@ def make_task(fabric: Any, config: PointsRunConfig, dataset: ShapeDataset) -> An
         scale=config.scale,
         shift=config.shift,
         orthogonality=config.orthogonality,
+        unit=config.orthogonality_unit,
+        balanced=config.balanced,
     )
 
 

@@ -13,6 +13,8 @@ from polygraph.tasks.verify.embedder import embedder_family, is_of_points
 from polygraph.tasks.verify.heads import check_head
 from polygraph.train.augment import AugmentConfig
 from polygraph.train.config import TrainConfig, config_hash
+from polygraph.train.optimizer import check_flags
+from polygraph.train.orthogonality import check_orthogonality, orthogonality_settings
 
 RECIPE: dict[str, Any] = {
     "epochs": 40,
@@ -48,6 +50,11 @@ class VerifyRunConfig:
         embedding_dim: numbers of an embedding.
         margin: of arcface in radians (null: 0.5), of cosface of the cosine (null: 0.35).
         logit_scale: of the cosines; null: sqrt(2) ln(C - 1) for C training identities.
+        balanced: whether every identity comes as often as the others, in every batch.
+        orthogonality: factor of a penalty that makes what the identities are orthogonal; 0: none.
+        orthogonality_on: ``weights`` of the head, ``templates`` or ``probes``: see
+            `polygraph.train.supervised.ClassificationLoss`.
+        orthogonality_unit: of rows of unit length.
         mirror: embed an image as the sum of its own and its mirror image's embedding.
         point_scale: largest factor by which a training cloud is scaled along an axis; the smallest
             is its inverse; 1: none, since size tells identities apart.
@@ -67,6 +74,10 @@ class VerifyRunConfig:
     embedding_dim: int = 128
     margin: float | None = None
     logit_scale: float | None = None
+    balanced: bool = False
+    orthogonality: float = 0.0
+    orthogonality_on: str = "weights"
+    orthogonality_unit: bool = False
     mirror: bool = False
     point_scale: float = 1.0
     point_shift: float = 0.0
@@ -78,6 +89,10 @@ class VerifyRunConfig:
     def __post_init__(self) -> None:
         """Refuse settings that cannot train."""
         check_numbers("train", self, ("pair_seed",))
+        check_flags(self, ("balanced",))
+        check_orthogonality(
+            "train", self.orthogonality, self.orthogonality_on, self.orthogonality_unit
+        )
         embedder_family(self.model)
         check_head("train", self.loss, self.margin, self.logit_scale)
         if is_of_points(self.model) and self.mirror:
@@ -102,6 +117,10 @@ class VerifyRunConfig:
             "model": {"family": embedder_family(self.model), **asdict(self.model)},
             "augment": self.augment.semantics(),
             **{name: getattr(self, name) for name in (*names, "point_scale", "point_shift")},
+            **({"balanced": True} if self.balanced else {}),
+            **orthogonality_settings(
+                self.orthogonality, self.orthogonality_on, self.orthogonality_unit
+            ),
         }
 
     def digest(self) -> str:

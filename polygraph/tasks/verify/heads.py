@@ -81,8 +81,17 @@ class SoftmaxHead(nn.Module):
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The loss and the logits."""
-        logits: Tensor = self.linear(embeddings)
+        logits = self.logits(embeddings)
         return functional.cross_entropy(logits, labels), logits
+
+    def logits(self, embeddings: Tensor) -> Tensor:
+        """``[B, C]``."""
+        found: Tensor = self.linear(embeddings)
+        return found
+
+    def rows(self) -> Tensor:
+        """What the identities are, ``[C, D]``."""
+        return self.linear.weight
 
 
 class MarginHead(nn.Module):
@@ -106,9 +115,20 @@ class MarginHead(nn.Module):
         with torch.autocast(embeddings.device.type, enabled=False):
             rows = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
             loss: Tensor = self.loss(rows, labels)
-            with torch.no_grad():
-                logits: Tensor = self.loss.get_logits(rows.detach())  # type: ignore[operator]
-        return loss, logits
+        with torch.no_grad():
+            return loss, self.logits(rows.detach())
+
+    def logits(self, embeddings: Tensor) -> Tensor:
+        """``[B, C]``, without the margin; they can be differentiated."""
+        with torch.autocast(embeddings.device.type, enabled=False):
+            rows = embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
+            found: Tensor = self.loss.get_logits(rows)  # type: ignore[operator]
+        return found
+
+    def rows(self) -> Tensor:
+        """What the identities are, ``[C, D]``; their lengths do not matter."""
+        weight: Tensor = self.loss.W  # type: ignore[assignment]
+        return weight.mT
 
 
 def make_head(

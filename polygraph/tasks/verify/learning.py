@@ -24,6 +24,7 @@ from polygraph.tasks.verify.protocol import (
 )
 from polygraph.train.batches import LabelledImageBatches, PointBatches
 from polygraph.train.distributed import gather_rows, shard
+from polygraph.train.orthogonality import network_penalty, orthogonality_penalty
 from polygraph.train.supervised import SupervisedTask, model_logits, validation_score
 
 IntArray = NDArray[np.int64]
@@ -48,18 +49,47 @@ class VerificationLoss(nn.Module):
 
     Args:
         learner: the embedder and its head.
+        orthogonality: factor of a penalty, see `polygraph.train.supervised.ClassificationLoss`;
+            0: none.
+        on: what is penalised: ``weights``, the head's; ``templates`` or ``probes``, of the head's
+            logits without margin.
+        unit: whether rows are divided by their lengths first.
 
-    Call it with samples and labels int64 ``[B]``; it returns two scalars.
+    Attributes:
+        names: of the scalars that come out.
+
+    Call it with samples and labels int64 ``[B]``; it returns two scalars, with a penalty three.
     """
 
-    def __init__(self, learner: Learner) -> None:
+    def __init__(
+        self,
+        learner: Learner,
+        orthogonality: float = 0.0,
+        on: str = "weights",
+        unit: bool = False,
+    ) -> None:
         super().__init__()
         self.learner = learner
+        self.orthogonality, self.on, self.unit = orthogonality, on, unit
+        self.names = ("loss", "accuracy", *(("orthogonality",) if orthogonality > 0 else ()))
 
-    def forward(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss and the accuracy of a batch."""
-        loss, logits = self.learner.head(self.learner.embedder(inputs), labels)
-        return loss, (logits.detach().argmax(-1) == labels).float().mean()
+    def forward(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        """The loss and the accuracy of a batch, and the penalty."""
+        head: Any = self.learner.head
+        of_inputs = self.orthogonality > 0 and self.on != "weights"
+        if of_inputs:
+            inputs = inputs.detach().requires_grad_()
+        embeddings = self.learner.embedder(inputs)
+        loss, logits = head(embeddings, labels)
+        accuracy = (logits.detach().argmax(-1) == labels).float().mean()
+        if self.orthogonality == 0:
+            return loss, accuracy
+        if of_inputs:
+            logits = head.logits(embeddings)
+            penalty = network_penalty(head, self.on, logits, inputs, unit=self.unit)
+        else:
+            penalty = orthogonality_penalty(head.rows(), unit=self.unit)
+        return loss + self.orthogonality * penalty, accuracy, penalty.detach()
 
 
 class VerifyTask(SupervisedTask):
@@ -95,14 +125,10 @@ class VerifyTask(SupervisedTask):
                 "train: batch_size must be at least 2 for each process, whose statistics BatchNorm "
                 f"takes, got {train.batch_size} for {fabric.world_size}"
             )
-        super().__init__(
-            fabric,
-            train,
-            learner,
-            VerificationLoss(learner),
-            len(dataset.train),
-            ("loss", "accuracy"),
+        loss = VerificationLoss(
+            learner, config.orthogonality, config.orthogonality_on, config.orthogonality_unit
         )
+        super().__init__(fabric, train, learner, loss, len(dataset.train), loss.names)
         self.embedder, self.run = learner.embedder, config
         self.dataset, self.pairs = dataset, pairs
         self.batches = self._batches()
@@ -115,6 +141,7 @@ class VerifyTask(SupervisedTask):
             "dtype": self.dtype,
             "rank": fabric.global_rank,
             "world": fabric.world_size,
+            "balanced": config.balanced,
         }
         if isinstance(dataset, ImageDataset):
             common["augmentation"] = config.augment

@@ -40,11 +40,25 @@ def test_templates_and_biases(run, capsys):
     )
 
 
+def test_a_page_of_regions(run, capsys):
+    """As much of the plane as has few regions."""
+    rng = np.random.default_rng(1)
+    Image.fromarray(rng.integers(0, 256, (12, 12), np.uint8)).save(run / "c.png")
+    files = [str(run / f"{name}.png") for name in "abc"]
+    words = ["lens", *files, "--run", str(run / "run"), "--out", str(run / "lens.png")]
+    assert main([*words, "--page", str(run / "page.html"), "--regions", "40"]) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert int(line.split()[0]) <= 40
+    assert "The plane through a, b and c" in (run / "page.html").read_text()
+
+
 def test_bad_words(run, capsys):
     words = ["lens", str(run / "a.png"), "--run", str(run / "run")]
     for more, message in (
         (["--out", "lens.txt"], "--out must end in .png or .svg"),
         (["--templates", "0"], "templates must be at least 1"),
+        (["--page", "a.html"], "--page takes three pictures and a name that ends in .html, got 1"),
+        (["--regions", "0"], "regions must be at least 1"),
     ):
         assert main([*words, *more]) == 2
         assert message in capsys.readouterr().err
