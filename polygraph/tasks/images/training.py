@@ -256,18 +256,32 @@ def fit_to_images(config: ImagesRunConfig, dataset: ImageDataset) -> ImagesRunCo
         "size": dataset.size,
         "num_classes": dataset.num_classes,
     }
-    usual = {f.name: {f.default} for f in fields(config.model)}
     preset = CLASSIFIER_PRESETS.get(config.preset)
-    if type(preset) is type(config.model):
-        usual = {name: {*values, getattr(preset, name)} for name, values in usual.items()}
-    for name, value in found.items():
-        given = getattr(config.model, name)
-        if given not in {value, *usual[name]}:
+    return replace(config, model=fit_model(config.model, found, dataset.name, preset))
+
+
+def fit_model(model: Any, found: dict[str, Any], name: str, preset: Any = None) -> Any:
+    """The config of a model with the fields that the data decide about.
+
+    Args:
+        model: its config.
+        found: these fields.
+        name: of the data set.
+        preset: the config that the model's started from; what is as there was not asked for.
+
+    Raises:
+        ValueError: one of the fields was set to something else.
+    """
+    usual = {f.name: {f.default} for f in fields(model)}
+    if type(preset) is type(model):
+        usual = {key: {*values, getattr(preset, key)} for key, values in usual.items()}
+    for key, value in found.items():
+        given = getattr(model, key)
+        if given not in {value, *usual[key]}:
             raise ValueError(
-                f"model: {name} must be {value}, that of {dataset.name}, or be left out, got "
-                f"{given}"
+                f"model: {key} must be {value}, that of {name}, or be left out, got {given}"
             )
-    return replace(config, model=replace(config.model, **found))
+    return replace(model, **found)
 
 
 def build_network(config: ImagesRunConfig) -> nn.Module:
