@@ -167,6 +167,27 @@ def all_peers() -> str:
     return table(("clouds x points, channels, k", *names), body)
 
 
+def turns(name: str, labels: Iterable[str]) -> str:
+    """Ratios of all rows, with the quartiles over rounds."""
+    labels = list(labels)
+
+    def shown(of: dict[str, float] | None) -> str:
+        parts = [number(of[key], 2) for key in ("median", "low", "high")] if of else ["–"]
+        return parts[0] if len(parts) == 1 else f"{parts[0]} ({parts[1]} to {parts[2]})"
+
+    body = (
+        [r["workload"], r["pass"], *(shown(r["ratios"].get(label)) for label in labels)]
+        for r in rows(name)
+    )
+    return table(("workload", "pass", *labels), body)
+
+
+def medians(name: str, label: str, which: str) -> dict[str, float]:
+    """That ratio of every workload, by its name."""
+    found = {r["workload"]: ratio(r, label) for r in rows(name, **{"pass": which})}
+    return {workload: value for workload, value in found.items() if value is not None}
+
+
 # ---- all together ----
 
 PEERS = {  # a name in the charts -> file and peer

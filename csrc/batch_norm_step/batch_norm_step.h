@@ -43,8 +43,7 @@ inline StepSizes check_batch_norm_step(
   check_floating(op, "a", a);
   check_shape(op, "a", a, "[N, D]", {-1, -1});
   POLYGRAPH_CHECK(s.has_value() || term.has_value(), op, ": s or term must be given");
-  const StepForm form =
-      !s.has_value() ? StepForm::factor : (term.has_value() ? StepForm::sum : StepForm::product);
+  const StepForm form = !s.has_value() ? StepForm::factor : (term.has_value() ? StepForm::sum : StepForm::product);
   const StepSizes n{a.size(0), a.size(1), form};
   const auto check = [&](const char* name, const std::optional<Tensor>& tensor, const char* meaning,
                          std::initializer_list<int64_t> shape) {

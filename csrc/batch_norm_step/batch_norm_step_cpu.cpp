@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 #include <tuple>
+#include <type_traits>
 #include <vector>
 
 #include "batch_norm_step/batch_norm_step.h"
@@ -183,9 +184,8 @@ void forward_cpu(const StepSizes& n, const StepInputs& in, double eps, int64_t a
   }
   const std::vector<T> shift = filled<T>(in.bias, n.D, T(0));
   const StepForward<T> p{rows, activation, mean, scale.data(), shift.data(), mutable_data<T>(to.out)};
-  for_step_blocks(n, [&](int64_t begin, int64_t end, int64_t /*block*/) {
-    POLYGRAPH_SIMD_CALL(step_output<T>(p, begin, end));
-  });
+  for_step_blocks(
+      n, [&](int64_t begin, int64_t end, int64_t /*block*/) { POLYGRAPH_SIMD_CALL(step_output<T>(p, begin, end)); });
 }
 
 struct StepGradientsTo {
@@ -241,9 +241,8 @@ void backward_cpu(
     means[d] = static_cast<T>(total[d] / static_cast<double>(std::max<int64_t>(1, n.N)));
     means[n.D + d] = static_cast<T>(total[n.D + d] / static_cast<double>(std::max<int64_t>(1, n.N)));
   }
-  for_step_blocks(n, [&](int64_t begin, int64_t end, int64_t /*block*/) {
-    POLYGRAPH_SIMD_CALL(step_gradients<T>(p, begin, end));
-  });
+  for_step_blocks(
+      n, [&](int64_t begin, int64_t end, int64_t /*block*/) { POLYGRAPH_SIMD_CALL(step_gradients<T>(p, begin, end)); });
 }
 
 }  // namespace
@@ -263,8 +262,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> batch_norm_step_backward_cpu(
     const Tensor& grad, const Tensor& a, const std::optional<Tensor>& s, const std::optional<Tensor>& term,
     const std::optional<Tensor>& weight, const std::optional<Tensor>& bias, const Tensor& out, const Tensor& mean,
     const Tensor& rstd, double eps, int64_t activation) {
-  const StepSizes n =
-      check_batch_norm_step_backward(grad, a, s, term, weight, bias, out, mean, rstd, eps, activation);
+  const StepSizes n = check_batch_norm_step_backward(grad, a, s, term, weight, bias, out, mean, rstd, eps, activation);
   const StepInputs in = prepared(a, s, term, weight, bias);
   const auto rows = [&](bool there) {
     return there ? torch::stable::new_empty(in.a, {n.N, n.D}) : torch::stable::new_empty(in.a, {0});

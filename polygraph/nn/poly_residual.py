@@ -265,7 +265,7 @@ class PolyResidual(nn.Module):
 
     def _of_batch(self) -> list[BatchNorm]:
         """The BatchNorms of the only product, where all of them take a batch's statistics now."""
-        before = self.before[1:] if isinstance(self.before, nn.Sequential) else ()
+        before = list(self.before)[1:] if isinstance(self.before, nn.Sequential) else []
         found = [batch_statistics(norm) for norm in (*before, *self.norms)]
         return [norm for norm in found if norm is not None] if None not in found else []
 

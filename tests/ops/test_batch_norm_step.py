@@ -205,10 +205,10 @@ def test_squares_that_overflow_or_vanish(size):
     a, s = normal(40, 3, seed=1).float() * size, normal(40, 3, seed=2).float() * size
     weight = torch.tensor([1.0, 0.5, 2.0])
     term = (a * s).double()
-    out = ops.batch_norm_step(torch.ones_like(a), term=a * s, weight=weight, eps=1e-45)
+    out = ops.batch_norm_step(torch.ones_like(a), term=a * s, weight=weight, eps=1e-300)
     expected = weight * (term - term.mean(0)) / term.std(0, correction=0)
     torch.testing.assert_close(out.double(), expected.double(), rtol=1e-5, atol=1e-5)
-    out = ops.batch_norm_step(a, s, weight=torch.full((3,), size), eps=1e-45)
+    out = ops.batch_norm_step(a, s, weight=torch.full((3,), size), eps=1e-300)
     expected = (a + s).double() + size * (term - term.mean(0)) / term.std(0, correction=0)
     torch.testing.assert_close(out.double() / size, expected / size, rtol=1e-5, atol=1e-5)
 
