@@ -14,6 +14,7 @@ from polygraph.models import (
     create_model,
     list_models,
 )
+from polygraph.models.images.image_vae import VAE_PRESETS
 from polygraph.models.images.presets import CLASSIFIER_PRESETS
 from polygraph.tasks.gan.presets import GAN_PRESETS
 
@@ -25,7 +26,13 @@ def test_names_are_those_of_the_presets():
     # A preset that ends in -b32 trains the pair of the same name otherwise.
     trained = {name.removesuffix("-b32") for name in GAN_PRESETS}
     pairs = {f"{name}/{side}" for name in trained for side in ("generator", "critic")}
-    others = {"dgcnn-classifier", "dgcnn-segmenter", "inception-v3", *CLASSIFIER_PRESETS}
+    others = {
+        "dgcnn-classifier",
+        "dgcnn-segmenter",
+        "inception-v3",
+        *CLASSIFIER_PRESETS,
+        *VAE_PRESETS,
+    }
     assert set(list_models()) == set(PRESETS) | pairs | others
     assert list_models() == sorted(list_models())
     assert list_models("*spiral*") == ["first-order-spiralnet++", "spiralnet++"]
