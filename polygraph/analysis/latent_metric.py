@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from polygraph._checks import check_positive
 from polygraph._repr import short_repr
 
+_jvp: Any = torch.autograd.functional.jvp  # it has no types
+
 MOST_DEGREE = 64  #: of a polynomial that is interpolated; beyond it derivatives are autograd's
 _SMOOTH = 24  # degree that stands for a smooth decoder along a way
 _STEPS = 60  # of the optimiser, at most
@@ -111,7 +113,7 @@ class LatentMetric:
         Raises:
             ValueError: it is not finite.
         """
-        made = self._decode(z)
+        made: Tensor = self._decode(z)
         if not bool(torch.isfinite(made).all()):
             raise ValueError("LatentMetric: what is decoded holds NaN or infinity")
         places = made[0].numel() // (made.shape[-1] if made.dim() == 3 else 1)
@@ -124,12 +126,14 @@ class LatentMetric:
         if self.degree is None:
             start = code.expand(channels, -1).clone()
             axes = torch.eye(channels, dtype=torch.float64)
-            return torch.autograd.functional.jvp(self.decoded, start, axes)[1].T
+            columns: Tensor = _jvp(self.decoded, start, axes)[1]
+            return columns.T
         # A polynomial along each axis: its first coefficient, by values at Chebyshev's nodes.
         nodes, derivative = _differentiation(self.degree, np.zeros(1))
         steps = nodes[:, None, None] * torch.eye(channels, dtype=torch.float64)
-        values = self.decoded((code + steps).flatten(0, 1)).unflatten(0, (len(nodes), channels))
-        return torch.einsum("n,nld->dl", derivative[0], values)
+        made = self.decoded((code + steps).flatten(0, 1)).view(len(nodes), channels, -1)
+        found: Tensor = torch.einsum("n,nld->dl", derivative[0], made)
+        return found
 
     def tensor(self, z: Tensor) -> Tensor:
         """G at a code ``[L]``: float64 ``[L, L]``, symmetric; ``dz G dz`` is a squared length."""
@@ -189,7 +193,7 @@ class LatentMetric:
                 torch.autograd.backward(energy)
                 return energy
 
-            optimizer.step(closure)
+            optimizer.step(closure)  # type: ignore[no-untyped-call]
         with torch.no_grad():
             found = speeds(w)
             if float(found @ share) > scale:  # no better than where it began

@@ -156,7 +156,9 @@ def test_bad_yaml_is_a_usage_error(tmp_path, capsys, text):
     fails(capsys, ["train", "mesh", "--out", str(tmp_path / "run"), "--config", str(path)], 2)
 
 
-@pytest.mark.parametrize("kind", ["mesh", "points", "gan", "images", "audio", "verify", "denoise"])
+@pytest.mark.parametrize(
+    "kind", ["mesh", "points", "gan", "images", "audio", "vae", "verify", "denoise"]
+)
 def test_a_bomb_of_yaml_aliases_is_refused_by_name(tmp_path, capsys, kind):
     """Nothing is expanded: nine names of nine stand for 3.5e8 numbers."""
     levels = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9)]

@@ -15,6 +15,7 @@ from polygraph.models import (
     list_models,
 )
 from polygraph.models.denoiser.presets import DENOISER_PRESETS
+from polygraph.models.images.image_vae import VAE_PRESETS
 from polygraph.models.images.presets import CLASSIFIER_PRESETS
 from polygraph.tasks.gan.presets import GAN_PRESETS
 
@@ -26,8 +27,9 @@ def test_names_are_those_of_the_presets():
     # A preset that ends in -b32 trains the pair of the same name otherwise.
     trained = {name.removesuffix("-b32") for name in GAN_PRESETS}
     pairs = {f"{name}/{side}" for name in trained for side in ("generator", "critic")}
-    others = {"dgcnn-classifier", "dgcnn-segmenter", "inception-v3", *CLASSIFIER_PRESETS}
-    assert set(list_models()) == set(PRESETS) | pairs | others | set(DENOISER_PRESETS)
+    known = {*CLASSIFIER_PRESETS, *VAE_PRESETS, *DENOISER_PRESETS}
+    others = {"dgcnn-classifier", "dgcnn-segmenter", "inception-v3"}
+    assert set(list_models()) == set(PRESETS) | pairs | known | others
     assert list_models() == sorted(list_models())
     assert list_models("*spiral*") == ["first-order-spiralnet++", "spiralnet++"]
     assert list_models("full-[23]") == ["full-2", "full-3"]

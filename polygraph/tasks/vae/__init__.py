@@ -15,19 +15,10 @@ if TYPE_CHECKING:
 
 def command() -> Command:
     """What `polygraph train vae` calls: of meshes it is what `polygraph train mesh` does."""
-    from polygraph.tasks.mesh.training import MeshRunConfig, train_mesh
-    from polygraph.tasks.mesh.training import describe_result as describe_mesh
     from polygraph.tasks.vae.arguments import parse_train_vae
-    from polygraph.tasks.vae.training import describe_result, train_vae
+    from polygraph.tasks.vae.training import describe_either, train_either
 
-    def train(config: Any, folder: Any, **settings: Any) -> dict[str, Any]:
-        of_meshes = isinstance(config, MeshRunConfig)
-        return (train_mesh if of_meshes else train_vae)(config, folder, **settings)
-
-    def describe(result: dict[str, Any]) -> str:
-        return (describe_result if result.get("kind") == "vae" else describe_mesh)(result)
-
-    return Command(parse_train_vae, train, describe)
+    return Command(parse_train_vae, train_either, describe_either)
 
 
 def train(

@@ -25,6 +25,8 @@ from polygraph.models.images.families import family_of
 from polygraph.models.images.image_vae import VAE_PRESETS, ImageVAE, ImageVAEConfig
 from polygraph.models.vae import GaussianLikelihood
 from polygraph.tasks.images.training import fit_model
+from polygraph.tasks.mesh.training import describe_result as describe_mesh
+from polygraph.tasks.mesh.training import train_mesh
 from polygraph.train.batches import ImageBatches
 from polygraph.train.config import TrainConfig, config_hash
 from polygraph.train.distributed import gather_rows, shard
@@ -272,3 +274,15 @@ def describe_result(result: dict[str, Any]) -> str:
         f"{result['test']['num_samples']:,} test images {describe_bounds(result['test'])} "
         f"(validation ELBO {result['val']['elbo']:.1f})"
     )
+
+
+def train_either(config: Any, folder: str | Path, **settings: Any) -> dict[str, Any]:
+    """`train_vae`, or of meshes `polygraph.tasks.mesh.training.train_mesh`, which has the rest."""
+    if isinstance(config, VaeRunConfig):
+        return train_vae(config, folder, **settings)
+    return train_mesh(config, folder, **settings)
+
+
+def describe_either(result: dict[str, Any]) -> str:
+    """What `train_either` reached, in a line."""
+    return (describe_result if result.get("kind") == "vae" else describe_mesh)(result)

@@ -32,7 +32,8 @@ def test_names():
     batchnorm = [f"{name}-batchnorm" for name in ("simple-2", "full-2", "full-3")]
     instance = [f"{name}-instance{rest}" for name in INSTANCE for rest in ("", "-noact")]
     published = ["neural3dmm", "spiralnet++", "first-order-spiralnet++"]
-    wanted = [*NAMES, *noact, *batchnorm, *instance, *OPERATORS[1:], *published]
+    variational = [f"vae-{name}" for name in NAMES if not name.endswith("-code")]
+    wanted = [*NAMES, *noact, *batchnorm, *instance, *OPERATORS[1:], *published, *variational]
     assert sorted(PRESETS) == sorted(wanted)
 
 
@@ -77,6 +78,17 @@ def test_instance_presets_have_few_parameters_besides_their_operators(name, para
 def test_every_preset_builds(name, coma_sized):
     model = MeshAutoencoder(get_preset(name)[0], coma_sized)
     assert model.num_vertices == 5023
+
+
+@pytest.mark.parametrize("name", ["first-order", "full-2"])
+def test_variational_presets_are_the_others_with_a_second_head(name, coma_sized):
+    (config, spirals), plain = get_preset(f"vae-{name}"), get_preset(name)
+    assert (dataclasses.replace(config, variational=False), spirals) == plain
+    counts = [
+        sum(p.numel() for p in MeshAutoencoder(made, coma_sized).parameters())
+        for made in (config, plain[0])
+    ]
+    assert counts[0] - counts[1] == 20 * 32 * 16 + 16
 
 
 def test_published_presets():
