@@ -25,7 +25,7 @@ from polygraph.models.denoiser.denoiser import (
     is_inference,
     start_glorot,
 )
-from polygraph.models.denoiser.rows import by_rows
+from polygraph.models.denoiser.rows import by_rows, graph_rows
 from polygraph.nn.knn import pixel_knn
 from polygraph.nn.nonlocal_conv import NonLocalGraphConv2d
 
@@ -171,7 +171,7 @@ class _SharedGraph(nn.Module):
             local: what the first layer's local convolution reads; None: ``x``.
         """
         near = self.neighbours(x, radius)
-        halo = radius if is_inference(self) else None
+        halo = (radius if near is not None else 1) if is_inference(self) else None
         for layer, norm in zip(self.layers, self.norms, strict=True):
             call = partial(_behind, layer, norm, self.activate)
             read = (x,) if local is None else (x, local)
@@ -222,10 +222,13 @@ def _behind(
     local: Tensor | None = None,
     *,
     near: Tensor | None = None,
+    first: int | None = None,
 ) -> Tensor:
-    """A graph convolution and what follows it, of some rows of a picture."""
+    """A graph convolution and what follows it; of the rows from ``first`` on, or of all."""
     if near is None:
         found = layer(x if local is None else local)
+    elif first is not None:
+        found = graph_rows(layer, x, x if local is None else local, near, first)
     elif local is None:
         found = layer(x, near)
     else:
