@@ -78,9 +78,8 @@ def graph_rows(
         table = near.new_full((near.shape[0], height * width, near.shape[2]), -1)
         table[:, chosen] = near
         dist2 = None if layer.delta is None else layer.graph.distances(x, table)
-        every = layer.aggregated(nodes, table, dist2).unflatten(0, nodes.shape[:2])
-        found = every[:, chosen]
-    found = found.unflatten(1, (last - first, width)).permute(0, 3, 1, 2)
+        found = layer.aggregated(nodes, table, dist2).view(*nodes.shape[:2], -1)[:, chosen]
+    found = found.reshape(x.shape[0], last - first, width, -1).permute(0, 3, 1, 2)
     return layer.joined(found, around)
 
 
@@ -94,7 +93,7 @@ def _light(layer: NonLocalGraphConv2d, nodes: Tensor, near: Tensor, chosen: slic
     if isinstance(phi, Tensor):
         return None
     u, v, slope = phi
-    u = u.unflatten(0, (batch, count))[:, chosen].flatten(0, 1)
+    u = u.view(batch, count, -1)[:, chosen].flatten(0, 1)
     gamma = None
     if layer.delta is not None:
         ends = (GraphSide.of(graph), batch * count, graph.num_slots)
@@ -102,4 +101,4 @@ def _light(layer: NonLocalGraphConv2d, nodes: Tensor, near: Tensor, chosen: slic
         gamma = torch.exp(dist2 / -layer.delta)
     left, right, kappa = layer.filter()
     out = light_ecc(flat, (u, v, slope), left, right, kappa, graph, "mean", edge_weight=gamma)
-    return out.unflatten(0, (batch, -1))
+    return out.view(batch, near.shape[1], -1)
