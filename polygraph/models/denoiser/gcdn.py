@@ -163,7 +163,14 @@ class _SharedGraph(nn.Module):
         return near.gather(2, chosen.expand(len(near), -1, -1))
 
     def forward(self, x: Tensor, radius: int | None, local: Tensor | None = None) -> Tensor:
+        """See `through`."""
+        return self.through(x, radius, local)
+
+    def through(self, x: Tensor, radius: int | None, local: Tensor | None = None) -> Tensor:
         """``[B, C, H, W]`` to the last layer's features.
+
+        A module's call holds its arguments until it is over. Called directly with features that
+        nobody else holds, this lets go of them after the first layer, which read them.
 
         Args:
             x: features.
@@ -258,9 +265,10 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor, radius: int | None) -> Tensor:
         """``[B, width, H, W]`` to the same shape."""
-        x = _rows(self, lambda part: _leaky(self.norm(self.conv(part))), x, halo=1)
-        found: Tensor = self.graph(x, radius)
-        return found
+        return self.graph.through(_rows(self, self._start, x, halo=1), radius)
+
+    def _start(self, x: Tensor) -> Tensor:
+        return _leaky(self.norm(self.conv(x)))
 
 
 def _rows(module: nn.Module, call: Any, x: Tensor, halo: int) -> Tensor:

@@ -97,7 +97,8 @@ def _light(layer: NonLocalGraphConv2d, nodes: Tensor, near: Tensor, chosen: slic
     gamma = None
     if layer.delta is not None:
         ends = (GraphSide.of(graph), batch * count, graph.num_slots)
-        dist2 = dot_along(*ends, targets, -flat, near=targets, far=-flat)
+        opposite = -flat
+        dist2 = dot_along(*ends, targets, opposite, near=targets, far=opposite)
         gamma = torch.exp(dist2 / -layer.delta)
     left, right, kappa = layer.filter()
     out = light_ecc(flat, (u, v, slope), left, right, kappa, graph, "mean", edge_weight=gamma)
