@@ -25,7 +25,7 @@ from polygraph.models.denoiser.denoiser import (
     is_inference,
     start_glorot,
 )
-from polygraph.models.denoiser.rows import by_rows
+from polygraph.models.denoiser.rows import by_rows, graph_rows
 from polygraph.nn.knn import pixel_knn
 from polygraph.nn.nonlocal_conv import NonLocalGraphConv2d
 
@@ -163,7 +163,14 @@ class _SharedGraph(nn.Module):
         return near.gather(2, chosen.expand(len(near), -1, -1))
 
     def forward(self, x: Tensor, radius: int | None, local: Tensor | None = None) -> Tensor:
+        """See `through`."""
+        return self.through(x, radius, local)
+
+    def through(self, x: Tensor, radius: int | None, local: Tensor | None = None) -> Tensor:
         """``[B, C, H, W]`` to the last layer's features.
+
+        A module's call holds its arguments until it is over. Called directly with features that
+        nobody else holds, this lets go of them after the first layer, which read them.
 
         Args:
             x: features.
@@ -171,7 +178,7 @@ class _SharedGraph(nn.Module):
             local: what the first layer's local convolution reads; None: ``x``.
         """
         near = self.neighbours(x, radius)
-        halo = radius if is_inference(self) else None
+        halo = (radius if near is not None else 1) if is_inference(self) else None
         for layer, norm in zip(self.layers, self.norms, strict=True):
             call = partial(_behind, layer, norm, self.activate)
             read = (x,) if local is None else (x, local)
@@ -222,10 +229,13 @@ def _behind(
     local: Tensor | None = None,
     *,
     near: Tensor | None = None,
+    first: int | None = None,
 ) -> Tensor:
-    """A graph convolution and what follows it, of some rows of a picture."""
+    """A graph convolution and what follows it; of the rows from ``first`` on, or of all."""
     if near is None:
         found = layer(x if local is None else local)
+    elif first is not None:
+        found = graph_rows(layer, x, x if local is None else local, near, first)
     elif local is None:
         found = layer(x, near)
     else:
@@ -255,9 +265,10 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor, radius: int | None) -> Tensor:
         """``[B, width, H, W]`` to the same shape."""
-        x = _rows(self, lambda part: _leaky(self.norm(self.conv(part))), x, halo=1)
-        found: Tensor = self.graph(x, radius)
-        return found
+        return self.graph.through(_rows(self, self._start, x, halo=1), radius)
+
+    def _start(self, x: Tensor) -> Tensor:
+        return _leaky(self.norm(self.conv(x)))
 
 
 def _rows(module: nn.Module, call: Any, x: Tensor, halo: int) -> Tensor:

@@ -175,7 +175,7 @@ def estimate_noise(picture: Any) -> float:
     _check_picture(pixels)
     try:
         import pywt  # noqa: F401 - scikit-image imports it only when it is called
-        from skimage.restoration import estimate_sigma
+        from skimage import restoration
     except ImportError as error:
         raise ImportError(
             "to estimate noise takes scikit-image: pip install 'polygraph-nn[images]'; or say how "
@@ -183,7 +183,8 @@ def estimate_noise(picture: Any) -> float:
         ) from error
     unit = 1.0 if pixels.dtype == np.uint8 else WHITE
     axis = None if pixels.ndim == 2 else 2
-    found = estimate_sigma(pixels.astype(np.float64), average_sigmas=True, channel_axis=axis)
+    estimate: Any = restoration.estimate_sigma  # it has no types
+    found = estimate(pixels.astype(np.float64), average_sigmas=True, channel_axis=axis)
     return float(found) * unit
 
 
