@@ -46,7 +46,5 @@ def test_images_and_clouds():
         assert torch.equal(part[0], images[rank::2])
         assert torch.equal(part[1], labels[rank::2])
     shapes = open_shapes(tiny_points().data)
-    clouds = PointBatches(
-        shapes, replace(config, batch_size=3 * shapes.num_classes), balanced=True
-    )
+    clouds = PointBatches(shapes, replace(config, batch_size=3 * shapes.num_classes), balanced=True)
     assert torch.bincount(clouds(0)[1]).tolist() == [3] * shapes.num_classes
