@@ -9,7 +9,8 @@ for each ``{{ ... }}``:
 - ``row("knn", workload="8 x 1024, C 66, k 8")`` is the one row of ``knn.json`` that has these
   values, ``rows(...)`` all that do: dictionaries, so ``.seconds.ours.median`` reads a number;
 - ``| n(2)`` writes a number with two digits behind the point;
-- ``kernels``, ``meshes``, ``images``, ``lens`` have tables, such as ``kernels.knn()``: see ``pages/*.py``;
+- ``kernels``, ``meshes``, ``images``, ``lens`` have tables, such as ``kernels.knn()``: see
+  ``pages/*.py``;
 - ``origin("knn")`` is the note below a table: command, commits, machine, versions, seeds;
 - ``holds(...)`` writes nothing, and stops when what a sentence says is not true of the rows.
 """

@@ -11,6 +11,7 @@ in ``--runs`` and taken from there the next time.
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +34,12 @@ def body(folder: Path, runs: Path, out: Path) -> None:
         run = mesh.load(known)
     else:
         run = mesh.train(folder, known, preset="first-order", **settings)
-    data = mesh.load(known).dataset if run.dataset is None else run.dataset
-    x = torch.from_numpy(data.gather(data.splits["test"][:1])).double()
+    splits = json.loads((folder / "splits.json").read_text())
+    (row, *_) = splits["interpolation"]["test"]
+    faces = np.load(folder / "faces.npy").astype(np.int64)
+    x = torch.from_numpy(
+        np.load(folder / "vertices.npy", mmap_mode="r")[row : row + 1].copy()
+    ).double()
     model = run.model.double().eval()
     found = SplineLens(model.encode).affine(x)
     print(found, found.value[0, :CODES])
@@ -45,10 +50,10 @@ def body(folder: Path, runs: Path, out: Path) -> None:
         1, 1 + CODES, figsize=(2.1 * (1 + CODES), 3.4), layout="constrained"
     )
     view = make_view(vertices)
-    draw_mesh(grid[0], vertices, data.faces, view)
+    draw_mesh(grid[0], vertices, faces, view)
     grid[0].set_title("input", fontsize=9)
     for k, axes in enumerate(grid[1:]):
-        draw_mesh(axes, vertices, data.faces, view, values=size[k], vmax=float(size[k].max()))
+        draw_mesh(axes, vertices, faces, view, values=size[k], vmax=float(size[k].max()))
         inner, b = float(found.inner[0, k]), float(found.b[0, k])
         sign = "+" if b >= 0 else "−"
         axes.set_title(f"code {k}: {inner:.2f} {sign} {abs(b):.2f}", fontsize=9)
@@ -70,11 +75,16 @@ def shapes(archive: Path, runs: Path, out: Path) -> None:
             runs / "shapes.npz", known, steps=300, batch_size=16, k=8, label_smoothing=0.0,
             model={"edge_channels": (16, 16, 32), "embedding_channels": 64, "head_channels": (32,)},
         )  # fmt: skip
+    model = run.model.double().eval()
     rows = np.flatnonzero(is_test)
+    with torch.no_grad():
+        told = model(torch.from_numpy(xyz[rows]).double()).argmax(1).numpy()
+    print(f"{(told == label[rows]).mean():.3f} of {len(rows)} test clouds right")
+    rows = rows[told == label[rows]]
     _, first = np.unique(label[rows], return_index=True)
     rows = rows[np.sort(first)][:SHOWN]
     x = torch.from_numpy(xyz[rows]).double()
-    found = SplineLens(run.model.double().eval()).affine(x)
+    found = SplineLens(model).affine(x)
     print(found)
     plt = pyplot()
     figure = plt.figure(figsize=(2.6 * SHOWN, 2.9), layout="constrained")
@@ -85,15 +95,15 @@ def shapes(archive: Path, runs: Path, out: Path) -> None:
         axes = figure.add_subplot(1, SHOWN, n + 1, projection="3d")
         right, depth, up = x[n].numpy()[:, [0, 2, 1]].T
         axes.scatter(
-            right, depth, up, c=share, cmap="RdBu_r", vmin=-limit, vmax=limit, s=9, depthshade=False,
-            edgecolors="#30303060", linewidths=0.2,
+            right, depth, up, c=share, cmap="RdBu_r", vmin=-limit, vmax=limit, s=16,
+            depthshade=False, edgecolors="#30303060", linewidths=0.2,
         )  # fmt: skip
         axes.set_axis_off()
         axes.set_box_aspect(np.ptp(np.stack([right, depth, up]), axis=1))
         b = float(found.b[n, best])
         sign = "+" if b >= 0 else "−"
         axes.set_title(
-            f"taken for class {best} (is {label[rows[n]]}):\n"
+            f"class {best}: "
             f"{float(found.inner[n, best]):.1f} {sign} {abs(b):.1f}", fontsize=9,
         )  # fmt: skip
     save_figure(plt, figure, out / "lens_shapes.png")

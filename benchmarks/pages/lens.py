@@ -23,6 +23,12 @@ def purity(network: str) -> list[float]:
     return [r["purity"] for r in layers(network)]
 
 
+def spread(network: str) -> float:
+    """By how much that share differs among the three ReLUs."""
+    at = purity(network)[:5:2]
+    return max(at) - min(at)
+
+
 def far(network: str) -> list[float]:
     """The distance of neighbours in pixels, by layer."""
     return [r["pixel_distance"] for r in layers(network)]
@@ -124,3 +130,11 @@ def penalties() -> str:
         ("penalty", "test accuracy by seed", "training accuracy", "loss, penalty included",
          "cosine of rows", "cosine of templates"), body,
     )  # fmt: skip
+
+
+def seeds() -> str:
+    """How many seeds were run, as a sentence."""
+    counts = sorted({len(rows(PENALTIES, variant=v)) for v in variants()})
+    if counts[-1] == 1:
+        return "One seed, which decides nothing finer than two hundredths: the others were not run."
+    return f"{counts[0]} to {counts[-1]} seeds: the others were not run."

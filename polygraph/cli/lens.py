@@ -96,7 +96,7 @@ def _page(chosen: argparse.Namespace, lens: Any, x: Any, classes: Sequence[str])
     """Write the page; returns what is on it, for people."""
     from polygraph.report.lens_page import widest_slice, write_slice_page
 
-    plane, found, part = widest_slice(lens, *x, most=chosen.regions)
+    plane, found, part = widest_slice(lens, x[0], x[1], x[2], chosen.regions)
     labels = [Path(file).stem for file in chosen.files]
     corners = ((-0.5, -0.5), (0.5, -0.5), (-0.5, 0.5)) if part == 0 else ((0.0, 0.0),)
     points = [(*at, label) for at, label in zip(corners, labels, strict=False)]

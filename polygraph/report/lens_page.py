@@ -190,7 +190,7 @@ def slice_payload(
 def _looked_at(lens: SplineLens, inputs: Tensor) -> tuple[AffineMap, PackedCodes]:
     """Affine maps and codes at some inputs."""
     if lens.batched:
-        parts = [pack_codes(lens.codes(part)) for part in inputs.split(64)]
+        parts = [pack_codes(lens.codes(part)) for part in torch.split(inputs, 64)]
         return lens.affine(inputs), PackedCodes.cat(parts)
     maps = [lens.affine(x) for x in inputs]
     chosen = [{n: c[None] for n, c in lens.codes(x).items()} for x in inputs]
