@@ -81,7 +81,8 @@ class FourierFeatures(nn.Module):
 
     def forward(self, patches: Tensor) -> Tensor:
         """Features ``[..., m]`` of ``patches [..., d]``."""
-        angles = patches @ self.weight + self.offset
+        angles = patches @ self.weight
+        angles += self.offset
         return angles.cos_().mul_(math.sqrt(2 / self.num_features))
 
 

@@ -43,13 +43,17 @@ class Inputs:
 
     def chunks(self, layer: ConvexifiedLayer) -> Iterator[slice]:
         """Rows that are taken at a time, so that what ``layer`` and others make is bounded."""
+        step = self.rows_at_once(layer)
+        for start in range(0, len(self), step):
+            yield slice(start, min(len(self), start + step))
+
+    def rows_at_once(self, layer: ConvexifiedLayer) -> int:
+        """How many of them."""
         widest = max(
             each.patches.num_patches * max(each.mean.shape[0], each.features.num_features)
             for each in (*self.before, layer)
         )
-        step = max(1, _CHUNK // widest)
-        for start in range(0, len(self), step):
-            yield slice(start, min(len(self), start + step))
+        return max(1, _CHUNK // widest)
 
     def after(self, layer: ConvexifiedLayer, pooled: Pooled, channels: int, memory: int) -> Inputs:
         """What comes into the next layer, which uses so many channels."""
@@ -97,7 +101,10 @@ class Pooled:
                 self._taken = torch.empty(len(rows), *self.kept.shape[1:], dtype=self.kept.dtype)
             # Memory that was written before is written faster.
             return torch.index_select(self.kept, 0, rows, out=self._taken)
-        return self.layer.pooled(self.inputs.take(rows))
+        if isinstance(rows, slice):
+            return self.layer.pooled(self.inputs.take(rows))
+        some = rows.split(self.inputs.rows_at_once(self.layer))
+        return torch.cat([self.layer.pooled(self.inputs.take(part)) for part in some])
 
 
 def fit_normalisation(layer: ConvexifiedLayer, inputs: Inputs, generator: torch.Generator) -> None:
