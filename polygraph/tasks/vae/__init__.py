@@ -73,21 +73,22 @@ def train(
     from polygraph.data.given_images import in_memory, is_in_memory
     from polygraph.data.images import ARRAYS
     from polygraph.models.images.sizes import SIZE
-    from polygraph.tasks.vae.arguments import DEFAULT_PRESET, parse_train_vae
+    from polygraph.tasks.vae.arguments import DEFAULT_PRESET, MESH_VAES, parse_train_vae
     from polygraph.tasks.vae.training import VaeRunConfig, train_vae
     from polygraph.train.log import say_on_stderr
     from polygraph.train.words import call_words
 
+    if preset in MESH_VAES:
+        raise ValueError(
+            f"train: preset {preset!r} is of meshes, which polygraph.tasks.mesh.train takes"
+        )
     dataset = None
     if is_in_memory(data):
         dataset, data = in_memory(data, settings.get("size", SIZE)), None
         settings = {**settings, "kind": ARRAYS, "size": dataset.size}
     preset = DEFAULT_PRESET if preset is None and not settings.get("resume") else preset
     config, folder, resume = parse_train_vae(call_words(data, out, preset, settings))
-    if not isinstance(config, VaeRunConfig):
-        raise ValueError(
-            f"train: preset {config.preset!r} is of meshes, which polygraph.tasks.mesh.train takes"
-        )
+    assert isinstance(config, VaeRunConfig)  # of meshes there are presets of their own
     train_vae(config, folder, resume=resume, dataset=dataset, say=say or say_on_stderr)
     return replace(load(folder), dataset=dataset)
 

@@ -277,7 +277,7 @@ def test_bad_data_are_refused(tmp_path):
         train_vae(tiny_vae(model=replace(MODEL, size=16)), tmp_path / "run")
     meshes = np.zeros((4, 3, 3), np.float32)
     with pytest.raises(ValueError, match="preset 'vae-full-2' is of meshes"):
-        vae.train(np.zeros((9, 1, 12, 12), np.uint8), tmp_path / "run", preset="vae-full-2")
+        vae.train(np.zeros((20, 1, 12, 12), np.uint8), tmp_path / "run", preset="vae-full-2")
     meshes[1, 0, 0] = np.nan
     with pytest.raises(ValueError, match=r"finite|NaN"):
         mesh.train((meshes, np.array([[0, 1, 2]])), tmp_path / "run", preset="vae-full-2")
