@@ -20,7 +20,6 @@ import fnmatch
 import json
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -107,7 +106,7 @@ def make(run: Run, out: Path, command: list[str], ended: Event) -> int:
         while (status := _wait(process)) is None:
             stopped = run.stop is not None and scored_at(out / run.name, run.stop)
             if stopped or ended.is_set():
-                process.send_signal(signal.SIGINT)
+                process.terminate()
                 process.wait()
                 return 0
     if status:

@@ -19,7 +19,7 @@ from polygraph._json import check_seal, read_json
 RESULTS = "results.json"
 LINEAR = "linear"
 POLYNOMIALS = ("simple", "full", "skip", "skip-code")
-FAMILIES = ("first-order", *POLYNOMIALS, "spiral", "peer", "graph", LINEAR)
+FAMILIES = ("first-order", *POLYNOMIALS, "variational", "spiral", "peer", "graph", LINEAR)
 STATUSES = ("done", "diverged")
 
 _TEXT, _INT, _REAL = (str,), (int,), (int, float)

@@ -61,15 +61,18 @@ def test_the_file_is_whole_and_small(report):
     assert [path.name for path in report[1].parent.iterdir()] == ["report.html"]
 
 
-def test_the_script_is_joined_from_modules():
-    """Every module is part of it, behind what it imports; no name is declared twice."""
+@pytest.mark.parametrize(("main", "least"), [("main.js", 6), ("slice_main.js", 3)])
+def test_the_script_is_joined_from_modules(main, least):
+    """What a module imports stands before it, once; no name is declared twice."""
     folder = Path(page_module.__file__).parent / "assets" / "script"
-    joined = script()
+    joined = script(main)
     assert not re.search(r"^\s*(import|export)\b", joined, re.MULTILINE)
-    modules = sorted(folder.iterdir())
-    assert len(modules) > 5
+    texts = {module: module.read_text("utf-8") for module in sorted(folder.iterdir())}
+    modules = [module for module, text in texts.items() if text.splitlines()[0] in joined]
+    assert len(modules) >= least
+    assert folder / main in modules
     for module in modules:
-        text = module.read_text("utf-8")
+        text = texts[module]
         assert joined.count(text.splitlines()[0]) == 1  # what it is about
         assert max(map(len, text.splitlines())) <= 120, module
         for needed in re.findall(r'from "\./(\w+\.js)"', text):
@@ -77,6 +80,12 @@ def test_the_script_is_joined_from_modules():
             assert joined.index(first.splitlines()[0]) < joined.index(second.splitlines()[0])
     names = re.findall(r"^(?:function|const|let) (\$|\w+)", joined, re.MULTILINE)
     assert len(names) == len(set(names))
+
+
+def test_every_module_is_of_a_script():
+    folder = Path(page_module.__file__).parent / "assets" / "script"
+    scripts = script() + script("slice_main.js")
+    assert all(m.read_text("utf-8").splitlines()[0] in scripts for m in folder.iterdir())
 
 
 def test_every_family_has_a_look():

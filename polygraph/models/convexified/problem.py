@@ -103,7 +103,7 @@ class Pooled:
             return torch.index_select(self.kept, 0, rows, out=self._taken)
         if isinstance(rows, slice):
             return self.layer.pooled(self.inputs.take(rows))
-        some = rows.split(self.inputs.rows_at_once(self.layer))
+        some = torch.split(rows, self.inputs.rows_at_once(self.layer))
         return torch.cat([self.layer.pooled(self.inputs.take(part)) for part in some])
 
 

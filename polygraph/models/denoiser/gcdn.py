@@ -27,7 +27,6 @@ from polygraph.models.denoiser.denoiser import (
 )
 from polygraph.models.denoiser.rows import by_rows, graph_rows
 from polygraph.nn.knn import pixel_knn
-from polygraph.nn.nonlocal_conv import NonLocalGraphConv2d
 
 GRAPHS = ("light", "ecc", "edge-sum", "edge-max", "none")
 INITS = ("scaled", "published")
@@ -201,6 +200,8 @@ def _graph_layer(
         options = {"rank": config.rank, "replicas": replicas, "compat": config.compat}
     if config.graph in ("light", "ecc"):
         options["delta"] = config.delta
+    from polygraph.nn.nonlocal_conv import NonLocalGraphConv2d  # slow to import
+
     return NonLocalGraphConv2d(
         inputs,
         outputs,
@@ -342,6 +343,10 @@ class GCDN(Denoiser):
 
     def _start(self) -> None:
         start_glorot(self)
+        if self.config.graph == "none":
+            return
+        from polygraph.nn.nonlocal_conv import NonLocalGraphConv2d
+
         for part in self.modules():
             if not isinstance(part, NonLocalGraphConv2d):
                 continue

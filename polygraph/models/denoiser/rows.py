@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from polygraph.nn.nonlocal_conv import NonLocalGraphConv2d
 from polygraph.ops import graph_from_table, light_ecc
 from polygraph.ops.edge_sum import dot_along
 from polygraph.ops.graph_side import GraphSide
+
+if TYPE_CHECKING:
+    from polygraph.nn.nonlocal_conv import NonLocalGraphConv2d
 
 _PIXELS = 1 << 15  # of the rows that are made at a time, at least
 

@@ -274,7 +274,7 @@ def test_bad_critic_and_inputs():
         GraphGenerator(TINY)(torch.randn(2, 6))
     with pytest.raises(ValueError, match=r"x must have shape \[B, 3, 32, 32\], got \[1, 3, 28"):
         GraphCritic(TINY_CRITIC)(torch.randn(1, 3, 28, 28))
-    with pytest.raises(TypeError, match="not a config of a generator, critic or classifier: int"):
+    with pytest.raises(TypeError, match="generator, critic, classifier or VAE: int"):
         family_of(3)
     with pytest.raises(ValueError, match="family must be one of graph, residual, conv"):
         config_of(CRITICS, "grap", {})

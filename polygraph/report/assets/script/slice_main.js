@@ -121,7 +121,8 @@ window.addEventListener("resize", drawBase);
 const choices = sites.reduce((sum, site) => sum + site.entries, 0);
 $("lead").replaceChildren(
   make("b", {}, `${regions.length.toLocaleString("en")} regions`),
-  `, in each of which the network is one affine map of its input. It makes ${choices.toLocaleString("en")} choices; a region is where all of them stay.`,
+  ", in each of which the network is one affine map of its input. ",
+  `It makes ${choices.toLocaleString("en")} choices; a region is where all of them stay.`,
 );
 $("foot").textContent = payload.network;
 drawModes();

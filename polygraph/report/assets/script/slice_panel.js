@@ -89,10 +89,9 @@ function drawSite(site) {
   if (site.rows !== null && site.bytes === 0)
     for (let n = 0; n < site.entries; n++) on += choiceAt(site, chosen.region, n);
   const apart = chosen.pinned >= 0 ? differing(site, chosen.pinned, chosen.region) : null;
-  const told =
-    site.rows === null
-      ? `${site.entries} choices, too many for this page`
-      : `${site.bytes === 0 ? `${on} of ${site.entries} on` : `${site.entries} winners`}${apart === null ? "" : `, ${apart} differ`}`;
+  const made = site.bytes === 0 ? `${on} of ${site.entries} on` : `${site.entries} winners`;
+  const differ = apart === null ? "" : `, ${apart} differ`;
+  const told = site.rows === null ? `${site.entries} choices, too many for this page` : `${made}${differ}`;
   const block = make("div", { class: "site" }, make("p", {}, make("b", {}, site.name), told));
   if (!shown) return block;
   const columns = Math.min(site.entries, Math.max(24, Math.ceil(Math.sqrt(6 * site.entries))));
@@ -120,8 +119,8 @@ export function drawPanel() {
   dot.style.background = colors[winner.k];
   $("where").replaceChildren(dot, rows.length > 1 ? names[winner.k] : `${names[0]} = ${fixed(winner.value)}`);
   const area = (25 * areaOf(regions[region])).toPrecision(2);
-  $("facts").textContent =
-    `Region ${region + 1} of ${regions.length.toLocaleString("en")}, ${area} % of the plane, at a = ${a.toFixed(3)}, b = ${b.toFixed(3)}`;
+  const number = `Region ${region + 1} of ${regions.length.toLocaleString("en")}`;
+  $("facts").textContent = `${number}, ${area} % of the plane, at a = ${a.toFixed(3)}, b = ${b.toFixed(3)}`;
   $("pictures").hidden = picture === null;
   if (picture !== null) {
     drawInput();
