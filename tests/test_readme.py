@@ -1,8 +1,10 @@
 """What README and the documentation promise: examples run, links lead somewhere, flags exist."""
 
+import contextlib
 import functools
 import importlib
 import inspect
+import io
 import os
 import re
 import shlex
@@ -11,6 +13,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.children import finish
+from support.pages import run_program
+
+from polygraph.cli.main import main
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text()
@@ -31,27 +37,38 @@ def blocks(page, language):
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
 
 
+WITH_TESTS = {"README.md", "docs/pytorch.md", "docs/training.md"}  # of their own
 WITH_PYTHON = [name for name, page in zip(NAMES, PAGES, strict=True) if blocks(page, "python")]
 
 
-@pytest.mark.parametrize("name", WITH_PYTHON)
+@pytest.mark.parametrize("name", [name for name in WITH_PYTHON if name not in WITH_TESTS])
 def test_python_runs(name, tmp_path):
-    """The Python of a page runs as it stands; README's blocks each alone, other pages' in order."""
+    """The Python of a page runs as it stands, its blocks in order."""
     for extra in ("scipy", "lightning_fabric", "jsonargparse"):
         pytest.importorskip(extra)
-    examples = blocks(REPOSITORY / name, "python")
-    programs = examples if name == "README.md" else ["\n".join(examples)]
-    for number, program in enumerate(programs):
-        path = tmp_path / f"example{number}.py"
-        path.write_text(program)
-        done = subprocess.run(
-            [sys.executable, "-W", "error::UserWarning", str(path)],
-            env=os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
+    path = tmp_path / "example.py"
+    path.write_text("\n".join(blocks(REPOSITORY / name, "python")))
+    finish(run_program, path, output=tmp_path / "printed")
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_python_of_readme_runs(number, tmp_path):
+    """Each block alone; the first in an interpreter of its own."""
+    for extra in ("scipy", "lightning_fabric", "jsonargparse"):
+        pytest.importorskip(extra)
+    path = tmp_path / "example.py"
+    path.write_text(blocks(REPOSITORY / "README.md", "python")[number])
+    if number:
+        return finish(run_program, path, output=tmp_path / "printed")
+    done = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", str(path)],
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return None
 
 
 def test_readme_is_short():
@@ -62,6 +79,7 @@ def test_readme_is_short():
     assert [e for e in examples if len([x for x in e.splitlines() if x]) > 12] == []
 
 
+@pytest.mark.filterwarnings("error::UserWarning")
 def test_examples_of_pytorch_page():
     """The examples of docs/pytorch.md give what they say."""
     names = {}
@@ -73,6 +91,7 @@ def test_examples_of_pytorch_page():
     assert names["shape"] == (20, 4)
 
 
+@pytest.mark.filterwarnings("error::UserWarning")
 def test_example_of_training_page(tmp_path, monkeypatch):
     """The classifier of docs/training.md learns."""
     monkeypatch.chdir(tmp_path)
@@ -130,12 +149,13 @@ def commands():
 @functools.cache
 def flags_of(command):
     """The flags that a command's two helps name: the short one has words for groups of settings."""
-    program, found = [sys.executable, "-m", "polygraph", *command], set()
+    found = set()
     for word in ("--help-all", "--help"):
-        done = subprocess.run([*program, word], cwd=REPOSITORY, capture_output=True, text=True)
-        if done.returncode == 0:
-            found |= set(re.findall(r"(?<![\w-])--[a-z][\w.-]*", done.stdout))
-    assert found, done.stderr
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            with contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(SystemExit):
+                main([*command, word])
+        found |= set(re.findall(r"(?<![\w-])--[a-z][\w.-]*", said.getvalue()))
+    assert found, command
     return found
 
 

@@ -2,8 +2,8 @@
 
     python -m support.emulated_ecc [all]
 
-Prints what is wrong, and how many calls were compared. Large shapes take one option each in turn,
-with `all` two, as the others do.
+Prints what is wrong, and how many calls were compared. Every second large shape takes one option in
+turn; with `all` every one takes two, as the others do.
 """
 
 import itertools
@@ -147,7 +147,8 @@ def main(every=False):
     wide = [(shape, dtype) for shape in SMALL + LARGE for dtype in (torch.float32, torch.float64)]
     half = [(shape, dtype) for shape in HALF_SHAPES for dtype in (torch.float16, torch.bfloat16)]
     for number, ((H, C), dtype) in enumerate(wide + half):
-        for turn in range(2 if every or (H, C) not in LARGE else 1):
+        turns = 2 if every or (H, C) in SMALL else 1 - LARGE.index((H, C)) % 2
+        for turn in range(turns):
             options = OPTIONS[(number + number // 4 + 2 * turn) % 4]
             case = Case(10 * number + turn, H, C, options, dtype)
             runs = (RUNS[0], RUNS[1 + (number + turn) % 2])
