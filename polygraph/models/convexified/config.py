@@ -29,8 +29,8 @@ class ConvexifiedLayerConfig:
         channels: how many of the input's channels are used, the first ones.
         contrast: a patch loses its mean and is divided by its norm and this; None: left alone.
         zca: added to the eigenvalues of the patches' covariance before whitening; None: none.
-        kernel: "rbf", exp(-gamma |z - z'|²); "linear", <z, z'>; "quadratic", <z, z'>²; "inverse",
-            1 / (2 - <z, z'>) of patches scaled to norm 1.
+        kernel: "rbf", ``exp(-gamma |z - z'|²)``; "linear", ``<z, z'>``; "quadratic", ``<z, z'>²``;
+            "inverse", ``1 / (2 - <z, z'>)`` of patches scaled to norm 1.
         method: "fourier" (random Fourier features), "nystroem" or "exact"; None: the kernel's usual
             one.
         num_features: m, of random Fourier features and of Nyström's.

@@ -56,7 +56,8 @@ class MeshAutoencoder(VariationalMixin, PretrainedMixin):
         hierarchy: as given; it is not part of the ``state_dict``.
         hierarchy_hash: of the hierarchy.
         num_vertices: V of the template.
-        mean, std: ``[V, 3]``, in the units of the meshes.
+        mean: ``[V, 3]``, in the units of the meshes.
+        std: likewise.
         origin: x, y and z that were subtracted from the meshes before the model saw them, and are
             to be added to what it makes; zeros but for meshes far from 0, see
             `polygraph.mesh.origin`. Numbers of Python: float32 could not hold them.

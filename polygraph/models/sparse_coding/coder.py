@@ -25,7 +25,7 @@ class MultiLayerSparseCoder(nn.Module):
     the dictionary D_i. Of Γ_0 = x the codes Γ_i ≥ 0 are wanted with Γ_{i-1} near D_i Γ_i and few
     entries: with thresholds λ_i = -b_i (other signs are allowed) the objective is
 
-        Σ_i ½ |Γ_{i-1} - D_i Γ_i|² - <b_i, Γ_i>.
+    ``Σ_i ½ |Γ_{i-1} - D_i Γ_i|² - <b_i, Γ_i>``.
 
     =================== ============================================================================
     ``"layered"``       Γ_i = ReLU(D_iᵀ Γ_{i-1} + b_i): layered thresholding, the forward pass of a
@@ -52,7 +52,7 @@ class MultiLayerSparseCoder(nn.Module):
         shape: of one signal, without the batch.
         unfoldings: T, 0 or more.
         method: see above.
-        steps: c_i: "power", 1 / |D_i|² by power iteration (then descent of a layer is proved);
+        steps: c_i: "power", ``1 / |D_i|²`` by power iteration (then descent of a layer is proved);
             "unit", 1; "learned", a parameter for each layer, first 1.
 
     Attributes:
