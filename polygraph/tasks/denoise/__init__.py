@@ -72,7 +72,7 @@ def train(
     """
     from dataclasses import replace
 
-    from polygraph.data.pictures import ARRAYS, pictures_from_arrays
+    from polygraph.data.pictures import ARRAYS, open_pictures, pictures_from_arrays
     from polygraph.tasks.denoise.arguments import parse_train_denoise
     from polygraph.tasks.denoise.training import train_denoise
     from polygraph.train.log import say_on_stderr
@@ -85,7 +85,10 @@ def train(
     elif test is not None:
         settings = {**settings, "test": str(test)}
     config, folder, resume = parse_train_denoise(call_words(data, out, preset, settings))
-    dataset = None if arrays is None else pictures_from_arrays(arrays, config.data, test)
+    if arrays is None:
+        dataset = open_pictures(config.data)
+    else:
+        dataset = pictures_from_arrays(arrays, config.data, test)
     train_denoise(config, folder, resume=resume, dataset=dataset, say=say or say_on_stderr)
     return replace(load(folder), dataset=dataset)
 

@@ -318,3 +318,11 @@ def wide_png():
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
     )
+
+
+def test_the_demo_ends_with_a_picture(tmp_path, capsys):
+    pytest.importorskip("skimage")
+    words = ["demo-denoise", "--steps", "2", "--preset", "dncnn-10", "--out", str(tmp_path)]
+    assert main(words) == 0
+    assert "denoised" in capsys.readouterr().out
+    assert (tmp_path / "before_after.png").stat().st_size > 10_000
