@@ -32,7 +32,7 @@ def run(arguments: Sequence[str]) -> int:
             batch_size=4,
             patch=32,
             steps=chosen.steps,
-            **({"model.blocks": 1} if chosen.preset.startswith("gcdn") else {}),
+            model={"blocks": 1} if chosen.preset.startswith("gcdn") else {},
             sigma=[chosen.sigma],
             seed=chosen.seed,
             eval_every=max(1, chosen.steps // 3),
