@@ -12,7 +12,7 @@ def run(arguments: Sequence[str]) -> int:
     """Do what the words after the command ask for; returns the exit status."""
     parser = Parser(prog="polygraph demo-denoise", description=__doc__)
     parser.add_argument("--out", default="demo-denoise", metavar="DIR", help="default: %(default)s")
-    parser.add_argument("--steps", type=int, default=400, help="default: %(default)s")
+    parser.add_argument("--steps", type=int, default=250, help="default: %(default)s")
     parser.add_argument("--preset", default="gcdn-33", help="default: %(default)s")
     parser.add_argument("--sigma", type=float, default=25.0, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
