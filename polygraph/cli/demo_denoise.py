@@ -12,7 +12,7 @@ def run(arguments: Sequence[str]) -> int:
     """Do what the words after the command ask for; returns the exit status."""
     parser = Parser(prog="polygraph demo-denoise", description=__doc__)
     parser.add_argument("--out", default="demo-denoise", metavar="DIR", help="default: %(default)s")
-    parser.add_argument("--steps", type=int, default=250, help="default: %(default)s")
+    parser.add_argument("--steps", type=int, default=500, help="default: %(default)s")
     parser.add_argument("--preset", default="gcdn-33", help="default: %(default)s")
     parser.add_argument("--sigma", type=float, default=25.0, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
@@ -22,6 +22,7 @@ def run(arguments: Sequence[str]) -> int:
     from polygraph.tasks.denoise.strip import write_strip
 
     out = Path(checked_folder("demo-denoise", chosen.out))
+    graph = chosen.preset.startswith("gcdn")
     print(f"Training {chosen.preset} on built-in photographs, {chosen.steps:,} steps.")
     try:
         trained = denoise.train(
@@ -32,7 +33,9 @@ def run(arguments: Sequence[str]) -> int:
             batch_size=4,
             patch=32,
             steps=chosen.steps,
-            model={"blocks": 1} if chosen.preset.startswith("gcdn") else {},
+            learning_rate=2e-3,
+            val_size=96,
+            model={"norm_momentum": 0.05} | ({"blocks": 1} if graph else {}),
             sigma=[chosen.sigma],
             seed=chosen.seed,
             eval_every=max(1, chosen.steps // 3),
