@@ -104,8 +104,7 @@ def make(run: Run, out: Path, command: list[str], ended: Event) -> int:
     with (out / f"{run.name}.txt").open("a") as text:
         process = subprocess.Popen(words, stdout=text, stderr=subprocess.STDOUT, env=environment)
         while (status := _wait(process)) is None:
-            stopped = run.stop is not None and scored_at(out / run.name, run.stop)
-            if stopped or ended.is_set():
+            if run.stop is not None and scored_at(out / run.name, run.stop):
                 process.terminate()
                 process.wait()
                 return 0
@@ -148,7 +147,7 @@ def main(command: list[str] | None = None) -> None:
         made = [pool.submit(make, run, out, words, ended) for run in runs]
         try:
             statuses = [future.result() for future in made]
-        except KeyboardInterrupt:
+        except KeyboardInterrupt:  # which the runs get, too
             ended.set()
             raise
     if any(statuses):

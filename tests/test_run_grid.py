@@ -26,6 +26,8 @@ if "fail" in words:
 if "long" in words:
     (out / "log.jsonl").write_text('{"step": 4}\\n{"step": 5, "fid": 1.0}\\n{"ste')
     time.sleep(60)
+if "slow" in words:
+    time.sleep(2)
 (out / "result.json").write_text(json.dumps(words))
 """
 
@@ -76,6 +78,13 @@ def test_a_run_is_stopped_once_scored(tmp_path, monkeypatch):
     run(monkeypatch, path, "--data", tmp_path, "--out", tmp_path)
     assert not (tmp_path / "a-s0/result.json").exists()
     assert run_grid.is_done(run_grid.read_grid(path, tmp_path, tmp_path)[0], tmp_path)
+
+
+def test_runs_beside_one_that_fails_end(tmp_path, monkeypatch):
+    path = grid(tmp_path, 'command = "t"\n[variants]\na = "slow"\nb = "fail"\nc = ""')
+    with pytest.raises(SystemExit):
+        run(monkeypatch, path, "--data", tmp_path, "--out", tmp_path, "--workers", "2")
+    assert sorted(p.parent.name for p in tmp_path.rglob("result.json")) == ["a-s0"]
 
 
 def test_a_failure_ends_the_grid(tmp_path, monkeypatch, capsys):
