@@ -27,7 +27,7 @@ def denoise_tiles(
     Each tile sees ``overlap`` pixels more on every side that is not the picture's border, and
     keeps what lies within. A picture that is no larger than a tile goes through whole. The result
     is that of the whole picture, to rounding, where ``overlap`` is at least the model's ``reach``;
-    that of the published network is 417 pixels, and published figures are of tiles of 147 with
+    that of the published network is 422 pixels, and published figures are of tiles of 147 with
     windows of 49, so the default is a compromise as theirs is.
 
     Args:
