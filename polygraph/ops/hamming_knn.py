@@ -83,7 +83,7 @@ def hamming_knn(
         x: codes ``[N, W]``, or several such tensors. uint64: 64 truth values in a word, as
             `pack_bits` makes them (what follows the last value must be the same in ``x`` and
             ``y``); bool, uint8, int8, int16 or int32: an entry each.
-        k: neighbors of each query, from 1 to N.
+        k: neighbors of each query, from 1 to N (without queries any from 1 on).
         y: queries ``[M, W]``, as ``x`` and of its dtype; None: the codes themselves.
 
     Returns:

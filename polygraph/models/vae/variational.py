@@ -144,7 +144,7 @@ class VariationalMixin(nn.Module):
     ) -> Tensor:
         """A tighter bound on log p(x), in nats: ``log mean_k p(x, z_k) / q(z_k | x)``.
 
-        With one draw it is the bound of `elbo`; it rises with their number towards log p(x).
+        With one draw its mean is the bound of `elbo`; it rises with their number towards log p(x).
 
         Args:
             x: as of `elbo`.
