@@ -11,7 +11,7 @@ degree is good for.
 # %%
 # One recursion, any linear operator
 # ----------------------------------
-# ``NCP`` computes ``x₁ = A₁ z`` and ``xₙ = (Aₙ z) * (Sₙ xₙ₋₁) + Aₙ z``. It asks for a
+# ``NCP`` computes ``x₁ = z`` and ``xₙ = (Aₙ z) * (Sₙ xₙ₋₁) + Aₙ z``. It asks for a
 # function that makes the operators A and S: linear layers, convolutions, spirals, graph layers.
 # Products may be normalised (``norm``), which keeps high orders trainable; ``"none"`` is the bare
 # polynomial.
