@@ -31,6 +31,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --no-compile -c constraints.txt
 STAMP := $(VENV)/.polygraph
+IMPORTED := torch._inductor.compile_fx, torch_geometric.nn, torch.utils.cpp_extension, torch.testing, \
+	lightning_fabric, jsonargparse, torchmetrics, scipy.sparse.linalg, matplotlib.pyplot, pytest, xdist, sphinx
 LIBRARY := polygraph/_C.abi3.so
 CSRC := $(wildcard csrc/*/*)
 EMULATOR := $(wildcard scripts/emulator/*.cpp scripts/emulator/include/*.h \
@@ -126,6 +128,9 @@ $(STAMP): constraints.txt pyproject.toml setup.py scripts/build_backend.py | $(B
 	$(PIP) torch numpy setuptools ninja
 	$(BIN)/python -m pip uninstall -qq --yes polygraph  # its name before; both would own `polygraph`
 	$(PIP) --no-build-isolation --editable '.[mesh,train,images,report,verify,bench,docs,dev]'
+	# Bytecode of what most processes import: where none may be written, each would compile it anew.
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -W ignore -c 'import $(IMPORTED)'
+	$(BIN)/python -m compileall -q polygraph
 	touch $@
 
 # make decides before the line above has run; so look again whether a source is newer than what that line built.
