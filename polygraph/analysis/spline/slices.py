@@ -215,7 +215,7 @@ def _merged(path: Path, polygons: list[Polygon], most: int | None) -> Slice:
     """Regions of what was cut by a line that ended inside of them."""
     polygons = [p for p in polygons if _area(p) > _THIN]
     centers = torch.from_numpy(np.array([p.mean(0) for p in polygons]))
-    codes = path.codes(centers)
+    codes, _ = path.looked_at(centers)
     together: dict[bytes, list[Polygon]] = {}
     for code, polygon in zip(codes, polygons, strict=True):
         together.setdefault(code, []).append(polygon)

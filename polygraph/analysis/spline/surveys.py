@@ -133,16 +133,17 @@ class Path:
                 [self.lens.rows(self.lens.forward(x)) for x, _ in self._passes(places)]
             )
 
-    def codes(self, places: Tensor) -> list[bytes]:
-        """A digest of all choices at each place: two are equal where all choices are."""
+    def looked_at(self, places: Tensor) -> tuple[list[bytes], Tensor]:
+        """Of each place a digest of its choices, equal where all are, and outputs ``[V, K]``."""
         found: list[bytes] = []
+        values = []
         for x, count in self._passes(places):
             with torch.no_grad(), Recorder(self.lens.names) as recorder:
-                self.lens.forward(x)
+                values.append(self.lens.rows(self.lens.forward(x)).double())
             hashes = [hashlib.blake2b(digest_size=16) for _ in range(count)]
             for entry in recorder.entries:
                 rows = entry.code().reshape(count, -1).cpu().numpy()
                 for h, row in zip(hashes, rows, strict=True):
                     h.update(row.tobytes())
             found += [h.digest() for h in hashes]
-        return found
+        return found, torch.cat(values)

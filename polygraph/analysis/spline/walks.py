@@ -265,14 +265,20 @@ def _roots(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
 
 def _measured(path: Path, t: Tensor, cause: Tensor) -> Walk:
     """Regions with different choices, and their outputs."""
-    codes = path.codes(((t[:-1] + t[1:]) / 2)[:, None])
-    kept = [True, *(a != b for a, b in pairwise(codes)), True]
-    t, cause = t[torch.tensor(kept)], cause[torch.tensor(kept)]
     width = t.diff()
-    parts = [path.values((t[:-1] + share * width)[:, None]).double() for share in (0.25, 0.5, 0.75)]
-    slope = (parts[2] - parts[0]) / 2
-    start, end = parts[0] - slope, parts[2] + slope
-    size = torch.stack(parts).abs().max().clamp_min(1e-300)
-    residual = float(((start + end) / 2 - parts[1]).abs().max() / size)
+    codes, middle = path.looked_at((t[:-1] + width / 2)[:, None])
+    if path.jumps:  # each interval from inside
+        low, high = (
+            path.values((t[:-1] + share * width)[:, None]).double() for share in (0.25, 0.75)
+        )
+        slope = (high - low) / 2
+        start, end = low - slope, high + slope
+    else:
+        ends = path.values(t[:, None]).double()
+        start, end = ends[:-1], ends[1:]
+    size = torch.stack([start, middle, end]).abs().max().clamp_min(1e-300)
+    residual = float(((start + end) / 2 - middle).abs().max() / size)
+    kept = torch.tensor([True, *(a != b for a, b in pairwise(codes)), True])
+    t, cause = t[kept], cause[kept]
     sites = tuple(path.sites[int(c)] for c in cause[1:-1])
-    return Walk(t, sites, start, end, residual)
+    return Walk(t, sites, start[kept[:-1]], end[kept[1:]], residual)

@@ -60,7 +60,7 @@ def test_a_walk_meets_every_region_that_sampling_finds(name: str) -> None:
     lens, (x, y) = make(name, 2)
     walk = lens.walk(x, y)
     path, t = Path(lens, x, (y - x)[None]), torch.linspace(0, 1, _SAMPLES[name], dtype=D)
-    codes = path.codes(t[:, None])
+    codes = path.looked_at(t[:, None])[0]
     # Between two samples the walk knows at least as many borders as there are changes.
     for low, high, before, after in zip(t, t[1:], codes, codes[1:], strict=False):
         inside = ((walk.t > low - 1e-12) & (walk.t < high + 1e-12)).sum()
@@ -68,7 +68,7 @@ def test_a_walk_meets_every_region_that_sampling_finds(name: str) -> None:
     # In a region nothing changes.
     for low, high in itertools.pairwise(walk.t.tolist()):
         at = torch.tensor([[low + share * (high - low)] for share in (0.01, 0.5, 0.99)], dtype=D)
-        assert len(set(path.codes(at))) == 1 or high - low < 1e-9
+        assert len(set(path.looked_at(at)[0])) == 1 or high - low < 1e-9
     assert walk.regions > 10
     assert walk.residual < 1e-12
     dense = path.values(t[:, None]).diff(dim=0).abs().sum(0)
@@ -126,7 +126,7 @@ def test_a_slice_has_every_region_that_a_grid_finds(name: str) -> None:
     plane = lens.slice(origin, u, v)
     places = torch.cartesian_prod(*[torch.linspace(-1, 1, 50, dtype=D)] * 2)
     path = Path(lens, origin, torch.stack([u, v]))
-    assert set(path.codes(places)) <= set(plane.codes)
+    assert set(path.looked_at(places)[0]) <= set(plane.codes)
     assert len(set(plane.codes)) == plane.regions > 20
     np.testing.assert_allclose(plane.areas().sum(), 4, rtol=1e-9)
     for polygon, values in zip(plane.polygons, plane.values, strict=True):
