@@ -32,7 +32,12 @@ def ranking(name: str) -> list[str]:
 
 def gap(name: str, run: str) -> float:
     """The mean of a critic's gap over the last tenth of a run."""
-    gaps: list[float] = row(name, run=run)["curve"]["critic_gap"]
+    return gap_of(row(name, run=run))
+
+
+def gap_of(of: Row) -> float:
+    """The same, of a row."""
+    gaps: list[float] = of["curve"]["critic_gap"]
     return statistics.mean(gaps[-max(1, len(gaps) // 10) :])
 
 
@@ -99,6 +104,28 @@ def _score_line(of: Row) -> list[str]:
         number(gaps[-1], 2),
         number(max(gaps), 1),
     ]
+
+
+def at_step(of: Row, step: int) -> Row | None:
+    """The scores of a run at a step, if it was scored there."""
+    return next((score for score in of["scores"] if score["step"] == step), None)
+
+
+def by_step(names: list[str], steps: list[int]) -> str:
+    """The FID of every run of some files on its way, and the critic's gap there at last."""
+
+    def line(of: Row) -> list[str]:
+        found = [at_step(of, step) for step in steps]
+        return [
+            of["run"],
+            *(number(score["FID"], 1) if score else "" for score in found),
+            number(gap_of(of), 2),
+        ]
+
+    all_rows = [r for name in names for r in rows(name)]
+    return table(
+        ("run", *(f"FID at {step}" for step in steps), "critic's gap, last"), map(line, all_rows)
+    )
 
 
 def variants(name: str) -> dict[str, list[Row]]:
