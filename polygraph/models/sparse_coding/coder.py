@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from polygraph._checks import check_choice
 from polygraph._inputs import check_dtype, check_tensors
 from polygraph.models.sparse_coding.adjoint import adjoint, squared_norm
+from polygraph.nn.ordinary import is_ordinary
 
 METHODS = ("layered", "ista", "fista", "lista", "basis-pursuit")
 STEPS = ("power", "unit", "learned")
@@ -339,14 +340,29 @@ def _empty_of(operator: nn.Module) -> Tensor:
     return torch.empty(0)
 
 
+def _convolved(
+    operator: nn.Conv2d, padding: tuple[int, ...], shape: tuple[int, ...]
+) -> tuple[int, ...]:
+    """The shape of one output of a convolution."""
+    sizes = zip(
+        shape[1:], padding, operator.dilation, operator.kernel_size, operator.stride, strict=True
+    )
+    made = ((n + 2 * pad - d * (kernel - 1) - 1) // step + 1 for n, pad, d, kernel, step in sizes)
+    return (operator.out_channels, *made)
+
+
 @torch.no_grad()
 def _checked_shape(
     owner: str, number: int, operator: nn.Module, shape: tuple[int, ...]
 ) -> tuple[int, ...]:
     """What comes out of a module, which must be affine: tried with two inputs and their sum."""
+    like = _empty_of(operator)
+    if like.is_meta and isinstance(operator, nn.Conv2d) and is_ordinary(operator, nn.Conv2d):
+        if not isinstance(operator.padding, str):
+            # Without a call: torch takes seconds to load what it knows of the meta device.
+            return _convolved(operator, operator.padding, shape)
     generator = torch.Generator().manual_seed(0)
-    draws = torch.randn(2, 8, *shape, generator=generator, device="cpu")
-    a, b = draws.to(_empty_of(operator))
+    a, b = torch.randn(2, 8, *shape, generator=generator, device="cpu").to(like)
     try:
         zero, ofs = operator(torch.zeros_like(a)), [operator(x) for x in (a, b, a + b)]
     except RuntimeError as error:
