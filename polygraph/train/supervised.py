@@ -79,6 +79,16 @@ class ClassificationLoss(nn.Module):
         if not 0 <= smoothing < 1:
             raise ValueError(f"ClassificationLoss: smoothing must be in [0, 1), got {smoothing}")
         check_orthogonality("ClassificationLoss", orthogonality, on, unit)
+        if not 0 <= reconstruction < math.inf:
+            raise ValueError(
+                "ClassificationLoss: reconstruction must be finite and at least 0, got "
+                f"{reconstruction}"
+            )
+        if reconstruction > 0 and not hasattr(model, "with_reconstruction"):
+            raise ValueError(
+                "ClassificationLoss: reconstruction needs a model of sparse codes, such as "
+                f"SparseCodingClassifier, got {type(model).__name__}"
+            )
         self.model, self.smoothing, self.spread = model, smoothing, spread
         self.orthogonality, self.on, self.unit = orthogonality, on, unit
         self.reconstruction = reconstruction
