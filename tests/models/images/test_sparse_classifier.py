@@ -1,4 +1,4 @@
-"""`SparseCodingClassifier`: the network of convolutions exactly, its formula, sizes, bad settings."""
+"""`SparseCodingClassifier`: the network of convolutions exactly, its formula, sizes, bad input."""
 
 import math
 
