@@ -40,12 +40,11 @@ def test_atoms_of_images(tmp_path, channels):
         made.dictionaries[0].weight.zero_()
         made.dictionaries[0].weight[2, :, 1] = 1.0
     colors = seen(atom_figure(tmp_path / "line.png", made, layers=[1], shown=1))
-    warm = (colors[..., 0] > colors[..., 2] + 80) if channels == 1 else (colors == 255).all(-1)
-    cool = colors[..., 2] > colors[..., 0] + 80
+    warm = (colors[..., 0] > colors[..., 2] + 60) if channels == 1 else (colors == 255).all(-1)
+    cool = colors[..., 2] > colors[..., 0] + 60
     assert warm.mean() > 0.05
     assert not cool.any()
-    svg = atom_figure(tmp_path / "atoms.svg", made, shown=4)
-    assert "4 of 5 atoms" not in svg.read_text() or svg.stat().st_size > 5000
+    assert atom_figure(tmp_path / "atoms.svg", made, shown=4).stat().st_size > 5000
 
 
 def test_atoms_of_a_mesh(tmp_path):
