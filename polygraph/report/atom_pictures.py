@@ -97,7 +97,8 @@ def _product(number: int) -> str:
 def _longest(atoms: Tensor, shown: int) -> Tensor:
     """The atoms of largest norm, of equal ones the first."""
     norms = atoms.flatten(1).norm(dim=1)
-    return norms.argsort(descending=True, stable=True)[:shown]
+    order: Tensor = norms.argsort(descending=True, stable=True)
+    return order[:shown]
 
 
 def _cropped(atoms: Tensor) -> Tensor:

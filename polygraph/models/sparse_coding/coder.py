@@ -295,7 +295,10 @@ class MultiLayerSparseCoder(nn.Module):
             )
         code = self.step.detach().new_zeros(channels, *size)
         every = torch.arange(channels)
-        code[(every, every, *where) if len(size) == 3 else (every, *where, every)] = 1
+        index: tuple[Any, ...] = (every, *where, every)
+        if len(size) == 3:
+            index = (every, every, *where)
+        code[index] = 1
         for layer in reversed(range(number)):
             like = code.new_empty(channels, *self.shapes[layer])
             code = adjoint(self._dictionary(layer), code, like)
