@@ -54,6 +54,7 @@ MEANT = {
         *("warmup_steps", "free_bits"),
         *("probability", "speed", "stretch", "shift_frames", "noise"),
         *("margin", "point_shift", "pair_seed", "resamples", "orthogonality"),
+        *("padding", "unfoldings", "threshold", "reconstruction"),
     },
     "huge": {
         *(
@@ -70,7 +71,7 @@ MEANT = {
         *("learning_rate", "grad_clip", "weight_decay", "augmentation", "gradient_penalty"),
         *("clip", "critic_rate", "grow_steps", "scale", "shift", "to_mm", "delta"),
         *("clip_value", "warmup_epochs", "logit_scale", "point_scale", "point_shift", "pair_seed"),
-        *("orthogonality",),
+        *("orthogonality", "threshold"),
     },
 }
 BESIDE = {

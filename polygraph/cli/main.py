@@ -34,6 +34,7 @@ COMMANDS = (
     "denoise",
     "verify",
     "lens",
+    "atoms",
     "latent",
     "export",
     "report",

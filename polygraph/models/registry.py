@@ -66,8 +66,9 @@ def create_model(name: str, **settings: Any) -> nn.Module:
     ``dgcnn-classifier``                  `DGCNNClassifier`; needs ``num_classes``.
     ``dgcnn-segmenter``                   `DGCNNSegmenter`.
     ``lenet``, ``bed/conv``,              Classifiers of images: `LeNet`, `PixelClassifier`,
-    ``spline/small-cnn``, ``resnet18``,   `SplineCNN`, `ResNet`; the names of
-    ``prodpoly-2211``, ``pinet18``, ...   `polygraph.models.images.presets.CLASSIFIER_PRESETS`.
+    ``spline/small-cnn``, ``resnet18``,   `SplineCNN`, `ResNet`, `SparseCodingClassifier`; the
+    ``prodpoly-2211``, ``pinet18``,       names of
+    ``sparse/ista``, ...                  `polygraph.models.images.presets.CLASSIFIER_PRESETS`.
     ``vae/conv``, ``vae/bernoulli``       `ImageVAE`; of meshes ``vae-full-2`` and so on.
     ``gcdn``, ``dncnn-10``, ...           Denoisers of pictures: `GCDN`, `DnCNN`; the names of
                                           `polygraph.models.denoiser.presets.DENOISER_PRESETS`.

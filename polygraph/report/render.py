@@ -185,6 +185,18 @@ def _cross2(a: Floats, b: Floats) -> Floats:
     return np.asarray(a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0])
 
 
+def outward_normals(vertices: Floats, faces: Ints) -> Floats:
+    """Unit normals [V, 3], outwards of a closed mesh, of an open one to the side of its faces.
+
+    Zero where a vertex has no face.
+
+    Args:
+        vertices: [V, 3], finite.
+        faces: int64 [F, 3].
+    """
+    return _normals(vertices, faces) * _orientation(vertices, faces)[1]
+
+
 def _normals(points: Floats, faces: Ints) -> Floats:
     """Area-weighted unit normals per vertex; zero where a vertex has no face."""
     a, b, c = (points[faces[:, i]] for i in range(3))

@@ -37,7 +37,8 @@ class ClassificationLoss(nn.Module):
     """The loss of a classifier: cross-entropy with label smoothing, and the share of right answers.
 
     Of samples, or of all points of samples. A penalty may be added that makes what the classes look
-    for orthogonal: see `polygraph.train.orthogonality`.
+    for orthogonal: see `polygraph.train.orthogonality`; and of a model of sparse codes how far the
+    codes are from being the inputs, which learns its dictionaries.
 
     Fabric wraps a module of which only scalars come out: what a wrapped module returns is rounded
     to float32, also where everything is computed in float64.
@@ -53,6 +54,9 @@ class ClassificationLoss(nn.Module):
             gradients of the logits, at the cost of a backward pass for each class; ``probes``, the
             same estimated from two, together with the templates' size.
         unit: whether rows are divided by their lengths first; not of ``probes``.
+        reconstruction: factor of the mean over samples of what
+            `polygraph.models.SparseCodingClassifier.with_reconstruction` returns; 0: none, and any
+            model.
 
     Attributes:
         names: of the scalars that come out.
@@ -67,6 +71,7 @@ class ClassificationLoss(nn.Module):
         orthogonality: float = 0.0,
         on: str = "weights",
         unit: bool = False,
+        reconstruction: float = 0.0,
     ) -> None:
         super().__init__()
         if spread not in ("others", "all"):
@@ -74,14 +79,26 @@ class ClassificationLoss(nn.Module):
         if not 0 <= smoothing < 1:
             raise ValueError(f"ClassificationLoss: smoothing must be in [0, 1), got {smoothing}")
         check_orthogonality("ClassificationLoss", orthogonality, on, unit)
+        if not 0 <= reconstruction < math.inf:
+            raise ValueError(
+                "ClassificationLoss: reconstruction must be finite and at least 0, got "
+                f"{reconstruction}"
+            )
+        if reconstruction > 0 and not hasattr(model, "with_reconstruction"):
+            raise ValueError(
+                "ClassificationLoss: reconstruction needs a model of sparse codes, such as "
+                f"SparseCodingClassifier, got {type(model).__name__}"
+            )
         self.model, self.smoothing, self.spread = model, smoothing, spread
         self.orthogonality, self.on, self.unit = orthogonality, on, unit
+        self.reconstruction = reconstruction
         self.names = ("loss", "accuracy", *(("orthogonality",) if orthogonality > 0 else ()))
+        self.names += ("reconstruction",) if reconstruction > 0 else ()
 
     def forward(self, inputs: Tensor, labels: Tensor, *more: Tensor) -> tuple[Tensor, ...]:
-        """The loss and the accuracy of a batch, two scalars; with a penalty a third, the penalty.
+        """The loss and the accuracy of a batch, two scalars; with penalties also these.
 
-        The penalty, times its factor, is a part of the loss.
+        A penalty, times its factor, is a part of the loss.
 
         Args:
             inputs: as the model takes them, B samples.
@@ -90,7 +107,11 @@ class ClassificationLoss(nn.Module):
         """
         if self.orthogonality > 0 and self.on != "weights":
             inputs = inputs.detach().requires_grad_()
-        found = self.model(inputs, *more)
+        distance = None
+        if self.reconstruction > 0:
+            found, distance = self.model.with_reconstruction(inputs, *more)  # type: ignore[operator]
+        else:
+            found = self.model(inputs, *more)
         logits = found.flatten(0, -2)
         labels = labels.flatten()
         classes, share = logits.shape[-1], self.smoothing
@@ -103,10 +124,14 @@ class ClassificationLoss(nn.Module):
             share = share * classes / (classes - 1)
         loss = functional.cross_entropy(logits, labels, label_smoothing=share)
         accuracy = (logits.detach().argmax(-1) == labels).float().mean()
-        if self.orthogonality == 0:
-            return loss, accuracy
-        penalty = network_penalty(self.model, self.on, found, inputs, unit=self.unit)
-        return loss + self.orthogonality * penalty, accuracy, penalty.detach()
+        penalties = []
+        if self.orthogonality > 0:
+            penalty = network_penalty(self.model, self.on, found, inputs, unit=self.unit)
+            loss, penalties = loss + self.orthogonality * penalty, [penalty.detach()]
+        if distance is not None:
+            penalty = distance.mean()
+            loss, penalties = loss + self.reconstruction * penalty, [*penalties, penalty.detach()]
+        return loss, accuracy, *penalties
 
 
 class SupervisedTask(Task):

@@ -19,6 +19,7 @@ MODELS = {
     "dgcnn-segmenter": ({"k": 4}, POINTS),
     "lenet": ({}, (2, 1, 32, 32)),
     "spline/small-cnn": ({}, IMAGES),
+    "sparse/ista": ({"channels": (2, 3, 4), "unfoldings": 1}, IMAGES),
     "inception-v3": ({}, IMAGES),
     "gcdn-33": ({"width": 6, "k": 4}, (2, 1, 12, 12)),
     "dncnn-10": ({}, (2, 1, 12, 12)),

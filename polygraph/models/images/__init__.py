@@ -31,6 +31,10 @@ from polygraph.models.images.sngan import (
     ResidualGenerator,
     ResidualGeneratorConfig,
 )
+from polygraph.models.images.sparse_classifier import (
+    SparseCodingClassifier,
+    SparseCodingClassifierConfig,
+)
 from polygraph.models.images.spline_cnn import SplineCNN, SplineCNNConfig
 from polygraph.models.images.style_gan import StyleGenerator, StyleGeneratorConfig
 
@@ -64,6 +68,8 @@ __all__ = [
     "ResidualCriticConfig",
     "ResidualGenerator",
     "ResidualGeneratorConfig",
+    "SparseCodingClassifier",
+    "SparseCodingClassifierConfig",
     "SplineCNN",
     "SplineCNNConfig",
     "StyleGenerator",

@@ -36,6 +36,10 @@ from polygraph.models.images.sngan import (
     ResidualGenerator,
     ResidualGeneratorConfig,
 )
+from polygraph.models.images.sparse_classifier import (
+    SparseCodingClassifier,
+    SparseCodingClassifierConfig,
+)
 from polygraph.models.images.spline_cnn import SplineCNN, SplineCNNConfig
 from polygraph.models.images.style_gan import StyleGenerator, StyleGeneratorConfig
 from polygraph.models.resnet.resnet import ResNet, ResNetConfig
@@ -61,6 +65,7 @@ CLASSIFIERS: dict[str, tuple[type, type[nn.Module]]] = {
     "lenet": (LeNetConfig, LeNet),
     "resnet": (ResNetConfig, ResNet),
     "spline": (SplineCNNConfig, SplineCNN),
+    "sparse": (SparseCodingClassifierConfig, SparseCodingClassifier),
 }
 VAES: dict[str, tuple[type, type[nn.Module]]] = {"vae": (ImageVAEConfig, ImageVAE)}
 _ALL = (GENERATORS, CRITICS, CLASSIFIERS, VAES)

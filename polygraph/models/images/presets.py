@@ -12,8 +12,9 @@ x 64; all others are 32 x 32, and `polygraph.models.images.sizes.at_size` makes 
 
 ``bed/*``: `PixelClassifier` with a convolution, attention or a graph layer in its middle. Of these
 ``-bare`` have the graph alone, ``-coordinates`` rows and columns as well; those without an ending
-have also the weights of edges, where there are such. ``spline/*``: `SplineCNN`. ``resnet18``,
-``prodpoly-2211`` and so on: `polygraph.models.resnet.presets`.
+have also the weights of edges, where there are such. ``spline/*``: `SplineCNN`. ``sparse/*``:
+`SparseCodingClassifier`, of the same parameters whatever the pursuit but for ``sparse/lista``.
+``resnet18``, ``prodpoly-2211`` and so on: `polygraph.models.resnet.presets`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from polygraph.models.images.pixel_classifier import PixelClassifierConfig
 from polygraph.models.images.polynomial_gan import PolynomialGeneratorConfig
 from polygraph.models.images.prodpoly_gan import ProdPolyGeneratorConfig
 from polygraph.models.images.sngan import ResidualCriticConfig, ResidualGeneratorConfig
+from polygraph.models.images.sparse_classifier import SparseCodingClassifierConfig
 from polygraph.models.images.spline_cnn import SplineCNNConfig
 from polygraph.models.images.style_gan import StyleGeneratorConfig
 from polygraph.models.resnet.presets import RESNETS
@@ -185,5 +187,10 @@ CLASSIFIER_PRESETS: dict[str, Any] = {
     "lenet": LeNetConfig(),
     "spline/small-cnn": SplineCNNConfig(),
     "spline/large-cnn": SplineCNNConfig(body="large"),
+    "sparse/layered": SparseCodingClassifierConfig(method="layered", unfoldings=0),
+    **{
+        f"sparse/{method}": SparseCodingClassifierConfig(method=method)
+        for method in ("ista", "fista", "lista", "basis-pursuit")
+    },
     **RESNETS,
 }

@@ -77,8 +77,9 @@ def squared_norm(
         The estimate, and the vector to go on with, of norm 1 (or 0 where D is).
     """
     value = 0.0
-    for _ in range(iterations):
-        vector = vector / vector.norm().clamp(min=1e-30)
-        vector = adjoint(operator, linear_part(operator, vector), vector)
-        value = float(vector.norm())
+    with torch.autocast(vector.device.type, enabled=False):  # halves would be off by more than 1 %
+        for _ in range(iterations):
+            vector = vector / vector.norm().clamp(min=1e-30)
+            vector = adjoint(operator, linear_part(operator, vector), vector)
+            value = float(vector.norm())
     return value, vector / vector.norm().clamp(min=1e-30)

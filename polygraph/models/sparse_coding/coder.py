@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from polygraph._checks import check_choice
 from polygraph._inputs import check_dtype, check_tensors
 from polygraph.models.sparse_coding.adjoint import adjoint, squared_norm
+from polygraph.nn.ordinary import is_ordinary
 
 METHODS = ("layered", "ista", "fista", "lista", "basis-pursuit")
 STEPS = ("power", "unit", "learned")
@@ -103,7 +104,7 @@ class MultiLayerSparseCoder(nn.Module):
         self.shapes = [tuple(shape)]
         for number, operator in enumerate(dictionaries):
             self.shapes.append(_checked_shape(owner, number, operator, self.shapes[-1]))
-        first = torch.ones(len(dictionaries), dtype=_dtype_of(dictionaries[0]))
+        first = _empty_of(dictionaries[0]).new_ones(len(dictionaries))
         if steps == "learned":
             self.step = nn.Parameter(first)
         else:
@@ -111,8 +112,8 @@ class MultiLayerSparseCoder(nn.Module):
         if steps == "power":
             generator = torch.Generator().manual_seed(0)
             for number, size in enumerate(self.shapes[:-1]):
-                vector = torch.randn(1, *size, generator=generator).to(first.dtype)
-                self.register_buffer(f"vector_{number}", vector)
+                vector = torch.randn(1, *size, generator=generator, device="cpu")
+                self.register_buffer(f"vector_{number}", vector.to(first))
             self.refresh_steps(_FIRST_ITERATIONS)
 
     @property
@@ -122,7 +123,7 @@ class MultiLayerSparseCoder(nn.Module):
 
     def refresh_steps(self, iterations: int = _FIRST_ITERATIONS) -> None:
         """Steps of "power" for the weights as they are now; in training `encode` does one each."""
-        if self.steps != "power":
+        if self.steps != "power" or self.step.is_meta:
             return
         found = self.step.clone()  # what an earlier call computed with stays as it was
         for number in range(self.depth):
@@ -262,32 +263,42 @@ class MultiLayerSparseCoder(nn.Module):
             given = code
         return found
 
-    def effective(self, number: int) -> Tensor:
+    def effective(self, number: int, place: int | Sequence[int] | None = None) -> Tensor:
         """The atoms of layer ``number`` (from 1 on) as signals: ``D₁ ... D_number`` of one place.
 
-        Of convolutions the place is the middle of the code's map, of vertices the first one.
+        Args:
+            number: of the layer.
+            place: in the code: row and column in a map, or a vertex; default: the middle of a map,
+                the first of vertices. A code of channels alone has none.
 
         Returns:
             ``[C, *shape]``, an atom for each channel of the code.
 
         Raises:
-            ValueError: there is no such layer.
+            ValueError: there is no such layer, or no such place in its code.
         """
         if not 1 <= number <= self.depth:
             raise ValueError(
                 f"{type(self).__name__}: number must be in [1, {self.depth}], got {number}"
             )
         size = self.shapes[number]
-        images = len(size) == 3
-        channels = size[0] if images else size[-1]
+        grid = size[1:] if len(size) == 3 else size[:-1]  # where a code has its channels
+        channels = size[0] if len(size) == 3 else size[-1]
+        if place is None:
+            where = tuple(n // 2 for n in grid) if len(size) == 3 else (0,) * len(grid)
+        else:
+            where = (place,) if isinstance(place, int) else tuple(place)
+        if len(where) != len(grid) or not all(0 <= w < n for w, n in zip(where, grid, strict=True)):
+            raise ValueError(
+                f"{type(self).__name__}: place must be in [0, {list(grid)}) for layer {number}, "
+                f"got {place}"
+            )
         code = self.step.detach().new_zeros(channels, *size)
         every = torch.arange(channels)
-        if images:
-            code[every, every, size[1] // 2, size[2] // 2] = 1
-        elif len(size) == 2:
-            code[every, 0, every] = 1
-        else:
-            code[every, every] = 1
+        index: tuple[Any, ...] = (every, *where, every)
+        if len(size) == 3:
+            index = (every, every, *where)
+        code[index] = 1
         for layer in reversed(range(number)):
             like = code.new_empty(channels, *self.shapes[layer])
             code = adjoint(self._dictionary(layer), code, like)
@@ -324,11 +335,23 @@ def _without_bias(operator: nn.Module) -> nn.Module:
     return made
 
 
-def _dtype_of(operator: nn.Module) -> torch.dtype:
+def _empty_of(operator: nn.Module) -> Tensor:
+    """A tensor of the dtype and on the device of a module's numbers; of the default ones."""
     for tensor in (*operator.parameters(), *operator.buffers()):
         if tensor.is_floating_point():
-            return tensor.dtype
-    return torch.get_default_dtype()
+            return tensor.new_empty(0)
+    return torch.empty(0)
+
+
+def _convolved(
+    operator: nn.Conv2d, padding: tuple[int, ...], shape: tuple[int, ...]
+) -> tuple[int, ...]:
+    """The shape of one output of a convolution."""
+    sizes = zip(
+        shape[1:], padding, operator.dilation, operator.kernel_size, operator.stride, strict=True
+    )
+    made = ((n + 2 * pad - d * (kernel - 1) - 1) // step + 1 for n, pad, d, kernel, step in sizes)
+    return (operator.out_channels, *made)
 
 
 @torch.no_grad()
@@ -336,8 +359,13 @@ def _checked_shape(
     owner: str, number: int, operator: nn.Module, shape: tuple[int, ...]
 ) -> tuple[int, ...]:
     """What comes out of a module, which must be affine: tried with two inputs and their sum."""
-    draws = torch.randn(2, 8, *shape, generator=torch.Generator().manual_seed(0))
-    a, b = draws.to(_dtype_of(operator))
+    like = _empty_of(operator)
+    if like.is_meta and isinstance(operator, nn.Conv2d) and is_ordinary(operator, nn.Conv2d):
+        if not isinstance(operator.padding, str):
+            # Without a call: torch takes seconds to load what it knows of the meta device.
+            return _convolved(operator, operator.padding, shape)
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, 8, *shape, generator=generator, device="cpu").to(like)
     try:
         zero, ofs = operator(torch.zeros_like(a)), [operator(x) for x in (a, b, a + b)]
     except RuntimeError as error:
@@ -346,6 +374,8 @@ def _checked_shape(
             f"{error}"
         ) from error
     wrong = (ofs[0] + ofs[1] - ofs[2] - zero).abs().max()
+    if wrong.is_meta:  # sizes alone
+        return tuple(zero.shape[1:])
     if not wrong <= 1e-3 * max(1e-6, float((ofs[2] - zero).abs().max())):
         raise ValueError(
             f"{owner}: dictionaries[{number}] must be affine in its input, but "

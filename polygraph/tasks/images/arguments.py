@@ -29,6 +29,7 @@ _OWN = {
     "orthogonality": float,
     "orthogonality_on": str,
     "orthogonality_unit": bool,
+    "reconstruction": float,
     "val_fraction": float,
     "train_images": int | None,
     "split_seed": int,

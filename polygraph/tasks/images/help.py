@@ -6,7 +6,6 @@ usage: polygraph train images [DIR] --out RUN [settings]
 Train a classifier of images.
 
   polygraph train images DIR --out RUN             a folder of folders: their names are the classes
-  polygraph train images DIR --kind cifar10 --out RUN
   polygraph train images DIR --kind cifar10 --preset bed/edge-k8 --width 18 --out RUN
   polygraph train images --out RUN --resume        go on, with the run's own settings
 
@@ -21,17 +20,18 @@ data
 model
   --preset NAME        bed/conv (default): three stages of two 3 x 3 convolutions; bed/attention,
                        bed/edge-k8, bed/edge-max-k8, bed/ecc-k8, bed/light-k8: attention or a graph
-                       layer in their places, and these with the ending -bare (no rows and columns,
-                       all neighbours alike), ecc and light also with -coordinates; lenet;
-                       spline/small-cnn, spline/large-cnn (docs/convex.md);
-                       residual networks (docs/classification.md): resnet18, resnet34, resnet50,
-                       linear-resnet18, ir50; polynomial: prodpoly-2211, prodpoly-3322,
-                       prodpoly-3432, prodpoly-3332, prodpoly-resnet50, prodpoly-ir50, pinet18,
-                       pinet18-noact, pinet18-1x1, pinet18-1x1-noact, r-polynet18
-  --width N            features of the first stage (default: 66; light: multiples of 3; residual
-                       networks: 64)
+                       layer in their places, also with -bare behind (no rows and columns, all
+                       neighbours alike), ecc and light with -coordinates; lenet; spline/small-cnn,
+                       spline/large-cnn (docs/convex.md); sparse/layered, sparse/ista, sparse/fista,
+                       sparse/lista, sparse/basis-pursuit (docs/sparse_coding.md); residual networks
+                       (docs/classification.md): resnet18, resnet34, resnet50, linear-resnet18,
+                       ir50; polynomial: prodpoly-2211, prodpoly-3322, prodpoly-3432, prodpoly-3332,
+                       prodpoly-resnet50, prodpoly-ir50, pinet18, pinet18-noact, pinet18-1x1,
+                       pinet18-1x1-noact, r-polynet18
+  --width N            features of the first stage (default: 66, residual networks 64; light: 3 n)
   --k N                of graph layers: neighbours of a pixel (default: 8)
-  --model.merge M, --model.pixel-graph G, --model.metric M      of graph layers: see --help-all
+  --model.merge M, --model.pixel-graph G, --model.metric M of graph layers, --model.unfoldings N,
+  --model.threshold X, --reconstruction X of sparse codes: see --help-all, docs/sparse_coding.md
 
 training
   --out RUN            folder of the run (required)

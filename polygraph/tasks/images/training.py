@@ -8,6 +8,7 @@ weights; the test images are measured once.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from polygraph.data.splits import draw_validation
 from polygraph.models.images.families import CLASSIFIERS, build, family_of
 from polygraph.models.images.pixel_classifier import PixelClassifierConfig
 from polygraph.models.images.presets import CLASSIFIER_PRESETS
+from polygraph.models.images.sparse_classifier import SparseCodingClassifierConfig
 from polygraph.train.augment import AugmentConfig
 from polygraph.train.batches import LabelledImageBatches
 from polygraph.train.config import TrainConfig, config_hash
@@ -73,6 +75,8 @@ class ImagesRunConfig:
         orthogonality_on: ``weights``, ``templates`` or ``probes``: see
             `polygraph.train.supervised.ClassificationLoss`.
         orthogonality_unit: of rows of unit length.
+        reconstruction: factor of the squared distance of an image from what its last sparse code
+            makes, halved, which learns dictionaries; 0: none. Of a `SparseCodingClassifier` alone.
         val_fraction: share of the training images of each class that validates instead, rounded; at
             least one of every class that has two or more. Not where the data set says which do, as
             a folder val/ beside train/ and test/.
@@ -91,6 +95,7 @@ class ImagesRunConfig:
     orthogonality: float = 0.0
     orthogonality_on: str = "weights"
     orthogonality_unit: bool = False
+    reconstruction: float = 0.0
     val_fraction: float = 0.1
     train_images: int | None = None
     split_seed: int = 0
@@ -108,6 +113,15 @@ class ImagesRunConfig:
         check_orthogonality(
             "train", self.orthogonality, self.orthogonality_on, self.orthogonality_unit
         )
+        if not 0 <= self.reconstruction < math.inf:
+            raise ValueError(
+                f"train: reconstruction must be finite and at least 0, got {self.reconstruction}"
+            )
+        if self.reconstruction > 0 and not isinstance(self.model, SparseCodingClassifierConfig):
+            raise ValueError(
+                "train: reconstruction is for the presets sparse/*, whose networks have "
+                f"dictionaries, got {self.reconstruction} with {type(self.model).__name__}"
+            )
         if not 0 < self.val_fraction < 1:
             raise ValueError(f"train: val_fraction must be in (0, 1), got {self.val_fraction}")
         if self.train_images is not None and self.train_images < 1:
@@ -125,6 +139,7 @@ class ImagesRunConfig:
             **orthogonality_settings(
                 self.orthogonality, self.orthogonality_on, self.orthogonality_unit
             ),
+            **({"reconstruction": self.reconstruction} if self.reconstruction > 0 else {}),
         }
 
     def digest(self) -> str:
@@ -170,6 +185,7 @@ class ImagesTask(ClassifierTask):
                 orthogonality=config.orthogonality,
                 on=config.orthogonality_on,
                 unit=config.orthogonality_unit,
+                reconstruction=config.reconstruction,
             ),
             len(train),
             labels=labels_of(dataset),
