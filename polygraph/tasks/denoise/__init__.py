@@ -31,7 +31,7 @@ def train(
     say: Callable[[str], None] | None = None,
     **settings: Any,
 ) -> Run | VertexRun:
-    """Train a denoiser on clean pictures or shapes, select its weights on validation, measure it once.
+    """Train a denoiser on clean pictures or shapes, select on validation, measure it once.
 
     The same as `polygraph train denoise`, from Python: the same presets, progress bar, log and
     folder. A run that was interrupted goes on with ``resume=True``.

@@ -19,12 +19,12 @@ from polygraph.tasks.denoise.vertex_training import (
     describe_vertices,
     train_vertices,
 )
-from polygraph.train.arguments import Told
+from polygraph.train.arguments import Told, list_settings
 from polygraph.train.checkpoint import read_json_object
 from polygraph.train.frame import RUN
 from polygraph.train.words import Spelling, spelled
 
-_SPELLING = Spelling(short={"kind": "data.kind"})
+_SPELLING = Spelling(list_settings({}, ["sigma"]), {"kind": "data.kind"})
 
 
 def parse_either(arguments: Sequence[str]) -> tuple[Any, str, bool]:

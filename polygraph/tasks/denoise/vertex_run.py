@@ -154,4 +154,3 @@ def load_vertex_run(folder: str | Path, device: torch.device | str = "cpu") -> V
             f"{checkpoint}: not a checkpoint of a denoiser of vertices ({reason})"
         ) from error
     return VertexRun(folder, model.to(device), meta)
-

@@ -9,7 +9,6 @@ steps the validation shapes select, too.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -103,7 +102,7 @@ class VertexRunConfig:
         if type(self.model) is not VertexDenoiserConfig:
             raise TypeError(f"train: model must be a VertexDenoiserConfig, got {self.model!r}")
         sigma = tuple(self.sigma)
-        good = len(sigma) in (1, 2) and all(0 < s <= _MOST_SIGMA and math.isfinite(s) for s in sigma)
+        good = len(sigma) in (1, 2) and all(0 < s <= _MOST_SIGMA for s in sigma)
         if not good or sigma[0] > sigma[-1]:
             raise ValueError(
                 "train: sigma must be one number, or two that do not fall, above 0 and at most "
