@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,6 +143,8 @@ def load_vertex_run(folder: str | Path, device: torch.device | str = "cpu") -> V
     try:
         config = VertexDenoiserConfig(**meta["config"]["model"])
         weights = part_of(state, "modules", checkpoint)["model"]
+        if not isinstance(weights, Mapping):
+            raise ValueError(f"model is {type(weights).__name__}")
         tables = weights.get("spirals"), weights.get("faces")
         model = build_with(lambda: VertexDenoiser(config, *tables), config, weights)
         sigma = [float(s) for s in meta["config"]["sigma"]]

@@ -9,6 +9,7 @@ import scipy.sparse
 import torch
 from support.mesh_shapes import sphere
 from support.tiny import write_meshes
+from support.tiny_vertices import QUICK_VERTICES
 
 from polygraph.cli.main import main
 from polygraph.data.vertex_sets import (
@@ -30,15 +31,7 @@ from polygraph.train.checkpoint import CheckpointError
 from polygraph.train.config import TrainConfig
 from polygraph.train.vertex_batches import VertexBatches, patch_of
 
-QUICK = {
-    "width": 4,
-    "model": {"blocks": 1, "k": 4, "rank": 2, "spiral_length": 7, "local_k": 6},
-    "steps": 6,
-    "batch_size": 4,
-    "eval_every": 3,
-    "accelerator": "cpu",
-    "progress": False,
-}
+QUICK = {name: value for name, value in QUICK_VERTICES.items() if name != "kind"}
 
 
 def quiet(line):
