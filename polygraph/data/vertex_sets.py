@@ -224,7 +224,9 @@ def _middled(cloud: Any, label: str) -> NDArray[np.float32]:
     check_finite(points, label, "points", "point")
     if not np.ptp(points, 0).any():
         raise MeshError(f"{label}: all {len(points)} points coincide")
-    return to_float32((points - middle_of(points))[None], label, 0, kind="cloud")[0]
+    moved = points - middle_of(points)
+    found: NDArray[np.float32] = to_float32(moved[None], label, 0, kind="cloud")[0]
+    return found
 
 
 def middle_of(points: NDArray[np.float64]) -> NDArray[np.float64]:

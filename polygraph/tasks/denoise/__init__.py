@@ -119,7 +119,7 @@ def _train_vertices(
     from dataclasses import replace
 
     from polygraph.data.mesh_dataset import MeshDataset
-    from polygraph.data.vertex_sets import vertices_of_clouds, vertices_of_meshes
+    from polygraph.data.vertex_sets import open_vertices, vertices_of_clouds, vertices_of_meshes
     from polygraph.tasks.denoise.vertex_arguments import parse_train_vertices
     from polygraph.tasks.denoise.vertex_run import load_vertex_run
     from polygraph.tasks.denoise.vertex_training import train_vertices
@@ -127,11 +127,12 @@ def _train_vertices(
 
     given, path = (None, data) if isinstance(data, str | os.PathLike) else (data, None)
     config, folder, resume = parse_train_vertices(call_words(path, out, preset, settings))
-    dataset = None
-    if given is not None and config.data.kind == "mesh":
+    if given is None:
+        dataset = open_vertices(config.data)
+    elif config.data.kind == "mesh":
         meshes = given if isinstance(given, MeshDataset) else MeshDataset.from_arrays(*given)
         dataset = vertices_of_meshes(meshes, config.data)
-    elif given is not None:
+    else:
         dataset = vertices_of_clouds(list(given), config.data)
     train_vertices(config, folder, resume=resume, dataset=dataset, say=say)
     return replace(load_vertex_run(folder), dataset=dataset)

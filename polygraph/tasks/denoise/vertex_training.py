@@ -375,11 +375,8 @@ def train_vertices(
         TrainingStopped: a loss that is not finite, a full disk, no memory.
     """
     folder = Path(folder)
-    if dataset is None:
-        dataset = open_vertices(config.data)
-        if config.data.path is not None:
-            remember(config.data.kind, config.data.path, config.data.cache_dir)
-    shapes = dataset
+    shapes = open_vertices(config.data) if dataset is None else dataset
+    remember(config.data.kind, config.data.path, config.data.cache_dir)
     check_vertices_fit(config, shapes)
     counts = {part: len(shapes.parts[part]) for part in PARTS}
 

@@ -122,6 +122,17 @@ def test_an_untrained_one_changes_nothing():
         assert torch.equal(model(y), y), name
 
 
+def test_sizes_of_the_presets():
+    """As docs/denoising.md has them."""
+    vertices, faces = grid(6, 5)
+    spirals, faces = spiral_table(vertices, faces, hops=2, length=16), np.array(faces, np.int64)
+    found = [
+        sum(p.numel() for p in VertexDenoiser(config, spirals, faces).parameters())
+        for config in VERTEX_PRESETS.values()
+    ]
+    assert found == [105_563, 27_811, 57_059, 50_819]
+
+
 def test_the_topology_is_part_of_the_state():
     vertices, faces = grid(6, 5)
     model = model_of("mesh", "none", vertices, faces)

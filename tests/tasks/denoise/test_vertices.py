@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 import torch
-from support.mesh_shapes import sphere
+from support.mesh_shapes import grid, sphere
 from support.tiny import write_meshes
 from support.tiny_vertices import QUICK_VERTICES
 
@@ -98,7 +98,7 @@ def test_batches_are_functions_of_the_step():
         assert torch.equal(torch.stack([half[n] for half in halves], 1).flatten(0, 1), whole)
     spread = (noise / unit).std((1, 2))
     assert 0.3 < spread.min() < spread.max() < 2.6
-    np.testing.assert_allclose(clean.mean(1), 0, atol=1e-4)
+    np.testing.assert_allclose(clean.mean(1), 0, atol=1e-3)  # float32, 3,000 from the origin
     points = np.array([[0, 0, 0], [9, 0, 0], [1, 0, 0], [2, 0, 0]], np.float32)
     assert patch_of(points, 3, 0)[:, 0].tolist() == [0, 1, 2]
 
@@ -171,7 +171,7 @@ def test_a_run_says_what_it_is(name, request):
     assert made.dtype == np.float64
     middle = noisy.mean(0)
     with torch.no_grad():
-        wanted = run.model(torch.from_numpy(noisy - middle).float()[None])[0].double() + middle
+        wanted = run.model(torch.from_numpy(noisy - middle).float()[None])[0].numpy() + middle
     np.testing.assert_allclose(made, wanted, atol=1e-5)
     assert np.array_equal(run.denoise(noisy), made)
     assert ("mesh" if mesh else "cloud") in repr(run)
@@ -250,7 +250,7 @@ def test_the_command_on_a_mesh(mesh_run, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["kind"] == "mesh"
     write_mesh(tmp_path / "turned.ply", replace(source, faces=faces[:, [1, 2, 0]]))
     write_mesh(tmp_path / "fewer.ply", replace(source, faces=faces[:-1]))
-    vertices, other = sphere()
+    vertices, other = grid(6, 5)
     write_mesh(tmp_path / "other.ply", validate_mesh(vertices, other))
     (tmp_path / "nan.obj").write_text("v 0 0 nan\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")
     for name, message in (
@@ -300,9 +300,9 @@ def test_the_command_line_trains_on_files(tmp_path, capsys):
     words = ["train", "denoise", str(folder), "--kind", "cloud", "--out", str(tmp_path / "run")]
     words += ["--width", "4", "--points", "40", "--steps", "2", "--batch-size", "2"]
     assert main([*words, "--accelerator", "cpu"]) == 0
-    said = capsys.readouterr()
-    assert "mean vertex error" in said.out
-    assert "hundredth of the bounding box's diagonal" in said.err
+    said = capsys.readouterr().out
+    assert "mean vertex error" in said
+    assert "noise 1 (hundredth of the bounding box's diagonal)" in said
     found = open_vertices(VertexDataConfig("cloud", str(folder)))
     assert sorted(found.names) == [f"{n}.xyz" for n in range(5)]
     assert max(np.abs(shape).max() for shape in found.shapes) < 20, "about their middle"
