@@ -73,6 +73,6 @@ def _is_run(path: Path) -> bool:
     if not path.is_file():
         return False
     try:
-        return read_json_object(path, "kind")["kind"] == KIND
+        return bool(read_json_object(path, "kind")["kind"] == KIND)
     except ValueError:  # whoever reads the settings says what is wrong with it
         return False
