@@ -8,8 +8,10 @@ from polygraph.data import AudioDataConfig, ImageDataConfig, MeshDataConfig, Sha
 from polygraph.data.audio.mel import FeatureConfig
 from polygraph.data.identities import IdentityDataConfig
 from polygraph.data.pictures import PictureDataConfig
+from polygraph.data.vertex_sets import VertexDataConfig
 from polygraph.mesh.spiral import SpiralConfig
 from polygraph.models.denoiser.presets import DENOISERS
+from polygraph.models.denoiser.vertices import VertexDenoiserConfig
 from polygraph.models.images.families import CLASSIFIERS, CRITICS, GENERATORS, VAES
 from polygraph.models.images.graph_gan import GraphCriticConfig, GraphGeneratorConfig
 from polygraph.models.images.pixel_classifier import PixelClassifierConfig
@@ -17,6 +19,7 @@ from polygraph.models.mesh.mesh_autoencoder import MeshAutoencoderConfig
 from polygraph.models.points.dgcnn import DGCNNClassifierConfig, DGCNNSegmenterConfig
 from polygraph.tasks.audio.training import AudioRunConfig
 from polygraph.tasks.denoise.training import DenoiseRunConfig
+from polygraph.tasks.denoise.vertex_training import VertexRunConfig
 from polygraph.tasks.gan.losses import GanConfig
 from polygraph.tasks.gan.training import GanRunConfig
 from polygraph.tasks.images.training import ImagesRunConfig
@@ -41,6 +44,7 @@ CLASSES = [
     *(ImagesRunConfig, AugmentConfig, AudioRunConfig, AudioDataConfig, FeatureConfig),
     *(SoundAugmentConfig, VerifyRunConfig, IdentityDataConfig, VaeRunConfig, ObjectiveConfig),
     *(DenoiseRunConfig, PictureDataConfig),
+    *(VertexRunConfig, VertexDataConfig, VertexDenoiserConfig),
 ]
 BAD = {"nan": float("nan"), "inf": float("inf"), "minus": -1, "zero": 0, "true": True}
 BAD |= {"huge": 10**12, "text": "3"}

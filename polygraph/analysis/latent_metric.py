@@ -236,6 +236,31 @@ def decoder_degree(model: nn.Module) -> int | None:
     return math.prod(known) if blocks and len(known) == len(degrees) else None
 
 
+class MeshDecoder(nn.Module):
+    """The decoder of a mesh autoencoder alone: vertices ``[B, V, 3]`` of codes ``[B, L]``.
+
+    Args:
+        model: a `polygraph.models.MeshAutoencoder`; it is a part of this module, not copied.
+
+    Attributes:
+        degree: of the vertices as a polynomial of the code; None where it is none.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    @property
+    def degree(self) -> int | None:
+        """See `decoder_degree`."""
+        return decoder_degree(self.model)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Vertices, in the units of the meshes."""
+        vertices: Tensor = self.model.decode(z)
+        return vertices
+
+
 def _differentiation(degree: int, places: Any) -> tuple[Tensor, Tensor]:
     """Nodes in [-1, 1], and the matrix from values there to derivatives at places.
 

@@ -7,13 +7,16 @@ import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from polygraph.cli.parser import Parser, UsageError, add_run
 
+if TYPE_CHECKING:
+    from polygraph.analysis.network_degree import NetworkDegree
+
 _EXAMPLE = """The network is looked at in evaluation mode, in float64: by the parts that it calls,
 and by finite differences of the whole. Of a generator, the values before its last tanh; of sounds,
-as a function of their features.
+as a function of their features; of a variational autoencoder, its decoder, in the code z.
 
 example:
   polygraph degree --run RUN
@@ -22,12 +25,14 @@ example:
 
 
 class _Network(NamedTuple):
-    """What is looked at: a model, the shape of one sample, how it is called."""
+    """What is looked at: a model, the shape of one sample, how it is called, and what it is."""
 
     model: Any
     in_shape: tuple[int, ...]
     call: Callable[[Any, Any], Any]
     meta: dict[str, Any]
+    what: str = ""  # for people, where the class of the model does not say it
+    learned: bool = False  # whether it is the decoder of a variational autoencoder
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -58,10 +63,23 @@ def run(arguments: Sequence[str]) -> int:
         for block in found.blocks:
             degree = "no polynomial" if block.degree is None else f"degree {block.degree}"
             print(f"{block.name} ({block.kind}): {degree}")
-        print(f"{type(network.model).__name__} of {list(network.in_shape)}: {found}")
+        what = network.what or type(network.model).__name__
+        print(f"{what} of {list(network.in_shape)}: {found}")
+        if network.learned and found.degree is None:
+            print(_no_closed_form(found))
     if chosen.export is not None:
         _export(network, chosen.export)
     return 0
+
+
+def _no_closed_form(found: NetworkDegree) -> str:
+    """What it means for a decoder of codes that it is no polynomial."""
+    kinds = sorted({reason.rpartition("(")[2].rstrip(")") for reason in found.reasons})
+    why = f" ({', '.join(kinds)})" if kinds else ""
+    return (
+        f"This decoder has activations or norms{why}, so what it decodes has no degree in z and "
+        "its metric on codes no closed form: it is differentiated instead."
+    )
 
 
 def _export(network: _Network, path: str) -> None:
@@ -81,7 +99,13 @@ def _network(folder: Path) -> _Network:
     """The network of a run of any kind."""
     from polygraph.train.recorded import kind_of
 
-    ways = {"images": _images, "audio": _audio, "points": _points, "gan": _generator}
+    ways = {
+        "images": _images,
+        "audio": _audio,
+        "points": _points,
+        "gan": _generator,
+        "vae": _image_decoder,
+    }
     return ways.get(kind_of(folder), _mesh)(folder)
 
 
@@ -91,6 +115,10 @@ def _plain(model: Any, x: Any) -> Any:
 
 def _before_tanh(model: Any, z: Any) -> Any:
     return model.polynomial(z)
+
+
+def _logits(decoder: Any, z: Any) -> Any:
+    return decoder.logits(z)
 
 
 def _of_first_category(model: Any, points: Any) -> Any:
@@ -120,7 +148,28 @@ def _mesh(folder: Path) -> _Network:
     from polygraph.tasks.mesh.run import load_run
 
     trained = load_run(folder)
+    if trained.model.config.variational:
+        return _mesh_decoder(trained.model)
     return _Network(trained.model, (trained.model.num_vertices, 3), _plain, {})
+
+
+def _mesh_decoder(model: Any) -> _Network:
+    """The vertices that a variational autoencoder decodes, as a function of the code."""
+    from polygraph.analysis.latent_metric import MeshDecoder
+
+    shape = (model.config.latent_channels,)
+    what = f"decoder of {type(model).__name__}"
+    return _Network(MeshDecoder(model), shape, _plain, {}, what, learned=True)
+
+
+def _image_decoder(folder: Path) -> _Network:
+    """The values before the tanh (of bits: the logits) of what codes are decoded to."""
+    from polygraph.tasks.vae.run import load_run
+
+    model = load_run(folder).model
+    shape = (model.config.latent_channels,)
+    what = f"decoder of {type(model).__name__}"
+    return _Network(model.decoder, shape, _logits, {}, what, learned=True)
 
 
 def _generator(folder: Path) -> _Network:

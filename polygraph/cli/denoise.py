@@ -1,4 +1,4 @@
-"""Take the noise out of a picture, by a trained network."""
+"""Take the noise out of a picture, a mesh or a point cloud, by a trained network."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from polygraph.cli.parser import Parser, UsageError
+from polygraph.cli.vertices import SHAPES, denoise_shape
 
 _WRITTEN = {".png": "PNG", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF", ".webp": "WEBP"}
 _WRITTEN |= {".jpg": "JPEG", ".jpeg": "JPEG", ".pgm": "PPM", ".ppm": "PPM"}
@@ -19,8 +20,14 @@ _FAR = 1.25  # how much stronger or weaker noise may be than what a network was 
 def run(arguments: Sequence[str]) -> int:
     """Do what the words after the command ask for; returns the exit status."""
     parser = Parser(prog="polygraph denoise", description=__doc__)
-    parser.add_argument("picture", help="8 bits a channel, without alpha; or .npy, white being 1")
-    parser.add_argument("out", help="file to write: .png, .tif, .jpg, ..., or .npy of floats")
+    parser.add_argument(
+        "picture",
+        help="8 bits a channel, without alpha; .npy, white being 1; or a mesh or point cloud: "
+        f"{', '.join(SHAPES)}",
+    )
+    parser.add_argument(
+        "out", help="file to write: .png, .tif, .jpg, ..., .npy of floats; or .ply, .obj, .xyz, ..."
+    )
     parser.add_argument(
         "--run",
         required=True,
@@ -39,6 +46,8 @@ def run(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     chosen = parser.parse_args(arguments)
+    if Path(chosen.picture).suffix.lower() in SHAPES:
+        return denoise_shape(chosen)
     suffix = Path(chosen.out).suffix.lower()
     if suffix not in (*_WRITTEN, ".npy"):
         raise UsageError(

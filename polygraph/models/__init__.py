@@ -9,7 +9,15 @@ from polygraph.models.convexified import (
     ConvexifiedLayerConfig,
     ConvexifiedNetwork,
 )
-from polygraph.models.denoiser import GCDN, DnCNN, DnCNNConfig, GCDNConfig, denoise_tiles
+from polygraph.models.denoiser import (
+    GCDN,
+    DnCNN,
+    DnCNNConfig,
+    GCDNConfig,
+    VertexDenoiser,
+    VertexDenoiserConfig,
+    denoise_tiles,
+)
 from polygraph.models.images import (
     ConvCritic,
     ConvCriticConfig,
@@ -110,6 +118,8 @@ __all__ = [
     "SplineCNNConfig",
     "StyleGenerator",
     "StyleGeneratorConfig",
+    "VertexDenoiser",
+    "VertexDenoiserConfig",
     "create_model",
     "denoise_tiles",
     "get_preset",

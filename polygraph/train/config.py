@@ -168,6 +168,11 @@ def _permutation(seed: int, epoch: int, size: int) -> NDArray[np.int64]:
     return _permutations[key]
 
 
+def torch_seed(seed: int, step: int, rank: int = 0) -> int:
+    """What `seed_step` gives torch's own generator."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(2)[0])
+
+
 def seed_step(seed: int, step: int, rank: int = 0) -> None:
     """Seed torch, numpy and random for one step: noise is a function of (seed, step, rank)."""
     state = np.random.SeedSequence([seed, step, rank]).generate_state(2)

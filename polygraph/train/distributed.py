@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from polygraph.train.config import TrainConfig
@@ -107,6 +108,15 @@ def gather_rows(rows: NDArray[np.float64] | None, total: int, fabric: Any) -> ND
     torch.distributed.all_gather(parts, padded)
     rows = torch.stack(parts, dim=1).reshape(-1, columns)[:total].cpu().numpy()
     return rows
+
+
+def mean_over_processes(value: Tensor) -> Tensor:
+    """The mean over all processes of a tensor without a graph; of one process the tensor itself."""
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return value
+    found = value.detach().clone()
+    torch.distributed.all_reduce(found)
+    return found / torch.distributed.get_world_size()
 
 
 def same_buffers(modules: dict[str, torch.nn.Module], fabric: Any) -> None:

@@ -86,7 +86,11 @@ KINDS = {
     "points": ("a network of point clouds", "`polygraph predict` takes it"),
     "images": ("a classifier of images", "`polygraph predict` takes it"),
     "audio": ("a classifier of sounds", "`polygraph predict` takes it"),
-    "denoise": ("a denoiser of pictures", "`polygraph denoise` takes it"),
+    "denoise": ("a denoiser of pictures", "`polygraph denoise` takes it, with a picture"),
+    "denoise-vertices": (
+        "a denoiser of meshes or point clouds",
+        "`polygraph denoise` takes it, with a mesh or a cloud",
+    ),
     "verify": ("a network for verification", "`polygraph verify` takes it"),
     "vae": (
         "a variational autoencoder of images",

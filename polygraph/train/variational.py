@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from polygraph._checks import check_numbers
 from polygraph.metrics.bounds import active_units, bits_per_dimension
 from polygraph.models.vae import Posterior, VariationalMixin
+from polygraph.train.config import TrainConfig, torch_seed
+from polygraph.train.distributed import mean_over_processes
 from polygraph.train.supervised import evaluating
 
 _MOST = 1e6  # of weights: more is a mistake
@@ -76,23 +78,50 @@ class VariationalLoss(nn.Module):
         model.require_variational("training")
         self.model, self.objective = model, objective
 
-    def forward(self, observed: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, observed: Tensor, weight: Tensor, noise: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """The loss of a batch ``[B, ...]``, its -log p(x|z) and its divergence, three scalars.
 
         Args:
             observed: data as the likelihood sees them.
             weight: of the divergence.
+            noise: of the draws of z, ``[B, L]``; None: from torch's own generator. Several
+                processes have each their part of one batch's, see `batch_noise`.
         """
         likelihood = self.model.require_variational("training")
         # Products may be of a half type; sums over a sample are not.
         posterior = Posterior(*(part.to(observed.dtype) for part in self.model.infer(observed)))
-        expected = self.model.expect(posterior.sample()).to(observed.dtype)
-        nll = likelihood(expected, observed, likelihood.adapt(expected, observed)).mean()
+        expected = self.model.expect(posterior.sample(noise=noise)).to(observed.dtype)
+        best = likelihood.adapt(expected, observed, mean_over_processes)
+        nll = likelihood(expected, observed, best).mean()
         kl = posterior.kl().mean(0)
-        costly = kl if self.objective.free_bits == 0 else kl.clamp(min=self.objective.free_bits)
+        costly, free = kl, self.objective.free_bits
+        if free > 0:  # what is free is told by the whole batch, wherever its parts are
+            costly = torch.where(mean_over_processes(kl.detach()) < free, free, kl)
         loss = nll + weight.to(observed.dtype) * costly.sum()
         self.value = loss.detach()
         return loss, nll.detach(), kl.sum().detach()
+
+
+def batch_noise(config: TrainConfig, step: int, latent: int, like: Tensor, fabric: Any) -> Any:
+    """This process's part of the noise of a batch's codes, ``[b, latent]``; None of one process.
+
+    Of all processes together it is what one process on the CPU draws in that step by itself, so
+    that several end where one would.
+
+    Args:
+        config: batch size and seed.
+        step: 0-based.
+        latent: L of a code.
+        like: a tensor of the batch, of its dtype and on its device.
+        fabric: launched.
+    """
+    if fabric.world_size == 1:
+        return None
+    generator = torch.Generator().manual_seed(torch_seed(config.seed, step))
+    noise = torch.randn(config.batch_size, latent, generator=generator, dtype=like.dtype)
+    return noise[fabric.global_rank :: fabric.world_size].to(like.device)
 
 
 def bound_rows(

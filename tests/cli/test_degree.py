@@ -5,11 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from support.tiny import MODEL, tiny_run
 from support.tiny_audio import tiny_audio
 from support.tiny_gan import random_images, tiny_gan
 from support.tiny_images import tiny_images
 from support.tiny_points import tiny_points
+from support.tiny_vae import tiny_vae
 
 from polygraph.cli import main
 from polygraph.models.resnet import RESNETS
@@ -17,8 +19,10 @@ from polygraph.tasks.audio.training import train_audio
 from polygraph.tasks.gan.training import train_gan
 from polygraph.tasks.images.run import load_run
 from polygraph.tasks.images.training import train_images
+from polygraph.tasks.mesh.run import load_run as load_mesh
 from polygraph.tasks.mesh.training import train_mesh
 from polygraph.tasks.points.training import train_points
+from polygraph.tasks.vae.training import train_vae
 
 
 def train_resnet(name, folder):
@@ -82,6 +86,53 @@ def test_other_runs(tmp_path, capsys):
         last = capsys.readouterr().out.splitlines()[-1]
         assert wanted in last, name
         assert "NOT" not in last, name
+
+
+@pytest.mark.parametrize(("order", "degree"), [(1, 1), (2, 8), (3, 27)])
+def test_the_decoder_of_a_variational_autoencoder(order, degree, tmp_path, capsys):
+    """Of meshes: orders of the blocks behind the code multiply, and the encoder is not looked at.
+
+    27 is beyond finite differences, and follows from the blocks.
+    """
+    model = replace(MODEL, variational=True, norm="none", activation="none", order=order)
+    model = replace(model, decoder_channels=(6, 4, 4, 3))
+    train_mesh(tiny_run(tmp_path, steps=1, model=model), tmp_path / "run")
+    assert main(["degree", "--run", str(tmp_path / "run")]) == 0
+    *blocks, last = capsys.readouterr().out.splitlines()
+    sure = "by the degrees of its blocks" if degree > 24 else "finite differences of the whole"
+    wanted = f"decoder of MeshAutoencoder of [3]: a polynomial of degree {degree} ({sure}"
+    assert last.startswith(wanted), last
+    assert "NOT" not in last
+    assert len(blocks) == 3
+    assert not any("encoder" in block.replace("decoder", "") for block in blocks)
+    if order == 1:
+        path = tmp_path / "affine.npz"
+        assert main(["degree", "--run", str(tmp_path / "run"), "--export", str(path)]) == 0
+        trained = load_mesh(tmp_path / "run").model
+        z = torch.randn(4, 3)
+        with np.load(path) as saved:
+            found = z.double().numpy() @ saved["matrix"].T + saved["bias"]
+        with torch.no_grad():
+            made = trained.decode(z).flatten(1)
+        np.testing.assert_allclose(found, made, rtol=1e-4, atol=1e-5)
+
+
+def test_decoders_with_activations_say_so(tmp_path, capsys):
+    model = replace(MODEL, variational=True)
+    train_mesh(tiny_run(tmp_path, steps=1, model=model), tmp_path / "mesh")
+    train_vae(tiny_vae(steps=1), tmp_path / "image")
+    for name, verdict, kinds in (
+        ("mesh", "decoder of MeshAutoencoder of [3]: not a polynomial", "its elu"),
+        ("image", "decoder of ImageVAE of [3]: piecewise affine: not a polynomial", "ReLU"),
+    ):
+        assert main(["degree", "--run", str(tmp_path / name)]) == 0
+        verdict_line, why = capsys.readouterr().out.splitlines()[-2:]
+        assert verdict_line.startswith(verdict), name
+        assert why.startswith("This decoder has activations or norms ("), name
+        assert kinds in why
+        assert "no degree in z" in why
+        assert main(["degree", "--run", str(tmp_path / name), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["degree"] is None
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 
 from polygraph.cli import main
 from polygraph.models.denoiser.presets import DENOISER_PRESETS
+from polygraph.models.denoiser.vertices import VERTEX_PRESETS
 from polygraph.models.images.image_vae import VAE_PRESETS
 from polygraph.models.images.presets import CLASSIFIER_PRESETS
 from polygraph.models.mesh.presets import PRESETS
@@ -56,7 +57,7 @@ def test_the_help_names_every_preset(capsys):
         assert name in text, name
     main(["train", "denoise", "--help"])
     text = capsys.readouterr().out
-    for name in [*DENOISER_PRESETS, *packaged_configs("denoise")]:
+    for name in [*DENOISER_PRESETS, *VERTEX_PRESETS, *packaged_configs("denoise")]:
         assert name in text, name
     main(["train", "verify", "--help"])
     text = capsys.readouterr().out

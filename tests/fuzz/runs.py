@@ -49,12 +49,15 @@ def make_runs(root: Path) -> dict[str, Callable[[Path], Any]]:
     from support.tiny_audio import tiny_audio
     from support.tiny_gan import random_images, tiny_gan
     from support.tiny_images import tiny_images
+    from support.tiny_pictures import QUICK, pictures
     from support.tiny_points import tiny_points
     from support.tiny_verify import DATA, tiny_verify
+    from support.tiny_vertices import QUICK_VERTICES, few_meshes
 
     from polygraph.data.identities import open_identities
     from polygraph.data.pairs import make_pairs
     from polygraph.models import MeshAutoencoder
+    from polygraph.tasks import denoise
     from polygraph.tasks.audio.run import load_run as load_audio
     from polygraph.tasks.audio.training import train_audio
     from polygraph.tasks.gan.run import sample_run
@@ -76,6 +79,9 @@ def make_runs(root: Path) -> dict[str, Callable[[Path], Any]]:
     train_audio(tiny_audio(steps=1), root / "audio")
     train_verify(tiny_verify(train={"steps": 1}, resamples=0), root / "verify")
     train_gan(tiny_gan(steps=1), root / "gan", dataset=random_images())
+    denoise.train(pictures(), root / "denoise", say=quiet, **QUICK | {"steps": 1})
+    meshes = few_meshes()
+    denoise.train(meshes, root / "vertices", say=quiet, **QUICK_VERTICES | {"steps": 1})
     shutil.copytree(root / "mesh", root / "resumed")
     for folder in ("gan/samples", "gan/interpolations"):
         shutil.rmtree(root / folder)
@@ -109,8 +115,14 @@ def make_runs(root: Path) -> dict[str, Callable[[Path], Any]]:
         "audio": lambda folder: load_audio(folder).evaluate(),
         "verify": verify,
         "gan": lambda folder: sample_run(folder, 2).tolist(),
+        "denoise": lambda folder: denoise.load(folder).denoise(pictures()[0]).tolist(),
+        "vertices": lambda folder: denoise.load(folder).denoise(meshes[0][0], meshes[1]).tolist(),
         "resumed": resumed,
     }
+
+
+def quiet(line: str) -> None:
+    """Say nothing."""
 
 
 def make_archives(root: Path) -> dict[str, Callable[[Path], Any]]:
@@ -265,9 +277,12 @@ def trainers(root: Path) -> dict[str, Callable[[Path], Any]]:
     from support.tiny_audio import tiny_audio
     from support.tiny_gan import random_images, tiny_gan
     from support.tiny_images import tiny_images
+    from support.tiny_pictures import QUICK, pictures
     from support.tiny_points import tiny_points
     from support.tiny_verify import tiny_verify
+    from support.tiny_vertices import QUICK_VERTICES, few_meshes
 
+    from polygraph.tasks import denoise
     from polygraph.tasks.audio.training import train_audio
     from polygraph.tasks.gan.training import train_gan
     from polygraph.tasks.images.training import train_images
@@ -280,6 +295,8 @@ def trainers(root: Path) -> dict[str, Callable[[Path], Any]]:
     gan, noise = tiny_gan(**{"steps": 20, **often}), random_images()
     images, audio = tiny_images(steps=30, **often), tiny_audio(steps=30, **often)
     verify = tiny_verify(train={"steps": 30, **often}, resamples=0)
+    more = {"say": quiet, "resume": True}
+    words = QUICK | often | {"steps": 30}, QUICK_VERTICES | often | {"steps": 30}
     return {
         "mesh": lambda folder: train_mesh(mesh, folder, resume=True),
         "points": lambda folder: train_points(points, folder, resume=True),
@@ -287,6 +304,8 @@ def trainers(root: Path) -> dict[str, Callable[[Path], Any]]:
         "images": lambda folder: train_images(images, folder, resume=True),
         "audio": lambda folder: train_audio(audio, folder, resume=True),
         "verify": lambda folder: train_verify(verify, folder, resume=True),
+        "denoise": lambda folder: denoise.train(pictures(), folder, **more, **words[0]),
+        "vertices": lambda folder: denoise.train(few_meshes(), folder, **more, **words[1]),
     }
 
 

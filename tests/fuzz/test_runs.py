@@ -51,4 +51,5 @@ def test_killed_children_are_told_from_those_that_end(tmp_path):
 def test_every_trainer_is_known(tmp_path):
     """What the fuzzer imports moves with the tests."""
     kinds = {"mesh", "points", "gan", "images", "audio", "verify"}
+    kinds |= {"denoise", "vertices"}
     assert set(runs.trainers(tmp_path)) == kinds

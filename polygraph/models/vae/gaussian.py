@@ -63,17 +63,24 @@ class Posterior(NamedTuple):
     mean: Tensor
     log_variance: Tensor
 
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+    def sample(
+        self, generator: torch.Generator | None = None, *, noise: Tensor | None = None
+    ) -> Tensor:
         """``z = μ + σ ε`` with ε of N(0, 1): one code of each, ``[B, L]``, differentiable.
 
         Args:
             generator: of ε, which is drawn on its device; None: torch's own.
+            noise: ε, ``[B, L]``, that has been drawn already; None: draw it.
         """
+        if noise is None:
+            noise = self._drawn(generator)
+        return torch.addcmul(self.mean, torch.exp(0.5 * self.log_variance), noise.to(self.mean))
+
+    def _drawn(self, generator: torch.Generator | None) -> Tensor:
         device = self.mean.device if generator is None else generator.device
-        noise = torch.randn(
+        return torch.randn(
             self.mean.shape, generator=generator, device=device, dtype=self.mean.dtype
         )
-        return torch.addcmul(self.mean, torch.exp(0.5 * self.log_variance), noise.to(self.mean))
 
     def kl(self) -> Tensor:
         """Divergence from N(0, I) of each number of each code, ``[B, L]``, in nats."""

@@ -8,7 +8,7 @@ appendix C (Gaussian and Bernoulli decoders).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -89,21 +89,33 @@ class GaussianLikelihood(nn.Module):
         """The standard deviation, in the units that the likelihood sees."""
         return math.exp(0.5 * float(self.log_variance))
 
-    def adapt(self, expected: Tensor, observed: Tensor) -> Tensor | None:
+    def adapt(
+        self,
+        expected: Tensor,
+        observed: Tensor,
+        share: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor | None:
         """The log variance that is best for a batch, which the running average takes in.
 
         Only of ``optimal``; None of the others. It has no graph: at the best variance the loss does
         not change with it, so gradients are the same.
+
+        Args:
+            expected: what is decoded, ``[B, ...]``.
+            observed: the data, of the same shape.
+            share: gives the mean of a scalar over all processes that have a part of the batch;
+                None: there is one.
         """
         if self.kind != "optimal":
             return None
         with torch.no_grad():
             error = (expected - observed).double().square().mean()
+            error = error if share is None else share(error)
             best = clamp_log_variance(error.log())
             self.batches += 1
             # The plain mean of the first hundred; later the last hundred or so count.
-            share = torch.clamp(1 / self.batches.double(), min=_MOMENTUM)
-            average = torch.lerp(self.log_variance.double().exp(), best.exp(), share)
+            part = torch.clamp(1 / self.batches.double(), min=_MOMENTUM)
+            average = torch.lerp(self.log_variance.double().exp(), best.exp(), part)
             self.log_variance.copy_(average.log())
             return best.to(expected.dtype)
 
@@ -138,7 +150,12 @@ class BernoulliLikelihood(nn.Module):
 
     kind = "bernoulli"
 
-    def adapt(self, expected: Tensor, observed: Tensor) -> None:
+    def adapt(
+        self,
+        expected: Tensor,
+        observed: Tensor,
+        share: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         """Nothing adapts."""
 
     def forward(

@@ -1,4 +1,4 @@
-"""Denoisers of pictures."""
+"""Denoisers of pictures, of meshes and of point clouds."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from polygraph.tasks.denoise.run import Run
+    from polygraph.tasks.denoise.vertex_run import VertexRun
 
 
 def command() -> Command:
     """What `polygraph train denoise` calls."""
-    from polygraph.tasks.denoise.arguments import parse_train_denoise
-    from polygraph.tasks.denoise.training import describe_result, train_denoise
+    from polygraph.tasks.denoise.kinds import describe_either, parse_either, train_either
 
-    return Command(parse_train_denoise, train_denoise, describe_result)
+    return Command(parse_either, train_either, describe_either)
 
 
 def train(
@@ -30,8 +30,8 @@ def train(
     preset: str | None = None,
     say: Callable[[str], None] | None = None,
     **settings: Any,
-) -> Run:
-    """Train a denoiser on clean pictures, select its weights on validation, measure it once.
+) -> Run | VertexRun:
+    """Train a denoiser on clean pictures or shapes, select on validation, measure it once.
 
     The same as `polygraph train denoise`, from Python: the same presets, progress bar, log and
     folder. A run that was interrupted goes on with ``resume=True``.
@@ -39,11 +39,14 @@ def train(
     Args:
         data: a folder of clean pictures of any sizes; ``"scikit-image"`` (photographs that its
             wheel holds); or a list of pictures, uint8 ``[H, W]``, or ``[H, W, 3]`` with
-            ``channels=3``.
+            ``channels=3``. With ``kind="mesh"`` a folder of meshes of one topology, a
+            `polygraph.data.MeshDataset` or ``(vertices [N, V, 3], faces [F, 3])``; with
+            ``kind="cloud"`` a folder of point clouds or a list of them, ``[V, 3]`` each.
         out: folder of the run.
         test: pictures that test, of the same form: a folder or a list; None: some of ``data``.
         preset: the network, such as ``"gcdn-33"`` (the default) or ``"dncnn-10"``; see
-            `polygraph.models.denoiser.presets.DENOISER_PRESETS`.
+            `polygraph.models.denoiser.presets.DENOISER_PRESETS`. Of shapes ``"vertex-light"`` (the
+            default), ``"vertex-ecc"``, ``"vertex-edge"`` or ``"vertex-local"``.
         say: called with lines for people; None: they go to stderr.
         **settings: the words of the command line: ``sigma`` (25, or ``[5, 50]``), ``steps``,
             ``batch_size``, ``patch``, ``learning_rate``, ``seed``, ``width``, ``k``, ``resume``,
@@ -69,15 +72,31 @@ def train(
         ... )
         >>> run.result["test"]["num_pictures"], run.denoise(ramps[0]).shape
         (1, (32, 40))
+
+        Of point clouds:
+
+        >>> clouds = np.random.default_rng(0).random((4, 60, 3))
+        >>> run = denoise.train(
+        ...     clouds, tempfile.mkdtemp(), kind="cloud", width=4, steps=2, batch_size=2, points=50,
+        ...     say=lambda line: None
+        ... )
+        >>> run.result["test"]["num_shapes"], run.denoise(clouds[0]).shape
+        (1, (60, 3))
     """
     from dataclasses import replace
 
     from polygraph.data.pictures import ARRAYS, open_pictures, pictures_from_arrays
+    from polygraph.data.vertex_sets import KINDS as VERTEX_KINDS
+    from polygraph.models.denoiser.vertices import VERTEX_PRESETS
     from polygraph.tasks.denoise.arguments import parse_train_denoise
     from polygraph.tasks.denoise.training import train_denoise
     from polygraph.train.log import say_on_stderr
     from polygraph.train.words import call_words
 
+    if settings.get("kind") in VERTEX_KINDS or preset in VERTEX_PRESETS:
+        if test is not None:
+            raise ValueError("train: test is of pictures; a folder of meshes may have splits.json")
+        return _train_vertices(data, out, preset, say or say_on_stderr, settings)
     arrays = None
     if not isinstance(data, str | os.PathLike):
         arrays, data = list(data), None
@@ -93,12 +112,42 @@ def train(
     return replace(load(folder), dataset=dataset)
 
 
-def load(folder: str | Path, device: Any = "cpu") -> Run:
+def _train_vertices(
+    data: Any, out: str | Path, preset: str | None, say: Any, settings: dict[str, Any]
+) -> VertexRun:
+    """Train on meshes or clouds: a folder, or what is in memory."""
+    from dataclasses import replace
+
+    from polygraph.data.mesh_dataset import MeshDataset
+    from polygraph.data.vertex_sets import open_vertices, vertices_of_clouds, vertices_of_meshes
+    from polygraph.tasks.denoise.vertex_arguments import parse_train_vertices
+    from polygraph.tasks.denoise.vertex_run import load_vertex_run
+    from polygraph.tasks.denoise.vertex_training import train_vertices
+    from polygraph.train.words import call_words
+
+    given, path = (None, data) if isinstance(data, str | os.PathLike) else (data, None)
+    config, folder, resume = parse_train_vertices(call_words(path, out, preset, settings))
+    if given is None:
+        dataset = open_vertices(config.data)
+    elif config.data.kind == "mesh":
+        meshes = given if isinstance(given, MeshDataset) else MeshDataset.from_arrays(*given)
+        dataset = vertices_of_meshes(meshes, config.data)
+    else:
+        dataset = vertices_of_clouds(list(given), config.data)
+    train_vertices(config, folder, resume=resume, dataset=dataset, say=say)
+    return replace(load_vertex_run(folder), dataset=dataset)
+
+
+def load(folder: str | Path, device: Any = "cpu") -> Run | VertexRun:
     """Load a trained denoiser, with the weights that were best on validation.
 
     Args:
         folder: of a run.
         device: where the model goes.
+
+    Returns:
+        A `polygraph.tasks.denoise.run.Run` of pictures, or a
+        `polygraph.tasks.denoise.vertex_run.VertexRun` of meshes or clouds.
 
     Raises:
         CheckpointError: the folder holds no run, or one of another kind.
@@ -111,5 +160,10 @@ def load(folder: str | Path, device: Any = "cpu") -> Run:
         polygraph.train.checkpoint.CheckpointError: ...: no run here (...)
     """
     from polygraph.tasks.denoise.run import load_run
+    from polygraph.tasks.denoise.vertex_run import load_vertex_run
+    from polygraph.tasks.denoise.vertex_training import KIND
+    from polygraph.train.recorded import kind_of
 
+    if kind_of(Path(folder)) == KIND:
+        return load_vertex_run(folder, device)
     return load_run(folder, device)

@@ -3,30 +3,33 @@
 HELP = """\
 usage: polygraph train denoise [DIR] --out RUN [settings]
 
-Train a denoiser of pictures: Gaussian noise on clean ones, which the network learns to find.
+Train a denoiser of pictures, meshes or clouds: Gaussian noise, which the network learns to find.
 
   polygraph train denoise DIR --sigma 25 --out RUN           clean pictures of any sizes
   polygraph train denoise DIR --sigma 5,50 --out RUN         noise anywhere between the two
   polygraph train denoise DIR --config denoise-published --preset gcdn --compat gcdn --out RUN
+  polygraph train denoise DIR --kind mesh --sigma 0.2 --out RUN      vertices; or --kind cloud
   polygraph train denoise --out RUN --resume                 go on, with the run's own settings
 
-then: polygraph denoise photo.png out.png --run RUN
+then: polygraph denoise photo.png out.png --run RUN; or body.ply out.ply
 
 data
   DIR, --data DIR      a folder of pictures, perhaps in train/, val/ and test/; or 'scikit-image',
                        photographs that its wheel holds (default)
   --test DIR           pictures that test; else test/, or a tenth of DIR
   --channels N         1, grey values, or 3, colours (default: 1)
-  --sigma S            of the noise, white being 255: 25 if not given; two: a range
+  --sigma S            of the noise, white being 255: 25 if not given; two: a range. Of meshes in
+                       mean edge lengths (0.2), of clouds in % of the box's diagonal (1)
   --patch N            height and width of the patches (default: 42)
 
 model
   --preset NAME        gcdn-33 (default), a small graph-convolutional denoiser that two cores train,
                        gcdn-33-local, gcdn-33-local-wide: twins of convolutions alone;
-                       dncnn-10, dncnn; gcdn (published size), gcdn-local
+                       dncnn-10, dncnn; gcdn (published size), gcdn-local. Of meshes and clouds:
+                       vertex-light (unless told), vertex-ecc, vertex-edge, vertex-local
   --width N            features
-  --k N                neighbours of each pixel
-  --graph KIND         light, ecc, edge-sum, edge-max or none
+  --k N                neighbours of each pixel or vertex
+  --graph KIND         light, ecc, edge-sum (of pictures), edge-max or none
 
 training
   --out RUN            folder of the run (required)

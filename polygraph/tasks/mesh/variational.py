@@ -15,7 +15,12 @@ from polygraph.models.vae import GaussianLikelihood
 from polygraph.tasks.mesh.config import MeshRunConfig
 from polygraph.tasks.mesh.learning import MeshTask
 from polygraph.train.distributed import gather_rows, shard
-from polygraph.train.variational import VariationalLoss, bound_rows, bound_summary
+from polygraph.train.variational import (
+    VariationalLoss,
+    batch_noise,
+    bound_rows,
+    bound_summary,
+)
 
 if TYPE_CHECKING:
     from polygraph.data.registered import MeshDataset
@@ -65,9 +70,14 @@ class VariationalMeshTask(MeshTask):
         super().__init__(fabric, config.train, model, dataset, split, loss, config.augmentation)
 
     def batch(self, step: int) -> tuple[Tensor, ...]:
-        """Normalised meshes ``[b, V, 3]``, and the weight of the divergence."""
+        """Normalised meshes ``[b, V, 3]``, and the weight of the divergence.
+
+        Of several processes also their part of the noise of the codes.
+        """
         weight = torch.tensor(self.objective.weight(step), dtype=self.dtype, device=self.device)
-        return (*super().batch(step), weight)
+        latent = self.model.config.latent_channels
+        noise = batch_noise(self.config, step, latent, weight, self.fabric)
+        return (*super().batch(step), weight, *(() if noise is None else (noise,)))
 
     def validate(self) -> dict[str, float]:
         """Bounds and the vertex error on the meshes that validate."""

@@ -36,6 +36,7 @@ from polygraph.train.supervised import SupervisedTask
 from polygraph.train.variational import (
     ObjectiveConfig,
     VariationalLoss,
+    batch_noise,
     bound_rows,
     bound_summary,
     describe_bounds,
@@ -139,9 +140,15 @@ class VaeTask(SupervisedTask):
         )
 
     def batch(self, step: int) -> tuple[Tensor, ...]:
-        """Images ``[b, C, H, W]`` as the likelihood sees them; the weight of the divergence."""
+        """Images ``[b, C, H, W]`` as the likelihood sees them; the weight of the divergence.
+
+        Of several processes also their part of the noise of the codes.
+        """
         weight = torch.tensor(self.objective.weight(step), dtype=self.dtype, device=self.device)
-        return self.model.observe(self.batches(step)), weight
+        latent = self.model.config.latent_channels
+        noise = batch_noise(self.config, step, latent, weight, self.fabric)
+        observed = self.model.observe(self.batches(step))
+        return (observed, weight) if noise is None else (observed, weight, noise)
 
     def validate(self) -> dict[str, float]:
         """Bounds on the images that validate."""
