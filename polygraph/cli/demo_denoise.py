@@ -19,6 +19,7 @@ def run(arguments: Sequence[str]) -> int:
     chosen = parser.parse_args(arguments)
     check_least("demo-denoise", chosen, steps=1, seed=0)
     from polygraph.tasks import denoise
+    from polygraph.tasks.denoise.run import Run
     from polygraph.tasks.denoise.strip import write_strip
 
     out = Path(checked_folder("demo-denoise", chosen.out))
@@ -42,6 +43,7 @@ def run(arguments: Sequence[str]) -> int:
         )
     except TypeError as error:
         raise UsageError(f"demo-denoise: {error}") from error
+    assert isinstance(trained, Run)  # of pictures
     test = trained.result["test"]
     print(
         f"noisy {test['noisy_psnr']:.2f} dB, denoised {test['psnr']:.2f} dB "
