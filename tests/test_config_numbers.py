@@ -18,7 +18,7 @@ from polygraph.models.images.pixel_classifier import PixelClassifierConfig
 from polygraph.models.mesh.mesh_autoencoder import MeshAutoencoderConfig
 from polygraph.models.points.dgcnn import DGCNNClassifierConfig, DGCNNSegmenterConfig
 from polygraph.tasks.audio.training import AudioRunConfig
-from polygraph.tasks.denoise.training import DenoiseRunConfig
+from polygraph.tasks.denoise.picture_training import DenoiseRunConfig
 from polygraph.tasks.denoise.vertex_training import VertexRunConfig
 from polygraph.tasks.gan.losses import GanConfig
 from polygraph.tasks.gan.training import GanRunConfig

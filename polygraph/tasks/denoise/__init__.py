@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 def command() -> Command:
     """What `polygraph train denoise` calls."""
-    from polygraph.tasks.denoise.kinds import describe_either, parse_either, train_either
+    from polygraph.tasks.denoise.arguments import parse_train_denoise
+    from polygraph.tasks.denoise.training import describe_result, train_denoise
 
-    return Command(parse_either, train_either, describe_either)
+    return Command(parse_train_denoise, train_denoise, describe_result)
 
 
 def train(
@@ -88,8 +89,8 @@ def train(
     from polygraph.data.pictures import ARRAYS, open_pictures, pictures_from_arrays
     from polygraph.data.vertex_sets import KINDS as VERTEX_KINDS
     from polygraph.models.denoiser.vertices import VERTEX_PRESETS
-    from polygraph.tasks.denoise.arguments import parse_train_denoise
-    from polygraph.tasks.denoise.training import train_denoise
+    from polygraph.tasks.denoise.picture_arguments import parse_train_pictures
+    from polygraph.tasks.denoise.picture_training import train_pictures
     from polygraph.train.log import say_on_stderr
     from polygraph.train.words import call_words
 
@@ -103,12 +104,12 @@ def train(
         settings = {**settings, "kind": ARRAYS}
     elif test is not None:
         settings = {**settings, "test": str(test)}
-    config, folder, resume = parse_train_denoise(call_words(data, out, preset, settings))
+    config, folder, resume = parse_train_pictures(call_words(data, out, preset, settings))
     if arrays is None:
         dataset = open_pictures(config.data)
     else:
         dataset = pictures_from_arrays(arrays, config.data, test)
-    train_denoise(config, folder, resume=resume, dataset=dataset, say=say or say_on_stderr)
+    train_pictures(config, folder, resume=resume, dataset=dataset, say=say or say_on_stderr)
     return replace(load(folder), dataset=dataset)
 
 

@@ -1,84 +1,60 @@
-"""Settings of `polygraph train denoise`: options, YAML files, presets."""
+"""Settings of `polygraph train denoise`, of pictures or of meshes and clouds."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from polygraph._checks import check_choice
-from polygraph.data.pictures import PictureDataConfig
-from polygraph.models.denoiser.presets import DENOISER_PRESETS
-from polygraph.tasks.denoise.training import DEFAULT_PRESET, RECIPE, DenoiseRunConfig
-from polygraph.train.arguments import (
-    add_help,
-    add_nested,
-    base_parser,
-    list_settings,
-    packaged_configs,
-    parse_values,
-    read_told,
-)
-from polygraph.train.config import TrainConfig
-from polygraph.train.words import Spelling
+from polygraph.data.pictures import KINDS as PICTURE_KINDS
+from polygraph.data.vertex_sets import KINDS as VERTEX_KINDS
+from polygraph.models.denoiser.vertices import VERTEX_PRESETS
+from polygraph.tasks.denoise.picture_arguments import parse_train_pictures
+from polygraph.tasks.denoise.vertex_arguments import parse_train_vertices
+from polygraph.tasks.denoise.vertex_training import KIND
+from polygraph.train.arguments import Told, list_settings
+from polygraph.train.checkpoint import read_json_object
+from polygraph.train.frame import RUN
+from polygraph.train.words import Spelling, spelled
 
-_OWN = {"patch": int, "val_size": int, "noise_seed": int}
-_BUILT_IN = {"scikit-image": {"kind": "scikit-image", "path": None}}
+_SPELLING = Spelling(list_settings({}, ["sigma"]), {"kind": "data.kind"})
 
 
-def _nested(preset: str) -> dict[str, Any]:
-    check_choice("train", "preset", preset, DENOISER_PRESETS)
-    return {"model": type(DENOISER_PRESETS[preset]), "data": PictureDataConfig}
-
-
-def _spelling(nested: dict[str, Any]) -> Spelling:
-    short = {
-        "kind": "data.kind",
-        "test": "data.test_path",
-        "channels": "data.channels",
-        **{name: f"model.{name}" for name in ("k", "width", "graph", "compat")},
-    }
-    return Spelling(list_settings(nested, ["sigma"]), short, _BUILT_IN)
-
-
-def make_denoise_parser(preset: str) -> Any:
-    """The parser, with the settings of a preset."""
-    known = packaged_configs("denoise")
-    parser = base_parser("denoise", "Train a denoiser of pictures.", known)
-    parser.add_argument("--preset", type=str, default=preset, help="network")
-    run, nested = DenoiseRunConfig(), _nested(preset)
-    parser.add_argument("--sigma", type=list[float], default=list(run.sigma))
-    for name, of in _OWN.items():
-        parser.add_argument(f"--{name}", type=of, default=getattr(run, name))
-    add_nested(parser, nested, {"model": DENOISER_PRESETS[preset], "data": PictureDataConfig()})
-    parser.set_defaults(RECIPE)
-    add_help(parser, nested, DenoiseRunConfig, ("sigma", *_OWN))
-    return parser
-
-
-def parse_train_denoise(arguments: Sequence[str]) -> tuple[DenoiseRunConfig, str, bool]:
+def parse_train_denoise(arguments: Sequence[str]) -> tuple[Any, str, bool]:
     """Read the command line of `polygraph train denoise`.
 
-    Later settings win: the recipe, the preset, configurations in their order, options.
+    It is of meshes or clouds where the kind of the data, the preset, or the run that is named as a
+    configuration or to be resumed says so.
 
     Returns:
         The run's configuration, its folder, whether to resume.
 
     Raises:
-        ValueError: a setting is unknown or has a bad value; an unknown preset suggests the nearest.
+        ValueError: a setting is unknown or has a bad value.
     """
-    told = read_told(arguments, "denoise", _spelling(_nested(DEFAULT_PRESET)), "pictures")
-    preset = told.last("preset") or DEFAULT_PRESET
-    nested = _nested(preset)
-    told = read_told(arguments, "denoise", _spelling(nested), "pictures")
-    values = parse_values(make_denoise_parser(preset), told.words, nested)
-    data = values["data"]
-    if data["path"] is not None and not told.names("data.kind"):
-        data["kind"] = "folder"
-    config = DenoiseRunConfig(
-        train=TrainConfig(**values["train"]),
-        preset=preset,
-        sigma=tuple(values["sigma"]),
-        **{name: values[name] for name in _OWN},
-        **{name: cls(**values[name]) for name, cls in nested.items()},
-    )
-    return config, values["out"], values["resume"]
+    told = Told(spelled(arguments, _SPELLING))
+    kind = told.last("data.kind")
+    if kind is not None:
+        check_choice("data", "kind", kind, (*PICTURE_KINDS, *VERTEX_KINDS))
+        vertices = kind in VERTEX_KINDS
+    else:
+        vertices = told.last("preset") in VERTEX_PRESETS or any(map(_is_run, _runs(told)))
+    return parse_train_vertices(arguments) if vertices else parse_train_pictures(arguments)
+
+
+def _runs(told: Told) -> list[Path]:
+    """The ``run.json`` files that a command line names."""
+    out, config = told.last("out"), told.last("config")
+    found = [Path(out) / RUN] if out is not None and told.names("resume") else []
+    return found + ([Path(config)] if config is not None and config.endswith(".json") else [])
+
+
+def _is_run(path: Path) -> bool:
+    """Whether a file is the ``run.json`` of a denoiser of vertices."""
+    if not path.is_file():
+        return False
+    try:
+        return bool(read_json_object(path, "kind")["kind"] == KIND)
+    except ValueError:  # whoever reads the settings says what is wrong with it
+        return False

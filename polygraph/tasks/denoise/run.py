@@ -16,7 +16,7 @@ from polygraph.data.store import progress
 from polygraph.models.denoiser.presets import build_denoiser, denoiser_config
 from polygraph.models.denoiser.tiles import OVERLAP, TILE, denoise_tiles
 from polygraph.models.state import build_with
-from polygraph.tasks.denoise.training import measure_pictures
+from polygraph.tasks.denoise.picture_training import measure_pictures
 from polygraph.train.checkpoint import (
     CheckpointError,
     load_checkpoint,
@@ -116,7 +116,7 @@ class Run(SupervisedRun):
             seed: of the noise.
 
         Returns:
-            What `polygraph.tasks.denoise.training.measure_pictures` gives.
+            What `polygraph.tasks.denoise.picture_training.measure_pictures` gives.
 
         Raises:
             ValueError: a picture has another shape or dtype.

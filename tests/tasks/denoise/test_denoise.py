@@ -17,7 +17,7 @@ from polygraph.data.pictures import (
 )
 from polygraph.tasks import denoise
 from polygraph.tasks.denoise import measure
-from polygraph.tasks.denoise.training import DenoiseRunConfig
+from polygraph.tasks.denoise.picture_training import DenoiseRunConfig
 from polygraph.train.checkpoint import CheckpointError
 from polygraph.train.config import TrainConfig
 from polygraph.train.patch_batches import PatchBatches
@@ -134,7 +134,7 @@ def test_resumed_is_as_never_stopped(trained, tmp_path, cache):
     class Stop(Exception):
         pass
 
-    from polygraph.tasks.denoise.training import DenoiseTask
+    from polygraph.tasks.denoise.picture_training import DenoiseTask
 
     real = DenoiseTask.training_step
 

@@ -22,10 +22,10 @@ from polygraph.data.vertex_sets import (
 from polygraph.mesh import read_mesh, validate_mesh, write_mesh
 from polygraph.mesh.cloud import read_cloud
 from polygraph.tasks import denoise
-from polygraph.tasks.denoise.kinds import parse_either
+from polygraph.tasks.denoise.arguments import parse_train_denoise
+from polygraph.tasks.denoise.picture_training import DenoiseRunConfig
 from polygraph.tasks.denoise.run import load_run
 from polygraph.tasks.denoise.smoothing import LAPLACIAN, TAUBIN, best_steps, neighbour_mean, smooth
-from polygraph.tasks.denoise.training import DenoiseRunConfig
 from polygraph.tasks.denoise.vertex_training import VertexRunConfig, VertexTask, noisy_shape
 from polygraph.train.checkpoint import CheckpointError
 from polygraph.train.config import TrainConfig
@@ -209,7 +209,7 @@ def test_resumed_is_as_never_stopped(meshes, mesh_run, tmp_path):
     for a, b in zip(run.model.parameters(), mesh_run.model.parameters(), strict=True):
         assert torch.equal(a, b)
     # By the folder alone: it says of what it is.
-    config, _, resume = parse_either(["--out", str(tmp_path / "run"), "--resume"])
+    config, _, resume = parse_train_denoise(["--out", str(tmp_path / "run"), "--resume"])
     assert isinstance(config, VertexRunConfig)
     assert (config.model.width, resume) == (4, True)
 
@@ -221,13 +221,13 @@ def test_what_the_words_are_about():
         (["--preset", "vertex-edge"], "mesh"),
         (["DIR"], None),
     ):
-        config, _, _ = parse_either([*words, "--out", "R"])
+        config, _, _ = parse_train_denoise([*words, "--out", "R"])
         if kind is None:
             assert isinstance(config, DenoiseRunConfig)
             continue
         assert config.data.kind == config.model.kind == kind
         assert config.sigma == ((0.5, 2.0) if "2" in words else (0.2,))
-    assert parse_either(["D", "--kind", "cloud", "--out", "R"])[0].sigma == (1.0,)
+    assert parse_train_denoise(["D", "--kind", "cloud", "--out", "R"])[0].sigma == (1.0,)
 
 
 # ---- the command ----
