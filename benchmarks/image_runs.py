@@ -8,7 +8,8 @@ largest. Runs that are not done are refused, and so are runs of other data, leng
 the first. With ``--keep`` the rows that bed.json has of other runs stay, whose folders may be gone.
 
 Time is not what the runs took, beside other work: it is the time of the processor for a training
-step of each variant (forward, backward), measured here on one thread, times the steps.
+step of each variant (forward, backward), measured here on one thread and of all in turns, times the
+steps.
 """
 
 from __future__ import annotations
@@ -19,15 +20,16 @@ import re
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from polygraph.models.images.families import CLASSIFIERS, build, config_of
 from polygraph.report.figures import COLORS
 from polygraph.report.render import pyplot
-from polygraph.tasks.images.run import load_run
 from polygraph.train.log import read_log
 from polygraph.train.supervised import ClassificationLoss
 
@@ -81,21 +83,27 @@ def _means(records: list[Row], window: int) -> dict[str, list[float]]:
     return found
 
 
-def step_seconds(folder: Path, batch_size: int) -> float:
-    """The time of one thread for forward and backward of a batch, in a run's network."""
+def step_seconds(rows: list[Row]) -> dict[str, float]:
+    """The processor's time for forward and backward of a batch in each variant's network.
+
+    Of one thread, in turns, the least of all rounds.
+    """
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = load_run(folder).model.train()
-    loss = ClassificationLoss(model)
-    config = model.config
-    images = torch.rand(batch_size, config.in_channels, config.size, config.size) * 2 - 1
-    labels = torch.randint(config.num_classes, (batch_size,))
-    taken = []
+    losses = {}
+    for variant, (row, *_) in of_variants(rows).items():
+        fields = dict(row["model"])
+        model = build(config_of(CLASSIFIERS, fields.pop("family"), fields)).train()
+        images = torch.rand(row["batch_size"], model.config.in_channels, *[model.config.size] * 2)
+        labels = torch.randint(model.config.num_classes, (row["batch_size"],))
+        losses[variant] = partial(ClassificationLoss(model), images * 2 - 1, labels)
+    taken: dict[str, list[float]] = {variant: [] for variant in losses}
     for _ in range(REPEATS):
-        start = time.process_time()
-        loss(images, labels)[0].backward()
-        taken.append(time.process_time() - start)
-    return min(taken)
+        for variant, loss in losses.items():
+            start = time.process_time()
+            loss()[0].backward()
+            taken[variant].append(time.process_time() - start)
+    return {variant: round(min(found), 5) for variant, found in taken.items()}
 
 
 def of_variants(rows: list[Row]) -> dict[str, list[Row]]:
@@ -173,18 +181,20 @@ def merged(kept: list[Row], rows: list[Row]) -> list[Row]:
     every = [row for row in kept if row["run"] not in made] + rows
     for row in every:
         for name in COMPARED:
-            if row[name] != rows[0][name]:
-                raise SystemExit(f"{row['run']}: {name} is {row[name]}, not {rows[0][name]}")
+            if row[name] != every[-1][name]:
+                raise SystemExit(f"{row['run']}: {name} is {row[name]}, not {every[-1][name]}")
     return [row for found in of_variants(every).values() for row in found]
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN")
     parser.add_argument("--out", type=Path, required=True, help="path without its ending")
     parser.add_argument("--keep", action="store_true", help="keep the file's rows of other runs")
     options = parser.parse_args()
+    if not options.runs and not options.keep:
+        parser.error("no runs are named")
     out: Path = options.out
     file = out.with_name(f"{out.name}.json")
     rows: list[Row] = []
@@ -195,13 +205,11 @@ def main() -> None:
             raise SystemExit(f"{folder}: of other data, length or batch than {options.runs[0]}")
         alike = same
         rows.append(row)
-    timed: dict[str, float] = {}
-    for row, folder in zip(rows, options.runs, strict=True):
-        if row["variant"] not in timed:
-            timed[row["variant"]] = round(step_seconds(folder, row["batch_size"]), 5)
-        row["step_seconds"] = timed[row["variant"]]
     if options.keep:
         rows = merged(json.loads(file.read_text()), rows)
+    timed = step_seconds(rows)
+    for row in rows:
+        row["step_seconds"] = timed[row["variant"]]
     out.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(rows, indent=1) + "\n")
     curves(out.with_name(f"{out.name}_curves.png"), rows)

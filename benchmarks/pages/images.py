@@ -26,8 +26,22 @@ def fid(name: str) -> dict[str, float]:
 
 def ranking(name: str) -> list[str]:
     """The runs, the lowest FID first."""
-    found = fid(name)
+    return lowest_first(fid(name))
+
+
+def lowest_first(found: dict[str, float]) -> list[str]:
+    """Names, that of the smallest number first."""
     return sorted(found, key=lambda run: found[run])
+
+
+def is_stable(names: list[str], runs: list[str]) -> bool:
+    """Whether in some runs every number is finite, and the critic's gap stays small."""
+    every = {r["run"]: r for name in names for r in rows(name)}
+    return all(
+        max(every[run]["curve"]["critic_gap"]) < 5
+        and all(score["num_nonfinite"] == 0 for score in every[run]["scores"])
+        for run in runs
+    )
 
 
 def gap(name: str, run: str) -> float:
@@ -126,6 +140,20 @@ def by_step(names: list[str], steps: list[int]) -> str:
     return table(
         ("run", *(f"FID at {step}" for step in steps), "critic's gap, last"), map(line, all_rows)
     )
+
+
+def early_fid(names: list[str]) -> dict[int, dict[str, float]]:
+    """Step -> run -> FID there, of the runs of some files."""
+    found: dict[int, dict[str, float]] = {}
+    for r in (r for name in names for r in rows(name)):
+        for score in r["scores"]:
+            found.setdefault(score["step"], {})[r["run"]] = score["FID"]
+    return found
+
+
+def step_ratio(variant: str, name: str) -> float:
+    """How many steps of the plain generator a step of a variant takes."""
+    return float(row(name, variant=variant)["step / baseline"]["median"])
 
 
 def variants(name: str) -> dict[str, list[Row]]:
