@@ -143,7 +143,8 @@ class VertexDenoiser(nn.Module):
     Raises:
         ValueError: the tables do not fit the config, or the vertices have another shape or dtype,
             or are too few for their neighbours.
-        RuntimeError: a vertex is not finite.
+        RuntimeError: a vertex is not finite, where neighbours are searched: by all but a mesh's
+            ``graph="none"``, which returns NaN.
 
     Example:
         >>> import torch
