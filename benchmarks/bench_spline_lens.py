@@ -1,10 +1,13 @@
-"""All affine maps of a batch of images, against passes written by hand and torch.func.
+"""All affine maps of a batch of images, against passes written by hand, torch.func and captum.
 
-The floor is one backward pass for each class with nothing kept of it.
+captum, of the extra `peers`, has no offsets and no choices; its gradients and its products of
+inputs with gradients must be A and A * x. The floor is one backward pass for each class with
+nothing kept of it.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -16,10 +19,11 @@ from torch import Tensor, nn
 from polygraph.analysis import SplineLens
 
 WORKLOADS = [
-    Workload("256 images, small CNN", {"B": 256, "width": 32, "product": 0}),
-    Workload("256 images, one product", {"B": 256, "width": 32, "product": 1}),
+    Workload("256 images, small CNN", {"B": 256, "width": 32, "wanted": "maps"}),
+    Workload("256 images, one product", {"B": 256, "width": 32, "wanted": "product"}),
+    Workload("256 images, input x gradient", {"B": 256, "width": 32, "wanted": "terms"}),
 ]
-TINY = {"B": 2, "width": 4, "product": 0}
+TINY = {"B": 2, "width": 4, "wanted": "maps"}
 
 
 def network(width: int) -> nn.Module:
@@ -34,7 +38,7 @@ def network(width: int) -> nn.Module:
 
 
 def make(sizes: dict[str, Any], device: str) -> Problem:
-    """A for all classes; or one product A v, against a forward pass."""
+    """A for all classes; one product A v, against a forward pass; or A * x for all classes."""
     net = network(sizes["width"]).to(device)
     x = normal(sizes["B"], 3, 32, 32, seed=0, device=device)
     lens = SplineLens(net)
@@ -51,7 +55,7 @@ def make(sizes: dict[str, Any], device: str) -> Problem:
     def exact() -> tuple[Tensor, list[Tensor]]:
         return by_hand(network(sizes["width"]).double(), x.cpu().double()), []
 
-    if sizes["product"]:
+    if sizes["wanted"] == "product":
         frozen, v = lens.frozen(x), normal(sizes["B"], 3, 32, 32, seed=1, device=device)
         frozen.offset()
 
@@ -68,14 +72,38 @@ def make(sizes: dict[str, Any], device: str) -> Problem:
             (sizes["B"], 10),
         )
     jacobian = torch.func.vmap(torch.func.jacrev(lambda one: net(one[None])[0]))
-    return Problem(
-        {
+    if sizes["wanted"] == "terms":
+        contenders = {
+            "ours": Contender("ours", lambda: lens.affine(x).A * x[:, None], []),
+            "passes by hand": Contender("peer", lambda: by_hand(net, x) * x[:, None], []),
+        }
+        name, arguments = "InputXGradient", {}
+    else:
+        contenders = {
             "ours": Contender("ours", lambda: lens.affine(x).A, []),
             "passes by hand": Contender("peer", lambda: by_hand(net, x), []),
             "jacrev": Contender("peer", lambda: jacobian(x), []),
-        },
-        exact,
-        (sizes["B"], 10, 3, 32, 32),
+        }
+        name, arguments = "Saliency", {"abs": False}
+    absent = {}
+    try:
+        attribution = getattr(importlib.import_module("captum.attr"), name)(net)
+        contenders[f"captum {name}"] = Contender(
+            "peer",
+            lambda: torch.stack(
+                [attribution.attribute(x, target=c, **arguments) for c in range(10)], 1
+            ),
+            [],
+        )
+    except ImportError as error:
+        absent[f"captum {name}"] = f"not installed: {error}"
+
+    def definition() -> tuple[Tensor, list[Tensor]]:
+        A, none = exact()
+        return (A * x.cpu().double()[:, None] if sizes["wanted"] == "terms" else A), none
+
+    return Problem(
+        contenders, definition, (sizes["B"], 10, 3, 32, 32), notes=lambda: {"absent": absent}
     )
 
 
@@ -95,8 +123,15 @@ def memory_ratio(row: dict[str, Any]) -> float | None:
     return peaks["jacrev"] / peaks["ours"] if "jacrev" in peaks else None
 
 
+def captum(row: dict[str, Any]) -> float | None:
+    """Ours against captum's."""
+    found = [r["median"] for label, r in row["ratios"].items() if label.startswith("captum")]
+    return min(found, default=None)
+
+
 TARGETS = [
     Target("passes by hand / ours, at least 1", ratio_of("passes by hand / ours"), at_least=1),
+    Target("best of captum / ours, at least 1", captum, at_least=1),
     Target("memory of jacrev / ours, at least 5", memory_ratio, at_least=5),
     Target("ours / forward pass, at most 1.3", ratio_of("ours / forward pass"), at_most=1.3),
 ]

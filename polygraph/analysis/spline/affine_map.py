@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -46,6 +46,20 @@ class AffineMap:
         rough = 0 if self.residual < 1e-10 else f"{self.residual:.0e}"
         return f"AffineMap({len(self.A)} samples, {len(self.outputs)} outputs, residual={rough})"
 
+    @classmethod
+    def joined(cls, chunks: Iterable[AffineMap], count: int) -> AffineMap:
+        """The maps of ``count`` samples, of which each chunk has the next ones."""
+        end, residual = 0, 0.0
+        for chunk in chunks:
+            if not end:
+                A, b, value = (
+                    t.new_empty(count, *t.shape[1:]) for t in (chunk.A, chunk.b, chunk.value)
+                )
+            rows = slice(end, end + len(chunk.A))
+            A[rows], b[rows], value[rows] = chunk.A, chunk.b, chunk.value
+            end, residual = rows.stop, max(residual, chunk.residual)
+        return cls(A, b, value, chunk.outputs, residual)
+
     @property
     def inner(self) -> Tensor:
         """``⟨A_k, x⟩``, ``[B, K]``: what each template makes of its input."""
@@ -65,9 +79,10 @@ def probe(x: Tensor) -> Tensor:
     people use: such an input would be the probe itself.
     """
     generator = torch.Generator().manual_seed(_SEED)
-    found = 2 * torch.rand(x.shape, generator=generator, dtype=torch.float64) - 1
-    size = x.double().square().mean().sqrt().cpu()
-    return (found * torch.where(size > 0, size, 1.0)).to(x)
+    dtype = x.dtype if x.dtype in (torch.float32, torch.float64) else torch.float32
+    found = torch.empty(x.shape, dtype=dtype).uniform_(-1, 1, generator=generator)
+    size = (torch.linalg.vector_norm(x, dtype=torch.float64) / x.numel() ** 0.5).cpu()
+    return found.mul_(torch.where(size > 0, size, 1.0)).to(x)
 
 
 def chosen_outputs(outputs: Sequence[int] | None, count: int) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from polygraph._checks import check_positive
 from polygraph.analysis.spline.affine_map import AffineMap, chosen_outputs, probe, tolerance
 from polygraph.analysis.spline.blame import culprit
 from polygraph.analysis.spline.frozen import FrozenNetwork, constant_parameters
+from polygraph.analysis.spline.narrow import NarrowConvolutions
 from polygraph.analysis.spline.passes import Passes
 from polygraph.analysis.spline.slices import Slice, slice_plane
 from polygraph.analysis.spline.tape import Recorder
@@ -79,13 +80,9 @@ class SplineLens(Passes):
                 function. Or a module is in training mode, or samples see each other.
         """
         x = self.check_input(x)
-        chunks = [self._affine_of(chunk, outputs) for chunk in self.samples(x, _CHUNK)]
-        found = AffineMap(
-            torch.cat([chunk.A for chunk in chunks]),
-            torch.cat([chunk.b for chunk in chunks]),
-            torch.cat([chunk.value for chunk in chunks]),
-            chunks[0].outputs,
-            max(chunk.residual for chunk in chunks),
+        found = AffineMap.joined(
+            (self._affine_of(chunk, outputs) for chunk in self.samples(x, _CHUNK)),
+            len(x) if self.batched else 1,
         )
         if not tangent and not found.residual <= tolerance(x.dtype):
             raise ValueError(
@@ -95,12 +92,23 @@ class SplineLens(Passes):
         return found
 
     def _affine_of(self, x: Tensor, outputs: Sequence[int] | None) -> AffineMap:
+        if self.channels_last and x.dim() == 4 and x.dtype == torch.float32:
+            # Convolutions are faster so. A network that views its images otherwise says so.
+            try:
+                return self._affine_at(x.contiguous(memory_format=torch.channels_last), outputs)
+            except RuntimeError as error:
+                if "view size is not compatible" not in str(error):
+                    raise
+                self.channels_last = False
+        return self._affine_at(x, outputs)
+
+    def _affine_at(self, x: Tensor, outputs: Sequence[int] | None) -> AffineMap:
         with ExitStack() as stack:
             stack.enter_context(torch.enable_grad())
             if isinstance(self.model, nn.Module):
                 stack.enter_context(constant_parameters(self.model))
             at = x.clone().requires_grad_()
-            with Recorder(self.names) as recorder:
+            with NarrowConvolutions(), Recorder(self.names) as recorder:
                 out = self.rows(self.forward(at))
             chosen = chosen_outputs(outputs, out.shape[1])
             lead = at.shape if self.batched else (1, *at.shape)

@@ -28,9 +28,11 @@ class Passes:
             raise TypeError(f"SplineLens: model must be callable, got {type(model).__name__}")
         self.model, self.args, self.batched, self.layer = model, tuple(args), batched, layer
         self.names: dict[int, str] = {}
+        self.channels_last = False  # whether images may be given so
         self._module: nn.Module | None = None
         if isinstance(model, nn.Module):
             self.names = {id(m): name for name, m in model.named_modules()}
+            self.channels_last = batched and any(isinstance(m, nn.Conv2d) for m in model.modules())
             if layer is not None:
                 self._module = dict(model.named_modules()).get(layer)
         if layer is not None and self._module is None:

@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from polygraph.analysis.spline.passes import Passes
+from polygraph.analysis.spline.polygons import THIN, Polygon, Polygons, divide, fitted, split
 from polygraph.analysis.spline.surveys import Path, Survey
 from polygraph.analysis.spline.walks import ROUNDING
 
-Polygon = NDArray[np.float64]  #: corners ``[n, 2]``, in order
 _SQUARE = np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
-_THIN = 1e-12  # of the parallelogram: a corner this near to a line lies on it
 _PASSES = 200
-_TOGETHER = 512  # corners
+_WALLS = 2**21  # numbers that are looked at together
 
 
 @dataclass(frozen=True)
@@ -61,22 +60,19 @@ class Slice:
 
     def areas(self) -> NDArray[np.float64]:
         """Of each region, ``[R]``; the whole has 4."""
-        return np.array([_area(p) for p in self.polygons])
+        return Polygons.packed(self.polygons).areas()
 
     def by_class(self) -> list[tuple[int, Polygon]]:
         """The regions divided by their largest output: pairs of its number and a polygon."""
-        found = []
-        for polygon, values in zip(self.polygons, self.values, strict=True):
-            pieces = [(polygon, values)]
-            for k in range(values.shape[1]):
-                for j in range(k):
-                    pieces = [
-                        piece
-                        for corners, at in pieces
-                        for piece in _split_with(corners, at, at[:, k] - at[:, j])
-                    ]
-            found += [(int(at.mean(0).argmax()), corners) for corners, at in pieces]
-        return found
+        pieces = Polygons.packed(
+            [np.column_stack(pair) for pair in zip(self.polygons, self.values, strict=True)]
+        )
+        for k in range(2, pieces.corners.shape[2]):
+            for j in range(2, k):
+                pieces, _ = split(pieces, pieces.corners[..., k] - pieces.corners[..., j])
+        largest = pieces.means()[:, 2:].argmax(1)
+        corners = Polygons(pieces.corners[..., :2], pieces.count).listed()
+        return list(zip(largest.tolist(), corners, strict=True))
 
 
 class TooManyRegions(ValueError):
@@ -109,25 +105,25 @@ def _divide(path: Path, site: int, polygons: list[Polygon], most: int | None) ->
     Pieces of one region are counted apart until the end, so that a few of them are forgiven.
     """
     done: list[Polygon] = []
+    one = path.survey(torch.zeros(1, 2, dtype=torch.float64), site)
+    numbers = sum(t.numel() for t in (one.signed, one.rivals) if t is not None)
     for _ in range(_PASSES):
         todo: list[Polygon] = []
         settled = True
-        for group in _groups(polygons):
+        for group in _groups(polygons, _WALLS // max(numbers, 1)):
             survey = path.survey(torch.from_numpy(np.concatenate(group)), site)
             settled &= survey.settles_at_once
-            end = 0
-            for polygon in group:
-                corners = slice(end, end + len(polygon))
-                end = corners.stop
-                part = survey.mapped(lambda w, rows=corners: w[rows])  # type: ignore[misc]
-                pieces = [polygon]
-                for line in _lines(polygon, part):
-                    pieces = [
-                        p for whole in pieces for p in _split(whole, whole @ line[:2] + line[2])
-                    ]
-                    if most is not None and len(done) + len(todo) + len(pieces) > 2 * most:
-                        raise TooManyRegions(most)
-                (todo if len(pieces) > 1 else done).extend(pieces)
+            whole = Polygons.packed(group)
+            lines, owner = _lines(whole, survey)
+            left = None if most is None else 2 * most - len(done) - len(todo)
+            divided = divide(whole, lines, owner, left)
+            if divided is None:
+                assert most is not None
+                raise TooManyRegions(most)
+            pieces, whose = divided
+            cut = np.bincount(whose, minlength=len(group))[whose] > 1
+            for piece, parted in zip(pieces.listed(), cut, strict=True):
+                (todo if parted else done).append(piece)
         if not todo:
             return done
         if settled:
@@ -136,33 +132,44 @@ def _divide(path: Path, site: int, polygons: list[Polygon], most: int | None) ->
     raise RuntimeError(f"SplineLens: the walls of {path.sites[site]} do not settle")
 
 
-def _groups(polygons: list[Polygon]) -> Iterator[list[Polygon]]:
-    """Polygons that are looked at together: walls of wide networks are held for these alone."""
+def _groups(polygons: list[Polygon], most: int) -> Iterator[list[Polygon]]:
+    """Polygons of about ``most`` corners, which are looked at together."""
     group: list[Polygon] = []
     corners = 0
     for polygon in polygons:
         group.append(polygon)
         corners += len(polygon)
-        if corners >= _TOGETHER:
+        if corners >= most:
             yield group
             group, corners = [], 0
     if group:
         yield group
 
 
-def _lines(polygon: Polygon, walls: Survey) -> list[NDArray[np.float64]]:
-    """Lines ``[a, b, c]``, zero where a choice changes inside of a polygon."""
-    columns = []
+def _lines(polygons: Polygons, walls: Survey) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """Lines ``[L, 3]``, zero where a choice changes inside of a polygon; and of which polygon."""
+    ends = np.cumsum(polygons.count)
+    starts = ends - polygons.count
+    values, owner = [], []
     if walls.signed is not None:
-        rounding = ROUNDING * walls.signed.abs().max()
-        low, high = walls.signed.amin(0), walls.signed.amax(0)
-        columns.append(walls.signed[:, (low < -rounding) & (high > rounding)])
+        signed = walls.signed.cpu().numpy()
+        low, high = (f.reduceat(signed, starts, axis=0) for f in (np.minimum, np.maximum))
+        rounding = ROUNDING * np.maximum(-low, high).max(1, keepdims=True, initial=0.0)
+        whose, unit = ((low < -rounding) & (high > rounding)).nonzero()
+        corner = starts[whose, None] + np.arange(polygons.corners.shape[1])
+        values.append(signed[np.minimum(corner, len(signed) - 1), unit[:, None]])
+        owner.append(whose)
     if walls.rivals is not None:
-        columns.append(_contested(walls.rivals))
-    found = torch.cat(columns, 1).cpu().numpy()
-    corners = np.column_stack([polygon, np.ones(len(polygon))])
-    solved, *_ = np.linalg.lstsq(corners, found, rcond=None)
-    return list(solved.T)
+        for k, (start, end) in enumerate(zip(starts, ends, strict=True)):
+            found = _contested(walls.rivals[start:end]).T.cpu().numpy()
+            padded = np.zeros((len(found), polygons.corners.shape[1]))
+            padded[:, : end - start] = found
+            values.append(padded)
+            owner.append(np.full(len(found), k))
+    together, whose = np.concatenate(values), np.concatenate(owner)
+    order = np.argsort(whose, kind="stable")
+    whose = whose[order]
+    return fitted(polygons, together[order], whose), whose
 
 
 def _contested(rivals: Tensor) -> Tensor:
@@ -182,51 +189,33 @@ def _contested(rivals: Tensor) -> Tensor:
     )[..., 0]
 
 
-def _split(polygon: Polygon, side: NDArray[np.float64]) -> list[Polygon]:
-    """A polygon's parts on either side of a line, of which ``side`` says how far corners are."""
-    return [corners for corners, _ in _split_with(polygon, polygon, side)]
-
-
-def _split_with(
-    polygon: Polygon, values: Polygon, side: NDArray[np.float64]
-) -> list[tuple[Polygon, Polygon]]:
-    """The same with numbers at the corners, which are affine between them."""
-    rounding = _THIN * max(float(np.abs(side).max()), 1e-300)
-    if side.min() >= -rounding or side.max() <= rounding:
-        return [(polygon, values)]
-    both = np.column_stack([polygon, values])
-    following = np.roll(both, -1, axis=0)
-    other = np.roll(side, -1)
-    parts: tuple[list[Polygon], list[Polygon]] = ([], [])
-    for a, b, s, t in zip(both, following, side, other, strict=True):
-        if s >= -rounding:
-            parts[0].append(a)
-        if s <= rounding:
-            parts[1].append(a)
-        if (s < -rounding and t > rounding) or (s > rounding and t < -rounding):
-            meet = a + (b - a) * (s / (s - t))
-            parts[0].append(meet)
-            parts[1].append(meet)
-    found = [np.array(part) for part in parts if len(part) > 2]
-    return [(part[:, :2], part[:, 2:]) for part in found]
-
-
 def _merged(path: Path, polygons: list[Polygon], most: int | None) -> Slice:
     """Regions of what was cut by a line that ended inside of them."""
-    polygons = [p for p in polygons if _area(p) > _THIN]
-    centers = torch.from_numpy(np.array([p.mean(0) for p in polygons]))
-    codes, _ = path.looked_at(centers)
-    together: dict[bytes, list[Polygon]] = {}
-    for code, polygon in zip(codes, polygons, strict=True):
-        together.setdefault(code, []).append(polygon)
+    packed = Polygons.packed(polygons)
+    kept = (packed.areas() > THIN).nonzero()[0]
+    packed = packed.taken(kept)
+    polygons, centers = packed.listed(), torch.from_numpy(packed.means())
+    codes, at_centers = path.looked_at(centers)
+    together: dict[bytes, list[int]] = {}
+    for k, code in enumerate(codes):
+        together.setdefault(code, []).append(k)
     if most is not None and len(together) > most:
         raise TooManyRegions(most)
-    whole = [ps[0] if len(ps) == 1 else _hull(np.concatenate(ps)) for ps in together.values()]
-    values = path.values(torch.from_numpy(np.concatenate(whole))).double().cpu().numpy()
-    ends = np.cumsum([len(p) for p in whole])[:-1]
-    each = tuple(np.split(values, ends))
-    middles = path.values(torch.from_numpy(np.array([p.mean(0) for p in whole]))).double()
-    missed = middles.cpu().numpy() - np.array([v.mean(0) for v in each])
+    first = np.array([parts[0] for parts in together.values()])
+    middles = at_centers.double().cpu().numpy()[first]
+    whole = [polygons[k] for k in first]
+    parted = [row for row, parts in enumerate(together.values()) if len(parts) > 1]
+    for row, parts in enumerate(together.values()):
+        if len(parts) > 1:
+            whole[row] = _hull(np.concatenate([polygons[k] for k in parts]))
+    if parted:
+        centers = torch.from_numpy(Polygons.packed([whole[row] for row in parted]).means())
+        middles[parted] = path.values(centers).double().cpu().numpy()
+    corners = np.concatenate(whole)
+    _, one, every = np.unique(corners.round(12), axis=0, return_index=True, return_inverse=True)
+    values = path.values(torch.from_numpy(corners[one])).double().cpu().numpy()[every.ravel()]
+    each = tuple(np.split(values, np.cumsum([len(p) for p in whole])[:-1]))
+    missed = middles - np.array([v.mean(0) for v in each])
     residual = float(np.abs(missed).max() / max(np.abs(values).max(), 1e-300))
     return Slice(tuple(whole), each, tuple(together), residual)
 
@@ -238,7 +227,7 @@ def _hull(points: Polygon) -> Polygon:
     def half(ordered: Polygon) -> list[Polygon]:
         chain: list[Polygon] = []
         for p in ordered:
-            while len(chain) > 1 and _turn(chain[-2], chain[-1], p) <= _THIN:
+            while len(chain) > 1 and _turn(chain[-2], chain[-1], p) <= THIN:
                 chain.pop()
             chain.append(p)
         return chain[:-1]
@@ -249,8 +238,3 @@ def _hull(points: Polygon) -> Polygon:
 def _turn(a: Polygon, b: Polygon, c: Polygon) -> float:
     """Twice the area of a triangle; positive: counterclockwise."""
     return float((b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0]))
-
-
-def _area(polygon: Polygon) -> float:
-    x, y = polygon.T
-    return float(np.abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)

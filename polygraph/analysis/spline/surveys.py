@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -79,12 +79,14 @@ class Path:
         steps: Tensor = torch.tensordot(places.to(self.origin), self.axes, dims=1)
         return self.origin + steps
 
-    def _passes(self, places: Tensor) -> list[tuple[Tensor, int]]:
+    def _passes(self, places: Tensor) -> Iterator[tuple[Tensor, int]]:
         """Inputs of each pass of the network, and how many points they are."""
-        x = self.points(places)
-        if self.lens.batched:
-            return [(part, len(part)) for part in torch.split(x, self._chunk)]
-        return [(sample, 1) for sample in x]
+        for part in torch.split(places, self._chunk):
+            x = self.points(part)
+            if self.lens.batched:
+                yield x, len(x)
+            else:
+                yield from ((sample, 1) for sample in x)
 
     def survey(self, places: Tensor, site: int) -> Survey:
         """The walls of a choice at ``places [V, P]``, in the order of the sites."""
