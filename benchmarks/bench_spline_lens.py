@@ -123,6 +123,12 @@ def memory_ratio(row: dict[str, Any]) -> float | None:
     return peaks["jacrev"] / peaks["ours"] if "jacrev" in peaks else None
 
 
+def by_hand_alone(row: dict[str, Any]) -> float | None:
+    """Ours against passes by hand, where A is what is wanted."""
+    wanted = row["sizes"]["wanted"] == "maps"
+    return ratio_of("passes by hand / ours")(row) if wanted else None
+
+
 def captum(row: dict[str, Any]) -> float | None:
     """Ours against captum's."""
     found = [r["median"] for label, r in row["ratios"].items() if label.startswith("captum")]
@@ -130,7 +136,7 @@ def captum(row: dict[str, Any]) -> float | None:
 
 
 TARGETS = [
-    Target("passes by hand / ours, at least 1", ratio_of("passes by hand / ours"), at_least=1),
+    Target("passes by hand / ours, at least 1", by_hand_alone, at_least=1),
     Target("best of captum / ours, at least 1", captum, at_least=1),
     Target("memory of jacrev / ours, at least 5", memory_ratio, at_least=5),
     Target("ours / forward pass, at most 1.3", ratio_of("ours / forward pass"), at_most=1.3),

@@ -128,7 +128,7 @@ class SplineLens(Passes):
             )
             missed = (linear + b - told).abs().amax(1)
             size = torch.stack([told.abs(), b.abs(), linear.abs()]).amax((0, 2))
-            residual = float((missed / size.clamp_min(1e-300)).max())
+            residual = float((missed / size.clamp_min(torch.finfo(size.dtype).tiny)).max())
         return AffineMap(A, b, value, chosen, residual if residual == residual else float("inf"))
 
     def codes(self, x: Tensor) -> dict[str, Tensor]:

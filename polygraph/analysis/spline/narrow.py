@@ -42,20 +42,27 @@ class NarrowConvolutions(TorchFunctionMode):
         ):
             return call.run()
         pairs = [(s, s) if isinstance(s, int) else tuple(s) * (3 - len(s)) for s in sizes]
-        return _NarrowConvolution.apply(x, weight, bias, *pairs)  # type: ignore[no-untyped-call]
+        found: Tensor = _NarrowConvolution.apply(x, weight, bias, *pairs)  # type: ignore[no-untyped-call]
+        return found
 
 
 class _NarrowConvolution(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *sizes: tuple[int, int]
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+        dilation: tuple[int, int],
     ) -> Tensor:
         ctx.save_for_backward(weight)
-        ctx.shape, ctx.sizes = x.shape, sizes
-        return F.conv2d(x, weight, bias, *sizes)
+        ctx.shape, ctx.sizes = x.shape, (stride, padding, dilation)
+        return F.conv2d(x, weight, bias, stride, padding, dilation)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (weight,) = ctx.saved_tensors
         found = input_gradient(gradient, weight, ctx.shape, *ctx.sizes)

@@ -16,7 +16,7 @@ class Polygons(NamedTuple):
     """Convex polygons in one array."""
 
     corners: NDArray[np.float64]  #: ``[P, V, 2 + K]``: in order, then rows without meaning
-    count: NDArray[np.intp]  #: ``[P]``: of corners
+    sizes: NDArray[np.intp]  #: ``[P]``: how many corners
 
     @classmethod
     def packed(cls, polygons: Sequence[Polygon]) -> Polygons:
@@ -29,16 +29,16 @@ class Polygons(NamedTuple):
     def listed(self) -> list[Polygon]:
         """As a list."""
         flat = self.corners[self.inside]
-        return np.split(flat, np.cumsum(self.count)[:-1])
+        return np.split(flat, np.cumsum(self.sizes)[:-1])
 
     def taken(self, index: NDArray[np.intp]) -> Polygons:
         """Some of them."""
-        return Polygons(self.corners[index], self.count[index])
+        return Polygons(self.corners[index], self.sizes[index])
 
     @property
     def inside(self) -> NDArray[np.bool_]:
         """``[P, V]``: which rows are corners."""
-        found: NDArray[np.bool_] = np.arange(self.corners.shape[1]) < self.count[:, None]
+        found: NDArray[np.bool_] = np.arange(self.corners.shape[1]) < self.sizes[:, None]
         return found
 
     def areas(self) -> NDArray[np.float64]:
@@ -47,12 +47,14 @@ class Polygons(NamedTuple):
         rays = np.where(self.inside[..., None], self.corners[..., :2] - start, 0.0)
         x, y = rays[..., 0], rays[..., 1]
         turns = x[:, :-1] * y[:, 1:] - x[:, 1:] * y[:, :-1]
-        return np.abs(turns.sum(1)) / 2
+        found: NDArray[np.float64] = np.abs(turns.sum(1)) / 2
+        return found
 
     def means(self) -> NDArray[np.float64]:
         """Of the corners, ``[P, 2 + K]``."""
         total = np.where(self.inside[..., None], self.corners, 0.0).sum(1)
-        return total / self.count[:, None]
+        found: NDArray[np.float64] = total / self.sizes[:, None]
+        return found
 
 
 def split(polygons: Polygons, side: NDArray[np.float64]) -> tuple[Polygons, NDArray[np.intp]]:
@@ -74,7 +76,7 @@ def split(polygons: Polygons, side: NDArray[np.float64]) -> tuple[Polygons, NDAr
     if not len(cut):
         return polygons, whose
     whole, side, rounding = polygons.taken(cut), side[cut], rounding[cut, None]
-    after = np.arange(1, corners.shape[1] + 1) % whole.count[:, None]
+    after = np.arange(1, corners.shape[1] + 1) % whole.sizes[:, None]
     other = np.take_along_axis(side, after, 1)
     following = np.take_along_axis(whole.corners, after[..., None], 1)
     across = ((side < -rounding) & (other > rounding)) | ((side > rounding) & (other < -rounding))
@@ -91,8 +93,8 @@ def split(polygons: Polygons, side: NDArray[np.float64]) -> tuple[Polygons, NDAr
     found[: len(count), : corners.shape[1]] = corners
     for rows, part in ((cut, above), (slice(len(count), None), below)):
         found[rows, : part.corners.shape[1]] = part.corners
-    count = np.concatenate([count, below.count])
-    count[cut] = above.count
+    count = np.concatenate([count, below.sizes])
+    count[cut] = above.sizes
     return Polygons(found, count), np.concatenate([whose, cut])
 
 
@@ -117,9 +119,9 @@ def divide(
     Returns:
         The parts, and of each the polygon that it is a part of. None: there are more than ``most``.
     """
-    number = np.bincount(owner, minlength=len(polygons.count))
+    number = np.bincount(owner, minlength=len(polygons.sizes))
     start = np.cumsum(number) - number
-    whose = np.arange(len(polygons.count))
+    whose = np.arange(len(polygons.sizes))
     done: list[tuple[Polygons, NDArray[np.intp]]] = []
     for k in range(number.max(initial=0)):
         left = number[whose] > k
@@ -138,11 +140,11 @@ def divide(
 def joined(parts: Sequence[Polygons]) -> Polygons:
     """One after the other."""
     wide = max(p.corners.shape[1] for p in parts)
-    count = np.concatenate([p.count for p in parts])
+    count = np.concatenate([p.sizes for p in parts])
     corners = np.zeros((len(count), wide, parts[0].corners.shape[2]))
     end = 0
     for part in parts:
-        rows = slice(end, end + len(part.count))
+        rows = slice(end, end + len(part.sizes))
         corners[rows, : part.corners.shape[1]] = part.corners
         end = rows.stop
     return Polygons(corners, count)

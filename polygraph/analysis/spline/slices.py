@@ -17,6 +17,7 @@ from polygraph.analysis.spline.walks import ROUNDING
 
 _SQUARE = np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
 _PASSES = 200
+_CONTESTED = 2**14  # groups that are compared together
 _WALLS = 2**21  # numbers that are looked at together
 
 
@@ -71,7 +72,7 @@ class Slice:
             for j in range(2, k):
                 pieces, _ = split(pieces, pieces.corners[..., k] - pieces.corners[..., j])
         largest = pieces.means()[:, 2:].argmax(1)
-        corners = Polygons(pieces.corners[..., :2], pieces.count).listed()
+        corners = Polygons(pieces.corners[..., :2], pieces.sizes).listed()
         return list(zip(largest.tolist(), corners, strict=True))
 
 
@@ -148,8 +149,8 @@ def _groups(polygons: list[Polygon], most: int) -> Iterator[list[Polygon]]:
 
 def _lines(polygons: Polygons, walls: Survey) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
     """Lines ``[L, 3]``, zero where a choice changes inside of a polygon; and of which polygon."""
-    ends = np.cumsum(polygons.count)
-    starts = ends - polygons.count
+    ends = np.cumsum(polygons.sizes)
+    starts = ends - polygons.sizes
     values, owner = [], []
     if walls.signed is not None:
         signed = walls.signed.cpu().numpy()
@@ -160,33 +161,44 @@ def _lines(polygons: Polygons, walls: Survey) -> tuple[NDArray[np.float64], NDAr
         values.append(signed[np.minimum(corner, len(signed) - 1), unit[:, None]])
         owner.append(whose)
     if walls.rivals is not None:
-        for k, (start, end) in enumerate(zip(starts, ends, strict=True)):
-            found = _contested(walls.rivals[start:end]).T.cpu().numpy()
-            padded = np.zeros((len(found), polygons.corners.shape[1]))
-            padded[:, : end - start] = found
-            values.append(padded)
-            owner.append(np.full(len(found), k))
+        for found, whose in _contested(polygons, walls.rivals.cpu().numpy()):
+            values.append(found)
+            owner.append(whose)
     together, whose = np.concatenate(values), np.concatenate(owner)
     order = np.argsort(whose, kind="stable")
     whose = whose[order]
     return fitted(polygons, together[order], whose), whose
 
 
-def _contested(rivals: Tensor) -> Tensor:
-    """``[V, L]``: of groups without one winner at all corners, by how much two winners differ."""
-    finite = torch.where(rivals.isfinite(), rivals.abs(), 0).max()
-    lead = rivals.amax(-1, keepdim=True) - rivals  # how far behind the winner, [V, G, R]
-    shared = (lead <= ROUNDING * finite).all(0).any(-1)
-    groups = (~shared).nonzero()[:, 0]
-    members = rivals[:, groups]
-    first = members[0].argmax(-1)
-    behind = lead[:, groups].gather(-1, first.expand(len(rivals), -1)[..., None])[..., 0]
-    corner = behind.argmax(0)
-    second = members.argmax(-1).gather(0, corner[None])[0]
-    return (
-        members.gather(-1, first.expand(len(rivals), -1)[..., None])
-        - members.gather(-1, second.expand(len(rivals), -1)[..., None])
-    )[..., 0]
+def _contested(
+    polygons: Polygons, rivals: NDArray[np.float64]
+) -> Iterator[tuple[NDArray[np.float64], NDArray[np.intp]]]:
+    """Of groups without one winner at all corners, by how much two winners differ there.
+
+    Args:
+        polygons: P of them, of C corners in all.
+        rivals: ``[C, G, R]``.
+
+    Yields:
+        ``[L, V]`` differences, and of which polygon each is.
+    """
+    starts = np.cumsum(polygons.sizes) - polygons.sizes
+    whose = np.repeat(np.arange(len(starts)), polygons.sizes)
+    largest = np.where(np.isfinite(rivals), np.abs(rivals), 0.0).max((1, 2))
+    rounding = ROUNDING * np.maximum.reduceat(largest, starts)
+    wins = rivals.max(-1, keepdims=True) - rivals <= rounding[whose, None, None]
+    owner, group = (~np.logical_and.reduceat(wins, starts, axis=0).any(-1)).nonzero()
+    steps = np.arange(polygons.corners.shape[1])
+    for part in np.array_split(np.arange(len(owner)), len(owner) // _CONTESTED + 1):
+        p, g = owner[part], group[part]
+        inside = steps < polygons.sizes[p, None]
+        corner = starts[p, None] + np.where(inside, steps, 0)
+        members = rivals[corner, g[:, None]]  # [L, V, R]
+        rows = np.arange(len(part))
+        first = members[:, 0].argmax(-1)
+        behind = members.max(-1) - members[rows, :, first]
+        second = members[rows, np.where(inside, behind, -1.0).argmax(1)].argmax(-1)
+        yield np.where(inside, members[rows, :, first] - members[rows, :, second], 0.0), p
 
 
 def _merged(path: Path, polygons: list[Polygon], most: int | None) -> Slice:

@@ -239,6 +239,61 @@ def test_a_sign_is_a_choice() -> None:
     assert lens.affine(x).A.tolist() == [[[1.0, 0.0], [0.0, -1.0]]]
 
 
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"padding": 1},
+        {"stride": 2, "padding": (0, 2)},
+        {"stride": (2, 1), "dilation": 2},
+        {"padding": "same", "kernel_size": 3},
+        {"padding": 2, "padding_mode": "circular", "bias": False},
+    ],
+)
+def test_narrow_convolutions_have_their_gradient(channels: int, options: dict[str, Any]) -> None:
+    net = nn.Sequential(
+        nn.Conv2d(channels, 6, **{"kernel_size": (3, 2)} | options), nn.ReLU(), nn.Flatten()
+    )
+    x = torch.randn(5, channels, 11, 9)
+    lens = SplineLens(net)
+    found = lens.affine(x, outputs=[0, 7, 40])
+    wanted = SplineLens(net.double()).affine(x.double(), outputs=[0, 7, 40])
+    torch.testing.assert_close(found.A.double(), wanted.A, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.b.double(), wanted.b, rtol=1e-4, atol=1e-5)
+
+
+class Rows(nn.Module):
+    """Views its images as they are in memory; some networks do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4 * 36, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv(x))
+        return self.head(x.view(len(x), -1))
+
+
+def test_images_may_be_viewed_as_they_are() -> None:
+    net, x = Rows(), torch.randn(70, 3, 8, 8)  # more than a chunk
+    lens = SplineLens(net)
+    found = lens.affine(x)
+    assert not lens.channels_last
+    torch.testing.assert_close((found.A * x[:, None]).flatten(2).sum(-1) + found.b, net(x))
+    broken = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(5, 4, 3))
+    with pytest.raises(RuntimeError, match="expected input"):
+        SplineLens(broken).affine(x)
+
+
+def test_outputs_that_are_zero_all_around() -> None:
+    net = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
+    nn.init.zeros_(net[0].weight)
+    nn.init.constant_(net[0].bias, -1.0)
+    found = SplineLens(net).affine(torch.randn(4, 2))
+    assert (found.residual, float(found.A.abs().max())) == (0, 0)
+
+
 def test_samples_that_see_each_other() -> None:
     x = torch.randn(3, 5, dtype=D)
     with pytest.raises(ValueError, match="samples see each other"):
