@@ -181,16 +181,28 @@ def _bed() -> dict[str, Any]:
     return found
 
 
+def _sparse() -> dict[str, SparseCodingClassifierConfig]:
+    """A pursuit each, with the dictionaries for MNIST, and for CIFAR-10."""
+    for_mnist = SparseCodingClassifierConfig()
+    for_cifar = SparseCodingClassifierConfig(
+        channels=(32, 64, 128), kernels=(4, 4, 4), strides=(2, 2, 2), padding=1,
+        tail=(256, 512, 512),
+    )  # fmt: skip
+    return {
+        f"sparse/{sizes}{method}": replace(
+            config, method=method, unfoldings=0 if method == "layered" else 6
+        )
+        for method in ("layered", "ista", "fista", "lista", "basis-pursuit")
+        for sizes, config in (("", for_mnist), ("cifar-", for_cifar))
+    }
+
+
 #: name -> config of a family of `polygraph.models.images.families.CLASSIFIERS`
 CLASSIFIER_PRESETS: dict[str, Any] = {
     **_bed(),
     "lenet": LeNetConfig(),
     "spline/small-cnn": SplineCNNConfig(),
     "spline/large-cnn": SplineCNNConfig(body="large"),
-    "sparse/layered": SparseCodingClassifierConfig(method="layered", unfoldings=0),
-    **{
-        f"sparse/{method}": SparseCodingClassifierConfig(method=method)
-        for method in ("ista", "fista", "lista", "basis-pursuit")
-    },
+    **_sparse(),
     **RESNETS,
 }

@@ -26,6 +26,8 @@ class SparseCodingClassifierConfig:
         kernels: height and width of the atoms of each.
         strides: of each.
         padding: of all, in pixels, smaller than the kernels.
+        tail: features of 3 x 3 convolutions behind the last code, each with a ReLU, and pooled by
+            two (maximum) where more than a pixel is left; default: none.
         method: the pursuit, one of `MultiLayerSparseCoder`; ``layered`` is the network with ReLU.
         unfoldings: T, 0 or more; 0 with ``layered``, at least 1 with ``lista``.
         step_sizes: ``power``, ``unit`` or ``learned``, of the unfoldings.
@@ -39,6 +41,7 @@ class SparseCodingClassifierConfig:
     kernels: tuple[int, ...] = (6, 6, 4)
     strides: tuple[int, ...] = (2, 2, 1)
     padding: int = 0
+    tail: tuple[int, ...] = ()
     method: str = "ista"
     unfoldings: int = 6
     step_sizes: str = "power"
@@ -58,6 +61,8 @@ class SparseCodingClassifierConfig:
                     f"{owner}: {name} must have a number for each layer, channels has "
                     f"{len(self.channels)}, got {list(values)}"
                 )
+        object.__setattr__(self, "tail", tuple(self.tail))
+        check_positive(owner, **{f"tail[{n}]": value for n, value in enumerate(self.tail)})
         if self.num_classes < 2:
             raise ValueError(f"{owner}: num_classes must be at least 2, got {self.num_classes}")
         if not 0 <= self.padding < min(self.kernels):
@@ -102,7 +107,9 @@ class SparseCodingClassifierConfig:
 
 
 class SparseCodingClassifier(nn.Module):
-    """The last sparse code of an image in convolutional dictionaries, and a linear layer on it.
+    """The last sparse code of an image in convolutional dictionaries, and a classifier on it.
+
+    The classifier is a linear layer, behind plain convolutions where the config has a ``tail``.
 
     The coder's signals are ``(images + 1) / 2``, in [0, 1]. With the method ``layered``, and with
     any but ``lista`` without unfoldings, it is the network of convolutions with ReLUs, bit for bit.
@@ -120,6 +127,7 @@ class SparseCodingClassifier(nn.Module):
 
     Attributes:
         coder: the `MultiLayerSparseCoder`.
+        tail: the plain convolutions.
         output: the linear layer.
 
     Call it with images ``[B, in_channels, size, size]`` in [-1, 1], of its weights' dtype; it
@@ -159,7 +167,18 @@ class SparseCodingClassifier(nn.Module):
         self.coder = MultiLayerSparseCoder(
             layers, shape, config.unfoldings, config.method, steps=steps
         )
-        self.output = nn.Linear(math.prod(self.coder.shapes[-1]), config.num_classes)
+        features, size, _ = self.coder.shapes[-1]
+        tail: list[nn.Module] = []
+        for width in config.tail:
+            tail += [nn.Conv2d(features, width, 3, padding=1), nn.ReLU()]
+            nn.init.kaiming_normal_(tail[-2].weight, nonlinearity="relu")  # type: ignore[arg-type]
+            nn.init.zeros_(tail[-2].bias)  # type: ignore[arg-type]
+            features = width
+            if size > 1:
+                tail.append(nn.MaxPool2d(2))
+                size //= 2
+        self.tail = nn.Sequential(*tail)
+        self.output = nn.Linear(features * size**2, config.num_classes)
 
     def encode(self, images: Tensor) -> list[Tensor]:
         """The codes of all layers, ``[B, channels[i], H_i, W_i]``, 0 or more, of images."""
@@ -167,8 +186,7 @@ class SparseCodingClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``[B, num_classes]`` of ``images [B, in_channels, size, size]``."""
-        out: Tensor = self.output(self.encode(images)[-1].flatten(1))
-        return out
+        return self._logits(self.encode(images)[-1])
 
     def with_reconstruction(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits, and how far the last code is from being the signal, from one pursuit.
@@ -180,7 +198,11 @@ class SparseCodingClassifier(nn.Module):
         signals = self._signals(images)
         last = self.coder.encode(signals)[-1]
         rest = signals - self.coder.decode(last)
-        return self.output(last.flatten(1)), rest.square().flatten(1).sum(1) / 2
+        return self._logits(last), rest.square().flatten(1).sum(1) / 2
+
+    def _logits(self, code: Tensor) -> Tensor:
+        out: Tensor = self.output(self.tail(code).flatten(1))
+        return out
 
     def _signals(self, images: Tensor) -> Tensor:
         owner = type(self).__name__

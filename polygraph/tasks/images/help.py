@@ -23,7 +23,8 @@ model
                        layer in their places, also with -bare behind (no rows and columns, all
                        neighbours alike), ecc and light with -coordinates; lenet; spline/small-cnn,
                        spline/large-cnn (docs/convex.md); sparse/layered, sparse/ista, sparse/fista,
-                       sparse/lista, sparse/basis-pursuit (docs/sparse_coding.md); residual networks
+                       sparse/lista, sparse/basis-pursuit and sparse/cifar-layered and so on
+                       (docs/sparse_coding.md); residual networks
                        (docs/classification.md): resnet18, resnet34, resnet50, linear-resnet18,
                        ir50; polynomial: prodpoly-2211, prodpoly-3322, prodpoly-3432, prodpoly-3332,
                        prodpoly-resnet50, prodpoly-ir50, pinet18, pinet18-noact, pinet18-1x1,

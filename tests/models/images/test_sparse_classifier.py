@@ -106,6 +106,31 @@ def test_sizes_are_those_of_the_source():
     assert {n: v.shape for n, v in weights.items()} == {n: v.shape for n, v in wanted.items()}
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_convolutions_behind_the_codes(method):
+    """CIFAR-10: codes of 16, 8 and 4 pixels a side, then 2 and 1 of plain convolutions."""
+    with torch.device("meta"):
+        model = create_model(f"sparse/cifar-{method}")
+    assert model.coder.shapes == [(3, 32, 32), (32, 16, 16), (64, 8, 8), (128, 4, 4)]
+    dictionaries = 16 * (3 * 32 + 32 * 64 + 64 * 128)
+    tail = 9 * (128 * 256 + 256 * 512 + 512 * 512) + 256 + 512 + 512
+    count = dictionaries * (1 + (method == "lista")) + 224 + tail + 5130
+    assert sum(p.numel() for p in model.parameters()) == count
+    small = {"channels": (4, 4, 6), "tail": (5, 7, 3), "unfoldings": 2 * (method != "layered")}
+    model = create_model(f"sparse/cifar-{method}", **small).double().eval()
+    x = torch.rand(2, 3, 32, 32, dtype=torch.float64) * 2 - 1
+    code = model.encode(x)[-1]
+    for n in range(3):
+        code = model.tail[(0, 3, 6)[n]](code).relu()
+        code = nn.functional.max_pool2d(code, 2) if n < 2 else code
+    logits = model(x)
+    torch.testing.assert_close(logits, model.output(code.flatten(1)), rtol=0, atol=0)
+    again, _ = model.with_reconstruction(x)
+    assert torch.equal(again, logits)
+    gradients = torch.autograd.grad(logits.sum(), [*model.parameters()])
+    assert all(g.isfinite().all() for g in gradients)
+
+
 def test_the_lens_sees_through_unfoldings():
     """A piecewise affine network: its affine map around images gives its logits."""
     model = made(unfoldings=1)
@@ -127,6 +152,7 @@ def test_the_lens_sees_through_unfoldings():
         ({"padding": 4}, r"padding must be in \[0, 4\), below the kernels, got 4"),
         ({"threshold": float("nan")}, "threshold must be finite and at least 0, got nan"),
         ({"size": 21}, r"size must leave a pixel behind kernels \[6, 6, 4\] .*, got 21"),
+        ({"tail": (8, 0)}, r"tail\[1\] must be a positive integer, got 0"),
         ({"num_classes": 1}, "num_classes must be at least 2, got 1"),
     ],
 )
