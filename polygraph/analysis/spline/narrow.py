@@ -80,7 +80,9 @@ def input_gradient(
     """Of ``gradient`` ``[B, O, h, w]`` and ``weight`` ``[O, C, k, l]``, ``[B, C, H, W]``."""
     (batch, outputs, rows, columns), (_, channels, height, width) = gradient.shape, weight.shape
     kernel = weight.permute(2, 3, 1, 0).reshape(-1, outputs)
-    parts = (kernel @ gradient.flatten(2).to(kernel.dtype)).view(batch, height, width, channels, rows, columns)
+    parts = (kernel @ gradient.flatten(2).to(kernel.dtype)).view(
+        batch, height, width, channels, rows, columns
+    )
     whole = [size + 2 * pad for size, pad in zip(shape[2:], padding, strict=True)]
     found = gradient.new_zeros(batch, channels, *whole)
     for i in range(height):
