@@ -127,8 +127,12 @@ def curves(path: Path, rows: list[Row]) -> None:
     for axes_row, (title, part, name) in zip(grid, lines, strict=True):
         for axes, (label, scale) in zip(axes_row, columns, strict=True):
             for number, (variant, found) in enumerate(of_variants(rows).items()):
-                x = np.array(found[0][part]["step"]) * scale(found[0])
-                y = np.array([row[part][name] for row in found])
+                # Logs of unlike spacing are compared at the steps of the shortest.
+                steps = min((row[part]["step"] for row in found), key=len)
+                x = np.array(steps) * scale(found[0])
+                y = np.array(
+                    [np.interp(steps, row[part]["step"], row[part][name]) for row in found]
+                )
                 style = {"color": COLORS[number % len(COLORS)]}
                 dashes = "-" if number < len(COLORS) else "--"
                 axes.plot(x, y.mean(0), dashes, label=variant, linewidth=1.6, **style)

@@ -170,6 +170,16 @@ def accuracy(name: str, variant: str) -> float:
     return statistics.mean(found)
 
 
+def lowest(name: str, chosen: list[str]) -> float:
+    """The least test accuracy of some variants' seeds."""
+    return min(r["test"]["accuracy"] for variant in chosen for r in variants(name)[variant])
+
+
+def highest(name: str, chosen: list[str]) -> float:
+    """The largest."""
+    return max(r["test"]["accuracy"] for variant in chosen for r in variants(name)[variant])
+
+
 def classifiers(name: str) -> str:
     """Classifiers side by side: means over seeds, with every seed's number behind them."""
     plain = next(iter(variants(name)))
