@@ -23,12 +23,11 @@ model
                        layer in their places, also with -bare behind (no rows and columns, all
                        neighbours alike), ecc and light with -coordinates; lenet; spline/small-cnn,
                        spline/large-cnn (docs/convex.md); sparse/layered, sparse/ista, sparse/fista,
-                       sparse/lista, sparse/basis-pursuit, sparse/cifar-layered and so on
+                       sparse/lista, sparse/basis-pursuit, sparse/cifar-layered, ...
                        (docs/sparse_coding.md); residual (docs/classification.md): resnet18,
-                       resnet34, resnet50, linear-resnet18, ir50; polynomial: prodpoly-2211,
-                       prodpoly-3322, prodpoly-3432, prodpoly-3332, prodpoly-resnet50,
-                       prodpoly-ir50, pinet18, pinet18-noact, pinet18-1x1, pinet18-1x1-noact,
-                       r-polynet18
+                       resnet34, resnet50, linear-resnet18, ir50, prodpoly-2211, prodpoly-3322,
+                       prodpoly-3432, prodpoly-3332, prodpoly-resnet50, prodpoly-ir50, pinet18,
+                       pinet18-noact, pinet18-1x1, pinet18-1x1-noact, r-polynet18
   --width N            features of the first stage (default: 66, residual networks 64; light: 3 n)
   --k N                of graph layers: neighbours of a pixel (default: 8)
   --model.merge M, --model.pixel-graph G, --model.metric M of graph layers, --model.unfoldings N,
