@@ -149,16 +149,16 @@ def _groups(polygons: list[Polygon], most: int) -> Iterator[list[Polygon]]:
 
 def _lines(polygons: Polygons, walls: Survey) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
     """Lines ``[L, 3]``, zero where a choice changes inside of a polygon; and of which polygon."""
-    ends = np.cumsum(polygons.sizes)
-    starts = ends - polygons.sizes
+    starts = np.cumsum(polygons.sizes) - polygons.sizes
     values, owner = [], []
     if walls.signed is not None:
         signed = walls.signed.cpu().numpy()
         low, high = (f.reduceat(signed, starts, axis=0) for f in (np.minimum, np.maximum))
         rounding = ROUNDING * np.maximum(-low, high).max(1, keepdims=True, initial=0.0)
         whose, unit = ((low < -rounding) & (high > rounding)).nonzero()
-        corner = starts[whose, None] + np.arange(polygons.corners.shape[1])
-        values.append(signed[np.minimum(corner, len(signed) - 1), unit[:, None]])
+        inside = polygons.inside[whose]
+        corner = np.where(inside, starts[whose, None] + np.arange(inside.shape[1]), 0)
+        values.append(np.where(inside, signed[corner, unit[:, None]], 0.0))
         owner.append(whose)
     if walls.rivals is not None:
         for found, whose in _contested(polygons, walls.rivals.cpu().numpy()):
