@@ -120,7 +120,8 @@ class SparseCodingClassifier(nn.Module):
     Convolutional Neural Networks", T-PAMI 2020, section 5; the sizes, first weights (0.1 / √fan_in
     · N(0, 1)) and biases (0) are those of the authors' code on MNIST, whose images are 28 x 28. We
     depart from it: step sizes are by power iteration unless others are asked for; theirs are
-    learned.
+    learned. Of the network for CIFAR-10 the places of the pools and the first weights of the
+    ``tail`` are ours.
 
     Args:
         config: what to build.
