@@ -51,6 +51,7 @@ def state_file() -> Path:
 
 def operators() -> dict[str, Any]:
     """Name -> function that draws a case; it loads the library."""
+    import batch_norm
     import dense
     import edges
     import hamming
@@ -58,14 +59,15 @@ def operators() -> dict[str, Any]:
     import neighbours
 
     found: dict[str, Any] = {}
-    for module in (neighbours, edges, matrices, dense, hamming):
+    for module in (neighbours, edges, matrices, dense, batch_norm, hamming):
         found |= module.OPERATORS
     return found
 
 
 NAMES = (
     "knn edge_conv edge_values edge_aggregate edge_sum edge_max edge_dist2 edge_softmax "
-    "graph_from_coo ecc light_ecc resample spiral_conv poly_step transpose_table hamming_knn"
+    "graph_from_coo ecc light_ecc resample spiral_conv poly_step batch_norm_step transpose_table "
+    "hamming_knn"
 ).split()
 
 

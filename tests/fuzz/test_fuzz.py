@@ -22,6 +22,7 @@ FAULTS = (
     "a gradient a hundredth off",
     "a tangent a hundredth off",
     "a term lost where squares overflow",
+    "a constant under a root a thousandth off",
     "of equal distances the last",
     "of equal codes the last",
     "wrong entries taken",
