@@ -1,4 +1,4 @@
-"""What a user writes, as mypy reads it in its strict mode; nothing runs it.
+"""What a user writes, as mypy reads it in its strict mode (`make lint`); nothing runs it.
 
 A name that does not exist is an error: strict mode also complains about an `ignore` that is not
 needed.
