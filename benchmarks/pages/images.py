@@ -49,6 +49,12 @@ def gap(name: str, run: str) -> float:
     return gap_of(row(name, run=run))
 
 
+def largest_gaps(names: list[str]) -> list[str]:
+    """The runs of some files, that of the largest gap first."""
+    found = {r["run"]: gap_of(r) for name in names for r in rows(name)}
+    return lowest_first(found)[::-1]
+
+
 def gap_of(of: Row) -> float:
     """The same, of a row."""
     gaps: list[float] = of["curve"]["critic_gap"]

@@ -124,6 +124,7 @@ def draw_batch_norm_step(d: Draw) -> Case:
         near = 2 * (case.terms + 8) * UNIT[computed] * size
         # Where all terms are 0, z is 0 for everybody.
         case.smooth = not bool(((z.abs() <= near) & (size > 0)).any())
+    # Expanded tensors repeat a row: they would have other conditions than those above.
     case.leaves = {n: d.laid_out(n, t, expand=False) for n, t in leaves.items()}
     return case
 

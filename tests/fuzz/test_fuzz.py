@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from polygraph import ops
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 SCRIPT = HERE / "fuzz.py"
@@ -36,6 +38,15 @@ def run(*arguments):
     return subprocess.run(
         [sys.executable, *map(str, arguments)], env=environment, capture_output=True, text=True
     )
+
+
+@pytest.fixture(scope="module")
+def fuzz():
+    """The script as a module, by its path: `fuzz` is the folder of these tests, too."""
+    spec = importlib.util.spec_from_file_location("operators_fuzzer", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +78,12 @@ def test_goes_on_where_it_ended(tmp_path):
         assert found == {"passed": cases, "next": 3 * cases, "failed": []}
 
 
+def test_every_operator_has_cases(fuzz):
+    """pack_bits is part of hamming_knn's cases; a graph of a table is that table, flat."""
+    assert {*ops.__all__} - {*fuzz.NAMES} == {"Graph", "graph_from_table", "pack_bits"}
+    assert {*fuzz.NAMES} == {*fuzz.operators()}
+
+
 def test_one_case_alone():
     """A case is the same in every process."""
     first, again = (run(SCRIPT, "knn", "--seed", 3, "--case", 14) for _ in range(2))
@@ -75,12 +92,8 @@ def test_one_case_alone():
     assert first.stdout == again.stdout
 
 
-def test_a_crash_ends_one_case():
+def test_a_crash_ends_one_case(fuzz):
     """The process is gone; its case is known, and the next one can run."""
-    # By its path: `fuzz` is the folder of these tests, too.
-    spec = importlib.util.spec_from_file_location("operators_fuzzer", HERE / "fuzz.py")
-    fuzz = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(fuzz)
     request = {"operator": "transpose_table", "seed": 0, "step": 1, "seconds": 60}
     server = fuzz.Server("plain", str(HERE / "planted.py"))
     answer = server.ask(first=0, cases=5, **request)
