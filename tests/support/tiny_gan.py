@@ -3,9 +3,10 @@
 from dataclasses import fields, replace
 
 import numpy as np
+import pytest
 
 from polygraph.data import ImageDataConfig, ImageDataset
-from polygraph.tasks.gan.presets import get_gan_preset
+from polygraph.tasks.gan.presets import GAN_PRESETS, get_gan_preset
 from polygraph.tasks.gan.training import GanRunConfig
 from polygraph.train.config import TrainConfig
 
@@ -51,3 +52,36 @@ def tiny_gan(preset="small/baseline", gan=None, **train):
         train=TrainConfig(**{**settings, **train}),
         preset=preset,
     )
+
+
+def presets(*kinds):
+    """All names, to parametrize a test with: slow where every kind has been seen before.
+
+    Args:
+        kinds: functions of a name; what they return is the kind of a preset.
+    """
+    seen = set()
+    found = []
+    for name in GAN_PRESETS:
+        of = {(place, kind(name)) for place, kind in enumerate(kinds)}
+        found.append(pytest.param(name, marks=[pytest.mark.slow] if of <= seen else []))
+        seen |= of
+    return found
+
+
+def networks(name):
+    """Generator and critic, but for their number of neighbours."""
+    preset = GAN_PRESETS[name]
+    pair = preset.generator, preset.critic
+    return tuple(replace(n, k=8) if hasattr(n, "k") else n for n in pair)
+
+
+def tiny_networks(name):
+    """The same of few features."""
+    return tuple(map(narrowed, networks(name)))
+
+
+def optimization(name):
+    """Loss, optimizer, and whether the generator is averaged."""
+    gan = GAN_PRESETS[name].gan
+    return gan.loss, gan.optimizer, gan.ema > 0

@@ -7,7 +7,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.tiny_gan import random_images, tiny_gan
+from support.tiny_gan import (
+    networks,
+    optimization,
+    presets,
+    random_images,
+    tiny_gan,
+    tiny_networks,
+)
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from polygraph.models.images.families import build
@@ -68,7 +75,7 @@ def task_of(config, folder, dataset=None, **settings):
     return GanTask(fabric, config.train, config.gan, *build_pair(config), dataset, folder)
 
 
-@pytest.mark.parametrize("name", GAN_PRESETS)
+@pytest.mark.parametrize("name", presets(tiny_networks, optimization))
 def test_two_steps_of_every_preset(tmp_path, name):
     """All weights move, all values are finite; in colour and in grey by turns."""
     channels = (1, 3)[len(name) % 2]
@@ -101,7 +108,7 @@ def test_two_steps_of_every_preset(tmp_path, name):
         assert (tmp_path / folder / "0000002.png").is_file()
 
 
-@pytest.mark.parametrize("name", GAN_PRESETS)
+@pytest.mark.parametrize("name", presets(networks))
 def test_presets_at_their_width(name):
     """Generator and critic fit together; no memory is taken."""
     preset = GAN_PRESETS[name]
