@@ -87,8 +87,11 @@ def test_curves(tmp_path, kept, count):
     check(path, kept[-1])
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 1, 1), (1, 1, 4)], ids=["even", "wide", "tall"])
-@pytest.mark.parametrize("columns", [1, 5])
+@pytest.mark.parametrize(
+    ("shape", "columns"),
+    [((1, 1, 1), 1), ((3, 1, 1), 1), ((3, 1, 1), 5), ((1, 1, 4), 5)],
+    ids=["even", "wide", "wide-5", "tall-5"],
+)
 def test_heat_maps(tmp_path, kept, shape, columns):
     sphere = trimesh.creation.icosphere(subdivisions=1)
     vertices = np.asarray(sphere.vertices) * shape

@@ -81,6 +81,12 @@ def tiny_networks(name):
     return tuple(map(narrowed, networks(name)))
 
 
+def kinds_of_networks(name):
+    """The classes of settings of generator and critic."""
+    preset = GAN_PRESETS[name]
+    return type(preset.generator), type(preset.critic)
+
+
 def optimization(name):
     """Loss, optimizer, and whether the generator is averaged."""
     gan = GAN_PRESETS[name].gan

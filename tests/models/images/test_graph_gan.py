@@ -208,7 +208,16 @@ def test_gradient_penalty_is_per_sample():
     torch.testing.assert_close(found, wanted)
 
 
-@pytest.mark.parametrize("graph", ["edge-sum", "edge-max", "ecc", "light", "attention"])
+@pytest.mark.parametrize(
+    "graph",
+    [
+        "edge-max",
+        "ecc",
+        "light",
+        pytest.param("edge-sum", marks=pytest.mark.slow),
+        pytest.param("attention", marks=pytest.mark.slow),
+    ],
+)
 def test_whole_step_compiles(graph):
     """Both losses as one graph each, the penalty's second derivatives included: the same bits."""
     settings = torch._dynamo.config

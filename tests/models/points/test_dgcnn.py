@@ -251,7 +251,11 @@ def test_importing_models_does_not_import_pyg():
     assert done.stdout.strip() == "False"
 
 
-@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize(
+    "training",
+    [True, pytest.param(False, marks=pytest.mark.slow)],
+    ids=["training", "evaluation"],
+)
 def test_compiles_once(training):
     """One graph for all sizes, forward and backward, with the plain network's logits."""
     model = DGCNNClassifier(replace(CLASSIFIER, edge_channels=(8, 8))).train(training)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.tiny_gan import random_images, tiny_gan
+from support.tiny_gan import kinds_of_networks, optimization, presets, random_images, tiny_gan
 
 from polygraph.cli import main
 from polygraph.tasks import gan
@@ -231,13 +231,17 @@ def test_settings_from_preset_yaml_and_options(tmp_path):
     assert config.train.schedule == "linear"
     other, _, _ = parse_train_gan(["--out", "x", "--preset", "pi/sngan"])
     assert (other.gan.loss, other.gan.generator_batch, other.train.batch_size) == ("hinge", 128, 64)
-    for name, preset in GAN_PRESETS.items():
-        found, _, _ = parse_train_gan(["--out", "x", "--preset", name])
-        assert (found.generator, found.critic, found.gan) == (
-            preset.generator,
-            preset.critic,
-            preset.gan,
-        )
+
+
+@pytest.mark.parametrize("name", presets(kinds_of_networks, optimization))
+def test_settings_of_every_preset(name):
+    found, _, _ = parse_train_gan(["--out", "x", "--preset", name])
+    preset = GAN_PRESETS[name]
+    assert (found.generator, found.critic, found.gan) == (
+        preset.generator,
+        preset.critic,
+        preset.gan,
+    )
 
 
 @pytest.mark.parametrize(
