@@ -89,21 +89,35 @@ class PolynomialGeneratorConfig:
         mapping_orders(self.mapping_order)
 
 
+def _of_unit_gain(conv: nn.Module, fan: int) -> nn.Module:
+    """A convolution with normal weights of variance ``1 / fan``."""
+    nn.init.normal_(cast(Tensor, conv.weight), std=fan**-0.5)
+    return conv
+
+
 class _Up(nn.Module):
-    """A linear map of images to twice their size: both forms are affine, without activations."""
+    """A linear map of images to twice their size: both forms are affine, without activations.
+
+    Both begin with the size of their input: an output is a sum of as many terms as ``fan`` says,
+    each of which the weights make as much smaller. PyTorch's own initial weights make each such map
+    two to three times smaller, and a coupled decomposition has three of them in succession.
+    """
 
     def __init__(self, body: str, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.shortcut: nn.Module | None = None
         if body == "dcgan":
-            self.main: nn.Module = nn.ConvTranspose2d(in_channels, out_channels, 4, 2, 1)
+            self.main: nn.Module = _of_unit_gain(
+                nn.ConvTranspose2d(in_channels, out_channels, 4, 2, 1), fan=4 * in_channels
+            )
             return
+        wide, deep = 9 * in_channels, 9 * out_channels
         self.main = nn.Sequential(
             nn.Upsample(scale_factor=2),
-            nn.Conv2d(in_channels, out_channels, 3, padding=1),
-            nn.Conv2d(out_channels, out_channels, 3, padding=1),
+            _of_unit_gain(nn.Conv2d(in_channels, out_channels, 3, padding=1), fan=wide),
+            _of_unit_gain(nn.Conv2d(out_channels, out_channels, 3, padding=1), fan=2 * deep),
         )
-        self.shortcut = nn.Conv2d(in_channels, out_channels, 1)
+        self.shortcut = _of_unit_gain(nn.Conv2d(in_channels, out_channels, 1), fan=2 * in_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.main(x)
@@ -138,8 +152,15 @@ class _NestedStep(nn.Module):
         if not product:
             return
         self.latent = nn.Linear(config.latent_channels, out_channels)
-        self.offset = nn.Parameter(torch.ones(out_channels))
-        # S_n x comes with the size of x and A_n z with about 0.6: nothing has to start small.
+        start = torch.ones
+        if config.decomposition == "ncp":
+            # All that reaches the image goes through A_n z, which must not be odd in z: it starts
+            # as 1 and a deviation of 1 for a normal z, and b_n at 0.
+            nn.init.ones_(self.latent.bias)
+            nn.init.normal_(self.latent.weight, std=config.latent_channels**-0.5)
+            start = torch.zeros
+        self.offset = nn.Parameter(start(out_channels))
+        # S_n x comes with the size of x and A_n z with 0.6 to 1.4: nothing has to start small.
         self.norm = SecondOrderNorm(out_channels, config.norm, LAYOUTS["images"], initial_scale=1.0)
         if config.decomposition == "ncp-skip":
             self.skip = (
