@@ -2,18 +2,20 @@
 
     python benchmarks/gan_runs.py RUNS/baseline RUNS/edge-k8 --out results/NAME/gan
 
-The folders' names are the names of the runs. Writes ``gan.json``, a row per run with its whole
-log, ``gan_curves.png``, ``gan_samples.png`` (the averaged generators, the same z for all whose z
-have one size), ``gan_interpolations.png`` and ``gan_walks.png``, whose rows go along the directions
-in which a generator's images change most. Runs that are not done are refused. Of generators that
-are polynomials of z before their tanh the degree is checked, in evaluation mode. With ``--keep``
-the rows that gan.json has of other runs stay, whose folders may be gone: pictures lack them.
+The folders' names are the names of the runs, seeds last (``edge-k8-s1``). Writes ``gan.json``, a
+row per run with its whole log, ``gan_curves.png``, ``gan_samples.png`` (the averaged generators,
+the same z for all whose z have one size), ``gan_interpolations.png`` and ``gan_walks.png``, whose
+rows go along the directions in which a generator's images change most. Seeds of a variant share a
+colour; the first of them is pictured. Runs that are not done are refused. Of generators that are
+polynomials of z before their tanh the degree is checked, in evaluation mode. With ``--keep`` the
+rows that gan.json has of other runs stay, whose folders may be gone: pictures lack them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -126,6 +128,19 @@ def accuracy(folder: Path, kept: str | None) -> float | None:
     return float(load_checkpoint(found[0])[1]["accuracy"])
 
 
+def variant_of(run: str) -> str:
+    """The name of a run without its seed."""
+    return re.sub(r"-s\d+$", "", run)
+
+
+def first_seeds(folders: list[Path]) -> list[Path]:
+    """The first folder of each variant."""
+    found: dict[str, Path] = {}
+    for folder in folders:
+        found.setdefault(variant_of(folder.name), folder)
+    return list(found.values())
+
+
 def curves(path: Path, rows: list[dict[str, Any]]) -> None:
     """The critic's gap, the penalty, FID and IS against steps."""
     plt = pyplot()
@@ -135,19 +150,29 @@ def curves(path: Path, rows: list[dict[str, Any]]) -> None:
     )
     panels = list(np.asarray(grid_of_axes).ravel())
     where = rows[0]["extractor"] or ""
+    variants = list(dict.fromkeys(variant_of(row["run"]) for row in rows))
+    firsts = [next(r for r in rows if variant_of(r["run"]) == name) for name in variants]
     wanted = [("critic_gap", "critic's gap", True), ("penalty", "gradient penalty", True)]
     if any("penalty" not in row["curve"] for row in rows):
         wanted[1] = ("generator_loss", "generator's loss", False)
     if scored:
         wanted += [("FID", f"FID ({where})", True), ("IS", f"IS ({where})", False)]
     for axes, (key, label, log) in zip(panels, wanted, strict=True):
-        for row, color in zip(rows, COLORS, strict=False):
+        for row in rows:
+            place = variants.index(variant_of(row["run"]))
             if key in ("FID", "IS"):
                 x = [s["step"] for s in row["scores"]]
                 y = [s[key] for s in row["scores"]]
             else:
                 x, y = row["curve"]["step"], row["curve"][key]
-            axes.plot(x, y, color=color, label=row["run"], linewidth=1.5)
+            axes.plot(
+                x,
+                y,
+                color=COLORS[place % len(COLORS)],
+                linestyle="--" if place >= len(COLORS) else "-",
+                label=variants[place] if row is firsts[place] else None,
+                linewidth=1.3,
+            )
         if log:
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter(plt.FuncFormatter(lambda value, _: f"{value:g}"))
@@ -256,7 +281,7 @@ def main() -> None:
     curves(out.with_name(f"{out.name}_curves.png"), rows)
     drawn = (("samples", samples), ("interpolations", straight), ("walks", principal))
     for name, rows_of in drawn if options.at is None else ():
-        pictures(out.with_name(f"{out.name}_{name}.png"), options.runs, rows_of)
+        pictures(out.with_name(f"{out.name}_{name}.png"), first_seeds(options.runs), rows_of)
     if all(row["scores"] for row in rows):
         print(table(rows))
 

@@ -126,6 +126,55 @@ def _score_line(of: Row) -> list[str]:
     ]
 
 
+def seeds_of(name: str) -> dict[str, list[Row]]:
+    """The runs of generators by their variant: names without the seed at their end."""
+    found: dict[str, list[Row]] = {}
+    for r in rows(name):
+        found.setdefault(r["run"].rsplit("-s", 1)[0], []).append(r)
+    return found
+
+
+def mean_of(name: str, variant: str, metric: str = "FID") -> float:
+    """The mean over seeds of a score at the end."""
+    return statistics.mean(last(r)[metric] for r in seeds_of(name)[variant])
+
+
+def ends(name: str, variant: str, metric: str = "FID") -> list[float]:
+    """The scores of a variant's seeds at the end, the lowest first."""
+    return sorted(last(r)[metric] for r in seeds_of(name)[variant])
+
+
+def generators(name: str, variants: list[str]) -> str:
+    """Generators side by side: means over seeds, with every seed's number behind them."""
+
+    def line(variant: str) -> list[str]:
+        found = seeds_of(name)[variant]
+        first = found[0]
+        degree = number(first["degree"]) if "degree" in first else f"none: {first['activations']}"
+        if first.get("degree_holds"):
+            degree += ", checked"
+        lows = [best(r) for r in found]
+        return [
+            variant,
+            degree,
+            number(first["parameters"]),
+            number(first["steps"]),
+            _seeds([last(r)["FID"] for r in found], 1),
+            _seeds([low["FID"] for low in lows], 1),
+            _seeds([last(r)["IS"] for r in found], 2),
+            number(statistics.mean(map(gap_of, found)), 1),
+        ]
+
+    seen = rows(name)[0]["extractor"]
+    return table(
+        (
+            "generator", "degree in z", "parameters", "steps", f"FID ({seen})",
+            "lowest on the way", f"IS ({seen})", "critic's gap",
+        ),
+        map(line, variants),
+    )  # fmt: skip
+
+
 def at_step(of: Row, step: int) -> Row | None:
     """The scores of a run at a step, if it was scored there."""
     return next((score for score in of["scores"] if score["step"] == step), None)
@@ -214,10 +263,10 @@ def row_of(name: str, variant: str) -> Row:
     return variants(name)[variant][0]
 
 
-def _seeds(values: list[float]) -> str:
+def _seeds(values: list[float], digits: int = 3) -> str:
     """Their mean, and all of them where there are several."""
-    each = f" ({', '.join(number(value, 3) for value in values)})" if len(values) > 1 else ""
-    return f"{number(statistics.mean(values), 3)}{each}"
+    each = f" ({', '.join(number(value, digits) for value in values)})" if len(values) > 1 else ""
+    return f"{number(statistics.mean(values), digits)}{each}"
 
 
 def memory(variant: str, library: str = OURS, name: str = "gan_memory") -> float | None:

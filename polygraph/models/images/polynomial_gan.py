@@ -195,6 +195,9 @@ class PolynomialGenerator(nn.Module):
     prodpoly   one NCP of z, and one NCP of 3 x 3 convolutions after each step of the body.
     ========== =================================================================================
 
+    Weights start so that pictures have contrast and depend on z: maps between sizes with unit gain,
+    ``A_n z`` of ``ncp``, through which everything goes, around 1 with ``b_n`` at 0.
+
     Args:
         config: what to build.
 

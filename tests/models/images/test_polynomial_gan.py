@@ -23,6 +23,7 @@ from polygraph.models.images.polynomial_gan import (
     DECOMPOSITIONS,
     PolynomialGenerator,
     PolynomialGeneratorConfig,
+    _Up,
 )
 from polygraph.models.images.presets import PAIRS
 from polygraph.models.images.sizes import at_size
@@ -82,6 +83,35 @@ def test_linear_generation_is_exact_in_evaluation_mode(name):
     assert generator.degree == (22 if name == "prodpoly" else 8)
     report = check_degree(generator.polynomial, (5,), generator.degree, lines=1)
     assert report, report.message
+
+
+@pytest.mark.parametrize("name", ["ccp", "ncp", "ncp-skip", "prodpoly"])
+def test_linear_generation_begins_with_contrast(name):
+    """Before the tanh pictures are neither flat nor saturated, and z decides what they are."""
+    torch.manual_seed(0)
+    config = PAIRS[f"linear/{name}"].generator
+    values = build(config).polynomial(draw_latent(64, config))
+    assert 0.3 < float(values.std()) < 1.2
+    assert float(values.std(0).mean()) > 0.8 * float(values.std())
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_maps_between_sizes_keep_the_size_of_features(body):
+    torch.manual_seed(0)
+    up = _Up(body, 48, 32)
+    values = up(torch.randn(32, 48, 8, 8))[:, :, 2:-2, 2:-2]  # without the border
+    assert 0.85 < float(values.std()) < 1.15
+
+
+def test_ncp_is_not_odd_in_z():
+    """Pictures have a mean: A_n z starts around 1."""
+    torch.manual_seed(0)
+    config = replace(PAIRS["linear/ncp"].generator, norm="none")
+    generator = build(config)
+    z = draw_latent(512, config)
+    features = generator.steps[0].latent(z)
+    assert 0.9 < float(features.mean()) < 1.1
+    assert 0.4 < float(features.std(0).mean()) < 0.8  # of z between -1 and 1
 
 
 def test_mapping_multiplies_the_degree():

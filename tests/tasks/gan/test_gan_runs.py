@@ -1,6 +1,7 @@
 """What the table of runs says of a generator: its degree, the check of it, its activations."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import gan_runs
 import pytest
@@ -43,3 +44,16 @@ def test_rows_kept_from_before():
     assert gan_runs.merged(kept, new) == [row("a"), row("b", steps=2), row("c")]
     with pytest.raises(SystemExit, match=r"a: extractor_accuracy is 0\.5, not 0\.6"):
         gan_runs.merged(kept, [row("c", extractor_accuracy=0.6)])
+
+
+def test_the_first_seed_of_each_variant():
+    names = ["edge-k8-s1", "baseline", "edge-k8-s0", "sngan-s10", "sngan-s"]
+    assert [gan_runs.variant_of(n) for n in names] == [
+        "edge-k8",
+        "baseline",
+        "edge-k8",
+        "sngan",
+        "sngan-s",
+    ]
+    found = gan_runs.first_seeds([Path("runs") / name for name in names])
+    assert [path.name for path in found] == ["edge-k8-s1", "baseline", "sngan-s10", "sngan-s"]
