@@ -6,7 +6,7 @@ and ``ecc-k32`` have batches of 16 and 8 at 7e-5 and 5e-5, as table 4.1 of the t
 Politecnico di Torino 2020) has it; ``thesis/*-b32`` are all of them in batches of 32 at 1e-4,
 averaged. ``pi/*``: SNGAN's pairs with the hinge loss, Adam 2e-4 (0, 0.9), five critic steps of 64
 images, 128 for the generator; ProGAN's with WGAN-GP and growing sizes. ``linear/*``: the hinge
-loss, one critic step, batches of 32. The networks are those of
+loss, one critic step, batches of 32, 2e-4. The networks are those of
 `polygraph.models.images.presets`.
 """
 
@@ -85,7 +85,14 @@ _TRAINING: dict[str, tuple[GanConfig, dict[str, Any]]] = {
     "small/*cp*": _SMALL_POLYNOMIAL,
     "linear/*": (
         GanConfig(loss="hinge", critic_steps=1, beta1=0.0, beta2=0.9, ema=0.99),
-        {**_SMALL, "steps": 3_000, "batch_size": 32, "eval_every": 500, "checkpoint_every": 500},
+        {
+            **_SMALL,
+            "steps": 3_000,
+            "batch_size": 32,
+            "learning_rate": 2e-4,
+            "eval_every": 500,
+            "checkpoint_every": 500,
+        },
     ),
     "small/*": (GanConfig(ema=0.99), _SMALL),
     "pi/dcgan*": (
