@@ -18,10 +18,12 @@ from polygraph._checks import check_choice, check_positive
 from polygraph._inputs import check_dtype, check_tensors
 from polygraph.nn.batch_step import BatchNorm, batch_statistics, can_fuse, normalised_step
 from polygraph.nn.block import polynomial_step
+from polygraph.nn.folded_norm import affine_of, folded_map, matrix_of, residual_of_maps
 from polygraph.nn.layout import LAYOUTS, Layout
 from polygraph.nn.norm import SecondOrderNorm
 from polygraph.nn.ordinary import is_ordinary
 from polygraph.nn.residual_branch import is_known_block, take_apart
+from polygraph.ops import common
 
 
 class Variant(NamedTuple):
@@ -261,6 +263,8 @@ class PolyResidual(nn.Module):
             if isinstance(norm, SecondOrderNorm) and norm.kind == "rms":
                 return polynomial_step(norm, out, skip, skip=skip, activation=activation)
             found = _by_factors(norm, a, s, activation)
+        else:
+            found = self._by_maps(a, s, activation)
         return None if found is None else _laid_out(found, out, self.layout)
 
     def _of_batch(self) -> list[BatchNorm]:
@@ -285,6 +289,25 @@ class PolyResidual(nn.Module):
         term = _mapped(self.maps[0], product, skip, self.layout)
         alpha = None if self.alpha is None else self.alpha[0]
         return normalised_step(norms[-1], a, s, term, factor=alpha, activation=activation)
+
+    def _by_maps(self, a: Tensor, s: Tensor, activation: str) -> Tensor | None:
+        """The block where its BatchNorms are affine now, which its maps of channels take in."""
+        before = None
+        if isinstance(self.before, nn.Sequential):
+            before = folded_map(*self.before)
+            if before is None:
+                return None
+        after = folded_map(self.maps[0], self.norms[0])
+        if after is None or common.autocast_dtype(a) is not None:
+            return None
+        if not after[0].dtype == a.dtype == s.dtype:
+            return None
+        if self.alpha is not None:
+            weight, shift = after
+            after = self.alpha[0] * weight, None if shift is None else self.alpha[0] * shift
+        bounded, in_place = VARIANTS[self.variant].tanh, not torch.is_grad_enabled()
+        total = residual_of_maps(before, after, a, s, bounded=bounded, in_place=in_place)
+        return total.relu_() if activation == "relu" else total
 
     def __repr__(self) -> str:
         """One line: branch, order, variant, normalisation and activation."""
@@ -342,24 +365,9 @@ def _norm(kind: str, channels: int, layout: Layout) -> nn.Module:
     return SecondOrderNorm(channels, "batch_channel" if kind == "batch" else kind, layout)
 
 
-def _affine_of(norm: nn.Module) -> tuple[Tensor | None, Tensor | None] | None:
-    """Scale and shift ``[C]`` of a normalisation that is affine now; None of one that is not."""
-    if is_ordinary(norm, nn.Identity):
-        return None, None
-    if not is_ordinary(norm, SecondOrderNorm):
-        return None
-    batch_norm = cast(SecondOrderNorm, norm).batch_norm
-    known = is_ordinary(batch_norm, *_BATCH_NORMS)
-    if batch_norm is None or not known or batch_norm.training or batch_norm.running_var is None:
-        return None
-    assert batch_norm.running_mean is not None
-    scale = batch_norm.weight * (batch_norm.running_var + batch_norm.eps).rsqrt()
-    return scale, batch_norm.bias - batch_norm.running_mean * scale
-
-
 def _by_factors(norm: nn.Module, a: Tensor, s: Tensor, activation: str) -> Tensor | None:
     """``act(a + s + N(a * s))`` of a normalisation that is affine now; None of another."""
-    affine = _affine_of(norm)
+    affine = affine_of(norm)
     if affine is None:
         return None
     scale, bias = affine
@@ -384,18 +392,10 @@ def _mapped(linear: nn.Module, rows: Tensor, like: Tensor, layout: Layout) -> Te
     """
     if layout.name != "images":
         return cast(Tensor, linear(rows))
-    if _is_product(linear):
-        return F.linear(rows, cast(nn.Conv2d, linear).weight.flatten(1))
+    matrix = matrix_of(linear)
+    if matrix is not None:
+        return F.linear(rows, matrix)
     return cast(Tensor, linear(_laid_out(rows, like, layout))).permute(0, 2, 3, 1).flatten(1, 2)
-
-
-def _is_product(linear: nn.Module) -> bool:
-    """Whether a map of images multiplies each pixel's channels with a matrix, and nothing else."""
-    if not isinstance(linear, nn.Conv2d) or not is_ordinary(linear, nn.Conv2d):
-        return False
-    shape = (linear.out_channels, linear.in_channels, 1, 1)
-    plain = (linear.bias, linear.stride, linear.padding) == (None, (1, 1), (0, 0))
-    return plain and linear.weight.shape == shape
 
 
 def _laid_out(rows: Tensor, like: Tensor, layout: Layout) -> Tensor:

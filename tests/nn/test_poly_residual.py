@@ -1,5 +1,6 @@
 """Polynomial residual blocks: each formula in plain lines, blocks of other libraries, degrees."""
 
+import copy
 import re
 from typing import ClassVar
 
@@ -99,7 +100,9 @@ def test_other_normalisations(norm, variant):
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("variant", ["plain", "pinet", "prodpoly", "r-polynet", "rms"])
+@pytest.mark.parametrize(
+    "variant", ["plain", "pinet", "pinet-1x1", "face", "prodpoly", "r-polynet", "rms"]
+)
 @pytest.mark.parametrize("activation", ["none", "relu"])
 def test_channels_last_in_memory_are_the_same(variant, activation, training):
     """The fused step too: values, gradients, also of BatchNorm's parameters."""
@@ -116,6 +119,37 @@ def test_channels_last_in_memory_are_the_same(variant, activation, training):
         found.append([y.detach(), *gradients])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("shortcut", ["identity", "map"])
+def test_inference_writes_over_nothing(variant, shortcut):
+    """Without gradients what is made within is overwritten: x and weights are not."""
+    block = made(2, variant, activation="relu").eval()
+    if shortcut == "map":
+        block.shortcut = nn.Conv2d(C, C, 1).double()
+    x = torch.randn(3, C, 5, 4, generator=torch.Generator().manual_seed(2)).double()
+    x = x.contiguous(memory_format=torch.channels_last)
+    kept, weights = x.clone(), copy.deepcopy(block.state_dict())
+    expected = block(x).detach()
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            assert torch.equal(block(x), expected)
+            assert torch.equal(block(x), expected)
+    assert torch.equal(x, kept)
+    for name, value in block.state_dict().items():
+        assert torch.equal(value, weights[name]), name
+
+
+def test_of_two_dtypes_and_under_autocast():
+    """What PyTorch's promotion and autocast make of the parts, as in the composed form."""
+    block = made(2, "prodpoly", activation="none").float().eval()
+    x = torch.randn(2, C, 4, 4).contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        one = block(x)
+        other = block(x.contiguous())
+    assert one.dtype == other.dtype
+    torch.testing.assert_close(one, other, rtol=0.02, atol=0.05)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])
