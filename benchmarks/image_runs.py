@@ -37,7 +37,7 @@ KEPT = ("config_hash", "dataset", "commit", "torch", "machine", "threads", "step
 ALIKE = ("dataset", "dataset_hash", "split_hash", "steps", "augment")
 COMPARED = ("dataset", "steps", "batch_size", "train_images")  # of rows whose folders are gone
 POINTS = 10  # of a curve of training losses, each a mean
-REPEATS = 15
+REPEATS = 15  # of a timed step; the least counts
 
 Row = dict[str, Any]
 

@@ -18,6 +18,8 @@ _FORWARDS: dict[type, Any] = {
     kind: kind.forward
     for kind in (
         nn.BatchNorm1d,
+        nn.BatchNorm2d,
+        nn.Conv2d,
         nn.Identity,
         nn.LeakyReLU,
         nn.Linear,

@@ -21,7 +21,7 @@ from polygraph.nn.block import polynomial_step
 from polygraph.nn.folded_norm import affine_of, folded_map, matrix_of, residual_of_maps
 from polygraph.nn.layout import LAYOUTS, Layout
 from polygraph.nn.norm import SecondOrderNorm
-from polygraph.nn.ordinary import is_ordinary
+from polygraph.nn.ordinary import is_ordinary, is_sequence
 from polygraph.nn.residual_branch import is_known_block, take_apart
 from polygraph.ops import common
 
@@ -292,21 +292,21 @@ class PolyResidual(nn.Module):
 
     def _by_maps(self, a: Tensor, s: Tensor, activation: str) -> Tensor | None:
         """The block where its BatchNorms are affine now, which its maps of channels take in."""
+        if common.autocast_dtype(a) is not None or a.dtype != s.dtype:
+            return None
         before = None
-        if isinstance(self.before, nn.Sequential):
-            before = folded_map(*self.before)
-            if before is None:
+        if not is_ordinary(self.before, nn.Identity):
+            if not is_sequence(self.before) or len(cast(nn.Sequential, self.before)) != 2:
                 return None
-        after = folded_map(self.maps[0], self.norms[0])
-        if after is None or common.autocast_dtype(a) is not None:
+            linear, norm = cast(nn.Sequential, self.before)
+            before = folded_map(linear, norm, self.layout)
+            if before is None or before.weight.dtype != a.dtype:
+                return None
+        alpha = None if self.alpha is None else self.alpha[0]
+        after = folded_map(self.maps[0], self.norms[0], self.layout, alpha)
+        if after is None or after.weight.dtype != a.dtype:
             return None
-        if not after[0].dtype == a.dtype == s.dtype:
-            return None
-        if self.alpha is not None:
-            weight, shift = after
-            after = self.alpha[0] * weight, None if shift is None else self.alpha[0] * shift
-        bounded, in_place = VARIANTS[self.variant].tanh, not torch.is_grad_enabled()
-        total = residual_of_maps(before, after, a, s, bounded=bounded, in_place=in_place)
+        total = residual_of_maps(before, after, a, s, bounded=VARIANTS[self.variant].tanh)
         return total.relu_() if activation == "relu" else total
 
     def __repr__(self) -> str:
@@ -392,7 +392,7 @@ def _mapped(linear: nn.Module, rows: Tensor, like: Tensor, layout: Layout) -> Te
     """
     if layout.name != "images":
         return cast(Tensor, linear(rows))
-    matrix = matrix_of(linear)
+    matrix = matrix_of(linear, layout)
     if matrix is not None:
         return F.linear(rows, matrix)
     return cast(Tensor, linear(_laid_out(rows, like, layout))).permute(0, 2, 3, 1).flatten(1, 2)
@@ -403,4 +403,4 @@ def _laid_out(rows: Tensor, like: Tensor, layout: Layout) -> Tensor:
     if layout.name != "images":
         return rows
     batch, _, height, width = like.shape
-    return rows.view(batch, height, width, -1).permute(0, 3, 1, 2)
+    return rows.view(batch, height, width, rows.shape[-1]).permute(0, 3, 1, 2)

@@ -1,6 +1,5 @@
 """Polynomial residual blocks: each formula in plain lines, blocks of other libraries, degrees."""
 
-import copy
 import re
 from typing import ClassVar
 
@@ -8,33 +7,13 @@ import pytest
 import torch
 from support.layer_calls import Case
 from support.layer_contract import LayerContract
+from support.residual_blocks import C, branch, made
 from torch import nn
 from torch.nn import functional as F
 
 from polygraph.analysis import check_degree
 from polygraph.nn import PolyResidual, SecondOrderNorm
 from polygraph.nn.poly_residual import PRODUCT_NORMS, VARIANTS
-
-C = 4
-
-
-def branch():
-    return nn.Sequential(nn.Conv2d(C, C, 3, padding=1, bias=False), nn.BatchNorm2d(C))
-
-
-def randomized(block):
-    for parameter in block.parameters():
-        nn.init.normal_(parameter, std=0.5)
-    for module in block.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.running_mean)
-            nn.init.uniform_(module.running_var, 0.5, 2)
-    return block.double()
-
-
-def made(*arguments, **settings):
-    torch.manual_seed(0)
-    return randomized(PolyResidual(branch(), *arguments, **settings))
 
 
 def batch_norm(t, norm):
@@ -119,37 +98,6 @@ def test_channels_last_in_memory_are_the_same(variant, activation, training):
         found.append([y.detach(), *gradients])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("shortcut", ["identity", "map"])
-def test_inference_writes_over_nothing(variant, shortcut):
-    """Without gradients what is made within is overwritten: x and weights are not."""
-    block = made(2, variant, activation="relu").eval()
-    if shortcut == "map":
-        block.shortcut = nn.Conv2d(C, C, 1).double()
-    x = torch.randn(3, C, 5, 4, generator=torch.Generator().manual_seed(2)).double()
-    x = x.contiguous(memory_format=torch.channels_last)
-    kept, weights = x.clone(), copy.deepcopy(block.state_dict())
-    expected = block(x).detach()
-    for mode in (torch.no_grad, torch.inference_mode):
-        with mode():
-            assert torch.equal(block(x), expected)
-            assert torch.equal(block(x), expected)
-    assert torch.equal(x, kept)
-    for name, value in block.state_dict().items():
-        assert torch.equal(value, weights[name]), name
-
-
-def test_of_two_dtypes_and_under_autocast():
-    """What PyTorch's promotion and autocast make of the parts, as in the composed form."""
-    block = made(2, "prodpoly", activation="none").float().eval()
-    x = torch.randn(2, C, 4, 4).contiguous(memory_format=torch.channels_last)
-    with torch.autocast("cpu", torch.bfloat16):
-        one = block(x)
-        other = block(x.contiguous())
-    assert one.dtype == other.dtype
-    torch.testing.assert_close(one, other, rtol=0.02, atol=0.05)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])

@@ -99,8 +99,8 @@ class _Up(nn.Module):
     """A linear map of images to twice their size: both forms are affine, without activations.
 
     Both begin with the size of their input: an output is a sum of as many terms as ``fan`` says,
-    each of which the weights make as much smaller. PyTorch's own initial weights make each such map
-    two to three times smaller, and a coupled decomposition has three of them in succession.
+    each of which the weights make as much smaller. By PyTorch's own initial weights ``dcgan``'s map
+    makes features about three times smaller, and a coupled decomposition has three in succession.
     """
 
     def __init__(self, body: str, in_channels: int, out_channels: int) -> None:
@@ -154,13 +154,15 @@ class _NestedStep(nn.Module):
         self.latent = nn.Linear(config.latent_channels, out_channels)
         start = torch.ones
         if config.decomposition == "ncp":
-            # All that reaches the image goes through A_n z, which must not be odd in z: it starts
-            # as 1 and a deviation of 1 for a normal z, and b_n at 0.
+            # What earlier steps have learned reaches the image through all A_n z that follow. These
+            # would change its sign from z to z around 0, so that nothing constant gets through:
+            # they start around 1, and b_n at 0, as those of `ResidualGenerator`.
             nn.init.ones_(self.latent.bias)
             nn.init.normal_(self.latent.weight, std=config.latent_channels**-0.5)
             start = torch.zeros
         self.offset = nn.Parameter(start(out_channels))
-        # S_n x comes with the size of x and A_n z with 0.6 to 1.4: nothing has to start small.
+        # S_n x comes with the size of x, or half of it, and A_n z with 0.3 to 1.4: nothing has to
+        # start small.
         self.norm = SecondOrderNorm(out_channels, config.norm, LAYOUTS["images"], initial_scale=1.0)
         if config.decomposition == "ncp-skip":
             self.skip = (
@@ -195,8 +197,8 @@ class PolynomialGenerator(nn.Module):
     prodpoly   one NCP of z, and one NCP of 3 x 3 convolutions after each step of the body.
     ========== =================================================================================
 
-    Weights start so that pictures have contrast and depend on z: maps between sizes with unit gain,
-    ``A_n z`` of ``ncp``, through which everything goes, around 1 with ``b_n`` at 0.
+    Maps between sizes start with unit gain, so that pictures have contrast, and ``A_n z`` of
+    ``ncp``, by which all that earlier steps find is multiplied, around 1, with ``b_n`` at 0.
 
     Args:
         config: what to build.
