@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 
 from pages.rows import Row, number, row, rows, table
@@ -130,7 +131,7 @@ def seeds_of(name: str) -> dict[str, list[Row]]:
     """The runs of generators by their variant: names without the seed at their end."""
     found: dict[str, list[Row]] = {}
     for r in rows(name):
-        found.setdefault(r["run"].rsplit("-s", 1)[0], []).append(r)
+        found.setdefault(re.sub(r"-s\d+$", "", r["run"]), []).append(r)
     return found
 
 
