@@ -89,7 +89,10 @@ def build_with(build: Callable[[], _Module], config: Any, state: Any) -> _Module
         ValueError: the model cannot be built.
     """
     for name, value in asdict(config).items():
-        if name.endswith("order") and isinstance(state, Mapping) and value > len(state):
+        if not name.endswith(("order", "orders")) or not isinstance(state, Mapping):
+            continue
+        terms = sum(value) if isinstance(value, list | tuple) else value  # some in succession
+        if terms > len(state):
             raise StateError(f"{name} is {value}, more than there are weights, {len(state)}")
     with torch.device("meta"):
         outline = build()

@@ -18,6 +18,7 @@ from support.tiny_gan import (
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from polygraph.models.images.families import build
+from polygraph.tasks.gan.checkpoint import load_critic, load_generator
 from polygraph.tasks.gan.pair import (
     GanTask,
     generate,
@@ -100,6 +101,11 @@ def test_two_steps_of_every_preset(tmp_path, name):
             if not start.numel():
                 continue  # the constants of a polynomial of order 1
             assert not torch.equal(start, found[kind][key]), (kind, key)
+    for load, weights in ((load_generator, "average"), (load_critic, "critic")):
+        loaded, _ = load(tmp_path / "last.safetensors")
+        assert set(loaded.state_dict()) == set(found[weights])
+        for key, value in loaded.state_dict().items():
+            assert torch.equal(value, found[weights][key]), (weights, key)
     records = log(tmp_path)
     values = [v for record in records for v in record.values() if isinstance(v, float)]
     assert all(map(math.isfinite, values))
