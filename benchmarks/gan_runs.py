@@ -42,6 +42,7 @@ from polygraph.train.log import read_log
 KEPT = ("config_hash", "dataset", "commit", "torch", "machine", "threads")
 COLUMNS, STEPS = 16, 16  # images in a row of samples and of an interpolation
 DIRECTIONS, REACH = 3, 2.0  # rows of walks, how far they go in deviations of z
+LEAST_SHOWN = 0.03  # of gaps, penalties and FID: a gap may be 0 or less
 LARGEST_DEGREE = 28  # that float64 shows
 ACTIVATIONS: dict[type[nn.Module], str] = {nn.ReLU: "ReLU", nn.LeakyReLU: "leaky ReLU"}
 
@@ -177,11 +178,18 @@ def curves(path: Path, rows: list[dict[str, Any]]) -> None:
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter(plt.FuncFormatter(lambda value, _: f"{value:g}"))
             axes.yaxis.set_minor_formatter(plt.FuncFormatter(_minor))
+            axes.set_ylim(bottom=max(axes.get_ylim()[0], LEAST_SHOWN))
         axes.set_ylabel(label)
         axes.set_xlabel("generator step")
         axes.grid(True, which="both", color="#e4e4e4", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].legend(frameon=False, fontsize=9)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(),
+        loc="outside upper center",
+        ncols=6,
+        frameon=False,
+        fontsize=9,
+    )
     figure.savefig(path, dpi=100)
     plt.close(figure)
 

@@ -140,9 +140,16 @@ def mean_of(name: str, variant: str, metric: str = "FID") -> float:
     return statistics.mean(last(r)[metric] for r in seeds_of(name)[variant])
 
 
-def ends(name: str, variant: str, metric: str = "FID") -> list[float]:
-    """The scores of a variant's seeds at the end, the lowest first."""
-    return sorted(last(r)[metric] for r in seeds_of(name)[variant])
+def seeds_ahead(name: str, one: str, other: str) -> int:
+    """How many seeds of a variant end with a lower FID than the same seed of another."""
+    pairs = zip(seeds_of(name)[one], seeds_of(name)[other], strict=True)
+    return sum(last(a)["FID"] < last(b)["FID"] for a, b in pairs)
+
+
+def span_of(name: str, variant: str) -> float:
+    """How far apart the FIDs of a variant's seeds are at the end."""
+    found = [last(r)["FID"] for r in seeds_of(name)[variant]]
+    return max(found) - min(found)
 
 
 def generators(name: str, variants: list[str]) -> str:
