@@ -146,6 +146,20 @@ def seeds_ahead(name: str, one: str, other: str) -> int:
     return sum(last(a)["FID"] < last(b)["FID"] for a, b in pairs)
 
 
+def early_least(name: str, variant: str, step: int) -> float:
+    """The lowest FID of a variant's seeds at a step on their way."""
+    return min(_at(r, step) for r in seeds_of(name)[variant])
+
+
+def early_most(name: str, variant: str, step: int) -> float:
+    """The highest."""
+    return max(_at(r, step) for r in seeds_of(name)[variant])
+
+
+def _at(of: Row, step: int) -> float:
+    return next(float(score["FID"]) for score in of["scores"] if score["step"] == step)
+
+
 def span_of(name: str, variant: str) -> float:
     """How far apart the FIDs of a variant's seeds are at the end."""
     found = [last(r)["FID"] for r in seeds_of(name)[variant]]
