@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from torch import Tensor, nn
 
 from polygraph.analysis import check_degree
@@ -53,11 +54,13 @@ def read_run(folder: Path, at: int | None = None) -> dict[str, Any]:
     records = [r for r in read_log(folder / "log.jsonl") if at is None or r["step"] <= at]
     scored = [r for r in records if "fid" in r]
     names = {name.split(" (")[0]: name for r in scored[:1] for name in r}
-    row: dict[str, Any] = {"run": folder.name, "preset": result["config"]["preset"]}
+    config = result["config"]
+    row: dict[str, Any] = {"run": folder.name, "variant": variant_of(folder.name)}
+    row |= {"seed": config["train"]["seed"], "preset": config["preset"]}
     row |= {key: result[key] for key in KEPT if key in result}
     sizes = ("steps", "parameters", "critic_parameters", "step_ms", "best_step", "schedule_steps")
     row |= {key: result[key] for key in sizes if key in result}
-    row["batch_size"] = result["config"]["train"]["batch_size"]
+    row["batch_size"] = config["train"]["batch_size"]
     row["scores"] = [
         {
             "step": r["step"],
@@ -67,7 +70,7 @@ def read_run(folder: Path, at: int | None = None) -> dict[str, Any]:
         for r in scored
     ]
     row["extractor"] = names["IS"].removeprefix("IS ").strip("()") if "IS" in names else None
-    row["extractor_accuracy"] = accuracy(folder, result["config"].get("classifier"))
+    row["extractor_accuracy"] = accuracy(folder, config.get("classifier"))
     if at is not None and (not scored or scored[-1]["step"] != at):
         raise SystemExit(f"{folder}: it was not scored at step {at}")
     row |= polynomial(load_generator(folder / "last.safetensors")[0])
@@ -233,6 +236,8 @@ def pictures(path: Path, folders: list[Path], rows: Callable[[nn.Module], Tensor
             spine.set_visible(False)
     figure.savefig(path, dpi=110)
     plt.close(figure)
+    if all(generator.config.out_channels == 1 for generator in generators):
+        Image.open(path).convert("L").save(path, optimize=True)  # half the bytes
 
 
 def table(rows: list[dict[str, Any]]) -> str:

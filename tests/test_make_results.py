@@ -7,7 +7,7 @@ from pathlib import Path
 
 import make_results
 import pytest
-from pages import kernels, meshes, rows
+from pages import images, kernels, meshes, rows
 
 ROOT = Path(__file__).resolve().parents[1]
 PLANTED = {  # a file -> where one of its numbers is, that a table or a sentence shows
@@ -20,6 +20,7 @@ PLANTED = {  # a file -> where one of its numbers is, that a table or a sentence
     "gan": (0, "scores", -1, "FID"),
     "gan_memory_thesis": (1, "peak_mib"),
     "intel-xeon-2-cores/mesh_bodies_skip_code": (0, "mean_mm"),
+    "intel-xeon-2-cores/gan_polynomial": (-1, "parameters"),
 }
 
 
@@ -53,6 +54,31 @@ def test_changed_number_is_noticed(name, copied):
     """A row that changes makes a page differ from the committed one."""
     change(name, PLANTED[name], lambda old: 1.1 * old)
     assert any(p.read_text() != text for p, text in make_results.contents().items())
+
+
+@pytest.mark.parametrize(
+    ("held", "words"), [(True, "8, checked"), (False, "8, REFUTED"), (None, "8, not checked")]
+)
+def test_a_degree_that_does_not_hold_is_shown(copied, held, words):
+    name = "intel-xeon-2-cores/gan_polynomial"
+    place = next(n for n, r in enumerate(rows.rows(name)) if r["variant"] == "linear-ncp")
+    change(name, (place, "degree_holds"), lambda old: held)
+    assert f"| linear-ncp | {words} |" in images.generators(name, ["linear-ncp"])
+
+
+def test_seeds_are_compared_with_themselves(copied):
+    name = "intel-xeon-2-cores/gan_polynomial"
+    found = images.variants(name)
+    wanted = sum(
+        images.last(one)["FID"] < images.last(other)["FID"]
+        for one in found["sngan-ncp"]
+        for other in found["sngan"]
+        if one["seed"] == other["seed"]
+    )
+    assert images.seeds_ahead(name, "sngan-ncp", "sngan") == wanted
+    change(name, (0, "seed"), lambda old: 7)
+    with pytest.raises(LookupError, match="have not the same seeds"):
+        images.seeds_ahead(name, "sngan-ncp", "sngan")
 
 
 def test_changed_readme_is_noticed(tmp_path, monkeypatch):

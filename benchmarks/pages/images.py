@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import statistics
 
 from pages.rows import Row, number, row, rows, table
@@ -127,33 +126,27 @@ def _score_line(of: Row) -> list[str]:
     ]
 
 
-def seeds_of(name: str) -> dict[str, list[Row]]:
-    """The runs of generators by their variant: names without the seed at their end."""
-    found: dict[str, list[Row]] = {}
-    for r in rows(name):
-        found.setdefault(re.sub(r"-s\d+$", "", r["run"]), []).append(r)
-    return found
-
-
 def mean_of(name: str, variant: str, metric: str = "FID") -> float:
     """The mean over seeds of a score at the end."""
-    return statistics.mean(last(r)[metric] for r in seeds_of(name)[variant])
+    return statistics.mean(last(r)[metric] for r in variants(name)[variant])
 
 
 def seeds_ahead(name: str, one: str, other: str) -> int:
     """How many seeds of a variant end with a lower FID than the same seed of another."""
-    pairs = zip(seeds_of(name)[one], seeds_of(name)[other], strict=True)
-    return sum(last(a)["FID"] < last(b)["FID"] for a, b in pairs)
+    ends = [{r["seed"]: last(r)["FID"] for r in variants(name)[v]} for v in (one, other)]
+    if ends[0].keys() != ends[1].keys():
+        raise LookupError(f"{name}: {one} and {other} have not the same seeds")
+    return sum(ends[0][seed] < ends[1][seed] for seed in ends[0])
 
 
 def early_least(name: str, variant: str, step: int) -> float:
     """The lowest FID of a variant's seeds at a step on their way."""
-    return min(_at(r, step) for r in seeds_of(name)[variant])
+    return min(_at(r, step) for r in variants(name)[variant])
 
 
 def early_most(name: str, variant: str, step: int) -> float:
     """The highest."""
-    return max(_at(r, step) for r in seeds_of(name)[variant])
+    return max(_at(r, step) for r in variants(name)[variant])
 
 
 def _at(of: Row, step: int) -> float:
@@ -162,23 +155,29 @@ def _at(of: Row, step: int) -> float:
 
 def span_of(name: str, variant: str) -> float:
     """How far apart the FIDs of a variant's seeds are at the end."""
-    found = [last(r)["FID"] for r in seeds_of(name)[variant]]
+    found = [last(r)["FID"] for r in variants(name)[variant]]
     return max(found) - min(found)
 
 
-def generators(name: str, variants: list[str]) -> str:
+def _degree(found: list[Row]) -> str:
+    """The degree of a variant, and whether the check found it at every seed."""
+    if "degree" not in found[0]:
+        return f"none: {found[0]['activations']}"
+    held = {r["degree_holds"] for r in found}
+    words = "REFUTED" if False in held else "not checked" if None in held else "checked"
+    return f"{number(found[0]['degree'])}, {words}"
+
+
+def generators(name: str, chosen: list[str]) -> str:
     """Generators side by side: means over seeds, with every seed's number behind them."""
 
     def line(variant: str) -> list[str]:
-        found = seeds_of(name)[variant]
+        found = variants(name)[variant]
         first = found[0]
-        degree = number(first["degree"]) if "degree" in first else f"none: {first['activations']}"
-        if first.get("degree_holds"):
-            degree += ", checked"
         lows = [best(r) for r in found]
         return [
             variant,
-            degree,
+            _degree(found),
             number(first["parameters"]),
             number(first["steps"]),
             _seeds([last(r)["FID"] for r in found], 1),
@@ -193,7 +192,7 @@ def generators(name: str, variants: list[str]) -> str:
             "generator", "degree in z", "parameters", "steps", f"FID ({seen})",
             "lowest on the way", f"IS ({seen})", "critic's gap",
         ),
-        map(line, variants),
+        map(line, chosen),
     )  # fmt: skip
 
 
@@ -234,7 +233,7 @@ def step_ratio(variant: str, name: str) -> float:
 
 
 def variants(name: str) -> dict[str, list[Row]]:
-    """The runs of classifiers by their variant, seeds side by side."""
+    """The runs of a file by their variant, seeds side by side."""
     found: dict[str, list[Row]] = {}
     for r in rows(name):
         found.setdefault(r["variant"], []).append(r)

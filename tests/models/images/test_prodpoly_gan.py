@@ -9,6 +9,8 @@ from torch.nn.functional import batch_norm, conv_transpose2d
 
 from polygraph.analysis import check_degree, degree_templates
 from polygraph.models.images.prodpoly_gan import ProdPolyGenerator, ProdPolyGeneratorConfig
+from polygraph.models.images.sngan import ResidualGeneratorConfig
+from polygraph.models.state import StateError, build_with
 
 TINY = ProdPolyGeneratorConfig((1, 2), 4, 1, (3, 3, 4, 3, 3, 3), (2, 2, 2, 2, 2))
 
@@ -85,3 +87,21 @@ def test_starts_near_one():
     for layer in ProdPolyGenerator(TINY).layers:
         assert torch.equal(layer.latent.bias, torch.ones_like(layer.latent.bias))
         assert isinstance(layer.norm, nn.BatchNorm2d)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        replace(TINY, orders=(10**9, 2)),
+        ResidualGeneratorConfig("ncp", 4, 1, 3, mapping_order=(2, 10**9), size=8),
+        ResidualGeneratorConfig("ncp", 4, 1, 3, mapping_order=10**9, size=8),
+    ],
+)
+def test_orders_of_a_file_are_bounded_by_its_weights(config):
+    """Nothing is built of a file that promises more terms than it has weights."""
+
+    def build():
+        raise AssertionError("it was built")
+
+    with pytest.raises(StateError, match="more than there are weights, 1"):
+        build_with(build, config, {"weight": torch.zeros(1)})
