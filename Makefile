@@ -57,7 +57,7 @@ check: setup
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not slow and not large and not fuzz" @tests/check.txt $(ARGS)
 
 test: setup
-	@echo "make test: about fifteen minutes on two cores, without ARGS (make check is a two-minute version)"
+	@echo "make test: fifteen to twenty minutes on two cores, without ARGS (make check is a two-minute version)"
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not slow and not large and not fuzz" $(ARGS)
 
 test-all: setup
