@@ -32,4 +32,4 @@ def test_every_operator_is_checked():
 def test_the_makefile_runs_the_list():
     makefile = (ROOT / "Makefile").read_text()
     assert re.search(r"^check: setup\n(\t.*\n)*\t.*@tests/check\.txt", makefile, re.MULTILINE)
-    assert "about fifteen minutes" in makefile
+    assert "fifteen to twenty minutes" in makefile
