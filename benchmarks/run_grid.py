@@ -5,8 +5,8 @@
 
 A grid has the ``command`` that all of its runs share, ``[variants]`` with what each adds to it, and
 ``seeds``: every variant runs with every seed, as ``RUNS/VARIANT-sSEED``, the first seed of all
-variants first. ``[only]`` names the seeds of a variant that has fewer. ``stop`` ends a run once it
-was scored at that step of its longer schedule.
+variants first. ``[only]`` names the seeds of a variant that has fewer. Commands may have ``{data}``, ``{out}``
+and ``{seed}`` in them. ``stop`` ends a run once it was scored at that step of its longer schedule.
 
 A run that is done is skipped and one that was interrupted goes on. Every run has one thread, and
 ``--workers`` of them run side by side; what they print is in ``RUNS/VARIANT-sSEED.txt``. The first
@@ -60,9 +60,8 @@ def read_grid(path: Path, data: Path, out: Path) -> list[Run]:
             if seed not in only.get(variant, seeds):
                 continue
             name = f"{variant}-s{seed}"
-            words = [
-                word.format(data=data, out=out) for word in shlex.split(f"{grid['command']} {more}")
-            ]
+            fields = {"data": data, "out": out, "seed": seed}
+            words = [word.format(**fields) for word in shlex.split(f"{grid['command']} {more}")]
             words += ["--seed", str(seed), "--out", str(out / name)]
             runs.append(Run(name, tuple(words), grid.get("stop")))
     return runs
