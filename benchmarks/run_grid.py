@@ -5,8 +5,9 @@
 
 A grid has the ``command`` that all of its runs share, ``[variants]`` with what each adds to it, and
 ``seeds``: every variant runs with every seed, as ``RUNS/VARIANT-sSEED``, the first seed of all
-variants first. ``[only]`` names the seeds of a variant that has fewer. Commands may have ``{data}``, ``{out}``
-and ``{seed}`` in them. ``stop`` ends a run once it was scored at that step of its longer schedule.
+variants first. ``[only]`` names the seeds of a variant that has fewer. Commands may have
+``{data}``, ``{out}`` and ``{seed}`` in them. ``stop`` ends a run once it was scored at that step of
+its longer schedule.
 
 A run that is done is skipped and one that was interrupted goes on. Every run has one thread, and
 ``--workers`` of them run side by side; what they print is in ``RUNS/VARIANT-sSEED.txt``. The first

@@ -7,12 +7,19 @@ from pathlib import Path
 import pytest
 from support.paths import REPOSITORY
 
+from polygraph.tasks.audio.arguments import parse_train_audio
 from polygraph.tasks.gan.arguments import parse_train_gan
 from polygraph.tasks.images.arguments import parse_train_images
+from polygraph.tasks.verify.arguments import parse_train_verify
 
 run_grid = pytest.importorskip("run_grid", reason="Python 3.10 has no tomllib")
 GRIDS = sorted((REPOSITORY / "benchmarks/grids").glob("*.toml"))
-PARSERS = {"gan": parse_train_gan, "images": parse_train_images}
+PARSERS = {
+    "audio": parse_train_audio,
+    "gan": parse_train_gan,
+    "images": parse_train_images,
+    "verify": parse_train_verify,
+}
 
 # Writes what a training writes. With 'fail' it fails; with 'long' it is scored, and goes on.
 TRAINING = """

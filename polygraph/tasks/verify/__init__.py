@@ -47,9 +47,9 @@ def train(
         **settings: the words of the command line: ``loss`` (``"arcface"``, ``"cosface"``,
             ``"norm-softmax"``, ``"softmax"``), ``margin``, ``embedding_dim``, ``mirror``,
             ``epochs`` or ``steps``, ``batch_size``, ``learning_rate``, ``seed``, ``kind``,
-            ``test_names``, ``folds``, ``resume``, ``accelerator``, ``config``, groups as
-            dictionaries (``data={"split_seed": 1}``), and all others of
-            `polygraph train verify --help-all`.
+            ``test_names``, ``test_fraction``, ``split_seed``, ``folds``, ``resume``,
+            ``accelerator``, ``config``, groups as dictionaries (``augment={"flip": True}``), and
+            all others of `polygraph train verify --help-all`.
 
     Returns:
         The run with its best weights, on the CPU.

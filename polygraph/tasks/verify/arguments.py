@@ -61,6 +61,8 @@ _SPELLING = Spelling(
         "k": "model.k",
         "width": "model.width",
         "size": "data.size",
+        "split_seed": "data.split_seed",
+        "test_fraction": "data.test_fraction",
         "test_names": "data.test_names",
     },
     {"glyphs": {"kind": "glyphs", "path": None}},

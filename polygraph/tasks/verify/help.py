@@ -17,7 +17,7 @@ data
   --kind KIND          folder (default of DIR), orl, omniglot, mnist, fashion-mnist, cifar10,
                        cifar100 (classes as identities), points (.npz), meshes (frames.json names)
   --size N             height and width of images (default: 32)
-  --test-names A,B     identities that test, by name or first folder (else --data.test-fraction)
+  --test-names A,B     identities that test, by name or first folder (else --test-fraction)
 
 model
   --preset NAME        bed/conv (default), lenet and all others of `train images`; of point clouds
