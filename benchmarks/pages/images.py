@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 
-from pages.rows import Row, number, row, rows, table
+from pages.rows import Row, number, row, rows, seeds, table, variants
+from pages.rows import accuracy as accuracy
 
 OURS, PEER = "polygraph", "pytorch + pyg"
 
@@ -180,9 +181,9 @@ def generators(name: str, chosen: list[str]) -> str:
             _degree(found),
             number(first["parameters"]),
             number(first["steps"]),
-            _seeds([last(r)["FID"] for r in found], 1),
-            _seeds([low["FID"] for low in lows], 1),
-            _seeds([last(r)["IS"] for r in found], 2),
+            seeds([last(r)["FID"] for r in found], 1),
+            seeds([low["FID"] for low in lows], 1),
+            seeds([last(r)["IS"] for r in found], 2),
             number(statistics.mean(map(gap_of, found)), 1),
         ]
 
@@ -232,20 +233,6 @@ def step_ratio(variant: str, name: str) -> float:
     return float(row(name, variant=variant)["step / baseline"]["median"])
 
 
-def variants(name: str) -> dict[str, list[Row]]:
-    """The runs of a file by their variant, seeds side by side."""
-    found: dict[str, list[Row]] = {}
-    for r in rows(name):
-        found.setdefault(r["variant"], []).append(r)
-    return found
-
-
-def accuracy(name: str, variant: str) -> float:
-    """The mean test accuracy of a variant's seeds."""
-    found = [r["test"]["accuracy"] for r in variants(name)[variant]]
-    return statistics.mean(found)
-
-
 def lowest(name: str, chosen: list[str]) -> float:
     """The least test accuracy of some variants' seeds."""
     return min(r["test"]["accuracy"] for variant in chosen for r in variants(name)[variant])
@@ -269,9 +256,9 @@ def classifiers(name: str) -> str:
             [
                 variant,
                 number(found[0]["parameters"]),
-                _seeds([r["test"]["accuracy"] for r in found]),
-                _seeds([r["test"]["loss"] for r in found]),
-                _seeds([r["val"]["accuracy"] for r in found]),
+                seeds([r["test"]["accuracy"] for r in found]),
+                seeds([r["test"]["loss"] for r in found]),
+                seeds([r["val"]["accuracy"] for r in found]),
                 number(found[0]["step_seconds"] / step, 1),
             ]
             for variant, found in variants(name).items()
@@ -282,12 +269,6 @@ def classifiers(name: str) -> str:
 def row_of(name: str, variant: str) -> Row:
     """The first run of a variant."""
     return variants(name)[variant][0]
-
-
-def _seeds(values: list[float], digits: int = 3) -> str:
-    """Their mean, and all of them where there are several."""
-    each = f" ({', '.join(number(value, digits) for value in values)})" if len(values) > 1 else ""
-    return f"{number(statistics.mean(values), digits)}{each}"
 
 
 def memory(variant: str, library: str = OURS, name: str = "gan_memory") -> float | None:

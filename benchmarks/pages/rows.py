@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -67,6 +68,25 @@ def span(values: Iterable[float]) -> str:
     given = list(values)
     low, high = (number(v, 0 if v >= 9.95 else 1) for v in (min(given), max(given)))
     return low if low == high else f"{low} to {high}"
+
+
+def seeds(values: Sequence[float], digits: int = 3) -> str:
+    """The mean, and behind it all of them where there are several."""
+    each = f" ({', '.join(number(value, digits) for value in values)})" if len(values) > 1 else ""
+    return f"{number(statistics.mean(values), digits)}{each}"
+
+
+def variants(name: str) -> dict[str, list[Row]]:
+    """The runs of a file by their variant, seeds side by side."""
+    found: dict[str, list[Row]] = {}
+    for r in rows(name):
+        found.setdefault(r["variant"], []).append(r)
+    return found
+
+
+def accuracy(name: str, variant: str) -> float:
+    """The mean test accuracy of a variant's seeds."""
+    return statistics.mean(r["test"]["accuracy"] for r in variants(name)[variant])
 
 
 def table(header: Sequence[str], body: Iterable[Sequence[str]]) -> str:
