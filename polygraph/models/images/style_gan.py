@@ -118,6 +118,21 @@ class StyleStep(nn.Module):
         return torch.addcmul(self.shift(w)[:, :, None, None], scale, h)
 
 
+def _layers(width: int, depth: int) -> nn.Sequential:
+    """Linear layers with leaky ReLU, which begin with the size of their input, and biases with 0.
+
+    By PyTorch's own initial weights each makes what depends on z about two and a half times
+    smaller: of eight a two-thousandth is left, and all images begin alike.
+    """
+    layers: list[nn.Module] = []
+    for _ in range(depth):
+        linear = nn.Linear(width, width)
+        nn.init.kaiming_normal_(linear.weight, a=_SLOPE)
+        nn.init.zeros_(linear.bias)
+        layers += [linear, nn.LeakyReLU(_SLOPE)]
+    return nn.Sequential(*layers)
+
+
 class StyleGenerator(nn.Module):
     """``[B, latent_channels]`` to ``[B, out_channels, size, size]`` in (-1, 1).
 
@@ -148,10 +163,7 @@ class StyleGenerator(nn.Module):
                 nn.Linear, width, width, config.mapping_depth, rank=width, norm="none"
             )
         else:
-            layers: list[nn.Module] = []
-            for _ in range(config.mapping_depth):
-                layers += [nn.Linear(width, width), nn.LeakyReLU(_SLOPE)]
-            self.mapping = nn.Sequential(*layers)
+            self.mapping = _layers(width, config.mapping_depth)
         start = sizes_of(config.size)[0]
         self.constant = nn.Parameter(torch.randn(first, start, start))
         self.steps = nn.ModuleList()

@@ -46,6 +46,18 @@ def test_steps_without_shift_and_activation_are_an_ncp():
 
 
 @pytest.mark.parametrize("mapping", ["layers", "ncp"])
+def test_first_images_depend_on_z(mapping):
+    """Eight layers of torch's own initial weights leave a two-thousandth of what z does to w."""
+    torch.manual_seed(0)
+    config = replace(TINY, mapping=mapping, latent_channels=64, channels=(16, 16, 8, 8))
+    generator = StyleGenerator(replace(config, mapping_depth=8 if mapping == "layers" else 4))
+    z = torch.randn(64, 64)
+    with torch.no_grad():
+        assert 0.2 < generator.styles(z).std(0).mean() < 2
+        assert generator(z).std(0).mean() > 0.1
+
+
+@pytest.mark.parametrize("mapping", ["layers", "ncp"])
 def test_formula(mapping):
     torch.manual_seed(0)
     config = replace(TINY, mapping=mapping, mapping_depth=3)
