@@ -8,7 +8,7 @@
 #   make test-all  also the tests that take long, or tens of gigabytes
 #   make fuzz      random calls of every operator against its definition: ten minutes, or N=50000 cases of each (SEED=1)
 #   make fuzz-files  damaged mesh, cloud and image files, run folders and archives, and killed runs: refused by name or read rightly
-#   make lint      linters, formatters, types, and a build in which warnings are errors
+#   make lint      linters, formatters, types, and a build in which warnings are errors (COMPILE= leaves it out)
 #   make cuda      compile the CUDA library, warnings are errors, and check its machine code (needs nvcc, but no GPU)
 #   make gpu-ready what a machine with a GPU and no network needs for scripts/gpu_check.sh
 #   make bench     run the benchmarks (FILES=benchmarks/bench_spiral_conv.py picks one)
@@ -22,6 +22,7 @@
 #   make clean     remove what was built, but not .venv's packages
 PYTHON ?= python3
 ARGS ?=
+COMPILE ?= yes
 WORKERS ?= 2
 FILES ?= $(wildcard benchmarks/bench_*.py)
 GRID ?= grid
@@ -78,11 +79,11 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/biome ci --error-on-warnings
 	$(BIN)/clang-format --dry-run -Werror $(CSRC) $(EMULATOR) scripts/*.cpp scripts/*.cu
-	POLYGRAPH_CUDA=0 $(CHECKED_BUILD)
+	$(if $(COMPILE),POLYGRAPH_CUDA=0 $(CHECKED_BUILD))
 
 # One architecture: whether the code compiles does not depend on how many there are.
 cuda: setup
-	POLYGRAPH_CUDA=1 POLYGRAPH_CUDA_ARCHS="$${POLYGRAPH_CUDA_ARCHS:-90}" $(CHECKED_BUILD)
+	POLYGRAPH_CUDA=only POLYGRAPH_CUDA_ARCHS="$${POLYGRAPH_CUDA_ARCHS:-90}" $(CHECKED_BUILD)
 	$(BIN)/python scripts/machine_code.py build/checked/lib/polygraph/_C_cuda.abi3.so --table build/checked/kernels.txt
 
 gpu-ready: setup
