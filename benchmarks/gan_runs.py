@@ -17,6 +17,7 @@ import argparse
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ from polygraph.train.log import read_log
 
 KEPT = ("config_hash", "dataset", "commit", "torch", "machine", "threads")
 COLUMNS, STEPS = 16, 16  # images in a row of samples and of an interpolation
-DIRECTIONS, REACH = 3, 2.0  # rows of walks, how far they go in deviations of z
+DIRECTIONS, REACH = 4, 2.0  # rows of walks, how far they go in deviations of z
 LEAST_SHOWN = 0.03  # of gaps, penalties and FID: a gap may be 0 or less
 LARGEST_DEGREE = 28  # that float64 shows
 ACTIVATIONS: dict[type[nn.Module], str] = {nn.ReLU: "ReLU", nn.LeakyReLU: "leaky ReLU"}
@@ -212,10 +213,11 @@ def straight(generator: nn.Module) -> Tensor:
     return interpolations(latent_vectors(4, generator.config, 1), STEPS)
 
 
-def principal(generator: nn.Module) -> Tensor:
-    """Rows of z along the directions in which images change most."""
+def principal(generator: nn.Module, *, from_zero: bool = False) -> Tensor:
+    """Rows of z along the directions in which images change most, around a sample, or z = 0."""
     config, found = generator.config, principal_directions(generator, DIRECTIONS)
-    return walks(latent_vectors(1, config, 0)[0], found, STEPS, REACH * deviation(config))
+    start = latent_vectors(1, config, 0)[0] * (not from_zero)
+    return walks(start, found, STEPS, REACH * deviation(config))
 
 
 def pictures(path: Path, folders: list[Path], rows: Callable[[nn.Module], Tensor]) -> None:
@@ -283,6 +285,9 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="path without its ending")
     parser.add_argument("--keep", action="store_true", help="keep the file's rows of other runs")
+    parser.add_argument(
+        "--from-zero", action="store_true", help="walks go through z = 0, and not through a sample"
+    )
     options = parser.parse_args()
     rows = [read_run(folder, options.at) for folder in options.runs]
     out: Path = options.out
@@ -292,7 +297,8 @@ def main() -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(rows, indent=1) + "\n")
     curves(out.with_name(f"{out.name}_curves.png"), rows)
-    drawn = (("samples", samples), ("interpolations", straight), ("walks", principal))
+    along = partial(principal, from_zero=options.from_zero)
+    drawn = (("samples", samples), ("interpolations", straight), ("walks", along))
     for name, rows_of in drawn if options.at is None else ():
         pictures(out.with_name(f"{out.name}_{name}.png"), first_seeds(options.runs), rows_of)
     if all(row["scores"] for row in rows):
