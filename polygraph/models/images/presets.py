@@ -79,7 +79,7 @@ _SMALL_PRODPOLY = Pair(
     ),
     ResidualCriticConfig(channels=24),
 )
-_STYLE = Pair(StyleGeneratorConfig(), ResidualCriticConfig())
+_STYLE = Pair(StyleGeneratorConfig(mapping_rate=0.01), ResidualCriticConfig())
 _SMALL_POLYNOMIAL = Pair(
     PolynomialGeneratorConfig(
         body="sngan", order=8, latent_channels=64, channels=(64, 48, 24, 16), norm="rms"
@@ -159,7 +159,7 @@ PAIRS: dict[str, Pair] = {
     "pi/progan": _PROGAN,
     "pi/progan-mapping": _with(_PROGAN, mapping_order=2),
     "pi/style": _STYLE,
-    "pi/style-ncp": _with(_STYLE, mapping="ncp", mapping_depth=4),
+    "pi/style-ncp": _with(_STYLE, mapping="ncp", mapping_depth=4, mapping_rate=1.0),
     "pi/sngan": _SNGAN,
     "pi/sngan-ncp": _with(_SNGAN, kind="ncp"),
     "pi/sngan-prodpoly": _with(_SNGAN, kind="ncp", mapping_order=(2, 2), norm="none"),

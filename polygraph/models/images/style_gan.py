@@ -35,6 +35,8 @@ class StyleGeneratorConfig:
     Attributes:
         mapping: of z to w: ``layers``, linear with leaky ReLU (0.2), or ``ncp``, a polynomial.
         mapping_depth: number of layers, or order of the polynomial.
+        mapping_rate: how fast the layers learn, as a share of the optimizer's rate: what they
+            compute with is this share of their parameters (StyleGAN: 0.01). Of ``ncp`` it is 1.
         latent_channels: size of z and w.
         out_channels: of the images: 1 or 3.
         channels: features at 4 x 4, 8 x 8, 16 x 16, ... up to the size of the images.
@@ -49,6 +51,7 @@ class StyleGeneratorConfig:
 
     mapping: str = "layers"
     mapping_depth: int = 8
+    mapping_rate: float = 1.0
     latent_channels: int = 128
     out_channels: int = 3
     channels: tuple[int, ...] = (128, 128, 64, 32)
@@ -69,6 +72,13 @@ class StyleGeneratorConfig:
         check_positive(
             "generator", latent_channels=self.latent_channels, mapping_depth=self.mapping_depth
         )
+        if not 0 < self.mapping_rate <= 1:
+            raise ValueError(f"generator: mapping_rate must be in (0, 1], got {self.mapping_rate}")
+        if self.mapping == "ncp" and self.mapping_rate != 1:
+            raise ValueError(
+                "generator: mapping_rate is of layers; with mapping ncp it must be 1, got "
+                f"{self.mapping_rate}"
+            )
         check_size("generator", self.size)
         check_channels("generator", "channels", self.channels, self.size)
         check_images("generator", "out_channels", self.out_channels)
@@ -118,19 +128,33 @@ class StyleStep(nn.Module):
         return torch.addcmul(self.shift(w)[:, :, None, None], scale, h)
 
 
-def _layers(width: int, depth: int) -> nn.Sequential:
-    """Linear layers with leaky ReLU, which begin with the size of their input, and biases with 0.
+class _ScaledLinear(nn.Linear):
+    """A linear layer that begins with the size of its input behind a leaky ReLU, and learns slowly.
 
-    By PyTorch's own initial weights each makes what depends on z about two and a half times
+    By PyTorch's own initial weights a layer makes what depends on z about two and a half times
     smaller: of eight a two-thousandth is left, and all images begin alike.
+
+    Args:
+        width: features that come in and go out.
+        rate: what of the parameters is computed with. They are as much larger, so that a step of
+            Adam changes what is computed by this share of its usual size.
     """
-    layers: list[nn.Module] = []
-    for _ in range(depth):
-        linear = nn.Linear(width, width)
-        nn.init.kaiming_normal_(linear.weight, a=_SLOPE)
-        nn.init.zeros_(linear.bias)
-        layers += [linear, nn.LeakyReLU(_SLOPE)]
-    return nn.Sequential(*layers)
+
+    def __init__(self, width: int, rate: float) -> None:
+        super().__init__(width, width)
+        self.rate = rate
+        nn.init.kaiming_normal_(self.weight, a=_SLOPE)
+        nn.init.zeros_(self.bias)
+        with torch.no_grad():
+            self.weight /= rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features ``[B, width]`` of features."""
+        return nn.functional.linear(x, self.rate * self.weight, self.rate * self.bias)
+
+    def extra_repr(self) -> str:
+        """Sizes and rate."""
+        return f"{super().extra_repr()}, rate={self.rate}"
 
 
 class StyleGenerator(nn.Module):
@@ -163,7 +187,10 @@ class StyleGenerator(nn.Module):
                 nn.Linear, width, width, config.mapping_depth, rank=width, norm="none"
             )
         else:
-            self.mapping = _layers(width, config.mapping_depth)
+            layers: list[nn.Module] = []
+            for _ in range(config.mapping_depth):
+                layers += [_ScaledLinear(width, config.mapping_rate), nn.LeakyReLU(_SLOPE)]
+            self.mapping = nn.Sequential(*layers)
         start = sizes_of(config.size)[0]
         self.constant = nn.Parameter(torch.randn(first, start, start))
         self.steps = nn.ModuleList()

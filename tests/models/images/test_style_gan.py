@@ -57,6 +57,23 @@ def test_first_images_depend_on_z(mapping):
         assert generator(z).std(0).mean() > 0.1
 
 
+def test_a_step_of_a_slow_mapping():
+    """What it computes is the same at first, and changes by a hundredth of Adam's steps."""
+    outputs = []
+    z = torch.randn(8, 5)
+    for rate in (1.0, 0.01):
+        torch.manual_seed(0)
+        generator = StyleGenerator(replace(TINY, mapping_depth=1, mapping_rate=rate))
+        optimizer = torch.optim.Adam(generator.mapping.parameters(), 1e-3)
+        before = generator.styles(z)
+        before.sum().backward()
+        optimizer.step()
+        outputs.append((before, generator.styles(z) - before))
+    (first, usual), (same, slow) = outputs
+    torch.testing.assert_close(same, first)
+    torch.testing.assert_close(slow, 0.01 * usual, rtol=2e-2, atol=1e-6)
+
+
 @pytest.mark.parametrize("mapping", ["layers", "ncp"])
 def test_formula(mapping):
     torch.manual_seed(0)
@@ -107,6 +124,8 @@ def test_noise_in_training_alone():
     [
         ({"mapping": "layer"}, "did you mean 'layers'"),
         ({"mapping_depth": 0}, "mapping_depth"),
+        ({"mapping_rate": 0.0}, r"mapping_rate must be in \(0, 1\]"),
+        ({"mapping_rate": 0.01, "mapping": "ncp"}, "with mapping ncp it must be 1"),
         ({"norm": "rms"}, "norm"),
         ({"channels": (3, 3)}, "4 numbers"),
     ],
