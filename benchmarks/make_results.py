@@ -9,8 +9,8 @@ for each ``{{ ... }}``:
 - ``row("knn", workload="8 x 1024, C 66, k 8")`` is the one row of ``knn.json`` that has these
   values, ``rows(...)`` all that do: dictionaries, so ``.seconds.ours.median`` reads a number;
 - ``| n(2)`` writes a number with two digits behind the point;
-- ``kernels``, ``meshes``, ``images``, ``lens`` have tables, such as ``kernels.knn()``: see
-  ``pages/*.py``;
+- ``kernels``, ``meshes``, ``images``, ``classifiers``, ``lens`` have tables, such as
+  ``kernels.knn()``: see ``pages/*.py``;
 - ``origin("knn")`` is the note below a table: command, commits, machine, versions, seeds;
 - ``holds(...)`` writes nothing, and stops when what a sentence says is not true of the rows.
 """
@@ -20,7 +20,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import jinja2
-from pages import images, kernels, lens, mesh_claims, meshes
+from pages import classifiers, images, kernels, lens, mesh_claims, meshes
 from pages.rows import LINK, number, origin, row, rows, span
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,6 +30,7 @@ PAGES = {
     "kernels": "kernels",
     "meshes": "meshes",
     "images": "images",
+    "classifiers": "classifiers",
     "lens": "lens",
 }
 BEGIN, END = "<!-- made by `make results` -->", "<!-- end of what `make results` makes -->"
@@ -64,6 +65,7 @@ def environment() -> jinja2.Environment:
         "meshes": meshes,
         "claims": mesh_claims,
         "images": images,
+        "classifiers": classifiers,
         "lens": lens,
         "FIXED": FIXED,
         "LINK": LINK,

@@ -12,7 +12,7 @@ SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
 
 def networks(name: str, base: str) -> str:
     """Classifiers of images side by side, and what they reach and cost beside one of them."""
-    plain = variants(name)[base][0]["step_seconds"]
+    plain = first(name, base)["step_seconds"]
     return table(
         (
             "network", "parameters", "test accuracy", "validation", "training loss, last tenth",
@@ -31,6 +31,11 @@ def networks(name: str, base: str) -> str:
             for variant, found in variants(name).items()
         ),
     )  # fmt: skip
+
+
+def first(name: str, variant: str) -> Row:
+    """The first run of a variant."""
+    return variants(name)[variant][0]
 
 
 def of_seed(name: str, variant: str, seed: int = 0) -> float:

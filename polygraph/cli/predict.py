@@ -94,10 +94,15 @@ def _refuse_parts(chosen: Any) -> None:
 
 def _classify(trained: Any, chosen: Any, what: str, inputs: Iterable[Any]) -> int:
     """Say the class of each file, and with --json the probabilities of all."""
+    from polygraph.train.supervised import predicted
+
     rows = []
     for path, one in zip(chosen.files, inputs, strict=True):
         shares = trained.predict_proba(one)[0]
-        best = int(shares.argmax())
+        try:
+            best = int(predicted(shares[None])[0])
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
         rows.append(
             {
                 what: path,

@@ -301,36 +301,68 @@ def classification_summary(
         classes: K names.
 
     Returns:
-        ``num_samples``, ``accuracy`` (of samples), ``mean_class_accuracy`` (the mean of the
-        accuracy of each class that occurs), ``loss`` (mean cross-entropy without smoothing) and
-        ``per_class``: the accuracy of each class that occurs, by name. Of more than five classes
-        also ``top5_accuracy``: how often the label is among the five largest logits, of equal ones
-        those of the first classes. ``confusion``: integers ``[K][K]``, how many samples of a class
-        (rows) were taken for which (columns).
+        ``num_samples``, ``num_nonfinite`` (of them, those with a logit that is not finite: the
+        network overflows there; they are wrong everywhere here), ``accuracy`` (of samples),
+        ``mean_class_accuracy`` (the mean of the accuracy of each class that occurs), ``loss`` (mean
+        cross-entropy without smoothing) and ``per_class``: the accuracy of each class that occurs,
+        by name. Of more than five classes also ``top5_accuracy``: how often the label is among the
+        five largest logits, of equal ones those of the first classes. ``confusion``: integers
+        ``[K][K]``, how many samples of a class (rows) were taken for which (columns), without those
+        that are not finite.
     """
     count = len(classes)
-    found = logits.argmax(1)
+    found = likeliest(logits)
+    told = found >= 0
     right = found == labels
     scores = torch.from_numpy(logits)
     loss = float(functional.cross_entropy(scores, torch.from_numpy(labels)))
     per_class = {classes[n]: float(right[labels == n].mean()) for n in np.unique(labels)}
     return {
         "num_samples": len(labels),
+        "num_nonfinite": int((~told).sum()),
         "accuracy": float(right.mean()),
         "mean_class_accuracy": float(np.mean(list(per_class.values()))),
         "loss": loss,
         "per_class": per_class,
         **({"top5_accuracy": _top_accuracy(logits, labels, 5)} if count > 5 else {}),
-        "confusion": np.bincount(labels * count + found, minlength=count**2)
+        "confusion": np.bincount((labels * count + found)[told], minlength=count**2)
         .reshape(count, count)
         .tolist(),
     }
 
 
+def likeliest(scores: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The class ``[S]`` of the largest of ``scores [S, K]``; -1 where one of them is not finite."""
+    found: NDArray[np.int64] = np.where(np.isfinite(scores).all(1), scores.argmax(1), -1)
+    return found
+
+
+def predicted(scores: NDArray[np.float64]) -> NDArray[np.int64]:
+    """`likeliest`, where every sample has a class.
+
+    Raises:
+        ValueError: a score is not finite.
+    """
+    found = likeliest(scores)
+    if (found < 0).any():
+        raise ValueError(
+            f"predict: the network's output is not finite for {(found < 0).sum():,} of "
+            f"{len(found):,} samples: it overflows there, as polynomials can"
+        )
+    return found
+
+
 def _top_accuracy(logits: NDArray[np.float64], labels: NDArray[np.int64], k: int) -> float:
-    """How often a label is among the k largest logits, NaN being the smallest."""
+    """How often a label is among the k largest logits; never where one is not finite."""
     best = np.argsort(-logits, axis=1, kind="stable")[:, :k]
-    return float((best == labels[:, None]).any(1).mean())
+    right = (best == labels[:, None]).any(1) & np.isfinite(logits).all(1)
+    return float(right.mean())
+
+
+def describe_nonfinite(summary: dict[str, Any]) -> str:
+    """The words that follow a number of samples, where the network overflows for some of them."""
+    count = summary["num_nonfinite"]
+    return f" (output not finite for {count:,})" if count else ""
 
 
 def write_result(

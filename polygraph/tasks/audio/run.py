@@ -21,7 +21,7 @@ from polygraph.tasks.images.run import load_classifier
 from polygraph.train.checkpoint import CheckpointError
 from polygraph.train.frame import ClassifierRun
 from polygraph.train.recorded import checkpoint_of
-from polygraph.train.supervised import classification_summary, model_logits
+from polygraph.train.supervised import classification_summary, model_logits, predicted
 
 _BATCH = 64
 _SPLIT = ("val_fraction", "split_seed")
@@ -57,10 +57,10 @@ class Run(ClassifierRun):
             int64 ``[B]``.
 
         Raises:
-            ValueError: the shape or dtype is wrong, there are no clips, or a sample is not finite.
+            ValueError: the shape or dtype is wrong, there are no clips, a sample is not finite, or
+                the network's output is not finite.
         """
-        found: NDArray[np.int64] = self.predict_proba(clips).argmax(-1)
-        return found
+        return predicted(self.predict_proba(clips))
 
     def read(self, path: str | os.PathLike[str]) -> FloatArray:
         """A sound as `predict` takes it: float32 ``[L]``, at the rate of the training clips.

@@ -39,7 +39,13 @@ from polygraph.train.optimizer import check_flags
 from polygraph.train.orthogonality import check_orthogonality, orthogonality_settings
 from polygraph.train.sound_augment import SoundAugmentConfig
 from polygraph.train.sound_batches import Levels, SoundBatches, clip_features
-from polygraph.train.supervised import ClassificationLoss, ClassifierTask, model_logits
+from polygraph.train.supervised import (
+    ClassificationLoss,
+    ClassifierTask,
+    describe_nonfinite,
+    likeliest,
+    model_logits,
+)
 
 RECIPE: dict[str, Any] = {
     "epochs": 20,
@@ -231,7 +237,7 @@ def by_speaker(
     if dataset.speakers is None:
         return {}
     whose = np.array([dataset.speakers[n] for n in indices])
-    right = logits.argmax(1) == dataset.labels[indices]
+    right = likeliest(logits) == dataset.labels[indices]
     names = sorted(set(whose.tolist()))
     found: dict[str, Any] = {"num_speakers": len(names)}
     if len(names) <= _MOST_SPEAKERS:
@@ -384,6 +390,7 @@ def describe_result(result: dict[str, Any]) -> str:
     top = f" ({test['top5_accuracy']:.1%} among the first 5)" if "top5_accuracy" in test else ""
     return (
         f"{result['steps']:,} steps, weights of step {result['best_step']}: "
-        f"{test['accuracy']:.1%} of {test['num_samples']:,} test clips right{top}, "
-        f"loss {test['loss']:.3f} (split {result['split']}, validation {val['accuracy']:.1%})"
+        f"{test['accuracy']:.1%} of {test['num_samples']:,} test clips right{top}"
+        f"{describe_nonfinite(test)}, loss {test['loss']:.3f} (split {result['split']}, "
+        f"validation {val['accuracy']:.1%})"
     )

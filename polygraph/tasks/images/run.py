@@ -22,7 +22,7 @@ from polygraph.tasks.images.training import ImagesRunConfig, split_training
 from polygraph.train.checkpoint import CheckpointError, load_checkpoint, part_of
 from polygraph.train.frame import ClassifierRun
 from polygraph.train.recorded import checkpoint_of
-from polygraph.train.supervised import classification_summary, model_logits
+from polygraph.train.supervised import classification_summary, model_logits, predicted
 
 _BATCH = 64
 _SPLIT = ("val_fraction", "train_images", "split_seed")
@@ -54,10 +54,10 @@ class Run(ClassifierRun):
             int64 ``[B]``.
 
         Raises:
-            ValueError: the shape or dtype is wrong, or there are no images.
+            ValueError: the shape or dtype is wrong, there are no images, or the network's output
+                is not finite.
         """
-        found: NDArray[np.int64] = self.predict_proba(images).argmax(-1)
-        return found
+        return predicted(self.predict_proba(images))
 
     def read(self, path: str | os.PathLike[str]) -> Images:
         """A picture as the network wants it: uint8 ``[C, H, W]``.

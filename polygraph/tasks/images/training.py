@@ -34,7 +34,12 @@ from polygraph.train.frame import run_supervised
 from polygraph.train.log import Say
 from polygraph.train.optimizer import check_flags
 from polygraph.train.orthogonality import check_orthogonality, orthogonality_settings
-from polygraph.train.supervised import ClassificationLoss, ClassifierTask, model_logits
+from polygraph.train.supervised import (
+    ClassificationLoss,
+    ClassifierTask,
+    describe_nonfinite,
+    model_logits,
+)
 
 RECIPE: dict[str, Any] = {
     "epochs": 20,
@@ -367,6 +372,6 @@ def describe_result(result: dict[str, Any]) -> str:
     top = f" ({test['top5_accuracy']:.1%} among the first 5)" if "top5_accuracy" in test else ""
     return (
         f"{result['steps']:,} steps, weights of step {result['best_step']}: "
-        f"{test['accuracy']:.1%} of {test['num_samples']:,} test images right{top}, "
-        f"loss {test['loss']:.3f} (validation {val['accuracy']:.1%})"
+        f"{test['accuracy']:.1%} of {test['num_samples']:,} test images right{top}"
+        f"{describe_nonfinite(test)}, loss {test['loss']:.3f} (validation {val['accuracy']:.1%})"
     )

@@ -32,7 +32,7 @@ from polygraph.train.checkpoint import (
     read_json_object,
 )
 from polygraph.train.recorded import checkpoint_of, recorded_data
-from polygraph.train.supervised import classification_summary, model_logits
+from polygraph.train.supervised import classification_summary, model_logits, predicted
 
 RESULT = "result.json"
 _BATCH = 32
@@ -93,11 +93,11 @@ class Run:
             int64 ``[B]``.
 
         Raises:
-            ValueError: the shape is wrong, or there are fewer points than k.
+            ValueError: the shape is wrong, there are fewer points than k, or the network's output
+                is not finite.
             MeshError: a coordinate is not finite.
         """
-        found: NDArray[np.int64] = self.predict_proba(clouds).argmax(-1)
-        return found
+        return predicted(self.predict_proba(clouds))
 
     def evaluate(self, data: Any = None, *, part: str = "test") -> dict[str, Any]:
         """`polygraph.train.supervised.classification_summary` of some clouds.

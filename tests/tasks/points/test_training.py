@@ -24,7 +24,12 @@ from polygraph.train.batches import PointBatches
 from polygraph.train.checkpoint import CheckpointError, load_checkpoint
 from polygraph.train.config import TrainConfig, sample_indices
 from polygraph.train.log import read_log
-from polygraph.train.supervised import ClassificationLoss, classification_summary
+from polygraph.train.supervised import (
+    ClassificationLoss,
+    classification_summary,
+    describe_nonfinite,
+    predicted,
+)
 
 
 def with_train(config, **train):
@@ -206,6 +211,21 @@ def test_the_summary_counts():
     assert found["accuracy"] == 4 / 5
     assert found["mean_class_accuracy"] == pytest.approx(8 / 9)
     assert found["num_samples"] == 5
+
+
+def test_what_overflows_is_wrong():
+    """Neither the first class, which argmax gives for NaN, nor one of the five best."""
+    logits = np.eye(6)
+    logits[0] = np.nan
+    logits[1, 3] = np.inf
+    found = classification_summary(logits, np.array([0, 3, 2, 3, 4, 5]), tuple("abcdef"))
+    assert (found["num_samples"], found["num_nonfinite"]) == (6, 2)
+    assert found["accuracy"] == found["top5_accuracy"] == 4 / 6
+    assert found["per_class"] == {"a": 0.0, "c": 1.0, "d": 0.5, "e": 1.0, "f": 1.0}
+    assert np.sum(found["confusion"]) == 4
+    assert describe_nonfinite(found) == " (output not finite for 2)"
+    with pytest.raises(ValueError, match="not finite for 2 of 6 samples: it overflows there"):
+        predicted(logits)
 
 
 def test_the_defaults_are_the_published_recipe():
