@@ -36,6 +36,7 @@ from polygraph.tasks import verify
 from polygraph.tasks.audio.training import AudioRunConfig
 from polygraph.tasks.audio.training import split_training as split_clips
 from polygraph.tasks.images.training import ImagesRunConfig, split_training
+from polygraph.train.provenance import provenance
 
 Row = dict[str, Any]
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # C of scikit-learn: the inverse of the penalty
@@ -173,6 +174,7 @@ def main() -> None:
         rows = pixels(options.data, options.images)
     else:
         rows = speakers(options.data) if options.what == "speakers" else faces(options.data)
+    rows = [row | {"seed": 0} | provenance() for row in rows]
     options.out.write_text(json.dumps(rows, indent=1) + "\n")
     for row in rows:
         print(row)
