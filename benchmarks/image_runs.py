@@ -59,6 +59,7 @@ def read_run(folder: Path) -> tuple[Row, list[Any]]:
     for part in ("val", "test"):
         found = result[part]
         row[part] = {k: found[k] for k in ("num_samples", "accuracy", "top5_accuracy", "loss")}
+        row[part]["num_nonfinite"] = found.get("num_nonfinite")  # None: a run of before it
     records = read_log(folder / "log.jsonl")
     validated = [r for r in records if "val_loss" in r]
     row["validation"] = {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import make_results
 import pytest
-from pages import images, kernels, meshes, rows
+from pages import classifiers, images, kernels, meshes, rows
 
 ROOT = Path(__file__).resolve().parents[1]
 PLANTED = {  # a file -> where one of its numbers is, that a table or a sentence shows
@@ -21,6 +21,8 @@ PLANTED = {  # a file -> where one of its numbers is, that a table or a sentence
     "gan_memory_thesis": (1, "peak_mib"),
     "intel-xeon-2-cores/mesh_bodies_skip_code": (0, "mean_mm"),
     "intel-xeon-2-cores/gan_polynomial": (-1, "parameters"),
+    "intel-xeon-2-cores/resnet_collapse": (-1, "parameters"),
+    "intel-xeon-2-cores/verify_omniglot": (0, "test", "rank1"),
 }
 
 
@@ -81,6 +83,23 @@ def test_seeds_are_compared_with_themselves(copied):
         images.seeds_ahead(name, "sngan-ncp", "sngan")
 
 
+def test_speakers_are_compared_clip_by_clip(tmp_path, monkeypatch):
+    """McNemar's exact test by hand: 1 and 7 clips that one of two networks alone gets right."""
+    right_alone = {"one": [[4], *[[]] * 5], "other": [[0, 1, 2], [3], [5], [6], [7], []]}
+    found = [
+        {"variant": f"{network}-{speaker}", "test": {"wrong": [*wrong, 9], "accuracy": 0.5}}
+        for network, lists in right_alone.items()
+        for speaker, wrong in zip(classifiers.SPEAKERS, lists, strict=True)
+    ]
+    (tmp_path / "machine").mkdir()
+    (tmp_path / "machine" / "digits.json").write_text(json.dumps(found))
+    monkeypatch.setattr(rows, "RESULTS", tmp_path)
+    first, second, chance = classifiers.mcnemar("machine/digits", "one", "other")
+    assert (first, second) == (7, 1)
+    assert chance == pytest.approx(2 * (1 + 8) / 2**8)
+    assert classifiers.mean_speaker("machine/digits", "one") == 0.5
+
+
 def test_changed_readme_is_noticed(tmp_path, monkeypatch):
     """A number that is changed by hand in README.md is put right."""
     text = (ROOT / "README.md").read_text()
@@ -120,7 +139,7 @@ def test_links_lead_to_files():
 
 def test_every_table_has_an_origin():
     """A section with a table of rows says where they come from; tables by hand say so."""
-    for name in ("kernels", "meshes", "images"):
+    for name in ("kernels", "meshes", "images", "classifiers"):
         page = (ROOT / "docs" / "results" / f"{name}.md").read_text()
         for section in page.split("\n## ")[1:]:
             assert ("\n> Commit `" in section) == ("\n| --- |" in section), section
