@@ -38,6 +38,7 @@ ALIKE = ("dataset", "dataset_hash", "split_hash", "steps", "augment")
 COMPARED = ("dataset", "steps", "batch_size", "train_images")  # of rows whose folders are gone
 POINTS = 10  # of a curve of training losses, each a mean
 REPEATS = 15  # of a timed step; the least counts
+MOST = 1.5  # what is shown of losses, in largest training losses
 
 Row = dict[str, Any]
 
@@ -116,8 +117,12 @@ def of_variants(rows: list[Row]) -> dict[str, list[Row]]:
 
 
 def curves(path: Path, rows: list[Row]) -> None:
-    """Training and validation loss against epochs and against time."""
+    """Training and validation loss against epochs and against time.
+
+    Validation losses far above all training losses, of networks that overflow, are cut off.
+    """
     plt = pyplot()
+    highest = max(max(row["training"]["loss"]) for row in rows)
     figure, grid = plt.subplots(2, 2, figsize=(10.4, 7.6), sharey="row", layout="constrained")
     epoch = rows[0]["train_images"] / rows[0]["batch_size"]
     columns: list[tuple[str, Callable[[Row], float]]] = [
@@ -143,6 +148,8 @@ def curves(path: Path, rows: list[Row]) -> None:
             axes.grid(True, color="#e4e4e4", linewidth=0.6)
             axes.spines[["top", "right"]].set_visible(False)
         axes_row[0].set_ylabel(title)
+        low, high = axes_row[0].get_ylim()
+        axes_row[0].set_ylim(max(low, 0), min(high, MOST * highest))
     for axes in grid[:, 1]:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(plt.LogLocator(subs=(1, 2, 5)))

@@ -71,6 +71,28 @@ def mean_speaker(name: str, network: str) -> float:
     return statistics.mean(_held_out(name, network, s)["test"]["accuracy"] for s in SPEAKERS)
 
 
+def yardstick_by_speaker(name: str) -> str:
+    """Accuracies without a network on each speaker that was held out, and on the others."""
+    found = [row(name, held_out=speaker) for speaker in SPEAKERS]
+    parts = {"held out": "accuracy", "others, validation": "val_accuracy"}
+    return table(
+        ("clips of", *SPEAKERS, "mean"),
+        (
+            [
+                words,
+                *(number(r[key], 3) for r in found),
+                number(statistics.mean(r[key] for r in found), 3),
+            ]
+            for words, key in parts.items()
+        ),
+    )
+
+
+def validated(name: str) -> float:
+    """The mean accuracy on the samples that validate."""
+    return statistics.mean(r["val_accuracy"] for r in rows(name))
+
+
 def mcnemar(name: str, one: str, other: str) -> tuple[int, int, float]:
     """Clips that the first network alone gets right, the second alone, and the exact p of equality.
 

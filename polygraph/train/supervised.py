@@ -361,7 +361,7 @@ def _top_accuracy(logits: NDArray[np.float64], labels: NDArray[np.int64], k: int
 
 def describe_nonfinite(summary: dict[str, Any]) -> str:
     """The words that follow a number of samples, where the network overflows for some of them."""
-    count = summary["num_nonfinite"]
+    count = summary.get("num_nonfinite", 0)  # results of before have none
     return f" (output not finite for {count:,})" if count else ""
 
 
