@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from finished_runs import Row, read_result
 
 from polygraph.models.images.families import CLASSIFIERS, build, config_of
 from polygraph.report.figures import COLORS
@@ -33,41 +34,30 @@ from polygraph.report.render import pyplot
 from polygraph.train.log import read_log
 from polygraph.train.supervised import ClassificationLoss
 
-KEPT = ("config_hash", "dataset", "commit", "torch", "machine", "threads", "steps", "parameters")
 ALIKE = ("dataset", "dataset_hash", "split_hash", "steps", "augment")
 COMPARED = ("dataset", "steps", "batch_size", "train_images")  # of rows whose folders are gone
 POINTS = 10  # of a curve of training losses, each a mean
 REPEATS = 15  # of a timed step; the least counts
 MOST = 1.5  # what is shown of losses, in largest training losses
 
-Row = dict[str, Any]
-
 
 def read_run(folder: Path) -> tuple[Row, list[Any]]:
     """The row of a run, without its time; and what must be the same in all of them."""
-    if not (folder / "result.json").is_file():
-        raise SystemExit(f"{folder}: no finished run here (result.json is missing)")
-    result = json.loads((folder / "result.json").read_text())
-    train = result["config"]["train"]
-    named = re.fullmatch(r"(.+)-s(\d+)", folder.name)
-    if named is None or int(named[2]) != train["seed"]:
-        raise SystemExit(f"{folder}: its name must end in -s{train['seed']}, its seed")
-    row: Row = {"run": folder.name, "variant": named[1], "seed": train["seed"]}
-    row |= {"preset": result["config"]["preset"], "model": result["model"]}
-    row |= {key: result[key] for key in KEPT}
-    row |= {"batch_size": train["batch_size"], "best_step": result["best_step"]}
+    result, row = read_result(folder)
+    row["model"] = result["model"]
     row["train_images"] = result["config"]["train_images"]
     for part in ("val", "test"):
         found = result[part]
         row[part] = {k: found[k] for k in ("num_samples", "accuracy", "top5_accuracy", "loss")}
-        row[part]["num_nonfinite"] = found.get("num_nonfinite")  # None: a run of before it
+        if "num_nonfinite" in found:  # runs of before it have none
+            row[part]["num_nonfinite"] = found["num_nonfinite"]
     records = read_log(folder / "log.jsonl")
     validated = [r for r in records if "val_loss" in r]
     row["validation"] = {
         name: [r[name] for r in validated] for name in ("step", "val_loss", "val_error")
     }
     row["training"] = _means([r for r in records if "loss" in r], row["steps"] // POINTS)
-    return row, [[result[key] for key in ALIKE], train["batch_size"], row["train_images"]]
+    return row, [[result[key] for key in ALIKE], row["batch_size"], row["train_images"]]
 
 
 def _means(records: list[Row], window: int) -> dict[str, list[float]]:
@@ -198,6 +188,27 @@ def merged(kept: list[Row], rows: list[Row]) -> list[Row]:
     return [row for found in of_variants(every).values() for row in found]
 
 
+def _losses(value: Any, change: Callable[[Any], Any], *, inside: bool = False) -> Any:
+    """Rows with every loss changed: JSON has no NaN, which those of networks that overflow are."""
+    if isinstance(value, dict):
+        return {k: _losses(v, change, inside=k in ("loss", "val_loss")) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_losses(one, change, inside=inside) for one in value]
+    return change(value) if inside else value
+
+
+def as_json(rows: list[Row]) -> str:
+    """Rows as a file has them: null where a loss is not finite."""
+    finite = _losses(rows, lambda loss: loss if math.isfinite(loss) else None)
+    return json.dumps(finite, indent=1, allow_nan=False) + "\n"
+
+
+def from_json(text: str) -> list[Row]:
+    """The rows of a file; NaN where it has null for a loss."""
+    found: list[Row] = _losses(json.loads(text), lambda loss: math.nan if loss is None else loss)
+    return found
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -218,12 +229,12 @@ def main() -> None:
         alike = same
         rows.append(row)
     if options.keep:
-        rows = merged(json.loads(file.read_text()), rows)
+        rows = merged(from_json(file.read_text()), rows)
     timed = step_seconds(rows)
     for row in rows:
         row["step_seconds"] = timed[row["variant"]]
     out.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(rows, indent=1) + "\n")
+    file.write_text(as_json(rows))
     curves(out.with_name(f"{out.name}_curves.png"), rows)
     print(table(rows))
 

@@ -15,28 +15,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from pathlib import Path
 from typing import Any
 
-Row = dict[str, Any]
-KEPT = ("config_hash", "dataset", "commit", "torch", "machine", "threads", "steps", "parameters")
+from finished_runs import Row, read_result
 
 
 def read_run(folder: Path, kind: str) -> tuple[Row, list[Any]]:
     """The row of a run; and what must be the same in all of them."""
-    if not (folder / "result.json").is_file():
-        raise SystemExit(f"{folder}: no finished run here (result.json is missing)")
-    result = json.loads((folder / "result.json").read_text())
-    config = result["config"]
-    train = config["train"]
-    named = re.fullmatch(r"(.+)-s(\d+)", folder.name)
-    if named is None or int(named[2]) != train["seed"]:
-        raise SystemExit(f"{folder}: its name must end in -s{train['seed']}, its seed")
-    row: Row = {"run": folder.name, "variant": named[1], "seed": train["seed"]}
-    row |= {"preset": config["preset"]} | {key: result[key] for key in KEPT}
-    row |= {"epochs": train["epochs"], "batch_size": train["batch_size"]}
-    row["best_step"] = result["best_step"]
+    result, row = read_result(folder)
+    train = result["config"]["train"]
+    row["epochs"] = train["epochs"]
     row |= _sounds(folder, result) if kind == "audio" else _identities(result)
     alike = [result["dataset_hash"], train["epochs"], train["steps"], train["batch_size"]]
     return row, alike

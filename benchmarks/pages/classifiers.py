@@ -7,8 +7,6 @@ import statistics
 
 from pages.rows import Row, accuracy, number, row, rows, seeds, table, variants
 
-SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
-
 
 def networks(name: str, base: str) -> str:
     """Classifiers of images side by side, and what they reach and cost beside one of them."""
@@ -38,17 +36,28 @@ def first(name: str, variant: str) -> Row:
     return variants(name)[variant][0]
 
 
+def exploded(name: str, variant: str, least: float) -> int:
+    """How many of a run's validation losses are as large as that, or not finite (null)."""
+    losses = first(name, variant)["validation"]["val_loss"]
+    return sum(loss is None or loss >= least for loss in losses)
+
+
 def of_seed(name: str, variant: str, seed: int = 0) -> float:
     """The test accuracy of one run."""
     found: float = row(name, variant=variant, seed=seed)["test"]["accuracy"]
     return found
 
 
+def held_out(name: str) -> list[str]:
+    """The speakers of a file, in its order."""
+    return list(dict.fromkeys(r["held_out"] for r in rows(name)))
+
+
 def speakers(name: str, chosen: dict[str, str]) -> str:
     """Accuracies of each speaker that was held out, and their mean, by network."""
 
     def line(network: str, words: str) -> list[str]:
-        found = [_held_out(name, network, speaker) for speaker in SPEAKERS]
+        found = [_run_of(name, network, speaker) for speaker in held_out(name)]
         return [
             words,
             number(found[0]["parameters"]),
@@ -57,26 +66,27 @@ def speakers(name: str, chosen: dict[str, str]) -> str:
         ]
 
     return table(
-        ("network", "parameters", *SPEAKERS, "mean"),
+        ("network", "parameters", *held_out(name), "mean"),
         (line(network, words) for network, words in chosen.items()),
     )
 
 
-def _held_out(name: str, network: str, speaker: str) -> Row:
+def _run_of(name: str, network: str, speaker: str) -> Row:
     return row(name, variant=f"{network}-{speaker}")
 
 
 def mean_speaker(name: str, network: str) -> float:
     """The mean accuracy over the speakers."""
-    return statistics.mean(_held_out(name, network, s)["test"]["accuracy"] for s in SPEAKERS)
+    found = [_run_of(name, network, speaker) for speaker in held_out(name)]
+    return statistics.mean(r["test"]["accuracy"] for r in found)
 
 
 def yardstick_by_speaker(name: str) -> str:
     """Accuracies without a network on each speaker that was held out, and on the others."""
-    found = [row(name, held_out=speaker) for speaker in SPEAKERS]
+    found = rows(name)
     parts = {"held out": "accuracy", "others, validation": "val_accuracy"}
     return table(
-        ("clips of", *SPEAKERS, "mean"),
+        ("clips of", *held_out(name), "mean"),
         (
             [
                 words,
@@ -99,8 +109,8 @@ def mcnemar(name: str, one: str, other: str) -> tuple[int, int, float]:
     All speakers' clips together; two-sided, of Binomial(n, 1/2).
     """
     first = second = 0
-    for speaker in SPEAKERS:
-        wrong, others = (set(_held_out(name, n, speaker)["test"]["wrong"]) for n in (one, other))
+    for speaker in held_out(name):
+        wrong, others = (set(_run_of(name, n, speaker)["test"]["wrong"]) for n in (one, other))
         first += len(others - wrong)
         second += len(wrong - others)
     n, low = first + second, min(first, second)

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import image_runs
 import numpy as np
 import pytest
 import recognition_runs
@@ -81,3 +82,16 @@ def test_a_run_whose_clips_are_others(runs, tmp_path):
 def test_rows_kept_from_before():
     kept, new = [{"run": "a"}, {"run": "b"}], [{"run": "c"}, {"run": "b", "steps": 2}]
     assert recognition_runs.merged(kept, new) == [{"run": "a"}, *new]
+
+
+def test_losses_that_are_not_finite_are_null():
+    rows = [
+        {"preset": None, "val": {"loss": float("nan")}, "validation": {"val_loss": [1.5, 1e400]}}
+    ]
+    text = image_runs.as_json(rows)
+    assert json.loads(text) == [
+        {"preset": None, "val": {"loss": None}, "validation": {"val_loss": [1.5, None]}}
+    ]
+    (row,) = image_runs.from_json(text)
+    assert row["preset"] is None
+    assert np.isnan([row["val"]["loss"], row["validation"]["val_loss"][1]]).all()
