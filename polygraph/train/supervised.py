@@ -332,8 +332,8 @@ def classification_summary(
 
 
 def likeliest(scores: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The class ``[S]`` of the largest of ``scores [S, K]``; -1 where one of them is not finite."""
-    found: NDArray[np.int64] = np.where(np.isfinite(scores).all(1), scores.argmax(1), -1)
+    """The class of the largest of ``scores [..., K]``; -1 where one of them is not finite."""
+    found: NDArray[np.int64] = np.where(np.isfinite(scores).all(-1), scores.argmax(-1), -1)
     return found
 
 
@@ -347,7 +347,7 @@ def predicted(scores: NDArray[np.float64]) -> NDArray[np.int64]:
     if (found < 0).any():
         raise ValueError(
             f"predict: the network's output is not finite for {(found < 0).sum():,} of "
-            f"{len(found):,} samples: it overflows there, as polynomials can"
+            f"{found.size:,} samples: it overflows there, as polynomials can"
         )
     return found
 

@@ -201,12 +201,11 @@ class SegmenterRun(Run):
             int64 ``[B, N]``.
 
         Raises:
-            ValueError: the shape is wrong, there are fewer points than k, or a class is missing,
-                unknown or not wanted.
+            ValueError: the shape is wrong, there are fewer points than k, a class is missing,
+                unknown or not wanted, or the network's output is not finite.
             MeshError: a coordinate is not finite.
         """
-        found: NDArray[np.int64] = self.predict_proba(clouds, classes).argmax(-1)
-        return found
+        return predicted(self.predict_proba(clouds, classes))
 
     def _category(self, classes: Any, count: int) -> NDArray[np.int64] | None:
         if (classes is not None) != self.takes_class:

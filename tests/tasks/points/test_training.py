@@ -226,6 +226,9 @@ def test_what_overflows_is_wrong():
     assert describe_nonfinite(found) == " (output not finite for 2)"
     with pytest.raises(ValueError, match="not finite for 2 of 6 samples: it overflows there"):
         predicted(logits)
+    with pytest.raises(ValueError, match="for 2 of 6 samples"):
+        predicted(logits.reshape(2, 3, 6))
+    assert predicted(logits[2:].reshape(2, 2, 6)).tolist() == [[2, 3], [4, 5]]
 
 
 def test_the_defaults_are_the_published_recipe():
